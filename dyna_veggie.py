@@ -1,0 +1,1636 @@
+"""Dyna-Veggie: a DynamoDB result backend for Celery.
+
+    app = Celery('proj', backend='dynamodb://eu-west-1/celery')
+
+One module, to install or to vendor.  It speaks raw DynamoDB JSON through botocore and needs nothing beyond
+Celery and botocore.  It reads from top to bottom, and each section uses only what stands above it:
+
+    options     what the URL, the transport options and Celery's settings say, parsed once
+    attributes  Python values to DynamoDB attribute values and back; expressions
+    backoff     when to try again, and for how long
+    table       requests, batches, bootstrap; stored values of any size.  Knows nothing of Celery
+    chord       the tree of counters that joins a chord
+    waiting     when to look for results again
+    backend     Celery's interface
+"""
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import itertools
+import math
+import os
+import random
+import re
+import threading
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+
+import botocore.session
+import celery
+from botocore.config import Config
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    CredentialRetrievalError,
+    HTTPClientError,
+    ProfileNotFound,
+    SSLError,
+)
+from botocore.exceptions import ConnectionError as BotoConnectionError
+from botocore.parsers import ResponseParserError
+from celery import maybe_signature, states
+from celery._state import get_current_task
+from celery.backends.base import KeyValueStoreBackend
+from celery.exceptions import BackendStoreError, ChordError, ImproperlyConfigured, TimeoutError
+from celery.result import GroupResult, ResultBase, result_from_tuple
+from celery.utils.functional import LRUCache
+from celery.utils.log import get_logger
+from kombu.exceptions import EncodeError
+from kombu.utils.encoding import bytes_to_str, ensure_bytes
+
+__version__ = '1.0.0'
+__all__ = ('DynamoDBBackend', 'Options', 'ResultTooLarge', 'parse_options')
+
+logger = get_logger(__name__)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Options
+# ---------------------------------------------------------------------------------------------------------------------
+
+def _text(raw: Any) -> str:
+    if isinstance(raw, str) and raw.strip():
+        return raw.strip()
+    raise ValueError('a text that is not empty')
+
+
+def _boolean(raw: Any) -> bool:
+    words = {'true': True, 'yes': True, 'on': True, '1': True, 'false': False, 'no': False, 'off': False, '0': False}
+    try:
+        return words[str(raw).strip().lower()]
+    except KeyError:
+        raise ValueError('true or false') from None
+
+
+def _number(expected: str, kind: Callable[[Any], Any], fits: Callable[[Any], bool]) -> Callable[[Any], Any]:
+    def parse(raw: Any) -> Any:
+        try:
+            if isinstance(raw, bool):
+                raise ValueError
+            value = kind(raw)
+            if fits(value) and (not isinstance(raw, float) or raw == value):
+                return value
+        except (TypeError, ValueError, OverflowError):
+            pass
+        raise ValueError(expected)
+    return parse
+
+
+def _choice(**choices: str) -> Callable[[Any], str]:
+    def parse(raw: Any) -> str:
+        value = choices.get(str(raw).strip().lower())
+        if value is None:
+            raise ValueError(' or '.join(choices))
+        return value
+    return parse
+
+
+def _table_name(raw: Any) -> str:
+    # https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/HowItWorks.NamingRulesDataTypes.html
+    if isinstance(raw, str) and re.fullmatch(r'[A-Za-z0-9_.-]{3,255}', raw):
+        return raw
+    raise ValueError('3 to 255 letters, digits, "_", "-" and "."')
+
+
+def _endpoint_url(raw: Any) -> str:
+    try:
+        parts = urlsplit(raw)
+        if parts.scheme in ('http', 'https') and parts.hostname and '@' not in parts.netloc and parts.port != 0:
+            return str(raw)
+    except (AttributeError, TypeError, ValueError):
+        pass
+    raise ValueError('http(s)://host:port without user name or password')
+
+
+def _tags(raw: Any) -> tuple[tuple[str, str], ...]:
+    if isinstance(raw, Mapping):
+        pairs = [(str(key), str(value)) for key, value in raw.items()]
+    elif isinstance(raw, str):
+        pairs = [(key.strip(), value.strip()) for key, _, value in (pair.partition(':') for pair in raw.split(','))]
+    else:
+        pairs = []
+    if pairs and all(key for key, _ in pairs):
+        return tuple(pairs)
+    raise ValueError('key:value,key:value or a dict')
+
+
+_seconds = _number('seconds, 0 or more', float, lambda value: 0 <= value < math.inf)
+_above_zero = _number('seconds, more than 0', float, lambda value: 0 < value < math.inf)
+_positive = _number('a whole number, 1 or more', int, lambda value: value > 0)
+_whole = _number('a whole number', int, lambda value: True)
+
+
+def _option(default: Any, parse: Callable[[Any], Any], doc: str, **kwargs: Any) -> Any:
+    return field(default=default, metadata={'parse': parse, 'doc': doc}, **kwargs)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a backend was told, each value checked.  Durations are in seconds, sizes in bytes.
+
+    Fields with a ``parse`` in their metadata are options of the URL's query and of
+    ``result_backend_transport_options``; the others come from the URL's other parts.
+    """
+
+    # where
+    region: str | None = None
+    local: bool = False
+    access_key: str | None = None
+    secret_key: str | None = field(default=None, repr=False)
+    table: str = 'celery'
+    endpoint_url: str | None = _option(
+        None, _endpoint_url, 'endpoint to use in place of the one that the URL or the region names')
+    profile: str | None = _option(None, _text, "profile of AWS's shared configuration files")
+    use_fips_endpoint: bool = _option(False, _boolean, 'use the FIPS endpoint of the region')
+    use_dualstack_endpoint: bool = _option(False, _boolean, 'use the endpoint of the region that also speaks IPv6')
+    max_pool_connections: int = _option(10, _positive, 'connections kept open, in each process')
+    connect_timeout: float = _option(5.0, _above_zero, 'seconds to wait for a connection')
+    read_timeout: float = _option(10.0, _above_zero, 'seconds to wait for an answer')
+
+    # the table that is created
+    create_table: bool = _option(True, _boolean, 'create the table when it is missing')
+    billing_mode: str = _option(
+        'PROVISIONED', _choice(provisioned='PROVISIONED', on_demand='PAY_PER_REQUEST'),
+        '``provisioned`` or ``on_demand``, for the table it creates')
+    read_throughput: int = _option(5, _positive, 'read capacity units of the table it creates; synonym ``read``')
+    write_throughput: int = _option(5, _positive, 'write capacity units of the table it creates; synonym ``write``')
+    table_class: str | None = _option(
+        None, _choice(standard='STANDARD', standard_infrequent_access='STANDARD_INFREQUENT_ACCESS'),
+        '``standard`` or ``standard_infrequent_access``, for the table it creates')
+    tags: tuple[tuple[str, str], ...] = _option((), _tags, 'tags of the table it creates: ``team:data,env:prod``, or a dict')
+    deletion_protection: bool = _option(False, _boolean, 'protect the table it creates from deletion')
+    encryption_key: str | None = _option(
+        None, _text, 'KMS key (id, ARN or alias) that encrypts the table it creates; default: a key that AWS owns')
+
+    # what is stored
+    ttl_seconds: int | None = _option(
+        None, _whole, "seconds that results are kept; 0 or negative: for ever; default: Celery's ``result_expires``")
+    max_result_size: int = _option(16 * 2**20, _positive, 'largest result, in bytes as it is stored')
+    celery_keys: bool = _option(
+        False, _boolean, "write ids in the form of Celery's own DynamoDB backend, to share its table while you migrate")
+    global_keyprefix: str | None = _option(None, _text, 'prefix of every id, as on other backends (transport options only)')
+
+    # patience
+    retry_if_throttled: bool = _option(True, _boolean, 'try again when DynamoDB throttles; otherwise raise at once')
+    retry_base_delay: float = _option(
+        0.05, _above_zero, 'upper bound of the first pause between two tries, in seconds; doubled for each further one')
+    retry_max_delay: float = _option(5.0, _above_zero, 'upper bound of any pause between two tries, in seconds')
+    retry_timeout: float = _option(120.0, _seconds, 'seconds to go on trying; then the original error is raised')
+    max_retries: float = math.inf  # Celery's result_backend_max_retries, where the user set it
+    consistency_wait_time: float = _option(
+        1.0, _seconds, 'seconds that a read which must find something (a saved group, a part of a chord) waits for it')
+
+
+_SYNONYMS = {'read': 'read_throughput', 'write': 'write_throughput'}
+_PARSERS: dict[str, Callable[[Any], Any]] = {
+    f.name: f.metadata['parse'] for f in dataclasses.fields(Options) if 'parse' in f.metadata}
+
+# us-east-1, us-gov-west-1, eu-isoe-west-1, eusc-de-east-1, ...: by pattern, since a region can be newer than botocore
+_AWS_REGION = re.compile(r'[a-z]{2,4}(-[a-z]{2,4})?-(north|south|east|west|central|(north|south)(east|west))-\d+')
+_LOCAL_PORT = 8000
+_MASK = '**'
+
+# Celery's own settings for a backend's retries: (setting, option, unit of the setting)
+_RETRY_SETTINGS = (
+    ('result_backend_base_sleep_between_retries_ms', 'retry_base_delay', 1e-3),
+    ('result_backend_max_sleep_between_retries_ms', 'retry_max_delay', 1e-3),
+    ('result_backend_max_retries', 'max_retries', 1),
+)
+
+
+def _wrong(name: str, raw: Any, expected: str) -> ImproperlyConfigured:
+    return ImproperlyConfigured(f'dynamodb result backend: {name}={raw!r} must be {expected}')
+
+
+def _parse_named(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of options that were given by name.  Raises ImproperlyConfigured."""
+    values: dict[str, Any] = {}
+    for name, raw in given.items():
+        option = _SYNONYMS.get(name, name)
+        if option not in _PARSERS:
+            near = difflib.get_close_matches(name, [*_PARSERS, *_SYNONYMS], n=1)
+            hint = f'did you mean {near[0]}?' if near else 'the options are ' + ', '.join(sorted(_PARSERS))
+            raise ImproperlyConfigured(f'dynamodb result backend: there is no option {name!r}; {hint}')
+        if option in values:
+            raise ImproperlyConfigured(f'dynamodb result backend: {name} and {option} are the same option; give one')
+        try:
+            values[option] = _PARSERS[option](raw)
+        except ValueError as exc:
+            # an endpoint that was refused may be so because it holds a password
+            shown = '…' if option == 'endpoint_url' else raw
+            raise _wrong(name, shown, str(exc)) from None
+    return values
+
+
+def _split_url(url: str) -> SplitResult:
+    # No message shows a piece of the URL that may be a piece of a key: an unquoted "/" moves the end of
+    # a key into the table's name.
+    try:
+        parts = urlsplit(url)
+        port_is_good = parts.port is None or parts.port > 0
+    except ValueError:
+        parts, port_is_good = None, False
+    if '@' in url.partition('?')[0].rpartition('@')[0] or (parts and ('@' in parts.path or parts.fragment)):
+        raise ImproperlyConfigured(
+            'dynamodb result backend: URL-quote the keys in the URL ("/" as %2F, "+" as %2B, "@" as %40, "#" as %23): '
+            'urllib.parse.quote(key, safe="")')
+    if parts is None or not port_is_good:
+        raise ImproperlyConfigured(
+            'dynamodb result backend: the URL must be dynamodb://access_key:secret_key@region:port/table?option=value, '
+            'the port a number from 1 to 65535; the keys and the port may be left out')
+    return parts
+
+
+def _parse_place(parts: SplitResult) -> dict[str, Any]:
+    """The values of options that the URL gives by position.  Raises ImproperlyConfigured."""
+    values: dict[str, Any] = {}
+    access_key, secret_key = unquote(parts.username or ''), unquote(parts.password or '')
+    if bool(access_key) != bool(secret_key):
+        raise ImproperlyConfigured(
+            'dynamodb result backend: the URL has '
+            + ('an access key without a secret key' if access_key else 'a secret key without an access key')
+            + '; give both, or none to use the credentials that botocore finds')
+    if secret_key == _MASK:
+        raise ImproperlyConfigured(
+            f'dynamodb result backend: the secret key in the URL is {_MASK}, the mask of as_uri() and of pickled '
+            'backends; give the real one in result_backend')
+    if access_key:
+        values.update(access_key=access_key, secret_key=secret_key)
+
+    host, port = parts.hostname, parts.port
+    loopback = host is not None and (host == 'localhost' or ':' in host or re.fullmatch(r'[\d.]+', host) is not None)
+    if host == 'local':
+        values.update(local=True, region='us-east-1', endpoint_url=f'http://localhost:{port or _LOCAL_PORT}')
+    elif host and _AWS_REGION.fullmatch(host):
+        values.update(region=host)
+    elif host and (port or loopback):
+        address = f'[{host}]' if ':' in host else host
+        values.update(region='us-east-1', endpoint_url=f'http://{address}:{port or _LOCAL_PORT}')
+    elif host:
+        raise _wrong('region', host, 'an AWS region such as eu-west-1, "local" for DynamoDB Local, or host:port')
+
+    table = unquote(parts.path.strip('/'))
+    if table:
+        try:
+            values.update(table=_table_name(table))
+        except ValueError as exc:
+            raise _wrong('table', table, str(exc)) from None
+    return values
+
+
+def _parse_settings(settings: Any) -> dict[str, Any]:
+    """The values of options that Celery's settings give.  Raises ImproperlyConfigured."""
+    values: dict[str, Any] = {}
+    for setting, option, unit in _RETRY_SETTINGS:
+        if settings.value_set_for(setting) and settings.get(setting) is not None:
+            raw = settings.get(setting)
+            try:
+                values[option] = _number('a number, 0 or more', float, lambda value: value >= 0)(raw) * unit
+            except ValueError as exc:
+                raise _wrong(setting, raw, str(exc)) from None
+    endpoint_url = settings.get('dynamodb_endpoint_url')
+    if endpoint_url:
+        values.update(_parse_named({'endpoint_url': endpoint_url}))
+    return values
+
+
+def parse_options(url: str | None, settings: Any, table: str | None = None) -> Options:
+    """The options from a URL and from Celery's settings (``app.conf``).
+
+    The URL's query wins over ``result_backend_transport_options``, these over Celery's other settings, and
+    all of them over the URL's host.  Raises ImproperlyConfigured, which never shows a key.
+    """
+    parts = _split_url(url or 'dynamodb://')
+    query = parse_qsl(parts.query, keep_blank_values=True)
+    twice = [name for name, _ in query if [n for n, _ in query].count(name) > 1]
+    if twice:
+        raise ImproperlyConfigured(f'dynamodb result backend: the URL has the option {twice[0]} twice; give it once')
+    in_query, in_transport = _parse_named(dict(query)), dict(settings.get('result_backend_transport_options') or {})
+    if 'global_keyprefix' in in_query:
+        raise ImproperlyConfigured(
+            'dynamodb result backend: give global_keyprefix in result_backend_transport_options, where Celery reads it')
+    named = {**_parse_settings(settings), **_parse_named(in_transport), **in_query}
+    values = {**({'table': _table_name(table)} if table else {}), **_parse_place(parts), **named}
+    if values.get('local') and 'endpoint_url' in named:
+        values.update(endpoint_url=named['endpoint_url'])
+    options = Options(**values)
+
+    if options.billing_mode == 'PAY_PER_REQUEST':
+        for name in ('read_throughput', 'write_throughput'):
+            if name in values:
+                raise _wrong(name, values[name], 'left out where billing_mode=on_demand')
+    for name in ('use_fips_endpoint', 'use_dualstack_endpoint'):
+        if values.get(name) and options.endpoint_url:
+            raise _wrong(name, True, 'left out where the endpoint is given: it chooses among the endpoints of a region')
+    if options.access_key and options.profile:
+        raise _wrong('profile', options.profile, 'left out where the URL has keys')
+    return options
+
+
+def mask_secret(url: str) -> str:
+    """The URL with its secret key masked."""
+    parts = urlsplit(url)
+    userinfo, at, host = parts.netloc.rpartition('@')
+    access_key, colon, secret_key = userinfo.partition(':')
+    if secret_key:
+        parts = parts._replace(netloc=f'{access_key}{colon}{_MASK}{at}{host}')
+    return parts.geturl()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Attributes
+# ---------------------------------------------------------------------------------------------------------------------
+
+Item = dict[str, Any]  # attribute name to str, int, float, bytes, bool or a set of bytes
+
+
+def marshal(value: Any) -> dict[str, Any]:
+    """A Python value as a DynamoDB attribute value.  Raises TypeError."""
+    if isinstance(value, bool):
+        return {'BOOL': value}
+    if isinstance(value, str):
+        return {'S': value}
+    if isinstance(value, (int, float)):
+        return {'N': repr(value)}
+    if isinstance(value, (bytes, bytearray)):
+        return {'B': bytes(value)}
+    if isinstance(value, (set, frozenset)) and value and all(isinstance(member, bytes) for member in value):
+        return {'BS': sorted(value)}
+    raise TypeError(f'no DynamoDB attribute for {type(value).__name__}')
+
+
+def unmarshal(attribute: Mapping[str, Any]) -> Any:
+    """The Python value of a DynamoDB attribute value; of one that this module never writes, what botocore gave."""
+    (kind, value), = attribute.items()
+    if kind == 'N':
+        return int(value) if value.lstrip('-').isdigit() else float(value)
+    if kind == 'BS':
+        return frozenset(value)
+    return value
+
+
+def marshal_item(item: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: marshal(value) for name, value in item.items()}
+
+
+def unmarshal_item(attributes: Mapping[str, Any]) -> Item:
+    return {name: unmarshal(attribute) for name, attribute in attributes.items()}
+
+
+def expressions(values: Mapping[str, Any], **texts: str | None) -> dict[str, Any]:
+    """The request parameters for expressions, with names and values filled in.
+
+    Every attribute is written ``#name``, since many of ours are reserved words, and every value ``:name``.
+    """
+    given = {name: text for name, text in texts.items() if text}
+    used = ' '.join(given.values())
+    names = {f'#{name}': name for name in re.findall(r'#(\w+)', used)}
+    needed = {f':{name}': marshal(values[name]) for name in re.findall(r':(\w+)', used)}
+    params: dict[str, Any] = dict(given)
+    if names:
+        params['ExpressionAttributeNames'] = names
+    if needed:
+        params['ExpressionAttributeValues'] = needed
+    if 'ConditionExpression' in params:
+        params['ReturnValuesOnConditionCheckFailure'] = 'ALL_OLD'
+    return params
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Backoff
+# ---------------------------------------------------------------------------------------------------------------------
+
+@dataclass(frozen=True)
+class Backoff:
+    """Exponential backoff with full jitter.
+
+    https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
+
+    base, maximum: upper bounds of the first pause and of any, in seconds.  timeout: seconds in all.
+    """
+
+    base: float
+    maximum: float
+    timeout: float
+    max_retries: float = math.inf
+
+    def pause(self, retry: int, jitter: float) -> float:
+        """Seconds to wait before the retry with this number (from 0); jitter is from [0, 1)."""
+        return jitter * min(self.maximum, self.base * 2.0 ** min(retry, 64))
+
+    def tries(self, deadline: float | None = None) -> Iterator[int]:
+        """Yields the number of each try, from 0, and sleeps before each but the first.
+
+        Ends after the timeout, or at the deadline (of ``time.monotonic``) if that comes first: the last
+        pause is cut so that one more try is made right then.
+        """
+        end = time.monotonic() + self.timeout
+        if deadline is not None:
+            end = min(end, deadline)
+        for number in itertools.count():
+            yield number
+            left = end - time.monotonic()
+            if left <= 0 or number >= self.max_retries:
+                return
+            time.sleep(min(left, self.pause(number, random.random())))
+
+
+_THROTTLED = frozenset({
+    'ProvisionedThroughputExceededException', 'ThrottlingException', 'Throttling', 'RequestLimitExceeded',
+    'LimitExceededException', 'TooManyRequestsException'})
+
+
+def error_code(exc: BaseException) -> str:
+    """DynamoDB's code for an error, or '' where it did not come from DynamoDB."""
+    return exc.response.get('Error', {}).get('Code', '') if isinstance(exc, ClientError) else ''
+
+
+def is_throttled(exc: BaseException) -> bool:
+    return error_code(exc) in _THROTTLED
+
+
+def is_transient(exc: BaseException) -> bool:
+    """Whether the same request may succeed later: throttling, 5xx, connection and time-out errors."""
+    if isinstance(exc, ClientError):
+        status = exc.response.get('ResponseMetadata', {}).get('HTTPStatusCode', 0)
+        return is_throttled(exc) or status >= 500 or error_code(exc) in (
+            'InternalServerError', 'ServiceUnavailable', 'RequestTimeout', 'RequestTimeoutException')
+    if isinstance(exc, SSLError) and 'CERTIFICATE_VERIFY_FAILED' in str(exc):
+        return False
+    return isinstance(exc, (BotoConnectionError, HTTPClientError, ResponseParserError, CredentialRetrievalError))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Table
+# ---------------------------------------------------------------------------------------------------------------------
+
+# https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/ServiceQuotas.html
+_GET_BATCH = 100
+_WRITE_BATCH = 25
+_ITEM_LIMIT = 400 * 1024
+# what an item holds beside its value: an id of up to 2048 bytes, the names and values of the other attributes
+_VALUE_LIMIT = _ITEM_LIMIT - 3 * 1024
+
+_BOOTSTRAP = Backoff(base=0.25, maximum=5.0, timeout=300.0)
+_KEY_SCHEMA = [{'AttributeName': 'id', 'KeyType': 'HASH'}]
+_KEY_ATTRIBUTES = [{'AttributeName': 'id', 'AttributeType': 'S'}]
+
+
+class IncompleteValue(Exception):
+    """A stored value of which chunks are missing."""
+
+
+class Update(NamedTuple):
+    """What came of a conditional write: the item as it is now, or as it was when the condition failed."""
+
+    applied: bool
+    item: Item | None
+
+
+def open_session(options: Options) -> Any:
+    """A botocore session with a profile that exists and, from anywhere, a region.  Raises ImproperlyConfigured."""
+    try:
+        session = botocore.session.Session(profile=options.profile)
+        region = options.region or session.get_config_variable('region')
+    except ProfileNotFound as exc:
+        raise _wrong('profile', options.profile, f"a profile of AWS's configuration files ({exc})") from None
+    if not region:
+        raise ImproperlyConfigured(
+            'dynamodb result backend: no region: name it in the URL (dynamodb://eu-west-1/…), or set AWS_DEFAULT_REGION')
+    return session
+
+
+def connect(options: Options) -> Any:
+    """A botocore client.  Raises ImproperlyConfigured."""
+    session = open_session(options)
+    access_key, secret_key = options.access_key, options.secret_key
+    plain_http = (options.endpoint_url or '').startswith('http://')
+    if not access_key and (options.local or (plain_http and session.get_credentials() is None)):
+        access_key = secret_key = 'local'  # DynamoDB Local wants keys, whichever
+    return session.create_client(
+        'dynamodb', region_name=options.region, endpoint_url=options.endpoint_url,
+        aws_access_key_id=access_key, aws_secret_access_key=secret_key,
+        config=Config(
+            retries={'total_max_attempts': 1, 'mode': 'standard'},  # the retries are ours
+            max_pool_connections=options.max_pool_connections,
+            connect_timeout=options.connect_timeout, read_timeout=options.read_timeout,
+            use_fips_endpoint=options.use_fips_endpoint or None,
+            use_dualstack_endpoint=options.use_dualstack_endpoint or None,
+            tcp_keepalive=True, user_agent_extra=f'dyna-veggie/{__version__}'))
+
+
+class Table:
+    """One DynamoDB table, its items plain dicts with an ``id``.
+
+    Errors that pass by themselves are tried again until ``retry_timeout`` or the caller's ``deadline`` (of
+    ``time.monotonic``); then, and for all others, botocore's error is raised.  The table is created, if that is
+    allowed, by the first request that finds it missing.
+    """
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.name = options.table
+        self.backoff = Backoff(
+            options.retry_base_delay, options.retry_max_delay, options.retry_timeout, options.max_retries)
+        self._lock = threading.RLock()
+        self._client: Any = None
+        self._check_ttl = (options.ttl_seconds or 0) > 0
+
+    @property
+    def client(self) -> Any:
+        if self._client is None:
+            with self._lock:
+                if self._client is None:
+                    self._client = connect(self.options)
+        return self._client
+
+    # --- items ---------------------------------------------------------------
+
+    def get(self, id: str, *, consistent: bool = True, deadline: float | None = None) -> Item | None:
+        answer = self._request('get_item', deadline, TableName=self.name, Key=marshal_item({'id': id}),
+                               ConsistentRead=consistent)
+        return unmarshal_item(answer['Item']) if 'Item' in answer else None
+
+    def get_many(self, ids: Iterable[str], *, consistent: bool = True, deadline: float | None = None) -> dict[str, Item]:
+        """The items that exist, by id."""
+        found: dict[str, Item] = {}
+
+        def send(page: list[str]) -> list[str]:
+            keys = {'Keys': [marshal_item({'id': id}) for id in page], 'ConsistentRead': consistent}
+            answer = self._request('batch_get_item', deadline, RequestItems={self.name: keys})
+            for attributes in answer['Responses'].get(self.name, ()):
+                found[attributes['id']['S']] = unmarshal_item(attributes)
+            return [key['id']['S'] for key in answer.get('UnprocessedKeys', {}).get(self.name, {}).get('Keys', ())]
+
+        self._in_batches(dict.fromkeys(ids), _GET_BATCH, send, deadline)
+        return found
+
+    def put(self, item: Item, *, condition: str | None = None, values: Mapping[str, Any] = {}) -> Update:
+        """Writes an item; returns the one that it replaced, or the one that failed the condition."""
+        try:
+            answer = self._request(
+                'put_item', TableName=self.name, Item=marshal_item(item), ReturnValues='ALL_OLD',
+                **expressions(values, ConditionExpression=condition))
+        except ClientError as exc:
+            return self._refused(exc, item['id'])
+        return Update(True, unmarshal_item(answer['Attributes']) if 'Attributes' in answer else None)
+
+    def update(self, id: str, update: str, values: Mapping[str, Any], *, condition: str | None = None) -> Update:
+        """Updates an item, creating it if it is missing; returns it as it then is."""
+        try:
+            answer = self._request(
+                'update_item', TableName=self.name, Key=marshal_item({'id': id}), ReturnValues='ALL_NEW',
+                **expressions(values, UpdateExpression=update, ConditionExpression=condition))
+        except ClientError as exc:
+            return self._refused(exc, id)
+        return Update(True, unmarshal_item(answer['Attributes']))
+
+    def delete(self, id: str) -> Item | None:
+        """Deletes an item and returns it as it was."""
+        answer = self._request('delete_item', TableName=self.name, Key=marshal_item({'id': id}), ReturnValues='ALL_OLD')
+        return unmarshal_item(answer['Attributes']) if 'Attributes' in answer else None
+
+    def write_many(self, puts: Iterable[Item] = (), deletes: Iterable[str] = ()) -> None:
+        """Puts and deletes, unconditionally and in no order."""
+        requests = {item['id']: {'PutRequest': {'Item': marshal_item(item)}} for item in puts}
+        requests.update({id: {'DeleteRequest': {'Key': marshal_item({'id': id})}} for id in deletes})
+
+        def send(page: list[Any]) -> list[Any]:
+            answer = self._request('batch_write_item', RequestItems={self.name: page})
+            unprocessed: list[Any] = answer.get('UnprocessedItems', {}).get(self.name, [])
+            return unprocessed
+
+        self._in_batches(requests.values(), _WRITE_BATCH, send)
+
+    # --- requests --------------------------------------------------------------------------------
+
+    def _refused(self, exc: ClientError, id: str) -> Update:
+        if error_code(exc) != 'ConditionalCheckFailedException':
+            raise exc
+        attributes = exc.response.get('Item')
+        # DynamoDB Local before 2 does not say which item failed the condition
+        return Update(False, unmarshal_item(attributes) if attributes else self.get(id))
+
+    def _in_batches(self, work: Iterable[Any], size: int, send: Callable[[list[Any]], list[Any]],
+                    deadline: float | None = None) -> None:
+        """Sends work in pages, and again what comes back unprocessed, until nothing does."""
+        pending = deque(work)
+        stalled: Iterator[int] | None = None
+        while pending:
+            page = [pending.popleft() for _ in range(min(size, len(pending)))]
+            unprocessed = send(page)
+            pending.extendleft(reversed(unprocessed))
+            if len(unprocessed) == len(page):
+                if stalled is None:
+                    stalled = self.backoff.tries(deadline)
+                    next(stalled)
+                if next(stalled, None) is not None:
+                    continue
+            elif not unprocessed:
+                stalled = None
+                continue
+            elif deadline is None or time.monotonic() < deadline:
+                stalled = None
+                time.sleep(self.backoff.pause(0, random.random()))
+                continue
+            raise ClientError({'Error': {
+                'Code': 'ProvisionedThroughputExceededException',
+                'Message': f'{len(pending)} items of table {self.name} were still unprocessed when time was up',
+            }}, send.__name__)
+
+    def _request(self, method: str, deadline: float | None = None, **params: Any) -> Any:
+        if self._check_ttl:
+            self._check_ttl = False
+            self._enable_ttl()
+        try:
+            return self._send(method, params, deadline)
+        except ClientError as exc:
+            if error_code(exc) == 'ValidationException':
+                self._check_key_schema(exc)
+            if error_code(exc) != 'ResourceNotFoundException':
+                raise
+        self._create()
+        # ACTIVE is what the control plane says; the data plane can still need a moment
+        return self._send(method, params, deadline, missing_is_transient=True)
+
+    def _send(self, method: str, params: Mapping[str, Any], deadline: float | None = None,
+              missing_is_transient: bool = False) -> Any:
+        error: Exception | None = None
+        for number in self.backoff.tries(deadline):
+            try:
+                return getattr(self.client, method)(**params)
+            except (ClientError, BotoCoreError) as exc:
+                missing = missing_is_transient and error_code(exc) == 'ResourceNotFoundException'
+                if not (missing or is_transient(exc)) or (is_throttled(exc) and not self.options.retry_if_throttled):
+                    raise
+                error = exc
+            log = logger.debug if number else logger.warning
+            log('DynamoDB table %s: %s failed, trying again for up to %g s: %s',
+                self.name, method, self.backoff.timeout, error)
+        assert error is not None
+        raise error
+
+    # --- bootstrap ------------------------------------------------------------------------------------
+
+    def creation(self) -> dict[str, Any]:
+        """The CreateTable request."""
+        options = self.options
+        throughput = {'ReadCapacityUnits': options.read_throughput, 'WriteCapacityUnits': options.write_throughput}
+        optional = {
+            'ProvisionedThroughput': throughput if options.billing_mode == 'PROVISIONED' else None,
+            'TableClass': options.table_class,
+            'Tags': [{'Key': key, 'Value': value} for key, value in options.tags],
+            'DeletionProtectionEnabled': options.deletion_protection,
+            'SSESpecification': options.encryption_key and {
+                'Enabled': True, 'SSEType': 'KMS', 'KMSMasterKeyId': options.encryption_key},
+        }
+        return {'TableName': self.name, 'BillingMode': options.billing_mode, 'KeySchema': _KEY_SCHEMA,
+                'AttributeDefinitions': _KEY_ATTRIBUTES, **{name: value for name, value in optional.items() if value}}
+
+    def _create(self) -> None:
+        if not self.options.create_table:
+            raise ImproperlyConfigured(
+                f'dynamodb result backend: table={self.name!r} does not exist in {self.client.meta.region_name} and '
+                'create_table=false: create it with the string hash key "id", or allow create_table')
+        with self._lock:  # one thread of a process is enough
+            for _ in _BOOTSTRAP.tries():
+                status = self._status()
+                if status is None:
+                    logger.info('DynamoDB table %s does not exist, creating it', self.name)
+                    # another process may be first, or the table may still be going
+                    self._control('create_table', self.creation(), allowed=('ResourceInUseException', 'LimitExceededException'))
+                elif status in ('ACTIVE', 'UPDATING'):
+                    self._enable_ttl()
+                    return
+        raise ImproperlyConfigured(
+            f'dynamodb result backend: table={self.name!r} was not usable {_BOOTSTRAP.timeout:g} s after its creation')
+
+    def _control(self, method: str, params: Mapping[str, Any], allowed: tuple[str, ...] = ()) -> Any:
+        """A control-plane request; None where it fails with an allowed code."""
+        try:
+            return self._send(method, params)
+        except ClientError as exc:
+            if error_code(exc) in allowed:
+                return None
+            if error_code(exc) in ('AccessDeniedException', 'AccessDenied', 'UnauthorizedOperation'):
+                raise ImproperlyConfigured(
+                    f'dynamodb result backend: table={self.name!r} needs the IAM action dynamodb:{exc.operation_name}, '
+                    'which is denied: allow it, or create the table (string hash key "id", time to live on "ttl") '
+                    f'with the rights of an operator: {exc}') from exc
+            raise
+
+    def _status(self) -> str | None:
+        answer = self._control('describe_table', {'TableName': self.name}, allowed=('ResourceNotFoundException',))
+        return answer['Table']['TableStatus'] if answer else None
+
+    def _check_key_schema(self, exc: ClientError) -> None:
+        if not re.search('schema|key', str(exc), re.IGNORECASE):
+            return
+        try:
+            table = self._send('describe_table', {'TableName': self.name})['Table']
+        except (ClientError, BotoCoreError):
+            return  # the caller raises what it was refused for
+        types = {attribute['AttributeName']: attribute['AttributeType'] for attribute in table['AttributeDefinitions']}
+        if table['KeySchema'] != _KEY_SCHEMA or types['id'] != 'S':
+            keys = [(key['AttributeName'], key['KeyType']) for key in table['KeySchema']]
+            found = ', '.join(f'{name} ({types[name]}, {kind})' for name, kind in keys)
+            raise _wrong('table', self.name, f'a table with the key id (S, HASH); its key is {found}') from exc
+
+    def _enable_ttl(self) -> None:
+        """Turns on time to live.  A failure is logged, no more: reads hide what has expired all the same."""
+        try:
+            answer = self._control(
+                'describe_time_to_live', {'TableName': self.name}, allowed=('ResourceNotFoundException',))
+            found = answer['TimeToLiveDescription'] if answer else {}
+            if found.get('TimeToLiveStatus') in ('DISABLED', 'DISABLING'):
+                self._send('update_time_to_live', {
+                    'TableName': self.name, 'TimeToLiveSpecification': {'Enabled': True, 'AttributeName': 'ttl'}})
+                logger.info('DynamoDB table %s: time to live enabled', self.name)
+            elif found and found.get('AttributeName') != 'ttl':
+                logger.error('DynamoDB table %s: time to live is on attribute %s, not on "ttl": expired results stay',
+                             self.name, found.get('AttributeName'))
+        except (ClientError, BotoCoreError, ImproperlyConfigured) as exc:
+            if 'already enabled' not in str(exc):  # by another process, since it was asked
+                logger.error('DynamoDB table %s: time to live was not enabled, expired results stay: %s', self.name, exc)
+
+
+_tables: dict[Options, Table] = {}
+_tables_lock = threading.Lock()
+
+
+def shared_table(options: Options) -> Table:
+    """The table that all threads of this process share, and with it one client."""
+    table = _tables.get(options)
+    if table is None:
+        with _tables_lock:
+            table = _tables.setdefault(options, Table(options))
+    return table
+
+
+def _leave_tables_to_parent() -> None:
+    # A child must not share its parent's connections, nor wait for a lock that a thread of the parent held.
+    global _tables_lock
+    _tables_lock = threading.Lock()
+    _tables.clear()
+
+
+if hasattr(os, 'register_at_fork'):
+    os.register_at_fork(after_in_child=_leave_tables_to_parent)
+
+
+class Stored(NamedTuple):
+    """A value as it was read, and the ids of the items that hold it."""
+
+    value: bytes
+    ids: tuple[str, ...]
+
+
+def _is_expired(item: Item) -> bool:
+    # DynamoDB deletes hours to days late
+    ttl = item.get('ttl')
+    return isinstance(ttl, (int, float)) and ttl <= time.time()
+
+
+def _chunk_ids(item: Item | None) -> list[str]:
+    if not item or 'chunks' not in item:
+        return []
+    return [f'{item["id"]}/{item["version"].hex()}/{number}' for number in range(item['chunks'])]
+
+
+class Values:
+    """Values of any size in a table, each with a status and an expiry.
+
+    A value above an item's size is written as chunks under a name of their own, and then the item that counts
+    them.  The item is replaced in one write, so a reader finds the old value or the new one; if the chunks it
+    then looks for are gone, the value was replaced meanwhile, and it starts again.
+    """
+
+    #: an item may be replaced unless it has the status to keep and has not expired
+    REPLACEABLE = 'attribute_not_exists(#id) OR #ttl <= :now OR (attribute_exists(#status) AND #status <> :keep)'
+    #: one without a status, written by Celery's own backend, only as it was seen
+    UNCHANGED = 'attribute_not_exists(#id) OR (attribute_not_exists(#status) AND #timestamp = :seen)'
+    NOT_OURS = 'attribute_not_exists(#id) OR attribute_not_exists(#status)'
+
+    def __init__(self, table: Table) -> None:
+        self.table = table
+
+    def put(self, id: str, value: bytes, status: str | None, lifetime: float | None = None, *, keep: str | None = None,
+            status_of: Callable[[bytes], str | None] = lambda value: None) -> bool:
+        """Stores a value for ``lifetime`` seconds (None: for ever), unless one with the status ``keep`` is there.
+
+        status_of tells the status from a value whose item has none.  Returns whether it was stored.
+        """
+        now = time.time()
+        item: Item = {'id': id, 'timestamp': now, **({'status': status} if status else {})}
+        expiry: Item = {'ttl': int(now + lifetime)} if lifetime else {}
+        chunks: list[Item] = []
+        if len(value) <= _VALUE_LIMIT:
+            item.update(expiry, result=value)
+        else:
+            item.update(expiry, version=uuid.uuid4().bytes, size=len(value), chunks=math.ceil(len(value) / _VALUE_LIMIT))
+            chunks = [{'id': chunk_id, 'result': value[number * _VALUE_LIMIT:(number + 1) * _VALUE_LIMIT], **expiry}
+                      for number, chunk_id in enumerate(_chunk_ids(item))]
+            self.table.write_many(puts=chunks)
+
+        condition, seen = (self.REPLACEABLE if keep else None), None
+        while True:
+            values = {'now': int(time.time()), 'keep': keep, 'seen': seen}
+            applied, old = self.table.put(item, condition=condition, values=values)
+            if old and chunks and old.get('version') == item['version']:
+                return True  # the very item that we put: an answer was lost, and the request repeated
+            if applied:
+                self._delete_chunks(old)
+                return True
+            if old is None or _is_expired(old):
+                continue
+            if old.get('status', keep) == keep and ('status' in old or status_of(old.get('result', b'')) == keep):
+                self._delete_chunks(item)
+                return False
+            if 'status' not in old:
+                condition, seen = (self.UNCHANGED if 'timestamp' in old else self.NOT_OURS), old.get('timestamp')
+
+    def get(self, id: str, *, consistent: bool = True, deadline: float | None = None) -> Stored | None:
+        item = self.table.get(id, consistent=consistent, deadline=deadline)
+        return self._read({id: item}, deadline).get(id) if item else None
+
+    def get_many(self, ids: Iterable[str], *, consistent: bool = True, deadline: float | None = None) -> dict[str, Stored]:
+        """The values that exist and have not expired, by id."""
+        return self._read(self.table.get_many(ids, consistent=consistent, deadline=deadline), deadline)
+
+    def _read(self, items: Mapping[str, Item], deadline: float | None) -> dict[str, Stored]:
+        values: dict[str, Stored] = {}
+        for _ in range(5):
+            torn = []
+            for id, item in items.items():
+                if _is_expired(item):
+                    continue
+                value = self._value(item, deadline)
+                if value is None:
+                    torn.append(id)
+                else:
+                    values[id] = Stored(value, (id, *_chunk_ids(item)))
+            if not torn:
+                return values
+            items = self.table.get_many(torn, deadline=deadline)
+        raise IncompleteValue(f'DynamoDB table {self.table.name}: chunks of {", ".join(torn)} are missing')
+
+    def _value(self, item: Item, deadline: float | None) -> bytes | None:
+        if 'result' in item:
+            return ensure_bytes(item['result'])
+        if 'chunks' not in item:
+            return str(item.get('chord_count', '')).encode()
+        ids = _chunk_ids(item)
+        chunks = self.table.get_many(ids, deadline=deadline)
+        value = b''.join(chunks[id]['result'] for id in ids if id in chunks)
+        return value if len(value) == item['size'] else None
+
+    def delete(self, id: str) -> None:
+        self._delete_chunks(self.table.delete(id))
+
+    def delete_many(self, ids: Iterable[str]) -> None:
+        """Deletes values in batches.  The chunks of large ones stay until they expire: use delete for these."""
+        self.table.write_many(deletes=ids)
+
+    def _delete_chunks(self, item: Item | None) -> None:
+        self.table.write_many(deletes=_chunk_ids(item))
+
+    def expire(self, id: str, lifetime: float | None) -> None:
+        """Lets a value expire in so many seconds (None: never)."""
+        update = 'SET #ttl = :ttl' if lifetime else 'REMOVE #ttl'
+        ttl = {'ttl': int(time.time() + (lifetime or 0))}
+        exists = 'attribute_exists(#id)'
+        applied, item = self.table.update(id, update, ttl, condition=exists)
+        for chunk_id in _chunk_ids(item if applied else None):
+            self.table.update(chunk_id, update, ttl, condition=exists)
+
+    def increment(self, id: str) -> int:
+        """Adds one to a counter and returns it.  A request repeated after a lost answer counts twice."""
+        count: int = self.table.update(id, 'ADD #chord_count :one', {'one': 1}).item['chord_count']  # type: ignore[index]
+        return count
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Chord
+# ---------------------------------------------------------------------------------------------------------------------
+#
+# A part that returns counts itself on a leaf, the node number ``group_index // 40``.  Whoever fills a node counts
+# that node on its parent, number ``number // 200``, and so on; whoever fills the root owns the join.
+#
+#   counting    one conditional update: the member into a set it was not in.  A redelivered part, or a request
+#               repeated after a lost answer, changes nothing, and is told what the node holds.
+#   capacity    a node under 1 KB costs one write unit per count: 40 members of 20 bytes in a leaf, 200 of 4 above.
+#   no hot item a leaf takes 40 writes, a node above 200.
+#   full        count == expected + added.  Where ``expected`` is missing it is the capacity: a generator header is
+#               sent before anyone knows its length.  Only the last node of each level can hold fewer, and gets its
+#               ``expected`` before the last part is sent, so that it cannot be full too early.
+#   owner       every count leaves the delivery's token and a lease on the node.  The token found on a full root
+#               says who joins; the lease, when somebody else may.
+#   closed      what a finished chord leaves of its nodes, so that a late duplicate is refused.
+#
+# ../shared/tools/chord_model.py of the developers runs this protocol over random schedules.
+
+_LEAF_CAPACITY = 40
+_NODE_CAPACITY = 200
+_CLOSED_TTL = 3600  # seconds; outlives the usual visibility time-outs of brokers
+_TEXT_ID = 1 << 31  # marks a member whose task id is not a UUID
+
+
+class Part(NamedTuple):
+    """A task of a chord's header, as it is counted."""
+
+    group_index: int
+    task_id: str
+
+
+def member_of(part: Part) -> bytes:
+    """4 bytes of index, then the task id: 16 bytes of a UUID, any other as it is."""
+    try:
+        task_id = uuid.UUID(part.task_id)
+        if str(task_id) == part.task_id:
+            return part.group_index.to_bytes(4, 'big') + task_id.bytes
+    except ValueError:
+        pass
+    return (part.group_index | _TEXT_ID).to_bytes(4, 'big') + part.task_id.encode()
+
+
+def part_of(member: bytes) -> Part:
+    number, task_id = int.from_bytes(member[:4], 'big'), member[4:]
+    if number & _TEXT_ID:
+        return Part(number ^ _TEXT_ID, task_id.decode())
+    return Part(number, str(uuid.UUID(bytes=task_id)))
+
+
+class Position(NamedTuple):
+    """A node's place in the tree; level 0 holds the leaves."""
+
+    level: int
+    number: int
+
+    @property
+    def capacity(self) -> int:
+        return _NODE_CAPACITY if self.level else _LEAF_CAPACITY
+
+    @property
+    def parent(self) -> Position:
+        return Position(self.level + 1, self.number // _NODE_CAPACITY)
+
+
+class Shape(NamedTuple):
+    """What one level of the tree of a chord holds: its last node expects fewer members than the others."""
+
+    level: int
+    nodes: int
+    last: int
+
+
+def tree(parts: int) -> Iterator[Shape]:
+    """The levels of the tree that counts so many parts, leaves first.  The last one has one node, the root."""
+    members = parts
+    for level in itertools.count():
+        capacity = Position(level, 0).capacity
+        nodes = max(1, math.ceil(members / capacity))
+        yield Shape(level, nodes, members - capacity * (nodes - 1))
+        if nodes == 1:
+            return
+        members = nodes
+
+
+@dataclass(frozen=True)
+class Node:
+    """A counter node as it was read."""
+
+    position: Position
+    count: int
+    capacity: float
+    members: frozenset[bytes]
+    added: frozenset[bytes]
+    root: bool
+    owner: bytes | None
+    lease: float
+    closed: bool
+
+    @property
+    def is_full(self) -> bool:
+        return self.count == self.capacity + len(self.added)
+
+    @property
+    def is_one_over(self) -> bool:
+        return self.count == self.capacity + len(self.added) + 1
+
+
+class Claim(NamedTuple):
+    """The right to join a chord: its root, and whether another delivery had it before."""
+
+    root: Node
+    taken_over: bool
+
+
+class MixedHeader(Exception):
+    """More parts came to a leaf than the header can have there."""
+
+
+class ChordCounter:
+    """Counts the parts of one run of a chord.
+
+    key: the ids of the nodes start with it.  lifetime: seconds that an unfinished node is kept (None: for ever).
+    single: all parts are counted on one node, whatever their index (for a header whose indexes repeat).
+    token: names this delivery of a part among others.
+    """
+
+    #: seconds that the owner of a join has before another delivery may take over
+    LEASE = 15.0
+
+    OPEN = 'attribute_not_exists(#closed)'
+    COUNT = 'SET #owner = :owner, #lease = :lease{ttl} ADD #count :one, #members :members'
+    NEW = 'attribute_not_exists(#closed) AND NOT contains(#members, :member)'
+
+    def __init__(self, table: Table, key: str, lifetime: float | None, single: bool = False) -> None:
+        self.table = table
+        self.key = key
+        self.lifetime = lifetime
+        self.single = single
+        self.token = uuid.uuid4().bytes
+
+    def _id(self, position: Position) -> str:
+        return f'{self.key}.{position.level}.{position.number}'
+
+    def _ttl(self) -> Item:
+        return {'ttl': int(time.time() + self.lifetime)} if self.lifetime else {}
+
+    def _node(self, position: Position, item: Item) -> Node:
+        capacity = math.inf if self.single else position.capacity
+        return Node(
+            position, item.get('count', 0), item.get('expected', capacity), item.get('members', frozenset()),
+            item.get('added', frozenset()), item.get('root', False), item.get('owner'), item.get('lease', 0),
+            item.get('closed', False))
+
+    def _leaf(self, group_index: int) -> Position:
+        return Position(0, 0 if self.single else group_index // _LEAF_CAPACITY)
+
+    def _levels(self, parts: int) -> list[Shape]:
+        return [Shape(0, 1, parts)] if self.single else list(tree(parts))
+
+    # --- before the parts return -----------------------------------------------------------
+
+    def open(self, parts: int) -> None:
+        """Writes all nodes for a header of known length, in batches.  Resets those of an earlier run."""
+        levels = self._levels(parts)
+        self.table.write_many(puts=(
+            {'id': self._id(Position(level, number)), **self._ttl(),
+             **({'expected': last, 'root': nodes == 1} if number == nodes - 1 else {})}
+            for level, nodes, last in levels for number in range(nodes)))
+
+    def open_unsized(self) -> None:
+        """Prepares for a header whose length nobody knows yet: resets what an earlier run closed."""
+        first = Position(0, 0)
+        old = self.table.put({'id': self._id(first), **self._ttl()}).item
+        if old and 'closed' in old:
+            self.table.write_many(deletes=(
+                self._id(Position(level, number))
+                for level, nodes, _ in self._levels(old['parts']) for number in range(nodes)
+                if (level, number) != first))
+
+    def resize(self, parts: int) -> None:
+        """Says how many parts there are.  Must be called before the last one is sent."""
+        for level, nodes, last in self._levels(parts):
+            self._update(Position(level, nodes - 1), 'SET #expected = :expected, #root = :root{ttl}',
+                         {'expected': last, 'root': nodes == 1})
+
+    def add(self, group_index: int, task_id: str) -> None:
+        """Adds a task to the header, on behalf of the part with this index, which has not returned yet."""
+        # a set, so that it does not count twice when an answer is lost; the part's leaf cannot be full before
+        self._update(self._leaf(group_index), 'ADD #added :added',
+                     {'added': frozenset({member_of(Part(group_index, task_id))})})
+
+    def _update(self, position: Position, update: str, values: Mapping[str, Any],
+                condition: str | None = None) -> tuple[bool, Node]:
+        ttl = self._ttl()
+        text = update.replace('{ttl}', ', #ttl = :ttl' if ttl else '')
+        applied, item = self.table.update(self._id(position), text, {**values, **ttl}, condition=condition)
+        return applied, self._node(position, item or {})
+
+    # --- when a part returns -----------------------------------------------------------------------
+
+    def count(self, part: Part) -> Claim | None:
+        """Counts a part that returned.  Returns a claim if this delivery is to join the chord.
+
+        Sleeps while another delivery holds the lease of a join that is not done.  Raises MixedHeader.
+        """
+        position, member = self._leaf(part.group_index), member_of(part)
+        while True:
+            counted, node = self._update(position, self.COUNT, {
+                'owner': self.token, 'lease': time.time() + self.LEASE, 'one': 1,
+                'members': frozenset({member}), 'member': member}, condition=self.NEW)
+            if node.closed:
+                logger.debug('Chord node %s is closed, part %s came late', self._id(position), part.task_id)
+                return None
+            if counted and node.is_one_over:
+                raise MixedHeader(
+                    f'{node.count} parts came to leaf {position.number} of the chord, which has room for '
+                    f'{node.capacity}: the header is a generator that mixes groups and tasks. Give it as a list.')
+            if not node.is_full:
+                return None
+            # a full node is reported again by each duplicate: the first to fill it may have died before
+            if node.root:
+                return Claim(node, False) if counted else self._wait_for_claim(node)
+            position, member = position.parent, position.number.to_bytes(4, 'big')
+
+    def _wait_for_claim(self, root: Node) -> Claim | None:
+        while True:
+            if root.closed:
+                return None
+            if root.owner == self.token:  # an answer of ours was lost
+                return Claim(root, False)
+            wait = root.lease - time.time()
+            if wait <= 0:
+                _, root = self._update(
+                    root.position, 'SET #owner = :owner, #lease = :lease{ttl}',
+                    {'owner': self.token, 'lease': time.time() + self.LEASE, 'seen': root.lease},
+                    condition='attribute_not_exists(#closed) AND #lease = :seen')
+                if root.owner == self.token and not root.closed:
+                    return Claim(root, True)
+            else:
+                # to give up would leave the chord hanging if its owner is dead
+                time.sleep(min(wait + 0.01, self.LEASE / 10))
+                root = self._node(root.position, self.table.get(self._id(root.position)) or {'closed': True})
+
+    # --- while joining ------------------------------------------------------------------------------------
+
+    def collect(self, root: Node) -> tuple[list[Part], int]:
+        """All parts that were counted, in the header's order, and how many the header had when it was sent.
+
+        A part that was added follows the one that added it.
+        """
+        nodes = [root]
+        while nodes[0].position.level:
+            below = sorted(Position(node.position.level - 1, int.from_bytes(number, 'big'))
+                           for node in nodes for number in node.members)
+            items = self.table.get_many(self._id(position) for position in below)
+            nodes = [self._node(position, items.get(self._id(position), {})) for position in below]
+        parts = sorted((part_of(member).group_index, member in node.added, part_of(member))
+                       for node in nodes for member in node.members)
+        last = nodes[-1]
+        return [part for _, _, part in parts], last.position.number * _LEAF_CAPACITY + int(last.capacity)
+
+    def renew(self, root: Node) -> bool:
+        """Extends the lease; False when the join is no longer ours, and nothing must be published."""
+        renewed, _ = self._update(
+            root.position, 'SET #lease = :lease', {'lease': time.time() + self.LEASE, 'owner': self.token},
+            condition='attribute_not_exists(#closed) AND #owner = :owner')
+        return renewed
+
+    def close(self, parts: int) -> None:
+        """Overwrites every node, so that late duplicates are refused; they expire soon."""
+        ttl = int(time.time() + _CLOSED_TTL)
+        self.table.write_many(puts=(
+            {'id': self._id(Position(level, number)), 'closed': True, 'parts': parts, 'ttl': ttl}
+            for level, nodes, _ in self._levels(parts) for number in range(nodes)))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Waiting
+# ---------------------------------------------------------------------------------------------------------------------
+
+_FIRST_POLL = 0.02  # seconds
+_POLL_GROWTH = 1.5
+
+
+def poll_pause(idle_polls: int, interval: float, jitter: float) -> float:
+    """Seconds until the next poll, after so many that found nothing; jitter is from [0, 1)."""
+    return min(interval, _FIRST_POLL * _POLL_GROWTH ** min(idle_polls, 64) * (1 + jitter / 2))
+
+
+def poll_until_found(
+    ids: Iterable[str], look: Callable[[list[str], float | None], Mapping[str, Any]], *,
+    timeout: float | None, interval: float, on_interval: Callable[[], Any] | None = None,
+) -> Iterator[tuple[str, Any]]:
+    """Yields (id, what was found) as things are found, looking at one batch of ids at a time.
+
+    A batch that was found whole is followed by the next at once; otherwise the next one is looked at after a
+    pause, which grows to ``interval`` while nothing is found.  So a long wait costs one request per pause,
+    however many ids are waited for.  on_interval is called once per ``interval``: Celery reads each parent of a
+    result in it.  Raises TimeoutError, after one look at everything when time was up.
+    """
+    pending = deque(dict.fromkeys(ids))
+    deadline = None if timeout is None else time.monotonic() + timeout
+    idle_polls, last_looks, called = 0, None, time.monotonic()
+    while pending:
+        if last_looks is None and deadline is not None and time.monotonic() >= deadline:
+            last_looks = len(pending)
+        window = [pending.popleft() for _ in range(min(_GET_BATCH, len(pending)))]
+        found = look(window, deadline)
+        yield from found.items()
+        pending.extend(id for id in window if id not in found)
+        idle_polls = 0 if found else idle_polls + 1
+        if last_looks is not None:
+            last_looks -= len(window)
+            if last_looks <= 0 and pending:
+                raise TimeoutError(f'The operation timed out: {len(pending)} results were not ready in {timeout:g} s.')
+        elif len(found) < len(window):
+            if on_interval is not None and time.monotonic() - called >= interval:
+                on_interval()
+                called = time.monotonic()
+            pause = poll_pause(idle_polls, interval, random.random())
+            time.sleep(pause if deadline is None else max(0.0, min(pause, deadline - time.monotonic())))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Backend
+# ---------------------------------------------------------------------------------------------------------------------
+
+class ResultTooLarge(BackendStoreError, EncodeError):
+    """A result above ``max_result_size``.  An EncodeError, for which Celery's worker fails the task."""
+
+
+#: the tasks of a generator header come without group_index
+LAZY_PARTS_LACK_INDEX = celery.VERSION[:2] < (5, 4)
+
+
+class _Opened(NamedTuple):
+    """What apply_chord did, for set_chord_size."""
+
+    parts: int | None
+    single: bool
+
+
+def unmask_secret(url: str | None, configured: Any) -> str | None:
+    """The URL of a pickled backend, whose secret key is masked, with the key of the configured URL if that is the same."""
+    if url and isinstance(configured, str):
+        scheme, separator, rest = configured.partition('://')
+        own = scheme.rpartition('+')[2] + separator + rest
+        if own != url and mask_secret(own) == url:
+            return own
+    return url
+
+
+def leaf_results(result: ResultBase) -> Iterator[ResultBase]:
+    """The results of the tasks in a header's result, which may hold groups."""
+    if isinstance(result, GroupResult):
+        for child in result.results:
+            yield from leaf_results(child)
+    else:
+        yield result
+
+
+def arrange(result: ResultBase, metas: Mapping[str, Mapping[str, Any]]) -> Any:
+    """The values of a header's result, in its structure.  Raises what the first failed task raised."""
+    if isinstance(result, GroupResult):
+        return [arrange(child, metas) for child in result.results]
+    meta = metas[result.id]
+    if meta['status'] in states.PROPAGATE_STATES:
+        raise meta['result']
+    return meta['result']
+
+
+class DynamoDBBackend(KeyValueStoreBackend):
+    """Celery result backend that keeps results in DynamoDB.
+
+    url: ``dynamodb://access_key:secret_key@region:port/table?option=value``; see Options.  table_name: the table, where
+    the URL has none.  Raises ImproperlyConfigured for an option that is unknown or malformed.
+    """
+
+    supports_autoexpire = True
+    supports_native_join = True
+    supports_result_compression = True
+    supports_failure_expires = True
+
+    #: key of a chord's body that tells its parts to count on one node: their indexes repeat
+    _SINGLE = 'chord_counter_single'
+
+    def __init__(self, url: str | None = None, table_name: str | None = None, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        conf = self.app.conf
+        self.url = unmask_secret(url, conf.result_backend)
+        self.table_name = table_name
+        self.options = parse_options(self.url, conf, table_name)
+        if self.options.region is None or self.options.profile:
+            open_session(self.options)
+        if self.options.ttl_seconds is not None and kwargs.get('expires') is None:
+            self.expires = self.options.ttl_seconds
+        self.expires = self._lifetime(self.expires)
+        failure_expires, chord_expires = conf.get('result_failure_expires'), conf.get('result_chord_expires')
+        self.failure_expires = self.expires if failure_expires is None else self._lifetime(failure_expires)
+        self._chord_lifetime = self.expires if chord_expires is None else self._lifetime(chord_expires)
+        self._opened_chords: LRUCache = LRUCache(limit=1000)  # a header that is sent half way is never sized
+        self._local = threading.local()  # with result_backend_thread_safe, threads share the backend
+
+    def _lifetime(self, expires: Any) -> int | None:
+        seconds = self.prepare_expires(expires) if expires is not None else None
+        return math.ceil(seconds) if seconds and seconds > 0 else None
+
+    def __reduce__(self, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+        # a pickle travels and is kept: it holds no secret key, and finds it again in the app's result_backend
+        return super().__reduce__(args, {
+            'url': mask_secret(self.url) if self.url else None, 'table_name': self.table_name,
+            'expires': self.expires or 0, 'serializer': self.serializer, **(kwargs or {})})
+
+    def as_uri(self, include_password: bool = False) -> str:
+        url = self.url or 'dynamodb://'
+        return url if include_password else mask_secret(url)
+
+    def exception_safe_to_retry(self, exc: BaseException) -> bool:
+        return is_transient(exc)
+
+    @property
+    def values(self) -> Values:
+        return Values(shared_table(self.options))
+
+    # --- keys and values -----------------------------------------------------------------------------------------
+
+    def _id(self, key: Any) -> str:
+        # Celery's own backend stores str(key), and its keys are bytes
+        return str(ensure_bytes(key)) if self.options.celery_keys else bytes_to_str(key)
+
+    def _put(self, key: Any, value: Any, state: str | None, lifetime: float | None, keep: str | None = None) -> None:
+        payload = ensure_bytes(value)
+        if len(payload) > self.options.max_result_size:
+            raise ResultTooLarge(
+                f'the result for {bytes_to_str(key)} has {len(payload):,} bytes as it is stored, and '
+                f'max_result_size is {self.options.max_result_size:,}')
+        self.values.put(self._id(key), payload, state, lifetime, keep=keep, status_of=self._status_of)
+
+    def _status_of(self, value: bytes) -> str | None:
+        try:
+            return self.decode(value)['status']
+        except Exception:  # whatever it is, it is not a result that must be kept
+            return None
+
+    def get(self, key: Any) -> bytes | None:
+        stored = self.values.get(self._id(key))
+        return stored.value if stored else None
+
+    def mget(self, keys: Iterable[Any]) -> list[bytes | None]:
+        ids = [self._id(key) for key in keys]
+        stored = self.values.get_many(ids)
+        return [stored[id].value if id in stored else None for id in ids]
+
+    def set(self, key: Any, value: Any) -> None:
+        self._put(key, value, None, self.expires)
+
+    def _set_with_state(self, key: Any, value: Any, state: str) -> None:
+        self._put(key, value, state, self._state_lifetime(state))
+
+    def delete(self, key: Any) -> None:
+        self.values.delete(self._id(key))
+
+    def expire(self, key: Any, value: float | None) -> None:
+        self.values.expire(self._id(key), value)
+
+    def incr(self, key: Any) -> int:
+        return self.values.increment(self._id(key))
+
+    # --- results ------------------------------------------------------------------------------------------
+
+    def _state_lifetime(self, state: str, chord: Any = None) -> int | None:
+        lifetime = self.failure_expires if state == states.FAILURE else self.expires
+        if not chord or lifetime is None:
+            return lifetime
+        # the join must still find it: set here, where it costs no write of its own
+        return None if self._chord_lifetime is None else max(lifetime, self._chord_lifetime)
+
+    def _store_result(self, task_id: str, result: Any, state: str, traceback: Any = None, request: Any = None,
+                      **kwargs: Any) -> Any:
+        meta = self._get_result_meta(result=result, state=state, traceback=traceback, request=request)
+        meta['task_id'] = bytes_to_str(task_id)
+        self._put(self.get_key_for_task(task_id), self.encode(meta), state,
+                  self._state_lifetime(state, getattr(request, 'chord', None)), keep=states.SUCCESS)
+        self._local.stored = task_id
+        return result
+
+    def _metas(self, task_ids: Iterable[str], *, consistent: bool = True,
+               deadline: float | None = None) -> dict[str, dict[str, Any]]:
+        """The metas that are stored for tasks, by task id."""
+        ids = {task_id: self._id(self.get_key_for_task(task_id)) for task_id in task_ids}
+        try:
+            stored = self.values.get_many(ids.values(), consistent=consistent, deadline=deadline)
+        except Exception as exc:
+            if deadline is not None and is_transient(exc) and time.monotonic() >= deadline:
+                raise TimeoutError('The operation timed out while DynamoDB was not answering.') from exc
+            raise
+        return {task_id: self.decode_result(stored[id].value) for task_id, id in ids.items() if id in stored and stored[id].value}
+
+    def _ready_metas(self, task_ids: Iterable[str], **kwargs: Any) -> dict[str, dict[str, Any]]:
+        metas = self._metas(task_ids, **kwargs)
+        return {task_id: meta for task_id, meta in metas.items() if meta['status'] in states.READY_STATES}
+
+    def _restore_group(self, group_id: str) -> Any:
+        # it was saved, or nobody would ask for it: wait for it to appear
+        for _ in Backoff(0.05, 0.2, self.options.consistency_wait_time).tries():
+            meta = super()._restore_group(group_id)
+            if meta:
+                return meta
+        return None
+
+    # --- waiting ----------------------------------------------------------------------------------------------
+
+    def get_many(self, task_ids: Iterable[str], timeout: float | None = None, interval: float | None = 0.5,
+                 no_ack: bool = True, on_message: Any = None, on_interval: Any = None,
+                 max_iterations: int | None = None, READY_STATES: Any = states.READY_STATES) -> Iterator[tuple[str, Any]]:
+        """Yields (task id, meta) as tasks become ready."""
+        def look(window: list[str], deadline: float | None) -> dict[str, Any]:
+            metas = self._metas(window, consistent=False, deadline=deadline)
+            return {task_id: meta for task_id, meta in metas.items() if meta['status'] in READY_STATES}
+
+        interval = 0.5 if interval is None else interval
+        ids = [bytes_to_str(task_id) for task_id in task_ids]
+        cached = {task_id: self._cache[task_id] for task_id in ids if self.is_cached(task_id)}
+        cached = {task_id: meta for task_id, meta in cached.items() if meta['status'] in READY_STATES}
+        yield from cached.items()
+        pending = dict.fromkeys(task_id for task_id in ids if task_id not in cached)
+        for iteration in range(max_iterations or 1):
+            if iteration:
+                time.sleep(interval)
+            try:
+                for task_id, meta in poll_until_found(
+                        list(pending), look, timeout=0 if max_iterations else timeout, interval=interval, on_interval=on_interval):
+                    del pending[task_id]
+                    self._cache[task_id] = meta
+                    if on_message is not None:
+                        on_message(meta)
+                    yield task_id, meta
+            except TimeoutError:
+                if not max_iterations:
+                    raise
+
+    def wait_for(self, task_id: str, timeout: float | None = None, interval: float = 0.5, no_ack: bool = True,
+                 on_interval: Any = None) -> Any:
+        """Waits for a task and returns its meta.  Raises celery.exceptions.TimeoutError."""
+        self._ensure_not_eager()
+        if self.is_cached(task_id) and self._cache[task_id]['status'] in states.READY_STATES:
+            return self._cache[task_id]
+        looks = itertools.count()
+
+        def look(window: list[str], deadline: float | None) -> dict[str, Any]:
+            # the first look sees what was stored before it; a poll need not
+            return self._ready_metas(window, consistent=not next(looks), deadline=deadline)
+
+        for _, meta in poll_until_found([task_id], look, timeout=timeout, interval=interval, on_interval=on_interval):
+            if meta['status'] == states.SUCCESS:
+                self._cache[task_id] = meta
+            return meta
+
+    # --- chords -----------------------------------------------------------------------------------------------------
+
+    def _counter(self, group_id: str, single: bool) -> ChordCounter:
+        key = self._id(self.get_key_for_chord(group_id))
+        return ChordCounter(shared_table(self.options), key, self._chord_lifetime, single)
+
+    def apply_chord(self, header_result_args: tuple[Any, ...], body: Any, **kwargs: Any) -> None:
+        """Prepares the counters, before the first part is sent."""
+        self.ensure_chords_allowed()
+        group_id, results = header_result_args[0], header_result_args[1]
+        # Celery's lazy list, a subclass, must not be exhausted: the first parts are to run while it still yields.
+        # One look ahead is what Celery does too before it sends.
+        is_lazy = type(results) is not list
+        looked_at = itertools.islice(results, 1) if is_lazy else results
+        single = any(isinstance(result, GroupResult) for result in looked_at) or (is_lazy and LAZY_PARTS_LACK_INDEX)
+        parts = None if is_lazy else sum(1 for result in results for _ in leaf_results(result))
+        body.pop(self._SINGLE, None)
+        counter = self._counter(group_id, single)
+        if single:
+            # parts of groups have the indexes of their groups; the message tells each part where to count
+            body[self._SINGLE] = True
+            if not is_lazy:
+                self._put(self.get_key_for_chord(group_id, '.header'), self.encode(
+                    {'result': self.app.GroupResult(*header_result_args).as_tuple()}), None, self._chord_lifetime)
+        if parts is None:
+            counter.open_unsized()
+        else:
+            counter.open(parts)
+        self._opened_chords[group_id] = _Opened(parts, single)
+
+    def set_chord_size(self, group_id: str, chord_size: int) -> None:
+        """Called just before the last part is sent, by whoever called apply_chord.
+
+        Called elsewhere too: by a worker that sends a group of the header, of which it is not the size.
+        """
+        opened = self._opened_chords.pop(group_id, None)
+        if opened is not None and opened.parts != chord_size:
+            self._counter(group_id, opened.single).resize(chord_size)
+
+    def add_to_chord(self, group_id: str, result: Any) -> None:
+        """Called by a task of the header, which has not returned yet, for a task that it adds."""
+        request = get_current_task().request
+        self._counter(group_id, self._is_single(request)).add(request.group_index or 0, result.id)
+
+    def _is_single(self, request: Any) -> bool:
+        return bool((getattr(request, 'chord', None) or {}).get(self._SINGLE))
+
+    def on_chord_part_return(self, request: Any, state: str, result: Any, **kwargs: Any) -> None:
+        """Counts a part of a chord, and joins the chord when it was the last."""
+        group_id, task_id = request.group, request.id
+        if not group_id or not task_id:
+            return
+        part = Part(request.group_index or 0, task_id)
+        if getattr(self._local, 'stored', None) != task_id:
+            # its result was ignored, yet the body wants it
+            self._put(self._stash_key(group_id, part), self.encode(
+                {'task_id': task_id, 'status': state, 'result': self.encode_result(result, state)}), state, self._chord_lifetime)
+        self._local.stored = None
+        counter = self._counter(group_id, self._is_single(request))
+        try:
+            claim = counter.count(part)
+        except MixedHeader as exc:
+            logger.error('Chord %r: %s', group_id, exc)
+            self.chord_error_from_stack(maybe_signature(request.chord, app=self.app), ChordError(str(exc)))
+            return
+        if claim is not None:
+            self._join_chord(group_id, maybe_signature(request.chord, app=self.app), counter, claim)
+
+    def _stash_key(self, group_id: str, part: Part) -> bytes:
+        return self.get_key_for_chord(group_id, f'.{part.group_index}.{part.task_id}')
+
+    def _join_chord(self, group_id: str, body: Any, counter: ChordCounter, claim: Claim) -> None:
+        """Calls the body with what the header returned, or its errbacks; then closes the chord."""
+        parts, size, stash = [], 0, []  # type: List[Part], int, List[str]
+        try:
+            parts, size = counter.collect(claim.root)
+            # whoever owned the join before may have died between publishing the body and closing the chord
+            published = claim.taken_over and self._has_state(body)
+            if not published:
+                header, stash = self._header_values(group_id, parts, counter, claim.root)
+        except Exception as exc:
+            logger.exception('Chord %r raised: %r', group_id, exc)
+            if not counter.renew(claim.root):
+                return
+            self.chord_error_from_stack(body, exc if isinstance(exc, ChordError) else ChordError(f'Join error: {exc!r}'))
+        else:
+            # a worker that stalled past its lease must not publish: another one may have, meanwhile
+            if not counter.renew(claim.root):
+                logger.warning('Chord %r: the body was not published here, another worker has taken over', group_id)
+                return
+            if not published:
+                try:
+                    # in versions of Celery that have it, this waits between its tries to publish
+                    publish = getattr(self.app.amqp, '_retry_publish', lambda call, *args: call(*args))
+                    publish(body.delay, header)
+                except Exception as exc:
+                    logger.exception('Chord callback for %r raised: %r', group_id, exc)
+                    self.chord_error_from_stack(body, ChordError(f'Callback error: {exc!r}'))
+        if parts:
+            counter.close(size)
+        if stash:
+            self.values.delete_many(stash)
+
+    def _has_state(self, body: Any) -> bool:
+        body_id = body.options.get('task_id')
+        return bool(body_id) and self.get(self.get_key_for_task(body_id)) is not None
+
+    def _header_values(self, group_id: str, parts: list[Part], counter: ChordCounter, root: Node) -> tuple[list[Any], list[str]]:
+        """What the body is called with, and the ids of what was stored for the chord alone.
+
+        Raises ChordError for the first part that failed, and TimeoutError if results do not appear.
+        """
+        metas: dict[Part, dict[str, Any]] = {}
+        stash: list[str] = []
+        renewed = time.monotonic()
+        patience = max(self.options.consistency_wait_time, self.app.conf.result_chord_join_timeout or 0)
+        for _ in Backoff(0.05, 0.5, patience).tries():
+            missing = [part for part in parts if part not in metas]
+            for start in range(0, len(missing), _GET_BATCH):
+                page = missing[start:start + _GET_BATCH]
+                ready = self._ready_metas(part.task_id for part in page)
+                metas.update((part, ready[part.task_id]) for part in page if part.task_id in ready)
+                ignored = {self._id(self._stash_key(group_id, part)): part for part in page if part not in metas}
+                for id, stored in self.values.get_many(ignored).items():
+                    metas[ignored[id]] = self.decode_result(stored.value)
+                    stash.extend(stored.ids)
+                if time.monotonic() - renewed > counter.LEASE / 3:
+                    counter.renew(root)
+                    renewed = time.monotonic()
+            if len(metas) == len(parts):
+                break
+        else:
+            first = next(part for part in parts if part not in metas)
+            raise TimeoutError(f'{len(parts) - len(metas)} results of the header, that of {first.task_id} first, '
+                               f'did not appear in {patience:g} s')
+        saved = self.values.get(self._id(self.get_key_for_chord(group_id, '.header'))) if counter.single else None
+        if saved is None:
+            return [self._part_value(part, metas[part]) for part in parts], stash
+        by_id = {part.task_id: meta for part, meta in metas.items()}
+        structure = result_from_tuple(self.decode(saved.value)['result'], self.app)
+        return arrange(structure, by_id), [*stash, *saved.ids]
+
+    @staticmethod
+    def _part_value(part: Part, meta: Mapping[str, Any]) -> Any:
+        value = meta['result']
+        if meta['status'] in states.PROPAGATE_STATES:
+            error = ChordError(f'Dependency {part.task_id} raised {value!r}')
+            raise error from (value if isinstance(value, Exception) else None)
+        return value
