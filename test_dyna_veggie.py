@@ -1,0 +1,1109 @@
+"""Tests of Dyna-Veggie, on a real DynamoDB API: `make test`.
+
+Faults are injected by a proxy between the backend and the engine (tools/proxy.py), which also counts requests and
+capacity units.  The sections are those of dyna_veggie.py.
+"""
+from __future__ import annotations
+
+import datetime
+import json
+import logging
+import os
+import pickle
+import random
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import textwrap
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import botocore.exceptions
+import botocore.session
+import celery
+import celery.result
+import pytest
+from celery import Celery, chain, chord, group, states
+from celery.contrib.testing.worker import start_worker
+from celery.exceptions import ChordError, ImproperlyConfigured, TimeoutError
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+ROOT = Path(__file__).resolve().parent
+sys.path[:0] = [str(ROOT), str(ROOT / 'tools')]
+
+import dyna_veggie as dv  # noqa: E402
+import dynamodb_local  # noqa: E402
+from proxy import Delay, Error, Partial, Proxy, ResetAfter, ResetBefore, ServerError, Throttle  # noqa: E402
+
+SECRET = 'wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY'
+KB = 1024
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Fixtures
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope='session')
+def endpoint() -> Iterator[str]:
+    with dynamodb_local.engine() as engine:
+        yield engine.endpoint
+
+
+@pytest.fixture
+def proxy(endpoint: str) -> Iterator[Proxy]:
+    with Proxy(endpoint) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def table_name() -> str:
+    return f'test-{uuid.uuid4().hex}'
+
+
+MakeApp = Callable[..., Celery]
+
+
+@pytest.fixture
+def make_app(proxy: Proxy, table_name: str) -> Iterator[MakeApp]:
+    """Makes apps whose backend speaks through the proxy; query and conf say the rest."""
+    apps = []
+
+    def make(query: str = '', **conf: Any) -> Celery:
+        app = Celery('test', broker='memory://', set_as_current=False)
+        app.conf.update({
+            'result_backend': f'dyna_veggie.DynamoDBBackend+dynamodb://local/{table_name}'
+                              f'?endpoint_url={quote(proxy.url, safe="")}&retry_base_delay=0.001&{query}'.rstrip('&'),
+            **conf})
+        apps.append(app)
+        return app
+
+    yield make
+    for app in apps:
+        app.close()
+
+
+@pytest.fixture
+def app(make_app: MakeApp) -> Celery:
+    return make_app()
+
+
+@pytest.fixture
+def backend(app: Celery, proxy: Proxy) -> dv.DynamoDBBackend:
+    """A backend whose table exists; nothing is counted yet."""
+    return ready(app, proxy)
+
+
+def ready(app: Celery, proxy: Proxy) -> dv.DynamoDBBackend:
+    app.backend.set('made', b'')
+    app.backend.delete('made')
+    proxy.reset()
+    return app.backend
+
+
+@pytest.fixture
+def client(endpoint: str) -> Any:
+    """Speaks to the engine directly, past the proxy and past us."""
+    return botocore.session.Session().create_client(
+        'dynamodb', region_name='us-east-1', endpoint_url=endpoint, aws_access_key_id='local', aws_secret_access_key='local')
+
+
+def all_items(client: Any, table: str) -> list[dict[str, Any]]:
+    pages = client.get_paginator('scan').paginate(TableName=table, ConsistentRead=True)
+    return [dv.unmarshal_item(item) for page in pages for item in page['Items']]
+
+
+def operations(proxy: Proxy) -> list[str]:
+    return [request.operation for request in proxy.requests]
+
+
+def cost(proxy: Proxy) -> tuple[int, float, float]:
+    """Requests, read units and write units since the last call."""
+    usage = proxy.usage()
+    proxy.reset()
+    return usage.requests, usage.read_units, usage.write_units
+
+
+def first(n: int, fault: Any, operation: str = '') -> Callable[[str, Any], Any]:
+    """A fault for the first n requests (of an operation)."""
+    left = [n]
+
+    def faults(requested: str, body: Any) -> Any:
+        if left[0] and requested.startswith(operation):
+            left[0] -= 1
+            return fault
+        return None
+    return faults
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Options
+# ---------------------------------------------------------------------------------------------------------------------
+
+def options(url: str | None = None, table: str | None = None, **conf: Any) -> dv.Options:
+    app = Celery('options', set_as_current=False)
+    app.conf.update(conf)
+    return dv.parse_options(url, app.conf, table)
+
+
+LOCAL = {'region': 'us-east-1', 'endpoint_url': 'http://localhost:8000'}
+
+GOOD_URLS: list[tuple[str, dict[str, Any]]] = [
+    ('dynamodb://us-east-1', {'region': 'us-east-1', 'endpoint_url': None, 'table': 'celery', 'access_key': None}),
+    ('dynamodb://@us-east-1', {'region': 'us-east-1', 'access_key': None}),
+    ('dynamodb://', {'region': None, 'endpoint_url': None}),
+    ('dynamodb:///results', {'region': None, 'table': 'results'}),
+    ('dynamodb://us-gov-west-1/t.a_b-1', {'region': 'us-gov-west-1', 'table': 't.a_b-1'}),
+    ('dynamodb://cn-northwest-1', {'region': 'cn-northwest-1'}),
+    ('dynamodb://ap-southeast-5', {'region': 'ap-southeast-5'}),
+    ('dynamodb://us-isob-east-1', {'region': 'us-isob-east-1'}),
+    ('dynamodb://eusc-de-east-1', {'region': 'eusc-de-east-1'}),
+    ('dynamodb://eu-west-1:1234/results/', {'region': 'eu-west-1', 'endpoint_url': None, 'table': 'results'}),
+    (f'dynamodb://AKID:{quote(SECRET, safe="")}@eu-west-1/t-1',
+     {'access_key': 'AKID', 'secret_key': SECRET, 'region': 'eu-west-1', 'table': 't-1'}),
+    ('dynamodb://local', {**LOCAL, 'local': True}),
+    ('dynamodb://local:9000/abc', {'endpoint_url': 'http://localhost:9000', 'table': 'abc', 'local': True}),
+    ('dynamodb://localhost', {**LOCAL, 'local': False}),
+    ('dynamodb://localhost:1234', {'endpoint_url': 'http://localhost:1234'}),
+    ('dynamodb://@127.0.0.1:8000', {'endpoint_url': 'http://127.0.0.1:8000', 'region': 'us-east-1'}),
+    ('dynamodb://[::1]:8000', {'endpoint_url': 'http://[::1]:8000'}),
+    ('dynamodb://dynamodb-local:8000/abc', {'endpoint_url': 'http://dynamodb-local:8000', 'table': 'abc'}),
+    ('dynamodb://my-db-1:8000', {'endpoint_url': 'http://my-db-1:8000'}),
+    ('dynamodb://eu-west-1?endpoint_url=https%3A%2F%2Fvpce.example.com', {
+        'region': 'eu-west-1', 'endpoint_url': 'https://vpce.example.com'}),
+    ('dynamodb://eu-west-1?read=7&write=8', {'read_throughput': 7, 'write_throughput': 8, 'billing_mode': 'PROVISIONED'}),
+    ('dynamodb://eu-west-1', {'read_throughput': 5, 'write_throughput': 5}),
+    ('dynamodb://eu-west-1?billing_mode=on_demand', {'billing_mode': 'PAY_PER_REQUEST'}),
+    ('dynamodb://eu-west-1?create_table=false&deletion_protection=yes', {'create_table': False, 'deletion_protection': True}),
+    ('dynamodb://eu-west-1?table_class=STANDARD_INFREQUENT_ACCESS', {'table_class': 'STANDARD_INFREQUENT_ACCESS'}),
+    ('dynamodb://eu-west-1?tags=team:data,env:prod', {'tags': (('team', 'data'), ('env', 'prod'))}),
+    ('dynamodb://eu-west-1?encryption_key=alias/results', {'encryption_key': 'alias/results'}),
+    ('dynamodb://eu-west-1?ttl_seconds=-1', {'ttl_seconds': -1}),
+    ('dynamodb://eu-west-1?retry_if_throttled=0&retry_timeout=2.5&retry_base_delay=.1&retry_max_delay=3',
+     {'retry_if_throttled': False, 'retry_timeout': 2.5, 'retry_base_delay': .1, 'retry_max_delay': 3}),
+    ('dynamodb://eu-west-1?consistency_wait_time=0&max_result_size=1000&celery_keys=on',
+     {'consistency_wait_time': 0, 'max_result_size': 1000, 'celery_keys': True}),
+    ('dynamodb://eu-west-1?max_pool_connections=3&connect_timeout=1&read_timeout=2',
+     {'max_pool_connections': 3, 'connect_timeout': 1, 'read_timeout': 2}),
+    ('dynamodb://eu-west-1?use_fips_endpoint=true&use_dualstack_endpoint=true',
+     {'use_fips_endpoint': True, 'use_dualstack_endpoint': True}),
+]
+
+
+@pytest.mark.parametrize(('url', 'expected'), GOOD_URLS)
+def test_good_urls(url: str, expected: dict[str, Any]) -> None:
+    parsed = options(url)
+    assert {name: getattr(parsed, name) for name in expected} == expected
+
+
+BAD_URLS = [
+    ('dynamodb://us-esat-1', "region='us-esat-1' must be an AWS region such as eu-west-1"),
+    ('dynamodb://AKID@eu-west-1', 'an access key without a secret key'),
+    (f'dynamodb://:{quote(SECRET, safe="")}@eu-west-1', 'a secret key without an access key'),
+    (f'dynamodb://AKID:{SECRET}@eu-west-1/celery', 'URL-quote the keys'),
+    ('dynamodb://AKID:sec@ret@eu-west-1/celery', 'URL-quote the keys'),
+    ('dynamodb://AKID:sec#ret@eu-west-1/celery', 'URL-quote the keys'),
+    ('dynamodb://AKID:**@eu-west-1', 'mask of as_uri'),
+    (f'dynamodb://AKID:{SECRET.replace("/", "")}', 'the URL must be dynamodb://access_key:secret_key@region:port/table'),
+    ('dynamodb://localhost:99999', 'the port a number from 1 to 65535'),
+    ('dynamodb://[::1', 'the URL must be dynamodb://'),
+    ('dynamodb://eu-west-1/ab', "table='ab' must be 3 to 255 letters"),
+    ('dynamodb://eu-west-1/a%20table', "table='a table' must be 3 to 255 letters"),
+    ('dynamodb://eu-west-1/one/two', "table='one/two' must be"),
+    ('dynamodb://eu-west-1?raed_throughput=5', "there is no option 'raed_throughput'; did you mean read_throughput?"),
+    ('dynamodb://eu-west-1?zzz=5', "there is no option 'zzz'; the options are"),
+    ('dynamodb://eu-west-1?read=0', "read='0' must be a whole number, 1 or more"),
+    ('dynamodb://eu-west-1?read=5.5', "read='5.5' must be a whole number, 1 or more"),
+    ('dynamodb://eu-west-1?read=5&read=6', 'read twice'),
+    ('dynamodb://eu-west-1?read=5&read_throughput=6', 'read_throughput and read_throughput are the same'),
+    ('dynamodb://eu-west-1?read=', "read='' must be a whole number"),
+    ('dynamodb://eu-west-1?billing_mode=free', "billing_mode='free' must be provisioned or on_demand"),
+    ('dynamodb://eu-west-1?billing_mode=on_demand&read=5', 'left out where billing_mode=on_demand'),
+    ('dynamodb://eu-west-1?create_table=maybe', "create_table='maybe' must be true or false"),
+    ('dynamodb://eu-west-1?ttl_seconds=soon', "ttl_seconds='soon' must be a whole number"),
+    ('dynamodb://eu-west-1?retry_timeout=-1', "retry_timeout='-1' must be seconds, 0 or more"),
+    ('dynamodb://eu-west-1?retry_timeout=nan', "retry_timeout='nan' must be seconds"),
+    ('dynamodb://eu-west-1?retry_base_delay=0', "retry_base_delay='0' must be seconds, more than 0"),
+    ('dynamodb://eu-west-1?connect_timeout=inf', "connect_timeout='inf' must be seconds"),
+    ('dynamodb://eu-west-1?tags=,', 'tags='),
+    ('dynamodb://eu-west-1?endpoint_url=ftp://x', 'endpoint_url='),
+    (f'dynamodb://eu-west-1?endpoint_url=http://user:{quote(SECRET, safe="")}@host', 'without user name or password'),
+    ('dynamodb://localhost:8000?use_fips_endpoint=true', 'use_fips_endpoint=True must be left out'),
+    ('dynamodb://AKID:secret@eu-west-1?profile=prod', "profile='prod' must be left out where the URL has keys"),
+    ('dynamodb://eu-west-1?global_keyprefix=abc', 'result_backend_transport_options'),
+]
+
+
+@pytest.mark.parametrize(('url', 'message'), BAD_URLS)
+def test_bad_urls_name_the_option_and_what_would_be_right(url: str, message: str) -> None:
+    with pytest.raises(ImproperlyConfigured) as caught:
+        options(url)
+    assert message.replace('read_throughput and read_throughput', 'read_throughput and read_throughput') in str(caught.value)
+    for piece in (SECRET, 'K7MDENG', 'wJalr', 'sec@', 'ret@', '**@'):
+        assert piece not in str(caught.value)
+        assert caught.value.__context__ is None or caught.value.__suppress_context__
+
+
+@given(st.text(max_size=60))
+def test_any_url_is_parsed_or_refused(text: str) -> None:
+    try:
+        options('dynamodb://' + text)
+    except ImproperlyConfigured:
+        pass
+
+
+@given(st.text(st.characters(codec='ascii', exclude_categories=['Cc']), min_size=1, max_size=40))
+def test_quoted_keys_survive(secret: str) -> None:
+    url = f'dynamodb://AKID:{quote(secret, safe="")}@eu-west-1/celery'
+    if secret != '**':
+        assert options(url).secret_key == secret
+        assert dv.mask_secret(url) == 'dynamodb://AKID:**@eu-west-1/celery'
+
+
+def test_the_query_wins_over_transport_options_and_these_over_settings() -> None:
+    transport = {'read_throughput': 10, 'write': 20, 'tags': {'team': 'data'}, 'create_table': False}
+    parsed = options('dynamodb://eu-west-1?read=30', result_backend_transport_options=transport)
+    assert (parsed.read_throughput, parsed.write_throughput) == (30, 20)
+    assert (parsed.tags, parsed.create_table) == ((('team', 'data'),), False)
+
+    settings = {'dynamodb_endpoint_url': 'http://one:1'}
+    assert options('dynamodb://localhost:8000', **settings).endpoint_url == 'http://one:1'
+    assert options('dynamodb://local', **settings).endpoint_url == 'http://one:1'
+    transport = {'endpoint_url': 'http://two:2'}
+    assert options('dynamodb://eu-west-1', result_backend_transport_options=transport, **settings).endpoint_url == 'http://two:2'
+    with pytest.raises(ImproperlyConfigured, match="no option 'visibility_timeout'"):
+        options('dynamodb://eu-west-1', result_backend_transport_options={'visibility_timeout': 5})
+    with pytest.raises(ImproperlyConfigured, match='read_throughput=True must be'):
+        options('dynamodb://eu-west-1', result_backend_transport_options={'read_throughput': True})
+
+
+def test_celerys_retry_settings_count_where_they_are_set() -> None:
+    unset = options('dynamodb://eu-west-1')
+    assert (unset.retry_base_delay, unset.retry_max_delay, unset.max_retries) == (0.05, 5.0, float('inf'))
+    conf = {'result_backend_base_sleep_between_retries_ms': 20, 'result_backend_max_sleep_between_retries_ms': 3000,
+            'result_backend_max_retries': 4}
+    parsed = options('dynamodb://eu-west-1?retry_max_delay=9', **conf)
+    assert (parsed.retry_base_delay, parsed.retry_max_delay, parsed.max_retries) == (0.02, 9, 4)
+    with pytest.raises(ImproperlyConfigured, match='result_backend_max_retries=-1 must be'):
+        options('dynamodb://eu-west-1', result_backend_max_retries=-1)
+
+
+def test_without_a_region_anywhere_the_backend_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ('AWS_DEFAULT_REGION', 'AWS_REGION', 'AWS_PROFILE'):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv('AWS_CONFIG_FILE', os.devnull)
+    app = Celery('nowhere', backend='dyna_veggie.DynamoDBBackend+dynamodb://', set_as_current=False)
+    with pytest.raises(ImproperlyConfigured, match='no region: name it in the URL'):
+        app.backend  # noqa: B018
+    monkeypatch.setenv('AWS_DEFAULT_REGION', 'eu-west-3')
+    assert dv.connect(app.backend.options).meta.region_name == 'eu-west-3'
+
+
+def test_a_profile_that_does_not_exist_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / 'config').write_text('[profile prod]\nregion = eu-west-2\n')
+    monkeypatch.setenv('AWS_CONFIG_FILE', str(tmp_path / 'config'))
+    app = Celery('p', backend='dyna_veggie.DynamoDBBackend+dynamodb:///t-1?profile=nope', set_as_current=False)
+    with pytest.raises(ImproperlyConfigured, match="profile='nope' must be a profile of AWS's"):
+        app.backend  # noqa: B018
+    app.conf.result_backend = 'dyna_veggie.DynamoDBBackend+dynamodb:///t-1?profile=prod'
+    assert dv.connect(app.backend.options).meta.region_name == 'eu-west-2'
+
+
+def test_the_client_is_configured_as_told() -> None:
+    client = dv.connect(options('dynamodb://AKID:secret@us-east-1?max_pool_connections=3&connect_timeout=1&read_timeout=2'
+                                '&use_fips_endpoint=true'))
+    config = client.meta.config
+    assert (config.max_pool_connections, config.connect_timeout, config.read_timeout) == (3, 1, 2)
+    assert client.meta.endpoint_url == 'https://dynamodb-fips.us-east-1.amazonaws.com'
+    assert config.retries['total_max_attempts'] == 1
+
+
+def test_the_secret_key_is_shown_nowhere(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    url = f'dynamodb://AKID:{quote(SECRET, safe="")}@local:1/celery?retry_timeout=0'
+    app = Celery('secret', backend='dyna_veggie.DynamoDBBackend+' + url, set_as_current=False)
+    shown = [repr(app.backend), app.backend.as_uri(), repr(app.backend.options), str(app.backend.options)]
+    assert app.backend.as_uri() == 'dynamodb://AKID:**@local:1/celery?retry_timeout=0'
+    assert app.backend.as_uri(include_password=True) == url
+    with pytest.raises(botocore.exceptions.EndpointConnectionError) as caught:
+        app.backend.get('key')
+    shown += [repr(caught.value), caplog.text, pickle.dumps(app.backend, protocol=0).decode('latin-1')]
+    for text in shown:
+        assert SECRET not in text and quote(SECRET, safe='') not in text
+
+
+def test_a_pickled_backend_finds_its_key_in_the_app_that_unpickles_it() -> None:
+    url = f'dynamodb://AKID:{quote(SECRET, safe="")}@eu-west-1/celery'
+    app = Celery('pickle', backend='dyna_veggie.DynamoDBBackend+' + url, set_as_current=False)
+    app.conf.result_expires = 77
+    app.set_current()
+    pickled = pickle.dumps(app.backend)
+    again = pickle.loads(pickled)
+    assert again.options == app.backend.options and again.options.secret_key == SECRET
+    assert again.expires == 77 and again.url == url
+    Celery('other', backend='dyna_veggie.DynamoDBBackend+dynamodb://eu-west-1').set_current()
+    with pytest.raises(ImproperlyConfigured, match='the secret key in the URL is'):
+        pickle.loads(pickled)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Attributes
+# ---------------------------------------------------------------------------------------------------------------------
+
+VALUES = st.one_of(
+    st.text(min_size=1), st.booleans(), st.binary(), st.frozensets(st.binary(), min_size=1),
+    st.integers(-10**37, 10**37), st.floats(-1e30, 1e30, allow_subnormal=False).filter(lambda number: number % 1))
+
+
+@given(st.dictionaries(st.text(min_size=1), VALUES))
+def test_items_survive_marshalling(item: dict[str, Any]) -> None:
+    assert dv.unmarshal_item(dv.marshal_item(item)) == item
+
+
+def test_marshalling_is_dynamodbs() -> None:
+    assert dv.marshal_item({'s': 'é', 'n': 1, 'f': 1.5, 'b': b'\0', 't': True, 'm': {b'b', b'a'}}) == {
+        's': {'S': 'é'}, 'n': {'N': '1'}, 'f': {'N': '1.5'}, 'b': {'B': b'\0'}, 't': {'BOOL': True}, 'm': {'BS': [b'a', b'b']}}
+    assert dv.unmarshal({'L': [{'S': 'x'}]}) == [{'S': 'x'}]
+    with pytest.raises(TypeError, match='no DynamoDB attribute for NoneType'):
+        dv.marshal(None)
+
+
+def test_expressions_name_what_they_use() -> None:
+    assert dv.expressions({'now': 5, 'unused': 1}, ConditionExpression='#ttl <= :now', UpdateExpression=None) == {
+        'ConditionExpression': '#ttl <= :now', 'ExpressionAttributeNames': {'#ttl': 'ttl'},
+        'ExpressionAttributeValues': {':now': {'N': '5'}}, 'ReturnValuesOnConditionCheckFailure': 'ALL_OLD'}
+    assert dv.expressions({}, ConditionExpression=None) == {}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Backoff
+# ---------------------------------------------------------------------------------------------------------------------
+
+@given(st.integers(0, 10_000), st.floats(0, 1, exclude_max=True))
+def test_pauses_are_jittered_and_bounded(retry: int, jitter: float) -> None:
+    backoff = dv.Backoff(base=0.05, maximum=5, timeout=60)
+    pause = backoff.pause(retry, jitter)
+    assert 0 <= pause <= min(5, 0.05 * 2**min(retry, 100)) and pause == pytest.approx(jitter * min(5, 0.05 * 2**min(retry, 100)))
+
+
+def test_tries_end_at_the_timeout_the_deadline_and_the_count() -> None:
+    assert list(dv.Backoff(1, 1, timeout=0).tries()) == [0]
+    assert list(dv.Backoff(1, 1, timeout=60).tries(deadline=time.monotonic() - 1)) == [0]
+    assert list(dv.Backoff(1e-6, 1e-6, timeout=60, max_retries=3).tries()) == [0, 1, 2, 3]
+    # the last pause is cut short, for one more try right at the deadline
+    assert list(dv.Backoff(1e6, 1e6, timeout=60).tries(deadline=time.monotonic() + 0.01)) == [0, 1]
+
+
+def client_error(code: str, status: int = 400) -> botocore.exceptions.ClientError:
+    return botocore.exceptions.ClientError({'Error': {'Code': code}, 'ResponseMetadata': {'HTTPStatusCode': status}}, 'PutItem')  # type: ignore[typeddict-item]
+
+
+@pytest.mark.parametrize(('error', 'transient'), [
+    (client_error('ProvisionedThroughputExceededException'), True),
+    (client_error('ThrottlingException'), True),
+    (client_error('RequestLimitExceeded'), True),
+    (client_error('InternalServerError', 500), True),
+    (client_error('Whatever', 503), True),
+    (client_error('ValidationException'), False),
+    (client_error('AccessDeniedException'), False),
+    (client_error('ConditionalCheckFailedException'), False),
+    (client_error('ResourceNotFoundException'), False),
+    (botocore.exceptions.EndpointConnectionError(endpoint_url='http://x'), True),
+    (botocore.exceptions.ConnectTimeoutError(endpoint_url='http://x'), True),
+    (botocore.exceptions.ReadTimeoutError(endpoint_url='http://x'), True),
+    (botocore.exceptions.ConnectionClosedError(endpoint_url='http://x'), True),
+    (botocore.exceptions.SSLError(endpoint_url='https://x', error='CERTIFICATE_VERIFY_FAILED'), False),
+    (botocore.exceptions.SSLError(endpoint_url='https://x', error='EOF occurred'), True),
+    (botocore.exceptions.CredentialRetrievalError(provider='x', error_msg='y'), True),
+    (botocore.exceptions.NoCredentialsError(), False),
+    (ValueError(), False),
+])
+def test_what_is_safe_to_retry(error: Exception, transient: bool, app: Celery) -> None:
+    assert dv.is_transient(error) is transient
+    assert app.backend.exception_safe_to_retry(error) is transient
+
+
+def test_always_retry_goes_on_after_our_retries(make_app: MakeApp, proxy: Proxy) -> None:
+    app = make_app('retry_timeout=0', result_backend_always_retry=True, result_backend_base_sleep_between_retries_ms=1,
+                   result_backend_max_retries=9)
+    backend = ready(app, proxy)
+    proxy.faults = first(3, Throttle())
+    backend.store_result('id', 1, states.SUCCESS)
+    assert len(proxy.requests) == 4
+    assert backend.get_result('id') == 1
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Table: requests and batches
+# ---------------------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize('fault', [Throttle(), ServerError(), ServerError(503), ResetBefore(), ResetAfter()], ids=repr)
+@pytest.mark.parametrize('operation', ['put', 'get', 'mget', 'delete', 'batch delete', 'conditional'])
+def test_passing_faults_are_waited_out(fault: Any, operation: str, backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
+    backend.set('before', b'value')
+    proxy.reset()
+    proxy.faults = first(3, fault)
+    if operation == 'put':
+        backend.set('key', b'new')
+        assert backend.get('key') == b'new'
+    elif operation == 'get':
+        assert backend.get('before') == b'value'
+    elif operation == 'mget':
+        assert backend.mget(['before', 'no']) == [b'value', None]
+    elif operation == 'delete':
+        backend.delete('before')
+        assert backend.get('before') is None
+    elif operation == 'batch delete':
+        backend.values.delete_many(['before'])
+        assert backend.get('before') is None
+    elif operation == 'conditional':
+        backend.store_result('id', 5, states.SUCCESS)
+        assert backend.get_result('id') == 5
+    assert [request.fault for request in proxy.requests][:4] == [fault] * 3 + [None]
+
+
+def test_a_retry_is_logged_once_as_a_warning(backend: dv.DynamoDBBackend, proxy: Proxy, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, 'dyna_veggie')
+    proxy.faults = first(3, Throttle())
+    backend.set('key', b'')
+    assert [record.levelname for record in caplog.records] == ['WARNING', 'DEBUG', 'DEBUG']
+    assert 'put_item' in caplog.text and 'ProvisionedThroughputExceeded' in caplog.text
+
+
+@pytest.mark.parametrize(('query', 'requests'), [('retry_timeout=0', 1), ('retry_if_throttled=false', 1)])
+def test_the_original_error_is_raised_when_patience_ends(query: str, requests: int, make_app: MakeApp, proxy: Proxy) -> None:
+    backend = ready(make_app(query), proxy)
+    proxy.faults = first(99, Throttle())
+    with pytest.raises(botocore.exceptions.ClientError) as caught:
+        backend.get('key')
+    assert dv.error_code(caught.value) == 'ProvisionedThroughputExceededException'
+    assert len(proxy.requests) == requests
+
+
+def test_result_backend_max_retries_is_kept(make_app: MakeApp, proxy: Proxy) -> None:
+    backend = ready(make_app(result_backend_max_retries=2), proxy)
+    proxy.faults = first(99, ServerError())
+    with pytest.raises(botocore.exceptions.ClientError):
+        backend.get('key')
+    assert len(proxy.requests) == 3
+
+
+@pytest.mark.parametrize('code', ['ValidationException', 'AccessDeniedException', 'UnrecognizedClientException'])
+def test_lasting_errors_are_raised_at_once(code: str, backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
+    proxy.faults = first(99, Error(code, 'no'))
+    with pytest.raises(botocore.exceptions.ClientError, match=code):
+        backend.get('key')
+    assert len(proxy.requests) == 1
+
+
+def test_a_read_is_not_retried_past_its_deadline(backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
+    proxy.faults = first(9999, Throttle())
+    with pytest.raises(TimeoutError):
+        backend.app.AsyncResult('id').get(timeout=0.05)
+    proxy.reset()
+    with pytest.raises(TimeoutError):
+        backend.app.AsyncResult('id').get(timeout=0)
+    assert len(proxy.requests) == 1
+    proxy.reset()
+    with pytest.raises(TimeoutError):
+        list(backend.get_many({'a', 'b'}, timeout=0))
+    assert len(proxy.requests) == 1
+
+
+def test_batches_have_pages_of_100_without_duplicates(backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
+    ids = [f'key-{number}' for number in range(250)]
+    backend.values.table.write_many(puts=({'id': id, 'result': id.encode()} for id in [*ids, *ids]))
+    assert cost(proxy) == (10, 0, 250)
+    assert backend.mget([*reversed(ids), 'none', *ids]) == [id.encode() for id in reversed(ids)] + [None] + [
+        id.encode() for id in ids]
+    assert cost(proxy) == (3, 251, 0)
+    backend.values.delete_many([*ids, *ids])
+    assert cost(proxy) == (10, 0, 250)
+    assert backend.mget(ids) == [None] * 250
+
+
+def test_what_comes_back_unprocessed_is_sent_again(backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
+    ids = [f'key-{number}' for number in range(130)]
+    proxy.faults = lambda operation, body: Partial() if random.random() < 0.7 else None
+    backend.values.table.write_many(puts=({'id': id, 'result': id.encode()} for id in ids))
+    assert backend.mget(ids) == [id.encode() for id in ids]
+    backend.values.delete_many(ids)
+    proxy.faults = None
+    assert backend.mget(ids) == [None] * 130
+
+
+def test_a_batch_that_stays_unprocessed_is_a_throttling_error(make_app: MakeApp, proxy: Proxy, endpoint: str) -> None:
+    backend = ready(make_app('retry_timeout=0.05'), proxy)
+    table = backend.values.table
+
+    def nothing_done(params: Any, **kwargs: Any) -> None:
+        pass
+
+    def all_unprocessed(parsed: Any, **kwargs: Any) -> None:
+        keys = [{'id': {'S': 'a'}}, {'id': {'S': 'b'}}]
+        parsed.update(Responses={}, UnprocessedKeys={table.name: {'Keys': keys}})
+
+    table.client.meta.events.register('after-call.dynamodb.BatchGetItem', all_unprocessed)
+    with pytest.raises(botocore.exceptions.ClientError, match='2 items of table .* were still unprocessed') as caught:
+        backend.mget(['a', 'b'])
+    assert dv.is_throttled(caught.value)
+
+
+def test_one_client_for_all_threads(make_app: MakeApp, proxy: Proxy) -> None:
+    app, clients = make_app(), []
+    ready(app, proxy)
+
+    def use() -> None:
+        app.backend.get('key')
+        clients.append((app.backend, app.backend.values.table.client))
+
+    threads = [threading.Thread(target=use) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({id(backend) for backend, _ in clients}) == 8
+    assert len({id(client) for _, client in clients}) == 1
+    other = make_app('read_timeout=9')
+    assert other.backend.values.table.client is not clients[0][1]
+
+
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs fork')
+def test_a_child_has_a_client_and_sockets_of_its_own(backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
+    backend.set('key', b'value')
+    client = backend.values.table.client
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:  # nothing of pytest may run here
+        try:
+            ports = backend.get('key') == b'value' and backend.values.table.client is not client
+            os.write(writing, b'good' if ports else b'bad')
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading, 'rb') as pipe:
+        assert pipe.read() == b'good'
+    os.waitpid(child, 0)
+    assert backend.values.table.client is client and backend.get('key') == b'value'
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Table: bootstrap
+# ---------------------------------------------------------------------------------------------------------------------
+
+CONTROL = {'CreateTable', 'DescribeTable', 'DescribeTimeToLive', 'UpdateTimeToLive'}
+
+
+def test_the_table_is_created_by_the_first_request_that_misses_it(app: Celery, proxy: Proxy, client: Any, table_name: str) -> None:
+    app.backend.store_result('id', 42, states.SUCCESS)
+    assert app.backend.get_result('id') == 42
+    table = client.describe_table(TableName=table_name)['Table']
+    assert table['KeySchema'] == [{'AttributeName': 'id', 'KeyType': 'HASH'}]
+    assert table['ProvisionedThroughput']['ReadCapacityUnits'] == table['ProvisionedThroughput']['WriteCapacityUnits'] == 5
+    ttl = client.describe_time_to_live(TableName=table_name)['TimeToLiveDescription']
+    assert (ttl['TimeToLiveStatus'], ttl['AttributeName']) == ('ENABLED', 'ttl')
+    assert operations(proxy).count('CreateTable') == 1
+
+
+def test_no_control_plane_request_while_the_table_exists(backend: dv.DynamoDBBackend, make_app: MakeApp, proxy: Proxy) -> None:
+    app = make_app('read_timeout=9')  # other options, so another client
+    app.backend.store_result('id', 42, states.SUCCESS)
+    app.backend.get_state('id')
+    app.backend.forget('id')
+    assert operations(proxy) == ['PutItem', 'GetItem', 'DeleteItem']
+
+
+@pytest.mark.parametrize('missing', [
+    lambda backend: backend.get('key'), lambda backend: backend.mget(['key']), lambda backend: backend.delete('key'),
+    lambda backend: backend.incr('key'), lambda backend: backend.expire('key', 5),
+    lambda backend: backend.values.delete_many(['key'])])
+def test_any_request_creates_the_table(missing: Any, app: Celery, proxy: Proxy) -> None:
+    missing(app.backend)
+    assert operations(proxy).count('CreateTable') == 1
+
+
+def test_processes_and_threads_create_one_table_at_once(app: Celery, proxy: Proxy, table_name: str) -> None:
+    code = textwrap.dedent('''
+        import sys, threading
+        from celery import Celery
+        app = Celery('p', backend=sys.argv[1])
+        def store(number):
+            app.backend.store_result(f'{sys.argv[2]}-{number}', number, 'SUCCESS')
+        threads = [threading.Thread(target=store, args=(number,)) for number in range(4)]
+        [thread.start() for thread in threads]
+        [thread.join() for thread in threads]
+    ''')
+    processes = [subprocess.Popen([sys.executable, '-c', code, app.conf.result_backend, str(number)], cwd=ROOT) for number in range(3)]
+    assert [process.wait(60) for process in processes] == [0, 0, 0]
+    for process in range(3):
+        for number in range(4):
+            assert app.backend.get_result(f'{process}-{number}') == number
+    assert {request.error for request in proxy.requests if request.operation == 'CreateTable'} <= {None, 'ResourceInUseException'}
+
+
+def test_a_table_that_must_not_be_created_is_a_clear_error(make_app: MakeApp, proxy: Proxy, table_name: str) -> None:
+    app = make_app('create_table=false')
+    with pytest.raises(ImproperlyConfigured, match=f"table='{table_name}' does not exist in us-east-1 and create_table=false"):
+        app.backend.get('key')
+    assert 'CreateTable' not in operations(proxy)
+
+
+@pytest.mark.parametrize(('query', 'expected'), [
+    ('', {'BillingMode': 'PROVISIONED', 'ProvisionedThroughput': {'ReadCapacityUnits': 5, 'WriteCapacityUnits': 5}}),
+    ('read=7&write=8', {'BillingMode': 'PROVISIONED', 'ProvisionedThroughput': {'ReadCapacityUnits': 7, 'WriteCapacityUnits': 8}}),
+    ('billing_mode=on_demand', {'BillingMode': 'PAY_PER_REQUEST'}),
+    ('table_class=standard_infrequent_access&tags=team:data,env:prod&deletion_protection=true&encryption_key=alias/k', {
+        'BillingMode': 'PROVISIONED', 'ProvisionedThroughput': {'ReadCapacityUnits': 5, 'WriteCapacityUnits': 5},
+        'TableClass': 'STANDARD_INFREQUENT_ACCESS', 'DeletionProtectionEnabled': True,
+        'Tags': [{'Key': 'team', 'Value': 'data'}, {'Key': 'env', 'Value': 'prod'}],
+        'SSESpecification': {'Enabled': True, 'SSEType': 'KMS', 'KMSMasterKeyId': 'alias/k'}}),
+])
+def test_what_create_table_is_asked_for(query: str, expected: dict[str, Any], make_app: MakeApp, proxy: Proxy) -> None:
+    make_app(query).backend.get('key')
+    body = next(request.body for request in proxy.requests if request.operation == 'CreateTable')
+    for name in ('TableName', 'KeySchema', 'AttributeDefinitions'):
+        body.pop(name)
+    assert body == expected
+
+
+def create_table(client: Any, name: str, key: str = 'id', kind: str = 'S') -> None:
+    client.create_table(
+        TableName=name, BillingMode='PAY_PER_REQUEST', KeySchema=[{'AttributeName': key, 'KeyType': 'HASH'}],
+        AttributeDefinitions=[{'AttributeName': key, 'AttributeType': kind}])
+
+
+@pytest.mark.parametrize('call', [lambda backend: backend.get('key'), lambda backend: backend.set('key', b'')])
+@pytest.mark.parametrize(('key', 'kind'), [('pk', 'S'), ('id', 'N')])
+def test_a_table_with_another_key_is_a_clear_error(
+        call: Any, key: str, kind: str, app: Celery, proxy: Proxy, client: Any, table_name: str) -> None:
+    create_table(client, table_name, key, kind)
+    with pytest.raises(ImproperlyConfigured, match=rf'a table with the key id \(S, HASH\); its key is {key} \({kind}, HASH\)'):
+        call(app.backend)
+
+
+def test_ttl_is_enabled_once_per_process_where_ttl_seconds_is_set(
+        make_app: MakeApp, proxy: Proxy, client: Any, table_name: str) -> None:
+    create_table(client, table_name)
+    make_app().backend.get('key')
+    assert operations(proxy) == ['GetItem']
+    proxy.reset()
+    backend = make_app('ttl_seconds=60').backend
+    backend.get('key')
+    backend.get('key')
+    assert operations(proxy) == ['DescribeTimeToLive', 'UpdateTimeToLive', 'GetItem', 'GetItem']
+    assert client.describe_time_to_live(TableName=table_name)['TimeToLiveDescription']['AttributeName'] == 'ttl'
+    proxy.reset()
+    make_app('ttl_seconds=61').backend.get('key')
+    assert operations(proxy) == ['DescribeTimeToLive', 'GetItem']
+
+
+def test_ttl_on_another_attribute_is_logged_and_results_are_stored(
+        make_app: MakeApp, client: Any, table_name: str, caplog: pytest.LogCaptureFixture) -> None:
+    create_table(client, table_name)
+    client.update_time_to_live(TableName=table_name, TimeToLiveSpecification={'Enabled': True, 'AttributeName': 'other'})
+    backend = make_app('ttl_seconds=60').backend
+    backend.set('key', b'1')
+    assert backend.get('key') == b'1'
+    assert 'time to live is on attribute other' in caplog.text
+
+
+@pytest.mark.parametrize('action', ['CreateTable', 'DescribeTable'])
+def test_denied_bootstrap_calls_name_the_action(action: str, app: Celery, proxy: Proxy, table_name: str) -> None:
+    proxy.faults = lambda operation, body: Error('AccessDeniedException', 'not authorized') if operation == action else None
+    with pytest.raises(ImproperlyConfigured, match=rf"table='{table_name}' needs the IAM action dynamodb:{action}, which is denied"):
+        app.backend.get('key')
+
+
+@pytest.mark.parametrize('action', ['DescribeTimeToLive', 'UpdateTimeToLive'])
+def test_denied_ttl_calls_name_the_action_and_lose_no_result(
+        action: str, app: Celery, proxy: Proxy, caplog: pytest.LogCaptureFixture) -> None:
+    proxy.faults = lambda operation, body: Error('AccessDeniedException', 'not authorized') if operation == action else None
+    app.backend.store_result('id', 1, states.SUCCESS)
+    assert app.backend.get_result('id') == 1
+    assert f'dynamodb:{action}' in caplog.text
+
+
+def test_a_table_deleted_meanwhile_is_created_again(backend: dv.DynamoDBBackend, client: Any, table_name: str) -> None:
+    client.delete_table(TableName=table_name)
+    backend.store_result('id', 1, states.SUCCESS)
+    assert backend.get_result('id') == 1
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Table: stored values
+# ---------------------------------------------------------------------------------------------------------------------
+
+BIG = 10 * 2**20
+
+
+def noise(size: int, seed: int = 0) -> bytes:
+    return random.Random(seed).randbytes(size)
+
+
+@pytest.mark.parametrize('size', [0, 1, 400 * KB - 5000, 400 * KB, 400 * KB + 1, 2 * 397 * KB, BIG])
+def test_values_of_any_size_survive(size: int, backend: dv.DynamoDBBackend, client: Any, table_name: str) -> None:
+    value = noise(size)
+    backend.set('key', value)
+    assert backend.get('key') == value
+    assert backend.mget(['no', 'key']) == [None, value]
+    backend.set('key', b'small')
+    assert backend.get('key') == b'small'
+    assert [item['id'] for item in all_items(client, table_name)] == ['key']
+    backend.set('key', value)
+    backend.set('key', value[::-1])
+    assert backend.get('key') == value[::-1]
+    backend.delete('key')
+    assert all_items(client, table_name) == []
+
+
+def test_the_largest_value_of_one_item_fits_with_the_longest_id(backend: dv.DynamoDBBackend, client: Any, table_name: str) -> None:
+    key, value = 'k' * 2048, noise(dv._VALUE_LIMIT)
+    backend.values.put(key, value, 'SUCCESS', 3600)
+    assert backend.get(key) == value
+    assert len(all_items(client, table_name)) == 1
+
+
+def test_a_value_above_max_result_size_is_refused_with_both_sizes(make_app: MakeApp, proxy: Proxy) -> None:
+    backend = ready(make_app('max_result_size=2000'), proxy)
+    with pytest.raises(dv.ResultTooLarge, match=r'celery-task-meta-id has 3,\d\d\d bytes .* max_result_size is 2,000'):
+        backend.store_result('id', 'x' * 3000, states.SUCCESS)
+    assert proxy.requests == []
+
+
+def test_large_values_expire_whole(backend: dv.DynamoDBBackend, client: Any, table_name: str) -> None:
+    backend.values.put('key', noise(900 * KB), 'SUCCESS', lifetime=100)
+    assert len({item['ttl'] for item in all_items(client, table_name)}) == 1
+    backend.expire('key', 1000)
+    ttl, = {item['ttl'] for item in all_items(client, table_name)}
+    assert 990 < ttl - time.time() <= 1000
+    backend.expire('key', None)
+    assert all('ttl' not in item for item in all_items(client, table_name))
+
+
+@pytest.mark.parametrize('fault', [Throttle(), ResetBefore(), ResetAfter(), Partial()], ids=repr)
+@pytest.mark.parametrize('number', range(6))
+def test_large_values_survive_a_fault_anywhere(
+        fault: Any, number: int, backend: dv.DynamoDBBackend, proxy: Proxy, client: Any, table_name: str) -> None:
+    old, new = noise(1200 * KB, 1), noise(1000 * KB, 2)
+    backend.store_result('id', old.hex(), states.RETRY)
+    at = iter(range(99))
+    proxy.faults = lambda operation, body: fault if next(at) == number else None
+    backend.store_result('id', new.hex(), states.SUCCESS)
+    assert backend.get_result('id') == new.hex()
+    proxy.faults = None
+    chunks = [item for item in all_items(client, table_name) if '/' in item['id']]
+    if not (fault == ResetAfter() and proxy.requests[number + 1].operation == 'PutItem'):
+        assert len(chunks) == 6  # 2 MB of hex digits; where PutItem's answer was lost, so are the old chunks' names
+
+
+def test_a_reader_never_sees_a_mix_of_two_values(backend: dv.DynamoDBBackend) -> None:
+    values = [bytes([number]) * (700 * KB + number * 300 * KB) for number in range(4)]
+    backend.set('key', values[0])
+    stop, seen = threading.Event(), set()
+
+    def write() -> None:
+        while not stop.is_set():
+            backend.set('key', random.choice(values))
+
+    def read() -> None:
+        for _ in range(15):
+            value = backend.get('key')
+            assert value in values, len(value or b'')
+            seen.add(len(value))
+        done.append(True)
+
+    done: list[bool] = []
+    writer, readers = threading.Thread(target=write), [threading.Thread(target=read) for _ in range(2)]
+    for thread in [writer, *readers]:
+        thread.start()
+    for thread in readers:
+        thread.join()
+    stop.set()
+    writer.join()
+    assert len(done) == 2 and len(seen) > 1
+
+
+def test_a_value_whose_chunks_are_gone_is_a_clear_error(backend: dv.DynamoDBBackend, client: Any, table_name: str) -> None:
+    backend.set('key', noise(900 * KB))
+    chunk = next(item['id'] for item in all_items(client, table_name) if '/' in item['id'])
+    client.delete_item(TableName=table_name, Key={'id': {'S': chunk}})
+    with pytest.raises(dv.IncompleteValue, match='chunks of key are missing'):
+        backend.get('key')
+
+
+def test_a_reader_that_finds_the_chunks_gone_starts_again(backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
+    old, new = noise(900 * KB, 1), noise(900 * KB, 2)
+    backend.set('key', old)
+    replaced = []
+
+    def replace(operation: str, body: Any) -> Any:
+        if operation == 'BatchGetItem' and not replaced:
+            replaced.append(True)
+            proxy.faults = None
+            threading.Thread(target=backend.set, args=('key', new)).start()
+            return Delay(1.5)
+        return None
+
+    proxy.faults = replace
+    assert backend.get('key') == new and replaced
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Backend: results
+# ---------------------------------------------------------------------------------------------------------------------
+
+def test_what_it_supports(app: Celery) -> None:
+    backend = app.backend
+    assert isinstance(backend, dv.DynamoDBBackend)
+    assert backend.supports_autoexpire and backend.supports_native_join and backend.supports_result_compression
+    assert backend.supports_failure_expires
+
+
+def test_the_costs_of_single_operations(backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
+    for state in (states.STARTED, 'PROGRESS', states.SUCCESS):
+        backend.store_result('id', {'some': 'result'}, state)
+        assert cost(proxy) == (1, 0, 1)
+    assert backend.get_task_meta('id', cache=False)['result'] == {'some': 'result'}
+    assert cost(proxy) == (1, 1, 0)
+    assert backend.get_state('none') == states.PENDING
+    assert cost(proxy) == (1, 1, 0)
+    backend.forget('id')
+    assert cost(proxy) == (1, 0, 1)
+    assert backend.get_state('id') == states.PENDING
+
+
+@pytest.mark.parametrize('size', [1, 100, 250])
+def test_a_ready_group_is_read_in_batches(size: int, backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
+    ids = [str(uuid.uuid4()) for _ in range(size)]
+    for number, id in enumerate(ids):
+        backend.store_result(id, number, states.SUCCESS)
+    proxy.reset()
+    result = backend.app.GroupResult('g', [backend.app.AsyncResult(id) for id in ids])
+    assert result.join_native(timeout=10) == list(range(size))
+    requests, reads, writes = cost(proxy)
+    assert requests == -(-size // 100) and reads <= size and writes == 0
+
+
+def test_items_carry_what_the_layout_says(make_app: MakeApp, client: Any, table_name: str) -> None:
+    backend = make_app(result_expires=100).backend
+    before = time.time()
+    backend.store_result('abc', [1], states.SUCCESS)
+    item, = all_items(client, table_name)
+    assert set(item) == {'id', 'result', 'timestamp', 'status', 'ttl'}
+    assert item['id'] == 'celery-task-meta-abc' and item['status'] == 'SUCCESS'
+    assert before <= item['timestamp'] <= time.time() and before + 99 <= item['ttl'] <= time.time() + 100
+    meta = json.loads(item['result'])
+    assert (meta['task_id'], meta['status'], meta['result']) == ('abc', 'SUCCESS', [1])
+
+
+@pytest.mark.parametrize(('query', 'conf', 'expected'), [
+    ('', {}, 86400), ('', {'result_expires': 60}, 60), ('', {'result_expires': datetime.timedelta(minutes=2)}, 120),
+    ('', {'result_expires': None}, None), ('', {'result_expires': 0}, None), ('ttl_seconds=30', {}, 30),
+    ('ttl_seconds=30', {'result_expires': 60}, 30), ('ttl_seconds=-1', {}, None), ('ttl_seconds=0', {}, None)])
+def test_how_long_results_are_kept(query: str, conf: Any, expected: int | None, make_app: MakeApp, client: Any, table_name: str) -> None:
+    backend = make_app(query, **conf).backend
+    assert backend.expires == expected
+    backend.store_result('id', 1, states.SUCCESS)
+    backend.store_result('failed', ValueError(), states.FAILURE)
+    for item in all_items(client, table_name):
+        if expected is None:
+            assert 'ttl' not in item
+        else:
+            assert expected - 5 < item['ttl'] - time.time() <= expected
+
+
+def test_failures_expire_on_their_own_where_celery_has_it(make_app: MakeApp, client: Any, table_name: str) -> None:
+    app = make_app(result_expires=1000)
+    app.conf.result_failure_expires = 50
+    app.backend.store_result('good', 1, states.SUCCESS)
+    app.backend.store_result('failed', ValueError(), states.FAILURE)
+    ttls = {item['id'][17:]: item['ttl'] - time.time() for item in all_items(client, table_name)}
+    assert 40 < ttls['failed'] <= 50 and 990 < ttls['good'] <= 1000
+
+
+def test_expired_items_are_hidden_and_replaced(backend: dv.DynamoDBBackend, client: Any, table_name: str) -> None:
+    backend.store_result('id', 1, states.SUCCESS)
+    key = {'id': {'S': 'celery-task-meta-id'}}
+    client.update_item(TableName=table_name, Key=key, UpdateExpression='SET #t = :t', ExpressionAttributeNames={'#t': 'ttl'},
+                       ExpressionAttributeValues={':t': {'N': str(int(time.time()) - 1)}})
+    assert backend.get_state('id') == states.PENDING
+    assert backend.mget(['celery-task-meta-id']) == [None]
+    backend.store_result('id', 2, states.STARTED)
+    assert backend.get_task_meta('id')['result'] == 2
+
+
+def test_a_result_that_expires_while_another_is_stored(make_app: MakeApp, proxy: Proxy) -> None:
+    backend = ready(make_app(result_expires=1), proxy)
+    backend.store_result('id', 1, states.SUCCESS)
+    backend.expires = 100
+    backend.store_result('id', 2, states.SUCCESS)
+    assert backend.get_result('id') in (1, 2)
+    time.sleep(1.1)
+    backend.store_result('id', 3, states.SUCCESS)
+    assert backend.get_task_meta('id', cache=False)['result'] in (2, 3)
+
+
+@pytest.mark.parametrize('state', [states.STARTED, states.RETRY, states.FAILURE, states.SUCCESS, 'PROGRESS'])
+def test_success_is_never_overwritten(state: str, backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
+    backend.store_result('id', 'first', states.SUCCESS)
+    proxy.reset()
+    backend.store_result('id', ValueError('x') if state == states.FAILURE else 'second', state)
+    assert [request.operation for request in proxy.requests if request.error is None] in ([], ['GetItem'])
+    assert backend.get_task_meta('id')['result'] == 'first'
+
+
+@pytest.mark.parametrize('state', [states.STARTED, states.RETRY, states.FAILURE, 'PROGRESS'])
+def test_other_states_are_overwritten(state: str, backend: dv.DynamoDBBackend) -> None:
+    backend.store_result('id', ValueError('x') if state in states.EXCEPTION_STATES else 'first', state)
+    assert backend.get_state('id') == state
+    backend.store_result('id', 'second', states.SUCCESS)
+    assert backend.get_result('id') == 'second'
+
+
+def test_a_large_result_that_is_refused_leaves_no_chunk(backend: dv.DynamoDBBackend, client: Any, table_name: str) -> None:
+    backend.store_result('id', 'first', states.SUCCESS)
+    backend.store_result('id', 'x' * 900 * KB, states.SUCCESS)
+    assert backend.get_result('id') == 'first'
+    assert len(all_items(client, table_name)) == 1
+
+
+def test_exactly_one_of_many_racing_successes_is_kept(app: Celery, backend: dv.DynamoDBBackend) -> None:
+    seen: list[Any] = []
+
+    def store(number: int) -> None:
+        app.backend.store_result('id', number, states.SUCCESS)
+        seen.append(app.backend.get_task_meta('id', cache=False)['result'])
+
+    threads = [threading.Thread(target=store, args=(number,)) for number in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(seen) == 12 and len(set(seen)) == 1
+
+
+def celerys_item(client: Any, table: str, key: str, state: str, result: Any, ttl: int | None = None) -> None:
+    """As Celery's own DynamoDB backend writes it."""
+    meta = {'status': state, 'result': result, 'traceback': None, 'children': [], 'date_done': None, 'task_id': 'id'}
+    item = {'id': {'S': key}, 'result': {'B': json.dumps(meta).encode()}, 'timestamp': {'N': str(time.time())}}
+    client.put_item(TableName=table, Item={**item, **({'ttl': {'N': str(ttl)}} if ttl else {})})
+
+
+def test_celerys_own_items_are_read_and_its_successes_kept(make_app: MakeApp, proxy: Proxy, client: Any, table_name: str) -> None:
+    backend = ready(make_app('celery_keys=true'), proxy)
+    key = "b'celery-task-meta-id'"
+    celerys_item(client, table_name, key, states.STARTED, None)
+    assert backend.get_state('id') == states.STARTED
+    backend.store_result('id', 'ours', states.RETRY)
+    assert backend.get_state('id') == states.RETRY
+    assert [item['id'] for item in all_items(client, table_name)] == [key]
+
+    celerys_item(client, table_name, key, states.SUCCESS, 'theirs')
+    backend.store_result('id', 'ours', states.SUCCESS)
+    assert backend.get_task_meta('id', cache=False)['result'] == 'theirs'
+    celerys_item(client, table_name, key, states.SUCCESS, 'theirs', ttl=int(time.time()) - 5)
+    backend.store_result('id', 'ours', states.SUCCESS)
+    assert backend.get_task_meta('id', cache=False)['result'] == 'ours'
+
+
+def test_a_celery_item_that_changes_meanwhile_is_looked_at_again(
+        make_app: MakeApp, proxy: Proxy, client: Any, table_name: str) -> None:
+    backend = ready(make_app('celery_keys=true'), proxy)
+    key = "b'celery-task-meta-id'"
+    celerys_item(client, table_name, key, states.STARTED, None)
+    puts = iter(range(9))
+
+    def success_comes_before_the_second_put(operation: str, body: Any) -> None:
+        if operation == 'PutItem' and next(puts) == 1:
+            celerys_item(client, table_name, key, states.SUCCESS, 'theirs')
+
+    proxy.faults = success_comes_before_the_second_put
+    backend.store_result('id', 'ours', states.SUCCESS)
+    assert backend.get_result('id') == 'theirs'
+
+
+def test_items_that_are_not_ours_can_be_replaced(backend: dv.DynamoDBBackend, client: Any, table_name: str) -> None:
+    client.put_item(TableName=table_name, Item={'id': {'S': 'celery-task-meta-id'}, 'what': {'L': [{'NULL': True}]}})
+    assert backend.get_state('id') == states.PENDING
+    backend.store_result('id', 1, states.SUCCESS)
+    assert backend.get_result('id') == 1
+
+
+def test_keys_values_and_counters(backend: dv.DynamoDBBackend) -> None:
+    backend.set('key', 'text é')
+    assert backend.get('key') == backend.get(b'key') == 'text é'.encode()
+    backend.delete('key')
+    backend.delete('key')
+    assert backend.get('key') is None
+    assert [backend.incr('count') for _ in range(3)] == [1, 2, 3]
+    assert backend.get('count') == b'3'
+    backend.expire('none', 5)
+    assert backend.get('none') is None
+    assert backend.mget([]) == []
+    assert backend.cleanup() is None
+
+
+def test_groups_are_saved_restored_and_deleted(backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
+    app = backend.app
+    result = app.GroupResult('g', [app.AsyncResult('a'), app.GroupResult('h', [app.AsyncResult('b')])])
+    result.save()
+    proxy.reset()
+    assert celery.result.GroupResult.restore('g', app=app) == result
+    assert cost(proxy) == (1, 1, 0)
+    result.delete()
+    backend.options = dv.dataclasses.replace(backend.options, consistency_wait_time=0.1)
+    assert celery.result.GroupResult.restore('g', app=app) is None
+
+
+def test_restoring_a_group_waits_for_it_to_appear(backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
+    app = backend.app
+    result = app.GroupResult('g', [app.AsyncResult('a')])
+    timer = threading.Timer(0.3, lambda: app.backend.save_group('g', result))
+    timer.start()
+    assert backend.restore_group('g') == result
+    timer.join()
+    assert {request.body['ConsistentRead'] for request in proxy.requests if request.operation == 'GetItem'} == {True}
+
+
+def test_reads_of_states_are_strongly_consistent_and_polls_are_not(backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
+    backend.get_state('id')
+    backend.mget(['id'])
+    with pytest.raises(TimeoutError):
+        backend.app.AsyncResult('id').get(timeout=0.1)
+    consistent = [request.body.get('ConsistentRead', next(iter(request.body.get('RequestItems', {}).values()), {}).get('ConsistentRead'))
+                  for request in proxy.requests]
+    assert consistent[:3] == [True, True, True] and set(consistent[3:]) == {False}
+
+
+@pytest.mark.skipif(not hasattr(celery.backends.base, 'compress_payload'), reason='Celery 5.7')
+def test_compressed_results(make_app: MakeApp, client: Any, table_name: str) -> None:
+    backend = make_app(result_compression='gzip').backend
+    backend.store_result('id', 'x' * 2_000_000, states.SUCCESS)
+    assert backend.get_result('id') == 'x' * 2_000_000
+    item, = all_items(client, table_name)
+    assert len(item['result']) < 10_000
+
+
+@pytest.mark.parametrize('serializer', ['json', 'pickle', 'yaml', 'msgpack'])
+def test_serializers(serializer: str, make_app: MakeApp) -> None:
+    pytest.importorskip({'json': 'json', 'pickle': 'pickle', 'yaml': 'yaml', 'msgpack': 'msgpack'}[serializer])
+    backend = make_app(result_serializer=serializer, result_accept_content=[serializer]).backend
+    backend.store_result('id', {'a': [1, 'é']}, states.SUCCESS)
+    assert backend.get_result('id') == {'a': [1, 'é']}
+    backend.store_result('failed', KeyError('x'), states.FAILURE)
+    with pytest.raises(KeyError):
+        backend.app.AsyncResult('failed').get(timeout=1)
+
+
+def test_the_global_key_prefix(make_app: MakeApp, client: Any, table_name: str) -> None:
+    backend = make_app(result_backend_transport_options={'global_keyprefix': 'mine'}).backend
+    backend.store_result('id', 1, states.SUCCESS)
+    assert [item['id'] for item in all_items(client, table_name)] == ['mine_celery-task-meta-id']
+    assert backend.get_result('id') == 1
