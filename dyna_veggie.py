@@ -239,22 +239,22 @@ def _parse_named(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _split_url(url: str) -> SplitResult:
-    # No message shows a piece of the URL that may be a piece of a key: an unquoted "/" moves the end of
-    # a key into the table's name.
-    try:
-        parts = urlsplit(url)
-        port_is_good = parts.port is None or parts.port > 0
-    except ValueError:
-        parts, port_is_good = None, False
-    if '@' in url.partition('?')[0].rpartition('@')[0] or (parts and ('@' in parts.path or parts.fragment)):
+    # No message shows a piece of the URL that may be a piece of a key: an unquoted "/" moves the end of a key into
+    # the table's name.
+    authority, _, path = url.partition('?')[0].partition('://')[2].partition('/')
+    if authority.count('@') > 1 or '@' in path or '#' in url:
         raise ImproperlyConfigured(
             'dynamodb result backend: URL-quote the keys in the URL ("/" as %2F, "+" as %2B, "@" as %40, "#" as %23): '
             'urllib.parse.quote(key, safe="")')
-    if parts is None or not port_is_good:
-        raise ImproperlyConfigured(
-            'dynamodb result backend: the URL must be dynamodb://access_key:secret_key@region:port/table?option=value, '
-            'the port a number from 1 to 65535; the keys and the port may be left out')
-    return parts
+    try:
+        parts = urlsplit(url)
+        if parts.port != 0:
+            return parts
+    except ValueError:
+        pass
+    raise ImproperlyConfigured(
+        'dynamodb result backend: the URL must be dynamodb://access_key:secret_key@region:port/table?option=value, '
+        'the port a number from 1 to 65535; the keys and the port may be left out')
 
 
 def _parse_place(parts: SplitResult) -> dict[str, Any]:
@@ -740,7 +740,7 @@ class Table:
         return answer['Table']['TableStatus'] if answer else None
 
     def _check_key_schema(self, exc: ClientError) -> None:
-        if not re.search('schema|key', str(exc), re.IGNORECASE):
+        if not re.search('schema|key|type', str(exc), re.IGNORECASE):
             return
         try:
             table = self._send('describe_table', {'TableName': self.name})['Table']
@@ -759,7 +759,7 @@ class Table:
                 'describe_time_to_live', {'TableName': self.name}, allowed=('ResourceNotFoundException',))
             found = answer['TimeToLiveDescription'] if answer else {}
             if found.get('TimeToLiveStatus') in ('DISABLED', 'DISABLING'):
-                self._send('update_time_to_live', {
+                self._control('update_time_to_live', {
                     'TableName': self.name, 'TimeToLiveSpecification': {'Enabled': True, 'AttributeName': 'ttl'}})
                 logger.info('DynamoDB table %s: time to live enabled', self.name)
             elif found and found.get('AttributeName') != 'ttl':
@@ -1558,7 +1558,9 @@ class DynamoDBBackend(KeyValueStoreBackend):
 
     def _join_chord(self, group_id: str, body: Any, counter: ChordCounter, claim: Claim) -> None:
         """Calls the body with what the header returned, or its errbacks; then closes the chord."""
-        parts, size, stash = [], 0, []  # type: List[Part], int, List[str]
+        parts: list[Part] = []
+        stash: list[str] = []
+        size = 0
         try:
             parts, size = counter.collect(claim.root)
             # whoever owned the join before may have died between publishing the body and closing the chord

@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -31,7 +32,8 @@ from typing import Any, Callable, NamedTuple
 IMAGE = 'amazon/dynamodb-local'
 OWNER = 'dyna-veggie.owner'     # the label of our containers: HOST/PID of who started them
 SERVE = '--serve-embedded'      # how this file runs itself
-PATIENCE = 60.0                 # seconds for an engine to start; a slow machine's Java needs some
+PATIENCE = 60.0                 # seconds for an engine to start: Java on a busy machine
+INSTALL = "pip install '.[test]' installs what is needed"
 
 
 class Engine(NamedTuple):
@@ -40,56 +42,64 @@ class Engine(NamedTuple):
 
 
 class Unavailable(Exception):
-    """There is no such DynamoDB; says what to do."""
+    """There is no such DynamoDB."""
+
+    def __init__(self, problem: str, remedy: str = '') -> None:
+        super().__init__(f'{problem}: {remedy}' if remedy else problem)
+        self.problem = problem
 
 
 @contextlib.contextmanager
 def engine(environ: Mapping[str, str] = os.environ) -> Iterator[Engine]:
     """A DynamoDB that answers, for as long as the block runs.  Raises Unavailable."""
-    forced, endpoint = environ.get('ENGINE'), environ.get('DYNAMODB_ENDPOINT')
+    endpoint, forced = environ.get('DYNAMODB_ENDPOINT'), environ.get('ENGINE')
     if endpoint:
-        wait(endpoint, seconds=5)
-        yield Engine(endpoint, 'DYNAMODB_ENDPOINT is set' + (f' (it wins over ENGINE={forced})' if forced else ''))
+        wait(endpoint, 5, remedy='start one there, or unset DYNAMODB_ENDPOINT')
+        why = 'DYNAMODB_ENDPOINT is set' + (f', which wins over ENGINE={forced}' if forced else '')
+        yield Engine(endpoint, f'the DynamoDB at {endpoint}, since {why}')
         return
     if forced and forced not in ENGINES:
-        raise Unavailable(f'ENGINE={forced} is not one of: {", ".join(ENGINES)}')
-    reasons = []
+        raise Unavailable(f'ENGINE={forced} is unknown', f'set it to {" or ".join(ENGINES)}')
     with contextlib.ExitStack() as stack:
+        failed: list[Unavailable] = []
         for name in [forced] if forced else ENGINES:
             try:
-                endpoint, description = stack.enter_context(ENGINES[name](environ))
+                endpoint, kind = stack.enter_context(ENGINES[name](environ))
                 break
             except Unavailable as exc:
-                reasons.append(str(exc))
+                failed.append(exc)
         else:
-            raise Unavailable(f'no {forced or "DynamoDB"}: ' + '; '.join(reasons))
-        why = f'ENGINE={forced}' if forced else '; '.join(reasons) or 'a Docker engine runs'
-        yield Engine(endpoint, f'{description}, since {why}')
+            raise Unavailable(f'no DynamoDB: {"; or ".join(map(str, failed))}')
+        why = f'ENGINE={forced}' if forced else '; '.join(exc.problem for exc in failed) or 'a Docker engine answers'
+        yield Engine(endpoint, f'{kind} at {endpoint}, since {why}')
 
 
-def wait(endpoint: str, seconds: float, alive: Callable[[], bool] = lambda: True) -> None:
-    """Returns when a DynamoDB answers there.  Raises Unavailable."""
+def wait(endpoint: str, seconds: float, alive: Callable[[], bool] = lambda: True, remedy: str = '') -> None:
+    """Returns once a DynamoDB answers there.  Raises Unavailable."""
     import botocore.session
     from botocore.config import Config
     from botocore.exceptions import BotoCoreError, ClientError
 
-    end = time.monotonic() + seconds
     try:
         client = botocore.session.Session().create_client(
             'dynamodb', 'us-east-1', endpoint_url=endpoint, aws_access_key_id='local', aws_secret_access_key='local',
             config=Config(connect_timeout=2, read_timeout=10, retries={'total_max_attempts': 1}))
     except (BotoCoreError, ValueError) as exc:
-        raise Unavailable(f'cannot use {endpoint}: {exc}') from exc
+        raise Unavailable(str(exc), remedy) from exc
+    end = time.monotonic() + seconds
     while True:
         try:
             client.list_tables(Limit=1)
             return
-        except (BotoCoreError, ClientError) as exc:
-            # DynamoDB names its errors; one that does not like our keys answers, too.  Other servers have a status only
-            if isinstance(exc, ClientError) and not exc.response['Error']['Code'].isdigit():
+        except BotoCoreError as exc:
+            problem = str(exc)
+        except ClientError as exc:
+            code = exc.response['Error']['Code']
+            if not code.isdigit():  # a DynamoDB that dislikes our keys answers, too; other servers have just a status
                 return
-            if time.monotonic() > end or not alive():
-                raise Unavailable(f'no DynamoDB answers at {endpoint}: {exc}') from exc
+            problem = f'{endpoint} answers with HTTP status {code}'
+        if time.monotonic() > end or not alive():
+            raise Unavailable(problem, remedy)
         time.sleep(0.1)
 
 
@@ -102,12 +112,12 @@ def docker_engine(environ: Mapping[str, str]) -> Iterator[Engine]:
         from docker.errors import APIError, DockerException, ImageNotFound
         from requests import RequestException
     except ImportError as exc:
-        raise Unavailable(f'the Python package docker is missing ({exc})') from exc
+        raise Unavailable(str(exc), INSTALL) from exc
 
-    def running() -> bool:
+    def alive() -> bool:
         try:
             container.reload()
-        except APIError:    # a container that ended is gone at once, by auto_remove
+        except APIError:    # one that ended is gone: auto_remove
             return False
         return True
 
@@ -115,7 +125,8 @@ def docker_engine(environ: Mapping[str, str]) -> Iterator[Engine]:
         try:
             client = docker.from_env(environment=environ)
         except DockerException as exc:
-            raise Unavailable(f'no Docker engine runs, or DOCKER_HOST is wrong ({exc})') from exc
+            raise Unavailable(
+                f'no Docker engine answers ({reason(exc)})', 'start it, or set DOCKER_HOST to where it is') from exc
         stack.callback(client.close)
         try:
             remove_leftovers(client)
@@ -124,28 +135,42 @@ def docker_engine(environ: Mapping[str, str]) -> Iterator[Engine]:
             except ImageNotFound:
                 print(f'dynamodb_local: pulling {IMAGE}', file=sys.stderr, flush=True)
                 client.images.pull(IMAGE, tag='latest')
-            container = client.containers.run(
-                IMAGE, ['-jar', 'DynamoDBLocal.jar', '-inMemory', '-sharedDb'], detach=True, auto_remove=True,
+            container = client.containers.create(
+                IMAGE, ['-jar', 'DynamoDBLocal.jar', '-inMemory', '-sharedDb'], auto_remove=True,
                 ports={'8000/tcp': ('127.0.0.1', None)}, labels={OWNER: f'{socket.gethostname()}/{os.getpid()}'})
             stack.callback(remove, container)
+            container.start()
             container.reload()
             port = container.ports['8000/tcp'][0]['HostPort']
         except (DockerException, RequestException, LookupError) as exc:
-            raise Unavailable(f'Docker cannot run {IMAGE} ({exc})') from exc
+            raise Unavailable(f'Docker cannot run {IMAGE} ({reason(exc)})', f'see `docker run {IMAGE}`') from exc
         endpoint = f'http://127.0.0.1:{port}'
-        wait(endpoint, PATIENCE, running)
+        wait(endpoint, PATIENCE, alive, f'see `docker run {IMAGE}`')
         yield Engine(endpoint, f'{IMAGE} in Docker')
 
 
-def remove(container: Any) -> None:
-    from docker.errors import APIError
+def reason(exc: BaseException) -> str:
+    """What Docker says, or else the first cause: between the two are layers of HTTP."""
+    if getattr(exc, 'explanation', None):
+        return str(exc.explanation)     # type: ignore[attr-defined]
+    while exc.__context__:
+        exc = exc.__context__
+    return str(exc)
 
-    with contextlib.suppress(APIError):     # it ended, or is being removed
+
+def remove(container: Any) -> None:
+    """Removes a container in any state, and returns when it is gone."""
+    from docker.errors import APIError
+    from requests import RequestException
+
+    with contextlib.suppress(APIError, RequestException):   # a conflict with auto_remove, which is as good
         container.remove(force=True, v=True)
+    with contextlib.suppress(APIError, RequestException):
+        container.wait(condition='removed', timeout=30)
 
 
 def remove_leftovers(client: Any) -> None:
-    """Removes containers whose owner was killed before it could."""
+    """Removes the containers of owners that were killed before they could."""
     for container in client.containers.list(all=True, ignore_removed=True, filters={'label': OWNER}):
         host, _, pid = container.labels[OWNER].rpartition('/')
         if host == socket.gethostname():    # an engine can serve many machines
@@ -153,7 +178,7 @@ def remove_leftovers(client: Any) -> None:
                 os.kill(int(pid), 0)
             except ProcessLookupError:
                 remove(container)
-            except PermissionError:
+            except PermissionError:     # another user's, and alive
                 pass
 
 
@@ -163,18 +188,18 @@ def remove_leftovers(client: Any) -> None:
 def embedded_engine(environ: Mapping[str, str]) -> Iterator[Engine]:
     missing = [name for name in ('moto', 'flask', 'flask_cors') if not find_spec(name)]
     if missing:
-        raise Unavailable(f"moto's server is not installed ({', '.join(missing)} missing): pip install '.[test]'")
+        raise Unavailable(f'no module named {", ".join(missing)}', INSTALL)
     # a session of its own, so that a Ctrl-C stops the command first; and should we be killed, the end of its input stops it
     with subprocess.Popen(
             [sys.executable, __file__, SERVE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            env={**environ, 'MOTO_ALLOW_NONEXISTENT_REGION': 'true'}, start_new_session=True) as server:
+            env=environ, start_new_session=True) as server:
         try:
             assert server.stdout is not None
             port = server.stdout.readline().strip()
             if not port:
-                raise Unavailable("moto's server did not start")
+                raise Unavailable("moto's server did not start", INSTALL)
             endpoint = f'http://127.0.0.1:{port}'
-            wait(endpoint, PATIENCE, lambda: server.poll() is None)
+            wait(endpoint, PATIENCE, alive=lambda: server.poll() is None)
             yield Engine(endpoint, "moto's server, one request at a time")
         finally:
             server.kill()
@@ -186,19 +211,19 @@ def serve() -> None:
     from werkzeug.serving import WSGIRequestHandler, make_server
 
     class Handler(WSGIRequestHandler):
-        protocol_version = 'HTTP/1.1'       # keeps connections, as DynamoDB does
-        disable_nagle_algorithm = True      # or each answer on a kept connection waits for the client's delayed ACK
-
-        def log(self, *args: Any) -> None:
+        def log_request(self, *args: Any) -> None:
             pass
 
     moto = DomainDispatcherApplication(create_backend_app)
     turn = threading.Lock()
 
-    # moto's operations are not atomic, and lose updates when two run at once.  A server without threads would do, but would
-    # be blocked by the first client that keeps its connection open
+    # moto's operations are not atomic: it loses updates when two run at once.  A server without threads would do, too, but
+    # one client that connects and then sends nothing would block it
     def one_at_a_time(environ: dict[str, Any], start_response: Any) -> Any:
         environ['wsgi.input'] = io.BytesIO(environ['wsgi.input'].read(int(environ.get('CONTENT_LENGTH') or 0)))
+        # one database for all regions, and for those that AWS does not have: as DynamoDB Local's -sharedDb
+        environ['HTTP_AUTHORIZATION'] = re.sub(
+            '/[^/]+/dynamodb/', '/us-east-1/dynamodb/', environ.get('HTTP_AUTHORIZATION', ''))
         with turn:
             return moto(environ, start_response)
 
@@ -260,7 +285,7 @@ def main(command: list[str]) -> int:
     handle(leave)
     try:
         with engine() as (endpoint, description):
-            print(f'dynamodb_local: {endpoint} is {description}', file=sys.stderr, flush=True)
+            print(f'dynamodb_local: {description}', file=sys.stderr, flush=True)
             return run(command, {**os.environ, 'DYNAMODB_ENDPOINT': endpoint})
     except Unavailable as exc:
         print('dynamodb_local:', ' '.join(str(exc).split()), file=sys.stderr)
