@@ -1053,8 +1053,10 @@ class ChordCounter:
     token: names this delivery of a part among others.
     """
 
-    #: seconds that the owner of a join has before another delivery may take over
+    #: seconds that the owner of a join has before another delivery may take over, and this many times as long to
+    #: publish, since Celery goes on trying while its broker is away
     LEASE = 15.0
+    PUBLISHING = 4
 
     OPEN = 'attribute_not_exists(#closed)'
     COUNT = 'SET #owner = :owner, #lease = :lease{ttl} ADD #count :one, #members :members'
@@ -1188,10 +1190,11 @@ class ChordCounter:
         last = nodes[-1]
         return [part for _, _, part in parts], last.position.number * _LEAF_CAPACITY + int(last.capacity)
 
-    def renew(self, root: Node) -> bool:
+    def renew(self, root: Node, publishing: bool = False) -> bool:
         """Extends the lease; False when the join is no longer ours, and nothing must be published."""
+        lease = time.time() + self.LEASE * (self.PUBLISHING if publishing else 1)
         renewed, _ = self._update(
-            root.position, 'SET #lease = :lease', {'lease': time.time() + self.LEASE, 'owner': self.token},
+            root.position, 'SET #lease = :lease', {'lease': lease, 'owner': self.token},
             condition='attribute_not_exists(#closed) AND #owner = :owner')
         return renewed
 
@@ -1569,12 +1572,12 @@ class DynamoDBBackend(KeyValueStoreBackend):
                 header, stash = self._header_values(group_id, parts, counter, claim.root)
         except Exception as exc:
             logger.exception('Chord %r raised: %r', group_id, exc)
-            if not counter.renew(claim.root):
+            if not counter.renew(claim.root, publishing=True):
                 return
             self.chord_error_from_stack(body, exc if isinstance(exc, ChordError) else ChordError(f'Join error: {exc!r}'))
         else:
             # a worker that stalled past its lease must not publish: another one may have, meanwhile
-            if not counter.renew(claim.root):
+            if not counter.renew(claim.root, publishing=True):
                 logger.warning('Chord %r: the body was not published here, another worker has taken over', group_id)
                 return
             if not published:

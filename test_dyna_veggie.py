@@ -1108,3 +1108,600 @@ def test_the_global_key_prefix(make_app: MakeApp, client: Any, table_name: str) 
     backend.store_result('id', 1, states.SUCCESS)
     assert [item['id'] for item in all_items(client, table_name)] == ['mine_celery-task-meta-id']
     assert backend.get_result('id') == 1
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Chord: the tree
+# ---------------------------------------------------------------------------------------------------------------------
+
+@given(st.integers(0, 2**31 - 1), st.one_of(st.uuids().map(str), st.text(min_size=1, max_size=40)))
+def test_members_survive(group_index: int, task_id: str) -> None:
+    part = dv.Part(group_index, task_id)
+    assert dv.part_of(dv.member_of(part)) == part
+
+
+def test_members_are_short_and_ids_of_16_bytes_are_no_uuids() -> None:
+    assert len(dv.member_of(dv.Part(7, str(uuid.uuid4())))) == 20
+    text = uuid.uuid4().hex[:16]
+    assert dv.part_of(dv.member_of(dv.Part(7, text))) == (7, text)
+    assert dv.part_of(dv.member_of(dv.Part(7, uuid.uuid4().hex))).task_id.count('-') == 0
+
+
+@given(st.integers(1, 2_000_000))
+def test_the_tree_counts_all_parts_and_ends_in_one_root(parts: int) -> None:
+    levels = list(dv.tree(parts))
+    below = parts
+    for level, nodes, last in levels:
+        capacity = dv.Position(level, 0).capacity
+        assert capacity * (nodes - 1) + last == below and 1 <= last <= capacity
+        below = nodes
+    assert levels[-1].nodes == 1 and [shape.level for shape in levels] == list(range(len(levels)))
+    position = dv.Position(0, (parts - 1) // 40)
+    while position.level < levels[-1].level:
+        assert position.number == levels[position.level].nodes - 1
+        position = position.parent
+    assert position.number == 0
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Chord: driven directly
+# ---------------------------------------------------------------------------------------------------------------------
+
+class Drive:
+    """A chord whose parts return when the test says so, and whose body is published to a broker in memory."""
+
+    def __init__(self, app: Celery, parts: int, lazy: bool = False, **options: Any) -> None:
+        self.app, self.lazy = app, lazy
+        self.group_id, self.body_id = str(uuid.uuid4()), str(uuid.uuid4())
+        self.ids = [str(uuid.uuid4()) for _ in range(parts)]
+        self.body = app.signature('tests.body', options={'task_id': self.body_id, **options})
+        self.published: list[Any] = []
+        celery.signals.before_task_publish.connect(self._published, weak=True)
+
+    def _published(self, body: Any = None, headers: Any = None, **kwargs: Any) -> None:
+        if headers['id'] == self.body_id:
+            self.published.append(body[0][0])
+
+    def apply(self) -> None:
+        results = [self.app.AsyncResult(id) for id in self.ids]
+        if self.lazy:
+            results = celery.utils.functional.regen(iter(results))
+        self.app.backend.apply_chord((self.group_id, results), self.body)
+        if not self.lazy:
+            self.size()
+
+    def size(self) -> None:
+        self.app.backend.set_chord_size(self.group_id, len(self.ids))
+
+    def request(self, index: int, task_id: str | None = None) -> Any:
+        return celery.app.task.Context({
+            'id': task_id or self.ids[index], 'group': self.group_id, 'group_index': index, 'chord': dict(self.body),
+            'delivery_info': {}, 'errbacks': None})
+
+    def returns(self, index: int, value: Any = None) -> None:
+        request = self.request(index)
+        self.app.backend.mark_as_done(request.id, index if value is None else value, request)
+
+    def fails(self, index: int, exc: Exception) -> None:
+        request = self.request(index)
+        self.app.backend.mark_as_failure(request.id, exc, request=request)
+
+    def all_return(self, threads: int = 1) -> None:
+        order = list(range(len(self.ids)))
+        random.Random(5).shuffle(order)
+
+        def work(share: list[int]) -> None:
+            for index in share:
+                self.returns(index)
+
+        workers = [threading.Thread(target=work, args=(order[n::threads],)) for n in range(threads)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+
+    @property
+    def expected(self) -> list[int]:
+        return list(range(len(self.ids)))
+
+
+@pytest.mark.parametrize(('parts', 'most'), [(3, (12, 20, 30)), (40, (97, 52, 104)), (1000, (2065, 1060, 2120))])
+@pytest.mark.parametrize('lazy', [False, True])
+def test_what_a_chord_costs(parts: int, most: tuple[int, int, int], lazy: bool, backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
+    drive = Drive(backend.app, parts, lazy)
+    drive.apply()
+    if lazy:
+        drive.all_return(0)
+        drive.size()
+    drive.all_return()
+    backend.store_result(drive.body_id, 'done', states.SUCCESS)
+    assert drive.published == [drive.expected]
+    usage = proxy.usage()
+    assert usage.requests <= most[0] and usage.read_units <= most[1] and usage.write_units <= most[2], usage
+    reads = [request for request in proxy.requests if request.operation == 'GetItem' and request.error is None]
+    assert len(reads) == 0
+
+
+def test_ten_thousand_parts_cost_the_same_each_and_no_item_is_hot(backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
+    drive = Drive(backend.app, 10_000)
+    drive.apply()
+    drive.all_return(threads=4)
+    backend.store_result(drive.body_id, 'done', states.SUCCESS)
+    assert drive.published == [drive.expected]
+    usage = proxy.usage()
+    assert usage.requests <= 20_515 and usage.read_units <= 10_510 and usage.write_units <= 21_020, usage
+    writes: dict[str, int] = {}
+    for request in proxy.requests:
+        if request.operation in ('PutItem', 'UpdateItem', 'BatchWriteItem'):
+            for id in request.ids:
+                writes[id] = writes.get(id, 0) + 1
+    assert max(writes.values()) <= 300
+
+
+def test_a_full_leaf_is_below_one_kilobyte(backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
+    drive = Drive(backend.app, 41)
+    drive.apply()
+    proxy.reset()
+    for index in range(40):
+        drive.returns(index)
+    assert all(request.write_units == 1 for request in proxy.requests)
+
+
+def test_late_duplicates_do_nothing(backend: dv.DynamoDBBackend, proxy: Proxy, caplog: pytest.LogCaptureFixture) -> None:
+    drive = Drive(backend.app, 3)
+    drive.apply()
+    drive.returns(0)
+    drive.returns(0)
+    drive.returns(1)
+    assert drive.published == []
+    drive.returns(2)
+    caplog.set_level(logging.DEBUG, 'dyna_veggie')
+    for index in range(3):
+        drive.returns(index)
+    assert drive.published == [[0, 1, 2]]
+    assert 'came late' in caplog.text and {
+        record.levelname for record in caplog.records if record.name == 'dyna_veggie'} == {'DEBUG'}
+
+
+def test_what_a_finished_chord_leaves(backend: dv.DynamoDBBackend, client: Any, table_name: str) -> None:
+    drive = Drive(backend.app, 45)
+    drive.apply()
+    drive.all_return()
+    left = {item['id']: item for item in all_items(client, table_name)}
+    nodes = {id: item for id, item in left.items() if not id.startswith('celery-task-meta-')}
+    assert set(left) - set(nodes) == {f'celery-task-meta-{id}' for id in drive.ids}
+    assert len(nodes) == 3
+    assert all(item['closed'] and item['ttl'] < time.time() + 3601 and 'members' not in item for item in nodes.values())
+
+
+def test_header_results_live_while_the_chord_runs(make_app: MakeApp, proxy: Proxy, client: Any, table_name: str) -> None:
+    app = make_app(result_expires=60)
+    app.conf.result_chord_expires = 5000
+    backend = ready(app, proxy)
+    drive = Drive(app, 2)
+    drive.apply()
+    drive.returns(0)
+    drive.fails(1, ValueError())
+    assert operations(proxy)[1:5] == ['PutItem', 'UpdateItem', 'PutItem', 'UpdateItem']
+    ttls = [item['ttl'] - time.time() for item in all_items(client, table_name) if item['id'][-36:] in drive.ids]
+    assert len(ttls) == 2 and all(4990 < ttl <= 5000 for ttl in ttls)
+    backend.store_result('other', 1, states.SUCCESS)
+    assert next(item['ttl'] for item in all_items(client, table_name) if item['id'].endswith('other')) <= time.time() + 60
+
+
+def test_the_first_parts_of_a_generator_return_before_it_ends(backend: dv.DynamoDBBackend) -> None:
+    drive = Drive(backend.app, 85, lazy=True)
+    drive.apply()
+    for index in range(84):
+        drive.returns(index)
+    drive.size()
+    assert drive.published == []
+    drive.returns(84)
+    assert drive.published == [drive.expected]
+
+
+@pytest.mark.parametrize('lazy', [False, True])
+@pytest.mark.parametrize('parts', [1, 45])
+def test_a_frozen_chord_can_be_applied_again(parts: int, lazy: bool, backend: dv.DynamoDBBackend) -> None:
+    drive = Drive(backend.app, parts, lazy)
+    for _ in range(3):
+        drive.apply()
+        for index in range(parts - 1):
+            drive.returns(index)
+        if lazy:
+            drive.size()
+        drive.returns(parts - 1)
+    assert drive.published == [drive.expected] * 3
+
+
+def test_the_generator_is_not_exhausted_by_apply_chord(app: Celery) -> None:
+    asked = []
+
+    def header() -> Iterator[Any]:
+        for number in range(10):
+            asked.append(number)
+            yield app.signature('tests.part', args=(number,))
+
+    class Watched(dv.DynamoDBBackend):
+        def apply_chord(self, *args: Any, **kwargs: Any) -> None:
+            super().apply_chord(*args, **kwargs)
+            seen.append(len(asked))
+
+    seen: list[int] = []
+    app._local.backend = Watched(app=app, url=app.backend.url)
+    chord(header(), app.signature('tests.body')).apply_async()
+    assert seen[0] <= 3 and len(asked) == 10
+
+
+@pytest.mark.parametrize('failed', [[0], [1, 2], [0, 1, 2]])
+def test_the_error_of_a_part_becomes_the_chords(failed: list[int], backend: dv.DynamoDBBackend) -> None:
+    drive = Drive(backend.app, 3)
+    drive.apply()
+    for index in range(3):
+        if index in failed:
+            drive.fails(index, KeyError(index))
+        else:
+            drive.returns(index)
+    meta = backend.get_task_meta(drive.body_id)
+    assert drive.published == [] and meta['status'] == states.FAILURE
+    assert isinstance(meta['result'], ChordError)
+    assert str(meta['result']) == f'Dependency {drive.ids[failed[0]]} raised KeyError({failed[0]})'
+    drive.fails(failed[0], KeyError(5))
+    assert backend.get_task_meta(drive.body_id, cache=False)['result'].args == meta['result'].args
+
+
+def test_the_cause_of_a_chord_error(backend: dv.DynamoDBBackend) -> None:
+    drive = Drive(backend.app, 1)
+    with pytest.raises(ChordError) as caught:
+        backend._part_value(dv.Part(0, drive.ids[0]), {'status': states.FAILURE, 'result': ValueError(5)})
+    assert caught.value.__cause__.args == (5,)
+
+
+def test_a_revoked_part_fails_the_chord(backend: dv.DynamoDBBackend) -> None:
+    drive = Drive(backend.app, 2)
+    drive.apply()
+    drive.returns(0)
+    request = drive.request(1)
+    backend.mark_as_revoked(request.id, 'terminated', request=request)
+    meta = backend.get_task_meta(drive.body_id)
+    assert f"Dependency {drive.ids[1]} raised TaskRevokedError('terminated'" in str(meta['result'])
+
+
+def test_a_body_that_cannot_be_published_fails(backend: dv.DynamoDBBackend) -> None:
+    drive = Drive(backend.app, 2)
+    drive.body['options']['serializer'] = 'no-such-serializer'
+    drive.apply()
+    drive.all_return()
+    meta = backend.get_task_meta(drive.body_id)
+    assert meta['status'] == states.FAILURE and str(meta['result']).startswith('Callback error: ')
+
+
+def test_ignored_results_reach_the_body_and_are_gone_then(backend: dv.DynamoDBBackend, client: Any, table_name: str) -> None:
+    drive = Drive(backend.app, 45)
+    drive.apply()
+    for index in range(45):
+        request = drive.request(index)
+        value = 'x' * 500 * KB if index == 7 else index
+        backend.mark_as_done(request.id, value, request, store_result=index % 2 == 0)
+    assert drive.published == [['x' * 500 * KB if index == 7 else index for index in range(45)]]
+    left = [item['id'] for item in all_items(client, table_name) if 'closed' not in item]
+    assert sorted(left) == sorted(f'celery-task-meta-{drive.ids[index]}' for index in range(0, 45, 2))
+
+
+def test_added_tasks_follow_the_one_that_added_them(backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
+    drive = Drive(backend.app, 3)
+    drive.apply()
+    drive.returns(0)
+    drive.returns(2)
+    added = ['added-b', str(uuid.uuid4())]
+
+    @backend.app.task(shared=False)
+    def adder() -> None:
+        pass
+
+    task = backend.app.tasks[adder.name]
+    for id in added:
+        task.push_request(**dict(drive.request(1).__dict__))
+        celery._state._task_stack.push(task)
+        proxy.faults = first(1, ResetAfter())
+        backend.add_to_chord(drive.group_id, backend.app.AsyncResult(id))
+        celery._state._task_stack.pop()
+        task.pop_request()
+    request = drive.request(1, added[0])
+    backend.mark_as_done(request.id, 'b', request)
+    drive.returns(1)
+    assert drive.published == []
+    request = drive.request(1, added[1])
+    backend.mark_as_done(request.id, 'uuid', request)
+    values, = drive.published
+    assert values[:2] == [0, 1] and sorted(values[2:4]) == ['b', 'uuid'] and values[4] == 2
+
+
+def test_a_result_that_never_appears_fails_the_chord(make_app: MakeApp, proxy: Proxy) -> None:
+    app = make_app('consistency_wait_time=0.1', result_chord_join_timeout=0.2)
+    backend = ready(app, proxy)
+    drive = Drive(app, 2)
+    drive.apply()
+    drive.returns(0)
+    backend.forget(drive.ids[0])
+    drive.returns(1)
+    message = str(backend.get_task_meta(drive.body_id)['result'])
+    assert message.startswith('Join error: TimeoutError') and drive.ids[0] in message
+
+
+def test_a_result_that_appears_late_is_waited_for(backend: dv.DynamoDBBackend) -> None:
+    drive = Drive(backend.app, 2)
+    drive.apply()
+    drive.returns(0)
+    backend.forget(drive.ids[0])
+    timer = threading.Timer(0.4, lambda: backend.app.backend.store_result(drive.ids[0], 'late', states.SUCCESS))
+    timer.start()
+    drive.returns(1)
+    timer.join()
+    assert drive.published == [['late', 1]]
+
+
+def test_a_generator_that_mixes_groups_and_tasks_is_a_clear_error(backend: dv.DynamoDBBackend) -> None:
+    drive = Drive(backend.app, 50, lazy=True)
+    drive.apply()
+    for number in range(45):
+        request = drive.request(number % 10, drive.ids[number])
+        backend.mark_as_done(request.id, number, request)
+    meta = backend.get_task_meta(drive.body_id)
+    assert meta['status'] == states.FAILURE and 'Give it as a list' in str(meta['result'])
+
+
+def test_the_size_of_a_group_that_is_no_chord_costs_nothing(backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
+    backend.set_chord_size('some-group', 5)
+    assert proxy.requests == []
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Chord: crashes, lost answers, races
+# ---------------------------------------------------------------------------------------------------------------------
+
+class Died(BaseException):
+    """Ends a delivery as the death of its process would: nothing of ours may catch it."""
+
+
+class Hook:
+    """Calls ``before`` and ``after`` around each request of a client (they may raise), and around publishing."""
+
+    def __init__(self, backend: dv.DynamoDBBackend, before: Callable[[str], None], after: Callable[[str], None]) -> None:
+        self.events = backend.values.table.client.meta.events
+        self.before, self.after = before, after
+
+    def __enter__(self) -> Hook:
+        self.events.register('before-call.dynamodb', self._before)
+        self.events.register('after-call.dynamodb', self._after)
+        celery.signals.before_task_publish.connect(self._before_publish)
+        celery.signals.after_task_publish.connect(self._after_publish)
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.events.unregister('before-call.dynamodb', self._before)
+        self.events.unregister('after-call.dynamodb', self._after)
+        celery.signals.before_task_publish.disconnect(self._before_publish)
+        celery.signals.after_task_publish.disconnect(self._after_publish)
+
+    def _before(self, model: Any, **kwargs: Any) -> None:
+        self.before(model.name)
+
+    def _after(self, model: Any, **kwargs: Any) -> None:
+        self.after(model.name)
+
+    def _before_publish(self, **kwargs: Any) -> None:
+        self.before('publish')
+
+    def _after_publish(self, **kwargs: Any) -> None:
+        self.after('publish')
+
+
+@pytest.fixture
+def small_tree(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Deep trees of few parts, and leases that pass soon."""
+    monkeypatch.setattr(dv, '_LEAF_CAPACITY', 2)
+    monkeypatch.setattr(dv, '_NODE_CAPACITY', 2)
+    monkeypatch.setattr(dv.ChordCounter, 'LEASE', 0.15)
+
+
+@pytest.mark.parametrize('parts', [1, 5])
+@pytest.mark.parametrize('moment', ['before', 'after'])
+@pytest.mark.parametrize('wait', [False, True])
+def test_whenever_a_worker_dies_the_body_is_published_once(
+        parts: int, moment: str, wait: bool, backend: dv.DynamoDBBackend, make_app: MakeApp, small_tree: None) -> None:
+    """Walks through every crash point; the part is then redelivered, before or after the lease has passed."""
+    other = make_app('read_timeout=9').backend  # what the body's worker uses; not hooked
+    points = 0
+    for point in range(1000):
+        drive, steps, deaths = Drive(backend.app, parts), iter(range(1000)), 0
+
+        def die(operation: str) -> None:
+            if next(steps) == point:  # noqa: B023
+                raise Died
+
+        def after(operation: str) -> None:
+            if operation == 'publish':  # a worker takes the body
+                other.store_result(drive.body_id, None, states.STARTED)  # noqa: B023
+            if moment == 'after':
+                die(operation)
+
+        drive.apply()
+        with Hook(backend, die if moment == 'before' else lambda operation: None, after):
+            for index in range(parts):
+                try:
+                    drive.returns(index)
+                except Died:
+                    deaths += 1
+                    if wait:
+                        time.sleep(0.2)
+                    drive.returns(index)
+        if not deaths:
+            break
+        points += 1
+        # a death before publishing is counted by the signal, although nothing was sent
+        attempts = drive.published[deaths and moment == 'before' and len(drive.published) - 1:]
+        assert attempts == [drive.expected], point
+        drive.returns(0)
+        assert len(attempts) == 1
+    assert points >= (5 if parts == 1 else 20)
+
+
+@pytest.mark.parametrize('fault', [ResetAfter(), ResetBefore(), Throttle()], ids=repr)
+@pytest.mark.parametrize('lazy', [False, True])
+def test_whichever_answer_is_lost_the_body_is_published_once(
+        fault: Any, lazy: bool, backend: dv.DynamoDBBackend, proxy: Proxy, small_tree: None) -> None:
+    for point in range(1000):
+        drive, steps = Drive(backend.app, 5, lazy), iter(range(1000))
+        proxy.reset()
+        proxy.faults = lambda operation, body: fault if next(steps) == point else None  # noqa: B023
+        drive.apply()
+        for index in range(5):
+            if lazy and index == 4:
+                drive.size()
+            drive.returns(index)
+        proxy.faults = None
+        assert drive.published == [drive.expected], point
+        if not [request for request in proxy.requests if request.fault]:
+            break
+    assert point > 20
+
+
+def test_a_worker_that_stalled_past_its_lease_publishes_nothing(
+        app: Celery, backend: dv.DynamoDBBackend, small_tree: None, caplog: pytest.LogCaptureFixture) -> None:
+    drive = Drive(app, 2)
+    drive.apply()
+    drive.returns(0)
+    stalled, go_on = threading.Event(), threading.Event()
+    name = 'stalling'
+
+    def stall(operation: str) -> None:
+        if operation == 'BatchGetItem' and threading.current_thread().name == name and not stalled.is_set():
+            stalled.set()
+            go_on.wait(20)
+
+    with Hook(backend, lambda operation: None, stall):
+        worker = threading.Thread(target=drive.returns, args=(1,), name=name)
+        worker.start()
+        assert stalled.wait(20)
+        drive.returns(1)  # a duplicate, which waits for the lease and takes over
+        assert drive.published == [[0, 1]]
+        go_on.set()
+        worker.join()
+    assert drive.published == [[0, 1]]
+    assert 'another worker has taken over' in caplog.text
+
+
+def test_a_duplicate_waits_while_the_owner_is_alive(app: Celery, backend: dv.DynamoDBBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dv.ChordCounter, 'LEASE', 3.0)
+    drive = Drive(app, 2)
+    drive.apply()
+    drive.returns(0)
+    slow = threading.Event()
+
+    def slow_publisher(operation: str) -> None:
+        if operation == 'publish' and not slow.is_set():
+            slow.set()
+            time.sleep(0.7)
+
+    with Hook(backend, lambda operation: None, slow_publisher):
+        owner = threading.Thread(target=drive.returns, args=(1,))
+        owner.start()
+        assert slow.wait(20)
+        drive.returns(0)
+        drive.returns(1)
+        owner.join()
+    assert drive.published == [[0, 1]]
+
+
+class Schedule:
+    """Runs deliveries in threads, and lets one request at a time through, in the order that is drawn."""
+
+    def __init__(self, backend: dv.DynamoDBBackend, choose: Callable[[int], int]) -> None:
+        self.backend, self.choose = backend, choose
+        self.condition = threading.Condition()
+        self.waiting: dict[threading.Thread, str | None] = {}
+        self.threads: list[threading.Thread] = []
+
+    def start(self, target: Callable[[], None]) -> None:
+        def run() -> None:
+            try:
+                target()
+            except Died:
+                self.died.append(target)
+            finally:
+                with self.condition:
+                    self.waiting.pop(threading.current_thread(), None)
+
+        self.died: list[Callable[[], None]] = getattr(self, 'died', [])
+        thread = threading.Thread(target=run)
+        self.threads.append(thread)
+        thread.start()
+
+    def gate(self, operation: str) -> None:
+        thread = threading.current_thread()
+        if thread not in self.threads:
+            return
+        with self.condition:
+            self.waiting[thread] = None
+            self.condition.wait_for(lambda: self.waiting[thread] is not None)
+            verdict = self.waiting.pop(thread)
+        if verdict == 'die':
+            raise Died
+        if verdict == 'lose':
+            raise botocore.exceptions.ConnectionClosedError(endpoint_url='lost')
+
+    def step(self, verdict: str) -> None:
+        """Lets one request, or one answer, pass, be lost, or kill its delivery."""
+        with self.condition:
+            ready = sorted((thread for thread, state in self.waiting.items() if state is None), key=self.threads.index)
+            if ready:
+                self.waiting[ready[self.choose(len(ready))]] = verdict
+                self.condition.notify_all()
+        time.sleep(0.0005)
+
+    @property
+    def alive(self) -> bool:
+        return any(thread.is_alive() for thread in self.threads)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_any_interleaving_publishes_the_body_once(data: st.DataObject, backend: dv.DynamoDBBackend, small_tree: None) -> None:
+    """Parts, duplicates, lost answers and deaths in any order: the model is that each part counts once."""
+    app = backend.app
+    dv.ChordCounter.LEASE = 0.4  # small_tree puts it back
+    parts = data.draw(st.integers(1, 7), 'parts')
+    deliveries = data.draw(st.permutations(list(range(parts)) + data.draw(st.lists(st.integers(0, parts - 1), max_size=3), 'duplicates')))
+    verdicts = data.draw(st.lists(st.sampled_from(['pass'] * 12 + ['lose', 'lose', 'die']), max_size=60), 'verdicts')
+    seed = data.draw(st.integers(0, 2**32), 'seed')
+    drive = Drive(app, parts)
+    drive.apply()
+    schedule = Schedule(backend, random.Random(seed).randrange)
+    unhooked = dv.Values(dv.Table(backend.options))  # its client is its own
+    unhooked.get('connect')
+    sent: list[Any] = []
+
+    def published(operation: str) -> None:
+        if operation == 'publish':
+            sent.append(drive.published[-1])
+            unhooked.put(f'celery-task-meta-{drive.body_id}', b'{"status": "STARTED", "result": null}', states.STARTED)
+        else:
+            schedule.gate(operation)
+
+    def gate(operation: str) -> None:
+        if operation != 'publish':
+            schedule.gate(operation)
+
+    with Hook(backend, gate, published):
+        for index in deliveries:
+            schedule.start(lambda index=index: drive.returns(index))  # type: ignore[misc]
+        verdict = iter(verdicts)
+        give_up = time.monotonic() + 60
+        while schedule.alive or schedule.died:
+            for target in schedule.died[:]:
+                schedule.died.remove(target)
+                schedule.start(target)
+            schedule.step(next(verdict, 'pass'))
+            assert time.monotonic() < give_up
+    assert sent == [drive.expected]

@@ -26,6 +26,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from typing import Any, Callable, NamedTuple
 
@@ -69,7 +70,7 @@ def engine(environ: Mapping[str, str] = os.environ) -> Iterator[Engine]:
             except Unavailable as exc:
                 failed.append(exc)
         else:
-            raise Unavailable(f'no DynamoDB: {"; or ".join(map(str, failed))}')
+            raise Unavailable('; or '.join(map(str, failed)))
         why = f'ENGINE={forced}' if forced else '; '.join(exc.problem for exc in failed) or 'a Docker engine answers'
         yield Engine(endpoint, f'{kind} at {endpoint}, since {why}')
 
@@ -80,26 +81,29 @@ def wait(endpoint: str, seconds: float, alive: Callable[[], bool] = lambda: True
     from botocore.config import Config
     from botocore.exceptions import BotoCoreError, ClientError
 
+    def unavailable(detail: object) -> Unavailable:
+        return Unavailable(f'no DynamoDB answers at {endpoint} ({detail})', remedy)
+
     try:
         client = botocore.session.Session().create_client(
             'dynamodb', 'us-east-1', endpoint_url=endpoint, aws_access_key_id='local', aws_secret_access_key='local',
             config=Config(connect_timeout=2, read_timeout=10, retries={'total_max_attempts': 1}))
     except (BotoCoreError, ValueError) as exc:
-        raise Unavailable(str(exc), remedy) from exc
+        raise unavailable(exc) from exc
     end = time.monotonic() + seconds
     while True:
         try:
             client.list_tables(Limit=1)
             return
         except BotoCoreError as exc:
-            problem = str(exc)
+            detail = str(exc)
         except ClientError as exc:
             code = exc.response['Error']['Code']
             if not code.isdigit():  # a DynamoDB that dislikes our keys answers, too; other servers have just a status
                 return
-            problem = f'{endpoint} answers with HTTP status {code}'
+            detail = f'HTTP status {code}'
         if time.monotonic() > end or not alive():
-            raise Unavailable(problem, remedy)
+            raise unavailable(detail)
         time.sleep(0.1)
 
 
@@ -135,10 +139,13 @@ def docker_engine(environ: Mapping[str, str]) -> Iterator[Engine]:
             except ImageNotFound:
                 print(f'dynamodb_local: pulling {IMAGE}', file=sys.stderr, flush=True)
                 client.images.pull(IMAGE, tag='latest')
-            container = client.containers.create(
+            # the answer must not be lost to a Ctrl-C: then nobody would remove the container
+            creating = stack.enter_context(ThreadPoolExecutor()).submit(
+                client.containers.create,
                 IMAGE, ['-jar', 'DynamoDBLocal.jar', '-inMemory', '-sharedDb'], auto_remove=True,
                 ports={'8000/tcp': ('127.0.0.1', None)}, labels={OWNER: f'{socket.gethostname()}/{os.getpid()}'})
-            stack.callback(remove, container)
+            stack.callback(lambda: creating.exception() or remove(creating.result()))
+            container = creating.result()
             container.start()
             container.reload()
             port = container.ports['8000/tcp'][0]['HostPort']
@@ -160,13 +167,16 @@ def reason(exc: BaseException) -> str:
 
 def remove(container: Any) -> None:
     """Removes a container in any state, and returns when it is gone."""
-    from docker.errors import APIError
+    from docker.errors import APIError, NotFound
     from requests import RequestException
 
-    with contextlib.suppress(APIError, RequestException):   # a conflict with auto_remove, which is as good
-        container.remove(force=True, v=True)
-    with contextlib.suppress(APIError, RequestException):
-        container.wait(condition='removed', timeout=30)
+    for _ in range(100):
+        try:
+            container.remove(force=True, v=True)
+        except NotFound:
+            return
+        except (APIError, RequestException):    # auto_remove is at it, for one
+            time.sleep(0.1)
 
 
 def remove_leftovers(client: Any) -> None:

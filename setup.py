@@ -1,0 +1,53 @@
+import re
+from pathlib import Path
+
+from setuptools import setup
+
+HERE = Path(__file__).parent
+
+setup(
+    name='dyna-veggie',
+    # read, not imported: what it imports may not be installed yet
+    version=re.search(r"^__version__ = '(.+)'$", (HERE / 'dyna_veggie.py').read_text('utf-8'), re.MULTILINE)[1],
+    description='A DynamoDB result backend for Celery, in one module',
+    long_description=(HERE / 'README.rst').read_text('utf-8'),
+    long_description_content_type='text/x-rst',
+    author='The Dyna-Veggie developers',
+    license='Apache-2.0',
+    license_files=['LICENSE'],
+    keywords='celery dynamodb aws botocore result backend task queue',
+    classifiers=[
+        'Development Status :: 5 - Production/Stable',
+        'Framework :: Celery',
+        'Intended Audience :: Developers',
+        'Operating System :: OS Independent',
+        'Programming Language :: Python :: 3',
+        'Programming Language :: Python :: 3 :: Only',
+        'Programming Language :: Python :: 3.9',
+        'Programming Language :: Python :: 3.10',
+        'Programming Language :: Python :: 3.11',
+        'Programming Language :: Python :: 3.12',
+        'Programming Language :: Python :: 3.13',
+        'Topic :: Database',
+        'Topic :: System :: Distributed Computing',
+    ],
+    python_requires='>=3.9',
+    py_modules=['dyna_veggie'],
+    install_requires=[
+        'celery>=5.3',
+        'botocore>=1.29.164',   # the first that knows ReturnValuesOnConditionCheckFailure
+    ],
+    extras_require={
+        'test': [
+            'pytest',
+            'hypothesis',
+            'docker',
+            # moto's server; its extra of that name also brings what other services than DynamoDB need, 25 packages
+            'moto[dynamodb]>=5',
+            'flask',
+            'flask-cors',
+        ],
+        'lint': ['mypy', 'ruff'],
+    },
+    entry_points={'celery.result_backends': ['dynamodb = dyna_veggie:DynamoDBBackend']},
+)
