@@ -942,8 +942,6 @@ class Values:
 #   owner       every count leaves the delivery's token and a lease on the node.  The token found on a full root
 #               says who joins; the lease, when somebody else may.
 #   closed      what a finished chord leaves of its nodes, so that a late duplicate is refused.
-#
-# ../shared/tools/chord_model.py of the developers runs this protocol over random schedules.
 
 _LEAF_CAPACITY = 40
 _NODE_CAPACITY = 200
@@ -1236,7 +1234,7 @@ def poll_until_found(
     while pending:
         if last_looks is None and deadline is not None and time.monotonic() >= deadline:
             last_looks = len(pending)
-        window = [pending.popleft() for _ in range(min(_GET_BATCH, len(pending)))]
+        window = [pending.popleft() for _ in range(min(_GET_BATCH, last_looks or len(pending), len(pending)))]
         found = look(window, deadline)
         yield from found.items()
         pending.extend(id for id in window if id not in found)
@@ -1324,9 +1322,8 @@ class DynamoDBBackend(KeyValueStoreBackend):
         self.options = parse_options(self.url, conf, table_name)
         if self.options.region is None or self.options.profile:
             open_session(self.options)
-        if self.options.ttl_seconds is not None and kwargs.get('expires') is None:
-            self.expires = self.options.ttl_seconds
-        self.expires = self._lifetime(self.expires)
+        own_expires = self.options.ttl_seconds if kwargs.get('expires') is None else None
+        self.expires: int | None = self._lifetime(self.expires if own_expires is None else own_expires)
         failure_expires, chord_expires = conf.get('result_failure_expires'), conf.get('result_chord_expires')
         self.failure_expires = self.expires if failure_expires is None else self._lifetime(failure_expires)
         self._chord_lifetime = self.expires if chord_expires is None else self._lifetime(chord_expires)

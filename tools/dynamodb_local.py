@@ -25,10 +25,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
-from typing import Any, Callable, NamedTuple
+from typing import Any, NamedTuple
 
 IMAGE = 'amazon/dynamodb-local'
 OWNER = 'dyna-veggie.owner'     # the label of our containers: HOST/PID of who started them
@@ -118,6 +118,13 @@ def docker_engine(environ: Mapping[str, str]) -> Iterator[Engine]:
     except ImportError as exc:
         raise Unavailable(str(exc), INSTALL) from exc
 
+    def create() -> Any:
+        container = client.containers.create(
+            IMAGE, ['-jar', 'DynamoDBLocal.jar', '-inMemory', '-sharedDb'], auto_remove=True,
+            ports={'8000/tcp': ('127.0.0.1', None)}, labels={OWNER: f'{socket.gethostname()}/{os.getpid()}'})
+        stack.callback(remove, container)
+        return container
+
     def alive() -> bool:
         try:
             container.reload()
@@ -139,13 +146,8 @@ def docker_engine(environ: Mapping[str, str]) -> Iterator[Engine]:
             except ImageNotFound:
                 print(f'dynamodb_local: pulling {IMAGE}', file=sys.stderr, flush=True)
                 client.images.pull(IMAGE, tag='latest')
-            # the answer must not be lost to a Ctrl-C: then nobody would remove the container
-            creating = stack.enter_context(ThreadPoolExecutor()).submit(
-                client.containers.create,
-                IMAGE, ['-jar', 'DynamoDBLocal.jar', '-inMemory', '-sharedDb'], auto_remove=True,
-                ports={'8000/tcp': ('127.0.0.1', None)}, labels={OWNER: f'{socket.gethostname()}/{os.getpid()}'})
-            stack.callback(lambda: creating.exception() or remove(creating.result()))
-            container = creating.result()
+            # in a thread, for which the stack waits: a Ctrl-C must not lose the answer, or nobody would remove the container
+            container = stack.enter_context(ThreadPoolExecutor()).submit(create).result()
             container.start()
             container.reload()
             port = container.ports['8000/tcp'][0]['HostPort']
@@ -199,7 +201,8 @@ def embedded_engine(environ: Mapping[str, str]) -> Iterator[Engine]:
     missing = [name for name in ('moto', 'flask', 'flask_cors') if not find_spec(name)]
     if missing:
         raise Unavailable(f'no module named {", ".join(missing)}', INSTALL)
-    # a session of its own, so that a Ctrl-C stops the command first; and should we be killed, the end of its input stops it
+    # its own session, so that a Ctrl-C leaves it running until the command has ended; and should we be killed, it ends
+    # with its input
     with subprocess.Popen(
             [sys.executable, __file__, SERVE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
             env=environ, start_new_session=True) as server:
@@ -210,7 +213,7 @@ def embedded_engine(environ: Mapping[str, str]) -> Iterator[Engine]:
                 raise Unavailable("moto's server did not start", INSTALL)
             endpoint = f'http://127.0.0.1:{port}'
             wait(endpoint, PATIENCE, alive=lambda: server.poll() is None)
-            yield Engine(endpoint, "moto's server, one request at a time")
+            yield Engine(endpoint, "moto's server (one request at a time)")
         finally:
             server.kill()
 
@@ -227,8 +230,8 @@ def serve() -> None:
     moto = DomainDispatcherApplication(create_backend_app)
     turn = threading.Lock()
 
-    # moto's operations are not atomic: it loses updates when two run at once.  A server without threads would do, too, but
-    # one client that connects and then sends nothing would block it
+    # moto's operations are not atomic: two at once lose updates.  A server without threads would do, too, but could be
+    # blocked by one client that connects and then sends nothing
     def one_at_a_time(environ: dict[str, Any], start_response: Any) -> Any:
         environ['wsgi.input'] = io.BytesIO(environ['wsgi.input'].read(int(environ.get('CONTENT_LENGTH') or 0)))
         # one database for all regions, and for those that AWS does not have: as DynamoDB Local's -sharedDb
