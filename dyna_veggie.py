@@ -483,9 +483,8 @@ def is_transient(exc: BaseException) -> bool:
 # https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/ServiceQuotas.html
 _GET_BATCH = 100
 _WRITE_BATCH = 25
-_ITEM_LIMIT = 400 * 1024
-# what an item holds beside its value: an id of up to 2048 bytes, the names and values of the other attributes
-_VALUE_LIMIT = _ITEM_LIMIT - 3 * 1024
+# of the 400 KB of an item: an id takes up to 2048 bytes, and the names and values of the other attributes some 100
+_VALUE_LIMIT = 400_000
 
 _BOOTSTRAP = Backoff(base=0.25, maximum=5.0, timeout=300.0)
 _KEY_SCHEMA = [{'AttributeName': 'id', 'KeyType': 'HASH'}]
@@ -636,19 +635,20 @@ class Table:
             page = [pending.popleft() for _ in range(min(size, len(pending)))]
             unprocessed = send(page)
             pending.extendleft(reversed(unprocessed))
-            if len(unprocessed) == len(page):
+            if not unprocessed:
+                stalled = None
+                continue
+            if len(unprocessed) < len(page):
+                stalled = None  # some were done: not a failure, whatever patience is left
+                if deadline is None or time.monotonic() < deadline:
+                    time.sleep(self.backoff.pause(0, random.random()))
+                    continue
+            else:
                 if stalled is None:
                     stalled = self.backoff.tries(deadline)
                     next(stalled)
                 if next(stalled, None) is not None:
                     continue
-            elif not unprocessed:
-                stalled = None
-                continue
-            elif deadline is None or time.monotonic() < deadline:
-                stalled = None
-                time.sleep(self.backoff.pause(0, random.random()))
-                continue
             raise ClientError({'Error': {
                 'Code': 'ProvisionedThroughputExceededException',
                 'Message': f'{len(pending)} items of table {self.name} were still unprocessed when time was up',
@@ -740,8 +740,6 @@ class Table:
         return answer['Table']['TableStatus'] if answer else None
 
     def _check_key_schema(self, exc: ClientError) -> None:
-        if not re.search('schema|key|type', str(exc), re.IGNORECASE):
-            return
         try:
             table = self._send('describe_table', {'TableName': self.name})['Table']
         except (ClientError, BotoCoreError):
@@ -1410,7 +1408,8 @@ class DynamoDBBackend(KeyValueStoreBackend):
         meta['task_id'] = bytes_to_str(task_id)
         self._put(self.get_key_for_task(task_id), self.encode(meta), state,
                   self._state_lifetime(state, getattr(request, 'chord', None)), keep=states.SUCCESS)
-        self._local.stored = task_id
+        if state in states.READY_STATES:
+            self._local.stored = task_id
         return result
 
     def _metas(self, task_ids: Iterable[str], *, consistent: bool = True,
