@@ -1,0 +1,19 @@
+"""A Celery app whose tasks do nothing, so that what is seen is the backend."""
+from __future__ import annotations
+
+import os
+
+from celery import Celery
+
+app = Celery('tasks', backend=os.environ['RESULT_BACKEND'])
+app.config_from_object('broker')
+
+
+@app.task
+def part(number: int) -> int:
+    return number
+
+
+@app.task
+def total(numbers: list[int]) -> list[int]:
+    return [len(numbers), sum(numbers), numbers == sorted(numbers)]
