@@ -861,7 +861,9 @@ class Values:
                 self._delete_chunks(item)
                 return False
             if 'status' not in old:
-                condition, seen = (self.UNCHANGED if 'timestamp' in old else self.NOT_OURS), old.get('timestamp')
+                # a foreign timestamp can have more digits than a float: the same one, refused again, is not asked for
+                is_new = 'timestamp' in old and old['timestamp'] != seen
+                condition, seen = (self.UNCHANGED if is_new else self.NOT_OURS), old.get('timestamp')
 
     def get(self, id: str, *, consistent: bool = True, deadline: float | None = None) -> Stored | None:
         item = self.table.get(id, consistent=consistent, deadline=deadline)

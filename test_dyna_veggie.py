@@ -1036,6 +1036,10 @@ def test_items_that_are_not_ours_can_be_replaced(backend: dv.DynamoDBBackend, cl
     assert backend.get_state('id') == states.PENDING
     backend.store_result('id', 1, states.SUCCESS)
     assert backend.get_result('id') == 1
+    digits = {'N': '1795540229.12345678901234567'}  # more than a float has
+    client.put_item(TableName=table_name, Item={'id': {'S': 'celery-task-meta-other'}, 'timestamp': digits})
+    backend.store_result('other', 2, states.SUCCESS)
+    assert backend.get_result('other') == 2
 
 
 def test_keys_values_and_counters(backend: dv.DynamoDBBackend) -> None:
