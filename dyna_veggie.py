@@ -15,20 +15,26 @@ Celery and botocore.  It reads from top to bottom, and each section uses only wh
 """
 from __future__ import annotations
 
+import base64
 import dataclasses
 import difflib
 import itertools
+import json
 import math
 import os
 import random
 import re
+import sys
 import threading
 import time
 import uuid
-from collections import deque
+import weakref
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from types import FrameType
+from typing import Any, NamedTuple, Protocol
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 import botocore.session
@@ -46,13 +52,15 @@ from botocore.exceptions import ConnectionError as BotoConnectionError
 from botocore.parsers import ResponseParserError
 from celery import maybe_signature, states
 from celery._state import get_current_task
-from celery.backends.base import KeyValueStoreBackend
-from celery.exceptions import BackendStoreError, ChordError, ImproperlyConfigured, TimeoutError
-from celery.result import GroupResult, ResultBase, result_from_tuple
+from celery.backends.asynchronous import AsyncBackendMixin, BaseResultConsumer
+from celery.backends.base import BaseKeyValueStoreBackend
+from celery.exceptions import BackendGetMetaError, BackendStoreError, ChordError, ImproperlyConfigured, TimeoutError
+from celery.result import AsyncResult, GroupResult, ResultBase, ResultSet, result_from_tuple
 from celery.utils.functional import LRUCache
 from celery.utils.log import get_logger
 from kombu.exceptions import EncodeError
 from kombu.utils.encoding import bytes_to_str, ensure_bytes
+from vine import barrier, promise
 
 __version__ = '1.0.0'
 __all__ = ('DynamoDBBackend', 'Options', 'ResultTooLarge', 'parse_options')
@@ -376,13 +384,19 @@ def marshal(value: Any) -> dict[str, Any]:
 
 
 def unmarshal(attribute: Mapping[str, Any]) -> Any:
-    """The Python value of a DynamoDB attribute value; of one that this module never writes, what botocore gave."""
+    """The Python value of a DynamoDB attribute value; of one that this module never writes, what is in it."""
     (kind, value), = attribute.items()
+    if kind == 'B':
+        return _binary(value)
     if kind == 'N':
         return int(value) if value.lstrip('-').isdigit() else float(value)
     if kind == 'BS':
-        return frozenset(value)
+        return frozenset(map(_binary, value))
     return value
+
+
+def _binary(value: bytes | str) -> bytes:
+    return value if isinstance(value, bytes) else base64.b64decode(value)  # bytes where botocore has parsed it
 
 
 def marshal_item(item: Mapping[str, Any]) -> dict[str, Any]:
@@ -483,16 +497,26 @@ def is_transient(exc: BaseException) -> bool:
 # https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/ServiceQuotas.html
 _GET_BATCH = 100
 _WRITE_BATCH = 25
+_OVERLAPPED = 8  # batches of one call that are under way at once
 # of the 400 KB of an item: an id takes up to 2048 bytes, and the names and values of the other attributes some 100
 _VALUE_LIMIT = 400_000
+_MOST_CHUNKS = 10_000  # an item that says it has more was not written here
 
 _BOOTSTRAP = Backoff(base=0.25, maximum=5.0, timeout=300.0)
 _KEY_SCHEMA = [{'AttributeName': 'id', 'KeyType': 'HASH'}]
 _KEY_ATTRIBUTES = [{'AttributeName': 'id', 'AttributeType': 'S'}]
 
 
-class IncompleteValue(Exception):
-    """A stored value of which chunks are missing."""
+class UnreadableValue(Exception):
+    """A stored value of which chunks are missing, or an item that this module did not write."""
+
+
+def _popped(queue: deque[Any]) -> Iterator[Any]:
+    while True:
+        try:
+            yield queue.popleft()
+        except IndexError:  # several threads may take from it
+            return
 
 
 class Update(NamedTuple):
@@ -522,7 +546,7 @@ def connect(options: Options) -> Any:
     plain_http = (options.endpoint_url or '').startswith('http://')
     if not access_key and (options.local or (plain_http and session.get_credentials() is None)):
         access_key = secret_key = 'local'  # DynamoDB Local wants keys, whichever
-    return session.create_client(
+    client = session.create_client(
         'dynamodb', region_name=options.region, endpoint_url=options.endpoint_url,
         aws_access_key_id=access_key, aws_secret_access_key=secret_key,
         config=Config(
@@ -531,7 +555,19 @@ def connect(options: Options) -> Any:
             connect_timeout=options.connect_timeout, read_timeout=options.read_timeout,
             use_fips_endpoint=options.use_fips_endpoint or None,
             use_dualstack_endpoint=options.use_dualstack_endpoint or None,
-            tcp_keepalive=True, user_agent_extra=f'dyna-veggie/{__version__}'))
+            tcp_keepalive=True,
+            # botocore validates what we marshal ourselves, and builds its default user agent anew for each request
+            parameter_validation=False, user_agent=f'Botocore/{botocore.__version__} dyna-veggie/{__version__}'))
+    client.meta.events.register('before-parse.dynamodb', _parse_answer)
+    return client
+
+
+def _parse_answer(response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **kwargs: Any) -> None:
+    # botocore walks over every attribute of an answer with its model of the service, which takes longer than all else
+    # that it does for a batch.  Versions before 1.36 do not ask; then unmarshal() gets what botocore made of it.
+    if response_dict['status_code'] == 200:
+        customized_response_dict.update(json.loads(response_dict['body']))
+        response_dict['body'] = b'{}'
 
 
 class Table:
@@ -610,12 +646,13 @@ class Table:
         requests = {item['id']: {'PutRequest': {'Item': marshal_item(item)}} for item in puts}
         requests.update({id: {'DeleteRequest': {'Key': marshal_item({'id': id})}} for id in deletes})
 
-        def send(page: list[Any]) -> list[Any]:
-            answer = self._request('batch_write_item', RequestItems={self.name: page})
-            unprocessed: list[Any] = answer.get('UnprocessedItems', {}).get(self.name, [])
-            return unprocessed
+        def send(page: list[str]) -> list[str]:
+            answer = self._request('batch_write_item', RequestItems={self.name: [requests[id] for id in page]})
+            # the ids only: binary values come back in base64
+            return [(request.get('PutRequest', {}).get('Item') or request['DeleteRequest']['Key'])['id']['S']
+                    for request in answer.get('UnprocessedItems', {}).get(self.name, ())]
 
-        self._in_batches(requests.values(), _WRITE_BATCH, send)
+        self._in_batches(requests, _WRITE_BATCH, send)
 
     # --- requests --------------------------------------------------------------------------------
 
@@ -628,31 +665,47 @@ class Table:
 
     def _in_batches(self, work: Iterable[Any], size: int, send: Callable[[list[Any]], list[Any]],
                     deadline: float | None = None) -> None:
-        """Sends work in pages, and again what comes back unprocessed, until nothing does."""
+        """Sends work in pages, some at once, and again what comes back unprocessed, until nothing does."""
         pending = deque(work)
+        pages = math.ceil(len(pending) / size)
+        threads = min(pages, _OVERLAPPED, self.options.max_pool_connections)
+        if threads <= 1:
+            self._send_pages(pending, size, send, deadline)
+            return
+        with ThreadPoolExecutor(threads - 1, 'dyna-veggie') as pool:
+            others = [pool.submit(self._send_pages, pending, size, send, deadline) for _ in range(threads - 1)]
+            self._send_pages(pending, size, send, deadline)
+        for other in others:
+            other.result()
+
+    def _send_pages(self, pending: deque[Any], size: int, send: Callable[[list[Any]], list[Any]],
+                    deadline: float | None) -> None:
         stalled: Iterator[int] | None = None
-        while pending:
-            page = [pending.popleft() for _ in range(min(size, len(pending)))]
-            unprocessed = send(page)
-            pending.extendleft(reversed(unprocessed))
-            if not unprocessed:
-                stalled = None
-                continue
-            if len(unprocessed) < len(page):
-                stalled = None  # some were done: not a failure, whatever patience is left
-                if deadline is None or time.monotonic() < deadline:
-                    time.sleep(self.backoff.pause(0, random.random()))
+        try:
+            while page := list(itertools.islice(_popped(pending), size)):
+                unprocessed = send(page)
+                pending.extendleft(reversed(unprocessed))
+                if not unprocessed:
+                    stalled = None
                     continue
-            else:
-                if stalled is None:
-                    stalled = self.backoff.tries(deadline)
-                    next(stalled)
-                if next(stalled, None) is not None:
-                    continue
-            raise ClientError({'Error': {
-                'Code': 'ProvisionedThroughputExceededException',
-                'Message': f'{len(pending)} items of table {self.name} were still unprocessed when time was up',
-            }}, send.__name__)
+                if len(unprocessed) < len(page):
+                    stalled = None  # some were done: not a failure, whatever patience is left
+                    if deadline is None or time.monotonic() < deadline:
+                        time.sleep(self.backoff.pause(0, random.random()))
+                        continue
+                else:
+                    if stalled is None:
+                        stalled = self.backoff.tries(deadline)
+                        next(stalled)
+                    if next(stalled, None) is not None:
+                        continue
+                raise ClientError({'Error': {
+                    'Code': 'ProvisionedThroughputExceededException',
+                    'Message': f'{len(pending)} items of table {self.name} were still unprocessed when time was up',
+                }}, send.__name__)
+        except BaseException:
+            pending.clear()  # the other threads need not go on
+            raise
 
     def _request(self, method: str, deadline: float | None = None, **params: Any) -> Any:
         if self._check_ttl:
@@ -793,10 +846,11 @@ if hasattr(os, 'register_at_fork'):
 
 
 class Stored(NamedTuple):
-    """A value as it was read, and the ids of the items that hold it."""
+    """A value as it was read, and the ids of the items that hold it; or why it cannot be read."""
 
     value: bytes
     ids: tuple[str, ...]
+    error: UnreadableValue | None = None
 
 
 def _is_expired(item: Item) -> bool:
@@ -805,10 +859,17 @@ def _is_expired(item: Item) -> bool:
     return isinstance(ttl, (int, float)) and ttl <= time.time()
 
 
+def _bytes(value: Any) -> bytes:
+    if isinstance(value, (bytes, str)):
+        return ensure_bytes(value)
+    raise TypeError(f'the result is not binary but {type(value).__name__}')
+
+
 def _chunk_ids(item: Item | None) -> list[str]:
-    if not item or 'chunks' not in item:
-        return []
-    return [f'{item["id"]}/{item["version"].hex()}/{number}' for number in range(item['chunks'])]
+    chunks, version = (item or {}).get('chunks'), (item or {}).get('version')
+    if item and isinstance(chunks, int) and isinstance(version, bytes) and chunks <= _MOST_CHUNKS:
+        return [f'{item["id"]}/{version.hex()}/{number}' for number in range(chunks)]
+    return []
 
 
 class Values:
@@ -871,41 +932,60 @@ class Values:
 
     def get_many(self, ids: Iterable[str], *, consistent: bool = True, deadline: float | None = None) -> dict[str, Stored]:
         """The values that exist and have not expired, by id."""
+        ids = list(ids)
+        if len(ids) == 1:
+            stored = self.get(ids[0], consistent=consistent, deadline=deadline)
+            return {ids[0]: stored} if stored else {}
         return self._read(self.table.get_many(ids, consistent=consistent, deadline=deadline), deadline)
 
     def _read(self, items: Mapping[str, Item], deadline: float | None) -> dict[str, Stored]:
         values: dict[str, Stored] = {}
-        for _ in range(5):
+        for last in (False, False, False, False, True):
             torn = []
             for id, item in items.items():
                 if _is_expired(item):
                     continue
-                value = self._value(item, deadline)
-                if value is None:
-                    torn.append(id)
-                else:
+                try:
+                    value = self._value(item, deadline)
+                except (TypeError, ValueError, AttributeError, KeyError) as exc:
+                    values[id] = self._unreadable(id, f'{type(exc).__name__}: {exc}')
+                    continue
+                if value is not None:
                     values[id] = Stored(value, (id, *_chunk_ids(item)))
+                elif last:
+                    values[id] = self._unreadable(id, 'chunks are missing')
+                else:
+                    torn.append(id)
             if not torn:
-                return values
+                break
             items = self.table.get_many(torn, deadline=deadline)
-        raise IncompleteValue(f'DynamoDB table {self.table.name}: chunks of {", ".join(torn)} are missing')
+        return values
+
+    def _unreadable(self, id: str, why: str) -> Stored:
+        return Stored(b'', (id,), UnreadableValue(f'DynamoDB table {self.table.name}, item {id}: {why}'))
 
     def _value(self, item: Item, deadline: float | None) -> bytes | None:
+        """The value of an item; None if chunks are missing.  Raises whatever an item of the wrong form leads to."""
         if 'result' in item:
-            return ensure_bytes(item['result'])
+            return _bytes(item['result'])
         if 'chunks' not in item:
             return str(item.get('chord_count', '')).encode()
         ids = _chunk_ids(item)
         chunks = self.table.get_many(ids, deadline=deadline)
-        value = b''.join(chunks[id]['result'] for id in ids if id in chunks)
+        value = b''.join(_bytes(chunks[id]['result']) for id in ids if id in chunks)
         return value if len(value) == item['size'] else None
 
     def delete(self, id: str) -> None:
         self._delete_chunks(self.table.delete(id))
 
-    def delete_many(self, ids: Iterable[str]) -> None:
-        """Deletes values in batches.  The chunks of large ones stay until they expire: use delete for these."""
-        self.table.write_many(deletes=ids)
+    def delete_many(self, ids: Iterable[str], *, with_chunks: bool = False) -> None:
+        """Deletes values in batches; with their chunks (which costs a read of each) or without."""
+        ids = list(ids)
+        chunks: list[str] = []
+        if with_chunks:
+            for item in self.table.get_many(ids).values():
+                chunks += _chunk_ids(item)
+        self.table.write_many(deletes=[*ids, *chunks])
 
     def _delete_chunks(self, item: Item | None) -> None:
         self.table.write_many(deletes=_chunk_ids(item))
@@ -1207,48 +1287,213 @@ class ChordCounter:
 # ---------------------------------------------------------------------------------------------------------------------
 # Waiting
 # ---------------------------------------------------------------------------------------------------------------------
+#
+# DynamoDB tells nobody that an item has changed, so whoever waits has to look.  A look costs half a read unit per id,
+# also for one that is not there.  So a wait looks at a sample of its ids, less and less often; a sample that is there
+# whole is followed by a batch, and a batch that is there whole by the next, at once.  The pauses of all threads
+# (or greenlets) that wait for long end together, and one of them looks for all: there is no thread for it.
 
 _FIRST_POLL = 0.02  # seconds
 _POLL_GROWTH = 1.5
+_SAMPLE = 10  # ids
+_PHASE = random.random()
+_BURST = 8  # batches that are read together, once the one before was there whole
 
 
 def poll_pause(idle_polls: int, interval: float, jitter: float) -> float:
-    """Seconds until the next poll, after so many that found nothing; jitter is from [0, 1)."""
+    """Seconds until the next poll, after so many that found little; jitter is from [0, 1)."""
     return min(interval, _FIRST_POLL * _POLL_GROWTH ** min(idle_polls, 64) * (1 + jitter / 2))
 
 
-def poll_until_found(
-    ids: Iterable[str], look: Callable[[list[str], float | None], Mapping[str, Any]], *,
-    timeout: float | None, interval: float, on_interval: Callable[[], Any] | None = None,
-) -> Iterator[tuple[str, Any]]:
-    """Yields (id, what was found) as things are found, looking at one batch of ids at a time.
+def window_size(asked: int, found: int, pending: int) -> int:
+    """How many ids to look at next, after so many of those asked for were found, and so many are still pending."""
+    if found == asked:
+        return _GET_BATCH if asked < _GET_BATCH else min(2 * asked, _BURST * _GET_BATCH)
+    # twice as many as last time, and enough to have looked at all after 32 polls
+    return min(_GET_BATCH, max(_SAMPLE, 2 * found, pending // 32))
 
-    A batch that was found whole is followed by the next at once; otherwise the next one is looked at after a
-    pause, which grows to ``interval`` while nothing is found.  So a long wait costs one request per pause,
-    however many ids are waited for.  on_interval is called once per ``interval``: Celery reads each parent of a
-    result in it.  Raises TimeoutError, after one look at everything when time was up.
+
+class Seen(NamedTuple):
+    """What a look saw under an id; ``mark`` differs whenever the value does."""
+
+    value: Any
+    mark: Any
+    final: bool
+
+
+class Look(Protocol):
+    def __call__(self, ids: list[str], *, deadline: float | None, exact: bool) -> Mapping[str, Seen]: ...
+
+
+class Wait:
+    """The ids that one caller waits for, and when to look for them next.
+
+    all_changes: the caller wants to know of values that are not final, too.
     """
-    pending = deque(dict.fromkeys(ids))
-    deadline = None if timeout is None else time.monotonic() + timeout
-    idle_polls, last_looks, called = 0, None, time.monotonic()
-    while pending:
-        if last_looks is None and deadline is not None and time.monotonic() >= deadline:
-            last_looks = len(pending)
-        window = [pending.popleft() for _ in range(min(_GET_BATCH, last_looks or len(pending), len(pending)))]
-        found = look(window, deadline)
-        yield from found.items()
-        pending.extend(id for id in window if id not in found)
-        idle_polls = 0 if found else idle_polls + 1
-        if last_looks is not None:
-            last_looks -= len(window)
-            if last_looks <= 0 and pending:
-                raise TimeoutError(f'The operation timed out: {len(pending)} results were not ready in {timeout:g} s.')
-        elif len(found) < len(window):
-            if on_interval is not None and time.monotonic() - called >= interval:
-                on_interval()
-                called = time.monotonic()
-            pause = poll_pause(idle_polls, interval, random.random())
-            time.sleep(pause if deadline is None else max(0.0, min(pause, deadline - time.monotonic())))
+
+    def __init__(self, ids: Iterable[str], interval: float, all_changes: bool = False) -> None:
+        self.interval = interval
+        self.all_changes = all_changes
+        self.left: dict[str, Any] = dict.fromkeys(ids)  # to the mark of the value that the caller knows
+        self.turns = deque(self.left)  # the same ids, those first that were not looked at for longest
+        self.news: deque[tuple[str, Seen]] = deque()
+        self.size, self.idle_polls, self.due = _GET_BATCH, 0, 0.0
+
+    def window(self) -> list[str]:
+        return [self.turns.popleft() for _ in range(min(self.size, len(self.turns)))]
+
+    def take(self, window: list[str], seen: Mapping[str, Seen]) -> bool:
+        """Notes what was seen of a window.  Returns whether it was a whole batch, so that the next is due at once."""
+        if not window:
+            self.due = time.monotonic() + max(self.interval, _FIRST_POLL)
+            return False
+        found = 0
+        for id in window:
+            sight = seen.get(id)
+            final = sight is not None and sight.final
+            if sight is not None and id in self.left and (final or (self.all_changes and sight.mark != self.left[id])):
+                self.news.append((id, sight))
+                self.left[id] = sight.mark
+            if final:
+                self.left.pop(id, None)
+                found += 1
+            elif id in self.left:
+                self.turns.append(id)
+        self.size = window_size(len(window), found, len(self.turns))
+        if found == len(window):
+            self.idle_polls = 0
+        elif 2 * found < len(window):
+            self.idle_polls += 1
+        at_once = found == len(window) >= _GET_BATCH
+        self.due = time.monotonic() + (0 if at_once else poll_pause(self.idle_polls, self.interval, random.random()))
+        if self.interval and poll_pause(self.idle_polls, self.interval, 0) == self.interval:
+            # the pauses of all long waits end together; those of other processes do not
+            self.due = (round(self.due / self.interval - _PHASE) + _PHASE) * self.interval
+        return at_once
+
+    def take_news(self) -> Iterator[tuple[str, Seen]]:
+        while self.news:
+            yield self.news.popleft()
+
+
+_pollers: weakref.WeakSet[Poller] = weakref.WeakSet()
+
+
+class Poller:
+    """Looks for things on behalf of all threads that wait for them.
+
+    look: what there is under ids.  Raises TimeoutError when its deadline (of ``time.monotonic``) passed first.
+    standing: the ids that somebody wants to hear of without waiting; looked for as long as somebody waits.
+    tell: told what was seen of these.
+    """
+
+    def __init__(self, look: Look, standing: Callable[[], Iterable[str]] = tuple,
+                 tell: Callable[[str, Seen], None] = lambda id, seen: None) -> None:
+        self._look, self._standing_ids, self._tell = look, standing, tell
+        self.reset()
+        _pollers.add(self)
+
+    def reset(self) -> None:
+        """Forgets all waits: they are those of threads that did not survive a fork."""
+        self._changed = threading.Condition()
+        self._waits: list[Wait] = []
+        self._polling = False
+        self._standing = Wait((), 0.5)
+
+    def wait(self, ids: Iterable[str], *, timeout: float | None, interval: float,
+             on_interval: Callable[[], Any] | None = None, all_changes: bool = False) -> Iterator[tuple[str, Seen]]:
+        """Yields (id, what was seen) until all ids were seen in their final state.
+
+        timeout, interval: seconds; 0 looks once.  on_interval is called once per ``interval``.  Raises TimeoutError,
+        after a last look at everything.
+        """
+        called = time.monotonic()
+        deadline = None if timeout is None else called + timeout
+        wait = Wait(ids, interval, all_changes)
+        looks_once = timeout is not None and timeout <= 0
+        at_once = bool(wait.left) and not looks_once
+        while at_once:
+            window = wait.window()
+            at_once = wait.take(window, self._look(window, deadline=deadline, exact=len(wait.left) == 1)) and bool(wait.left)
+            yield from wait.take_news()
+        if wait.left and not looks_once:
+            with self._changed:
+                self._waits.append(wait)
+            try:
+                while wait.left and (deadline is None or time.monotonic() < deadline):
+                    if on_interval is not None and time.monotonic() - called >= interval:
+                        called = time.monotonic()
+                        on_interval()
+                    until = called + interval if on_interval is not None else math.inf
+                    self._poll(wait, until if deadline is None else min(until, deadline), deadline)
+                    yield from wait.take_news()
+            finally:
+                with self._changed:
+                    if wait in self._waits:
+                        self._waits.remove(wait)
+                    self._changed.notify_all()
+        if wait.left:
+            window = list(wait.left)
+            seen = self._look(window, deadline=deadline, exact=True)
+            with self._changed:  # another thread may be bringing the same
+                wait.take(window, seen)
+            yield from wait.take_news()
+        if wait.left:
+            raise TimeoutError(f'The operation timed out: {len(wait.left)} results were not ready in {timeout:g} s.')
+
+    def serve(self, timeout: float) -> None:
+        """Looks for what is wanted without a wait, for so many seconds."""
+        until = time.monotonic() + timeout
+        while time.monotonic() < until:
+            self._poll(self._standing, until, None)
+
+    def _poll(self, wait: Wait, until: float, deadline: float | None) -> None:
+        """Sleeps until there is news for a wait, or ``until``; looks for all who wait, unless another thread does."""
+        while True:
+            with self._changed:
+                now = time.monotonic()
+                if wait.news or now >= until or (not wait.left and wait is not self._standing):
+                    return
+                waits = [*self._waits, self._standing]
+                due = min(each.due for each in waits)
+                if self._polling or due > now:
+                    pause = (math.inf if self._polling else due) - now
+                    pause = min(pause, until - now)
+                    self._changed.wait(None if pause == math.inf else pause)
+                    continue
+                self._refresh_standing(now)
+                turns = [(each, each.window()) for each in waits if each.due <= now + each.interval / 10]
+                ids = list(dict.fromkeys(id for _, window in turns for id in window))
+                self._polling = bool(ids)
+            seen: Mapping[str, Seen] = {}
+            try:
+                if ids:
+                    seen = self._look(ids, deadline=deadline, exact=False)
+            finally:
+                with self._changed:
+                    self._polling = False
+                    for each, window in turns:
+                        each.take(window, seen)
+                    self._changed.notify_all()
+            for id, sight in self._standing.take_news():
+                self._tell(id, sight)
+
+    def _refresh_standing(self, now: float) -> None:
+        standing = self._standing
+        if standing.due <= now + standing.interval / 10:
+            wanted = dict.fromkeys(self._standing_ids())
+            standing.left = wanted
+            standing.turns = deque([*(id for id in standing.turns if id in wanted),
+                                    *(wanted.keys() - set(standing.turns))])
+
+
+def _forget_waits_of_parent() -> None:
+    for poller in list(_pollers):
+        poller.reset()
+
+
+if hasattr(os, 'register_at_fork'):
+    os.register_at_fork(after_in_child=_forget_waits_of_parent)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -1280,13 +1525,39 @@ def unmask_secret(url: str | None, configured: Any) -> str | None:
     return url
 
 
-def leaf_results(result: ResultBase) -> Iterator[ResultBase]:
-    """The results of the tasks in a header's result, which may hold groups."""
-    if isinstance(result, GroupResult):
+def leaf_results(result: ResultBase) -> Iterator[AsyncResult]:
+    """The results of single tasks in a result, which may be a set of sets."""
+    if isinstance(result, ResultSet):
         for child in result.results:
             yield from leaf_results(child)
     else:
         yield result
+
+
+def parents_of(result: ResultBase) -> Iterator[AsyncResult]:
+    """The results of single tasks that a result depends on, as get() asks them for errors."""
+    if result.parent:
+        yield from parents_of(result.parent)
+        yield from leaf_results(result.parent)
+
+
+def asked_in_order(result: ResultBase, task_id: str) -> list[str]:
+    """The ids of the tasks that are asked one by one, this one among them, where no state is known yet."""
+    leaves = list(leaf_results(result))
+    parents = itertools.chain.from_iterable(map(parents_of, leaves))
+    for results in (leaves, parents) if isinstance(result, ResultSet) else (parents,):
+        ids = dict.fromkeys(leaf.id for leaf in results if leaf._cache is None)
+        if task_id in ids:
+            return list(ids)
+    return []
+
+
+def with_parents(result: ResultBase) -> Iterator[AsyncResult]:
+    """The results of single tasks in a result, each after its parents, as forget() walks over them."""
+    for leaf in leaf_results(result):
+        if leaf.parent:
+            yield from with_parents(leaf.parent)
+        yield leaf
 
 
 def arrange(result: ResultBase, metas: Mapping[str, Mapping[str, Any]]) -> Any:
@@ -1299,7 +1570,156 @@ def arrange(result: ResultBase, metas: Mapping[str, Mapping[str, Any]]) -> Any:
     return meta['result']
 
 
-class DynamoDBBackend(KeyValueStoreBackend):
+def has_callback(ready: promise, known: dict[int, bool]) -> bool:
+    """Whether somebody has a callback on a result: on itself, or on a set that it is a member of.
+
+    known: remembers the sets that were asked before.
+    """
+    for listener in ready.listeners:
+        if isinstance(listener, barrier):  # of a ResultSet, which hears of it by a method of its own
+            if id(listener) not in known:
+                methods = [each.fun() if getattr(each, 'weak', False) else each for each in listener.p.listeners if each]
+                sets = [getattr(method, '__self__', None) for method in methods if method]
+                known[id(listener)] = any(has_callback(each.on_ready, known) for each in sets if isinstance(each, ResultSet))
+            if known[id(listener)]:
+                return True
+        elif listener is not None:
+            return True
+    return False
+
+
+class ResultConsumer(BaseResultConsumer):
+    """Resolves result objects: those that somebody waits for, and meanwhile those that have a callback.
+
+    With gevent and eventlet a greenlet looks for the latter, too, while nobody waits.
+    """
+
+    def __init__(self, backend: DynamoDBBackend, *args: Any) -> None:
+        super().__init__(backend, *args)
+        self.poller = Poller(backend.look, self._with_callback, lambda task_id, seen: self._resolve_safely(seen.value))
+        # a result is held by whoever made it, or because of its callback, which is not known before then() returns
+        self._known: dict[str, dict[int, weakref.ref[AsyncResult]]] = {}
+        self._held: dict[int, AsyncResult] = {}
+        self._unsettled: deque[AsyncResult] = deque()
+
+    # add() and remove() run in any thread, remove() also in the middle of anything, called by AsyncResult.__del__: no locks
+
+    def add(self, result: AsyncResult, weak: bool) -> None:
+        self._settle()
+        while True:
+            results = self._known.setdefault(result.id, {})
+            results[id(result)] = weakref.ref(result)
+            if self._known.get(result.id) is results:  # else remove() has just dropped it
+                break
+        if not weak:
+            self._unsettled.append(result)
+
+    def remove(self, result: ResultBase) -> None:
+        self._held.pop(id(result), None)
+        results = self._known.get(result.id, {})
+        results.pop(id(result), None)
+        if not results:
+            self._known.pop(result.id, None)
+
+    def _settle(self) -> None:
+        for result in _popped(self._unsettled):
+            if result._cache is None and has_callback(result.on_ready, {}):
+                self._held[id(result)] = result
+
+    def _results(self, task_id: str) -> list[AsyncResult]:
+        results = (reference() for reference in list(self._known.get(task_id, {}).values()))
+        return [result for result in results if result is not None]
+
+    def _with_callback(self) -> list[str]:
+        self._settle()
+        known: dict[int, bool] = {}
+        return [task_id for task_id in list(self._known)
+                if any(has_callback(result.on_ready, known) for result in self._results(task_id))]
+
+    def on_state_change(self, meta: dict[str, Any], message: Any = None) -> None:
+        if meta['status'] in states.READY_STATES:
+            for result in self._results(meta['task_id']):
+                result._maybe_set_cache(dict(meta))
+
+    def _resolve_safely(self, meta: dict[str, Any]) -> None:
+        try:
+            self.on_state_change(meta)
+        except Exception:  # not the fault of whoever waits, for something else
+            logger.exception('A callback on the result of task %s raised', meta['task_id'])
+
+    def _wait_for_pending(self, result: ResultBase, timeout: float | None = None, on_interval: Any = None,
+                          on_message: Any = None, interval: float | None = 0.5, **kwargs: Any) -> Iterator[Any]:
+        """Yields the id of each task of a result as it becomes ready."""
+        leaves: dict[str, list[AsyncResult]] = {}
+        for leaf in leaf_results(result):
+            if leaf._cache is None:
+                leaves.setdefault(leaf.id, []).append(leaf)
+        interval = 0.5 if interval is None else interval
+        if isinstance(result, AsyncResult) and result.parent:
+            # Celery reads all parents whenever on_interval is called; of many, not all in each interval
+            parents = sum(leaf._cache is None for leaf in parents_of(result))
+            on_interval = _every(max(1, parents // _SAMPLE), on_interval)
+        try:
+            for task_id, seen in self.poller.wait(leaves, timeout=timeout, interval=interval, on_interval=on_interval,
+                                                  all_changes=on_message is not None):
+                if on_message is not None:
+                    on_message(dict(seen.value))
+                if seen.final:
+                    for leaf in leaves[task_id]:
+                        leaf._maybe_set_cache(dict(seen.value))
+                    self.on_state_change(seen.value)
+                    yield task_id
+        finally:
+            self._settle()
+
+    def drain_events(self, timeout: float | None = None) -> None:
+        """Looks for results with a callback: what the greenlet of Celery's gevent and eventlet drainers does."""
+        try:
+            self.poller.serve(1.0 if timeout is None else timeout)
+        except Exception:  # the greenlet would die, and with it every callback to come
+            logger.exception('Looking for results failed')
+            time.sleep(self.backend.options.retry_max_delay)
+
+
+def _every(times: int, call: Callable[[], Any] | None) -> Callable[[], Any] | None:
+    if call is None or times == 1:
+        return call
+    count = itertools.count(1)
+    return lambda: None if next(count) % times else call()
+
+
+# --- what ResultSet asks one by one ------------------------------------------------------------------------------
+#
+# ResultSet.ready(), .forget(), .join() and their like, and AsyncResult.get() for its parents, call the backend once for
+# each of their results, and give it no sign that more will come.  The stack does.
+
+class _Bulk:
+    """What one such call has asked and is about to ask: state of a thread."""
+
+    def __init__(self, frame: FrameType | None = None) -> None:
+        self.frame_id = id(frame)
+        self.asked = time.monotonic()
+        self.size = 1
+        self.order: deque[str] | None = None
+        self.metas: dict[str, dict[str, Any]] = {}
+        self.forgotten: Counter[str] = Counter()
+
+    def goes_on(self, call: FrameType) -> bool:
+        # an id can come again, of a call that ended half way; what it left is old by then
+        return self.frame_id == id(call) and time.monotonic() - self.asked < 0.05
+
+
+def bulk_call(frame: FrameType | None) -> FrameType | None:
+    """The outermost call of a ResultSet, or for the parents of a result, that this call of celery.result is part of."""
+    outermost = None
+    while frame is not None and frame.f_globals.get('__name__') == AsyncResult.__module__:
+        if frame.f_code.co_name == '_maybe_reraise_parent_error' or isinstance(frame.f_locals.get('self'), ResultSet):
+            outermost = frame
+        frame = frame.f_back
+    return outermost
+
+
+class DynamoDBBackend(AsyncBackendMixin, BaseKeyValueStoreBackend):
     """Celery result backend that keeps results in DynamoDB.
 
     url: ``dynamodb://access_key:secret_key@region:port/table?option=value``; see Options.  table_name: the table, where
@@ -1328,7 +1748,10 @@ class DynamoDBBackend(KeyValueStoreBackend):
         self.failure_expires = self.expires if failure_expires is None else self._lifetime(failure_expires)
         self._chord_lifetime = self.expires if chord_expires is None else self._lifetime(chord_expires)
         self._opened_chords: LRUCache = LRUCache(limit=1000)  # a header that is sent half way is never sized
+        self._chunked: LRUCache = LRUCache(limit=1000)  # ids of the chunks of large values that were read
         self._local = threading.local()  # with result_backend_thread_safe, threads share the backend
+        self.result_consumer = ResultConsumer(
+            self, self.app, self.accept, self._pending_results, self._pending_messages)
 
     def _lifetime(self, expires: Any) -> int | None:
         seconds = self.prepare_expires(expires) if expires is not None else None
@@ -1372,13 +1795,18 @@ class DynamoDBBackend(KeyValueStoreBackend):
             return None
 
     def get(self, key: Any) -> bytes | None:
-        stored = self.values.get(self._id(key))
-        return stored.value if stored else None
+        return self._readable(self.values.get(self._id(key)))
 
     def mget(self, keys: Iterable[Any]) -> list[bytes | None]:
         ids = [self._id(key) for key in keys]
         stored = self.values.get_many(ids)
-        return [stored[id].value if id in stored else None for id in ids]
+        return [self._readable(stored.get(id)) for id in ids]
+
+    @staticmethod
+    def _readable(stored: Stored | None) -> bytes | None:
+        if stored is not None and stored.error is not None:
+            raise stored.error
+        return stored.value if stored is not None else None
 
     def set(self, key: Any, value: Any) -> None:
         self._put(key, value, None, self.expires)
@@ -1414,21 +1842,97 @@ class DynamoDBBackend(KeyValueStoreBackend):
             self._local.stored = task_id
         return result
 
-    def _metas(self, task_ids: Iterable[str], *, consistent: bool = True,
-               deadline: float | None = None) -> dict[str, dict[str, Any]]:
-        """The metas that are stored for tasks, by task id."""
-        ids = {task_id: self._id(self.get_key_for_task(task_id)) for task_id in task_ids}
+    def look(self, ids: Iterable[str], *, deadline: float | None = None, exact: bool = True) -> dict[str, Seen]:
+        """The metas that are stored for tasks, by task id.  Raises TimeoutError once the deadline has passed."""
+        keys = {task_id: self._id(self.get_key_for_task(task_id)) for task_id in ids}
         try:
-            stored = self.values.get_many(ids.values(), consistent=consistent, deadline=deadline)
+            found = self.values.get_many(keys.values(), consistent=exact, deadline=deadline)
         except Exception as exc:
             if deadline is not None and is_transient(exc) and time.monotonic() >= deadline:
                 raise TimeoutError('The operation timed out while DynamoDB was not answering.') from exc
             raise
-        return {task_id: self.decode_result(stored[id].value) for task_id, id in ids.items() if id in stored and stored[id].value}
+        seen = {}
+        for task_id, id in keys.items():
+            stored = found.get(id)
+            if stored is not None and (stored.value or stored.error):
+                self._chunked.update({id: stored.ids} if len(stored.ids) > 1 else {})
+                meta = self._meta(task_id, stored)
+                seen[task_id] = Seen(meta, stored.value, meta['status'] in states.READY_STATES)
+        return seen
 
-    def _ready_metas(self, task_ids: Iterable[str], **kwargs: Any) -> dict[str, dict[str, Any]]:
-        metas = self._metas(task_ids, **kwargs)
-        return {task_id: meta for task_id, meta in metas.items() if meta['status'] in states.READY_STATES}
+    def _meta(self, task_id: str, stored: Stored) -> dict[str, Any]:
+        """The meta in a stored value; of one that cannot be read, that of a failure which says so."""
+        try:
+            if stored.error is not None:
+                raise stored.error
+            meta: dict[str, Any] = self.decode_result(stored.value)
+            if not isinstance(meta['status'], str):
+                raise TypeError('its status is not a text')
+            return {'result': None, **meta, 'task_id': task_id}
+        except Exception as exc:
+            why = f'{type(exc).__name__}: {str(exc)[:300]}'
+            error = BackendGetMetaError(f'the stored result cannot be read: {why}', task_id=task_id)
+            return {'task_id': task_id, 'status': states.FAILURE, 'result': error, 'traceback': None, 'children': []}
+
+    def _ready_metas(self, task_ids: Iterable[str]) -> dict[str, dict[str, Any]]:
+        return {task_id: seen.value for task_id, seen in self.look(task_ids).items() if seen.final}
+
+    def get_task_meta(self, task_id: str, cache: bool = True) -> dict[str, Any]:
+        """The meta of a task; where a ResultSet asks for those of many, they are read together."""
+        bulk = self._bulk(bulk_call(sys._getframe(1)), task_id)
+        meta = bulk.metas.pop(task_id, None) if bulk and not self.is_cached(task_id) else None
+        return super().get_task_meta(task_id, cache) if meta is None else meta
+
+    def _get_task_meta_for(self, task_id: str) -> dict[str, Any]:
+        seen = self.look([task_id]).get(task_id)
+        return {'status': states.PENDING, 'result': None} if seen is None else seen.value
+
+    def _bulk(self, call: FrameType | None, task_id: str) -> _Bulk | None:
+        """What was read ahead for a call that asks for one result after the other."""
+        bulk: _Bulk | None = getattr(self._local, 'bulk', None)
+        if call is None:
+            self._local.bulk = None
+            return None
+        if bulk is None or not bulk.goes_on(call):
+            bulk = self._local.bulk = _Bulk(call)
+        if task_id not in bulk.metas:
+            # not ahead of the first: ready() ends at the first that is not
+            if bulk.size > 1:
+                if bulk.order is None or task_id not in bulk.order:
+                    bulk.order = deque(asked_in_order(call.f_locals['self'], task_id))
+                while bulk.order and bulk.order[0] != task_id:
+                    bulk.order.popleft()
+                ahead = list(itertools.islice(_popped(bulk.order), bulk.size))
+                seen = self.look(ahead)
+                bulk.metas = {id: seen[id].value if id in seen else {'status': states.PENDING, 'result': None} for id in ahead}
+            bulk.size = min(bulk.size * 8, _GET_BATCH)
+        bulk.asked = time.monotonic()
+        return bulk
+
+    def forget(self, task_id: str) -> None:
+        """Deletes the result of a task; those of a ResultSet together, when it forgets them all."""
+        call = bulk_call(sys._getframe(1))
+        if call is None or call.f_code.co_name != 'forget':
+            super().forget(task_id)
+            return
+        bulk: _Bulk | None = getattr(self._local, 'forgetting', None)
+        if bulk is None or not bulk.goes_on(call) or not bulk.forgotten[task_id]:
+            bulk = self._local.forgetting = _Bulk(call)
+            bulk.forgotten.update(result.id for result in with_parents(call.f_locals['self']))
+            self.forget_many(bulk.forgotten)
+        bulk.forgotten[task_id] -= 1
+        bulk.asked = time.monotonic()
+        self._cache.pop(task_id, None)
+
+    def forget_many(self, task_ids: Iterable[str]) -> None:
+        """Deletes the results of tasks in batches.
+
+        The chunks of a large result go with it where this process has read it or where results never expire; otherwise
+        they stay until they expire.
+        """
+        ids = [self._id(self.get_key_for_task(task_id)) for task_id in task_ids]
+        chunks = [chunk_id for id in ids for chunk_id in self._chunked.pop(id, ())[1:]]
+        self.values.delete_many([*ids, *chunks], with_chunks=self.expires is None)
 
     def _restore_group(self, group_id: str) -> Any:
         # it was saved, or nobody would ask for it: wait for it to appear
@@ -1444,47 +1948,71 @@ class DynamoDBBackend(KeyValueStoreBackend):
                  no_ack: bool = True, on_message: Any = None, on_interval: Any = None,
                  max_iterations: int | None = None, READY_STATES: Any = states.READY_STATES) -> Iterator[tuple[str, Any]]:
         """Yields (task id, meta) as tasks become ready."""
-        def look(window: list[str], deadline: float | None) -> dict[str, Any]:
-            metas = self._metas(window, consistent=False, deadline=deadline)
-            return {task_id: meta for task_id, meta in metas.items() if meta['status'] in READY_STATES}
-
         interval = 0.5 if interval is None else interval
-        ids = [bytes_to_str(task_id) for task_id in task_ids]
-        cached = {task_id: self._cache[task_id] for task_id in ids if self.is_cached(task_id)}
-        cached = {task_id: meta for task_id, meta in cached.items() if meta['status'] in READY_STATES}
-        yield from cached.items()
-        pending = dict.fromkeys(task_id for task_id in ids if task_id not in cached)
+        ids = dict.fromkeys(bytes_to_str(task_id) for task_id in task_ids)
+        for task_id in list(ids):
+            if self.is_cached(task_id) and self._cache[task_id]['status'] in READY_STATES:
+                del ids[task_id]
+                yield task_id, self._cache[task_id]
+        poller = self.result_consumer.poller
+        if READY_STATES is not states.READY_STATES:
+            poller = Poller(lambda ids, **kwargs: {
+                task_id: seen._replace(final=seen.value['status'] in READY_STATES)
+                for task_id, seen in self.look(ids, **kwargs).items()})
         for iteration in range(max_iterations or 1):
             if iteration:
                 time.sleep(interval)
             try:
-                for task_id, meta in poll_until_found(
-                        list(pending), look, timeout=0 if max_iterations else timeout, interval=interval, on_interval=on_interval):
-                    del pending[task_id]
-                    self._cache[task_id] = meta
+                for task_id, seen in poller.wait(
+                        list(ids), timeout=0 if max_iterations else timeout, interval=interval, on_interval=on_interval):
+                    del ids[task_id]
+                    self._cache[task_id] = seen.value
                     if on_message is not None:
-                        on_message(meta)
-                    yield task_id, meta
+                        on_message(seen.value)
+                    yield task_id, seen.value
             except TimeoutError:
                 if not max_iterations:
                     raise
 
-    def wait_for(self, task_id: str, timeout: float | None = None, interval: float = 0.5, no_ack: bool = True,
-                 on_interval: Any = None) -> Any:
-        """Waits for a task and returns its meta.  Raises celery.exceptions.TimeoutError."""
+    def add_pending_result(self, result: AsyncResult, weak: bool = False, start_drainer: bool = True) -> AsyncResult:
+        if start_drainer:
+            self.result_consumer.drainer.start()
+        self.result_consumer.add(result, weak)
+        return result
+
+    def remove_pending_result(self, result: ResultBase) -> ResultBase:
+        self.result_consumer.remove(result)
+        return result
+
+    def wait_for_pending(self, result: AsyncResult, callback: Any = None, propagate: bool = True, **kwargs: Any) -> Any:
+        """Waits for a result and returns it.  Raises celery.exceptions.TimeoutError, and what the task raised."""
+        bulk = self._bulk(bulk_call(sys._getframe(1)), result.id)
+        if bulk:
+            result._maybe_set_cache(bulk.metas.pop(result.id, None))  # join() asks for one result after the other
+        return super().wait_for_pending(result, callback=callback, propagate=propagate, **kwargs)
+
+    def iter_native(self, result: ResultSet, no_ack: bool = True, **kwargs: Any) -> Iterator[tuple[str, Any]]:
+        """Yields (id, meta) of each task, and (id, results) of each group, of a ResultSet as they become ready."""
         self._ensure_not_eager()
-        if self.is_cached(task_id) and self._cache[task_id]['status'] in states.READY_STATES:
-            return self._cache[task_id]
-        looks = itertools.count()
+        waiting: dict[str, list[int]] = {}
+        missing = [0] * len(result.results)
+        for number, node in enumerate(result.results):
+            for task_id in {leaf.id for leaf in leaf_results(node) if leaf._cache is None}:
+                waiting.setdefault(task_id, []).append(number)
+                missing[number] += 1
 
-        def look(window: list[str], deadline: float | None) -> dict[str, Any]:
-            # the first look sees what was stored before it; a poll need not
-            return self._ready_metas(window, consistent=not next(looks), deadline=deadline)
+        def outcome(number: int) -> tuple[str, Any]:
+            node = result.results[number]
+            return node.id, node.results if isinstance(node, ResultSet) else node._cache
 
-        for _, meta in poll_until_found([task_id], look, timeout=timeout, interval=interval, on_interval=on_interval):
-            if meta['status'] == states.SUCCESS:
-                self._cache[task_id] = meta
-            return meta
+        for number, count in enumerate(missing):
+            if not count:
+                yield outcome(number)
+        for task_id in self._wait_for_pending(result, no_ack=no_ack, **kwargs) if waiting else ():
+            for number in waiting[task_id]:
+                missing[number] -= 1
+                if not missing[number]:
+                    yield outcome(number)
 
     # --- chords -----------------------------------------------------------------------------------------------------
 
@@ -1612,7 +2140,7 @@ class DynamoDBBackend(KeyValueStoreBackend):
                 metas.update((part, ready[part.task_id]) for part in page if part.task_id in ready)
                 ignored = {self._id(self._stash_key(group_id, part)): part for part in page if part not in metas}
                 for id, stored in self.values.get_many(ignored).items():
-                    metas[ignored[id]] = self.decode_result(stored.value)
+                    metas[ignored[id]] = self._meta(ignored[id].task_id, stored)
                     stash.extend(stored.ids)
                 if time.monotonic() - renewed > counter.LEASE / 3:
                     counter.renew(root)

@@ -836,7 +836,7 @@ def test_a_value_whose_chunks_are_gone_is_a_clear_error(backend: dv.DynamoDBBack
     backend.set('key', noise(900 * KB))
     chunk = next(item['id'] for item in all_items(client, table_name) if '/' in item['id'])
     client.delete_item(TableName=table_name, Key={'id': {'S': chunk}})
-    with pytest.raises(dv.IncompleteValue, match='chunks of key are missing'):
+    with pytest.raises(dv.UnreadableValue, match='item key: chunks are missing'):
         backend.get('key')
 
 
@@ -1085,7 +1085,7 @@ def test_reads_of_states_are_strongly_consistent_and_polls_are_not(backend: dv.D
         backend.app.AsyncResult('id').get(timeout=0.1)
     consistent = [body.get('ConsistentRead') for request in proxy.requests
                   for body in request.body.get('RequestItems', {'': request.body}).values()]
-    assert consistent[:3] == [True, True, True] and set(consistent[3:]) == {False}
+    assert consistent[:3] == [True, True, True] and set(consistent[3:-1]) == {False} and consistent[-1] is True
 
 
 @pytest.mark.skipif(not hasattr(celery.backends.base, 'compress_payload'), reason='Celery 5.7')
@@ -1882,40 +1882,133 @@ class Looks:
 
     def __init__(self, ready_after: dict[str, int]) -> None:
         self.ready_after, self.windows = ready_after, []  # type: dict[str, int], list[list[str]]
+        self.exact: list[bool] = []
 
-    def __call__(self, window: list[str], deadline: float | None) -> dict[str, str]:
-        self.windows.append(window)
-        return {id: f'value of {id}' for id in window if self.ready_after[id] < len(self.windows)}
+    def __call__(self, ids: list[str], *, deadline: float | None, exact: bool) -> dict[str, dv.Seen]:
+        self.windows.append(ids)
+        self.exact.append(exact)
+        return {id: dv.Seen(f'value of {id}', b'', True) for id in ids if self.ready_after[id] < len(self.windows)}
 
 
-def test_ready_results_take_one_look_per_batch() -> None:
-    ids = [str(number) for number in range(250)]
+def values(seen: Iterator[tuple[str, dv.Seen]]) -> dict[str, Any]:
+    return {id: sight.value for id, sight in seen}
+
+
+def test_ready_results_take_one_request_per_batch() -> None:
+    ids = [str(number) for number in range(1050)]
     looks = Looks(dict.fromkeys(ids, 0))
-    assert dict(dv.poll_until_found(ids, looks, timeout=None, interval=0.5)) == {id: f'value of {id}' for id in ids}
-    assert [len(window) for window in looks.windows] == [100, 100, 50]
+    assert values(dv.Poller(looks).wait(ids, timeout=None, interval=0.5)) == {id: f'value of {id}' for id in ids}
+    # each twice the one before, since the table overlaps the batches of one look
+    assert [len(window) for window in looks.windows] == [100, 200, 400, 350]
 
 
-def test_a_long_wait_takes_one_look_per_tick_however_many_results() -> None:
+def test_a_long_wait_takes_samples() -> None:
     ids = [str(number) for number in range(1000)]
     looks = Looks(dict.fromkeys(ids, 15))
     ticks: list[int] = []
-    found = dict(dv.poll_until_found(ids, looks, timeout=None, interval=0.0001, on_interval=lambda: ticks.append(1)))
-    assert len(found) == 1000 and len(looks.windows) <= 15 + 11
+    found = values(dv.Poller(looks).wait(ids, timeout=None, interval=0.0001, on_interval=lambda: ticks.append(1)))
+    assert len(found) == 1000 and ticks
+    assert [len(window) for window in looks.windows[:16]] == [100] + [31] * 14 + [31]
+    assert sum(-(-len(window) // 100) for window in looks.windows) <= 15 + 12
+
+
+def test_a_thousand_results_in_thirty_seconds_cost_ten_requests_and_one_per_tick() -> None:
+    # virtual time: each look is a tick, and 1000 results become ready evenly over 60 of them, in a random order
+    for seed in range(20):
+        ids = [str(number) for number in range(1000)]
+        order = random.Random(seed).sample(range(1000), 1000) if seed else range(1000)
+        looks = Looks({id: 1 + place * 60 // 1000 for id, place in zip(ids, order)})
+        assert len(values(dv.Poller(looks).wait(ids, timeout=None, interval=0.0001))) == 1000
+        requests = [-(-len(window) // 100) for window in looks.windows]
+        whole = sum(len(window) >= 100 and nxt is not None for window, nxt in zip(looks.windows, looks.windows[1:]))
+        assert sum(requests) <= 10 + len(looks.windows), (seed, requests, whole)
+        assert len(looks.windows) <= 60 + 10 and sum(map(len, looks.windows)) <= 4000
+
+
+@given(st.integers(0, 1600), st.integers(0, 1600), st.integers(0, 20_000))
+def test_windows_stay_within_their_bounds(asked: int, found: int, pending: int) -> None:
+    size = dv.window_size(max(asked, found), found, pending)
+    assert 10 <= size <= 800
 
 
 def test_time_outs_look_at_everything_once_more_and_then_raise() -> None:
     ids = [str(number) for number in range(250)]
     looks = Looks({**dict.fromkeys(ids, 10**9), '249': 0})
-    waiting = dv.poll_until_found(ids, looks, timeout=0, interval=0.5)
-    assert next(waiting) == ('249', 'value of 249')
+    waiting = dv.Poller(looks).wait(ids, timeout=0, interval=0.5)
+    assert next(waiting)[0] == '249'
     with pytest.raises(TimeoutError, match='249 results were not ready in 0 s'):
         next(waiting)
-    assert [len(window) for window in looks.windows] == [100, 100, 50]
+    assert [len(window) for window in looks.windows] == [250] and looks.exact == [True]
     looks = Looks({'a': 10**9})
     with pytest.raises(TimeoutError):
-        list(dv.poll_until_found(['a'], looks, timeout=0.2, interval=10))
-    assert len(looks.windows) >= 3
-    assert list(dv.poll_until_found([], looks, timeout=0, interval=1)) == []
+        list(dv.Poller(looks).wait(['a'], timeout=0.2, interval=10))
+    assert len(looks.windows) >= 3 and looks.exact == [True] + [False] * (len(looks.windows) - 2) + [True]
+    assert list(dv.Poller(looks).wait([], timeout=0, interval=1)) == []
+    assert list(dv.Poller(looks).wait([], timeout=None, interval=1)) == []
+
+
+def test_changes_are_told_once_each_to_whom_they_matter() -> None:
+    looks = [0]
+
+    def look(ids: list[str], *, deadline: float | None, exact: bool) -> dict[str, dv.Seen]:
+        looks[0] += 1
+        return {'a': dv.Seen(looks[0] // 3, looks[0] // 3, looks[0] == 9)}
+    assert list(values(dv.Poller(look).wait(['a'], timeout=None, interval=0.001)).values()) == [3]
+    looks[0] = 0
+    seen = [sight.value for _, sight in dv.Poller(look).wait(['a'], timeout=None, interval=0.001, all_changes=True)]
+    assert seen == [0, 1, 2, 3]
+
+
+def test_threads_share_their_polls() -> None:
+    looks = Looks(dict.fromkeys(map(str, range(20)), 10**9))
+    poller, done = dv.Poller(looks), []  # type: dv.Poller, list[str]
+
+    def wait(id: str) -> None:
+        done.extend(values(poller.wait([id], timeout=60, interval=0.1)))
+    threads = [threading.Thread(target=wait, args=(id,), daemon=True) for id in looks.ready_after]
+    for thread in threads:
+        thread.start()
+    time.sleep(2)
+    looks.windows.clear()
+    time.sleep(1)
+    polls = len(looks.windows)
+    # some of them for all the twenty: at most one for each 0.08 s, and not one of each thread
+    assert polls <= 20 and max(map(len, looks.windows)) == 20
+    looks.ready_after.update(dict.fromkeys(looks.ready_after, 0))
+    for thread in threads:
+        thread.join(20)
+    assert sorted(done) == sorted(looks.ready_after)
+    assert not poller._waits
+
+
+def test_a_thread_whose_look_fails_leaves_the_others_waiting() -> None:
+    failing = threading.Event()
+    ready = threading.Event()
+
+    def look(ids: list[str], *, deadline: float | None, exact: bool) -> dict[str, dv.Seen]:
+        if failing.is_set() and not ready.is_set():
+            failing.clear()
+            raise ConnectionError('lost')
+        return {id: dv.Seen(id, b'', True) for id in ids} if ready.is_set() else {}
+    poller = dv.Poller(look)
+    outcomes: list[str] = []
+
+    def wait(id: str) -> None:
+        try:
+            outcomes.extend(values(poller.wait([id], timeout=60, interval=0.02)))
+        except ConnectionError as exc:
+            outcomes.append(str(exc))
+    threads = [threading.Thread(target=wait, args=(id,)) for id in 'abc']
+    for thread in threads:
+        thread.start()
+    time.sleep(0.2)
+    failing.set()
+    while failing.is_set() or not outcomes:
+        time.sleep(0.01)
+    ready.set()
+    for thread in threads:
+        thread.join(20)
+    assert outcomes.count('lost') == 1 and len(outcomes) == 3
 
 
 def test_waiting_for_a_result(backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
