@@ -50,7 +50,8 @@ from botocore.exceptions import (
 )
 from botocore.exceptions import ConnectionError as BotoConnectionError
 from botocore.parsers import ResponseParserError
-from celery import maybe_signature, states
+from botocore.utils import is_valid_endpoint_url, is_valid_ipv6_endpoint_url
+from celery import chain, maybe_signature, states
 from celery._state import get_current_task
 from celery.backends.asynchronous import AsyncBackendMixin, BaseResultConsumer
 from celery.backends.base import BaseKeyValueStoreBackend
@@ -89,7 +90,7 @@ def _boolean(raw: Any) -> bool:
 def _number(expected: str, kind: Callable[[Any], Any], fits: Callable[[Any], bool]) -> Callable[[Any], Any]:
     def parse(raw: Any) -> Any:
         try:
-            if isinstance(raw, bool):
+            if isinstance(raw, bool) or '_' in str(raw):  # Python would read 1_0 as 10
                 raise ValueError
             value = kind(raw)
             if fits(value) and (not isinstance(raw, float) or raw == value):
@@ -119,7 +120,8 @@ def _table_name(raw: Any) -> str:
 def _endpoint_url(raw: Any) -> str:
     try:
         parts = urlsplit(raw)
-        if parts.scheme in ('http', 'https') and parts.hostname and '@' not in parts.netloc and parts.port != 0:
+        valid = is_valid_endpoint_url(raw) or is_valid_ipv6_endpoint_url(raw)
+        if parts.scheme in ('http', 'https') and valid and '@' not in parts.netloc and parts.port != 0:
             return str(raw)
     except (AttributeError, TypeError, ValueError):
         pass
@@ -144,8 +146,8 @@ _positive = _number('a whole number, 1 or more', int, lambda value: value > 0)
 _whole = _number('a whole number', int, lambda value: True)
 
 
-def _option(default: Any, parse: Callable[[Any], Any], doc: str, **kwargs: Any) -> Any:
-    return field(default=default, metadata={'parse': parse, 'doc': doc}, **kwargs)
+def _option(default: Any, parse: Callable[[Any], Any], doc: str) -> Any:
+    return field(default=default, metadata={'parse': parse, 'doc': doc})
 
 
 @dataclass(frozen=True)
@@ -226,6 +228,13 @@ def _wrong(name: str, raw: Any, expected: str) -> ImproperlyConfigured:
     return ImproperlyConfigured(f'dynamodb result backend: {name}={raw!r} must be {expected}')
 
 
+def _checked(name: str, raw: Any, parse: Callable[[Any], Any], shown: Any = None) -> Any:
+    try:
+        return parse(raw)
+    except ValueError as exc:
+        raise _wrong(name, raw if shown is None else shown, str(exc)) from None
+
+
 def _parse_named(given: Mapping[str, Any]) -> dict[str, Any]:
     """The values of options that were given by name.  Raises ImproperlyConfigured."""
     values: dict[str, Any] = {}
@@ -237,12 +246,8 @@ def _parse_named(given: Mapping[str, Any]) -> dict[str, Any]:
             raise ImproperlyConfigured(f'dynamodb result backend: there is no option {name!r}; {hint}')
         if option in values:
             raise ImproperlyConfigured(f'dynamodb result backend: {name} and {option} are the same option; give one')
-        try:
-            values[option] = _PARSERS[option](raw)
-        except ValueError as exc:
-            # an endpoint that was refused may be so because it holds a password
-            shown = '…' if option == 'endpoint_url' else raw
-            raise _wrong(name, shown, str(exc)) from None
+        # an endpoint that is refused may be so because it holds a password
+        values[option] = _checked(name, raw, _PARSERS[option], '…' if option == 'endpoint_url' else raw)
     return values
 
 
@@ -293,12 +298,11 @@ def _parse_place(parts: SplitResult) -> dict[str, Any]:
     elif host:
         raise _wrong('region', host, 'an AWS region such as eu-west-1, "local" for DynamoDB Local, or host:port')
 
+    if values.get('endpoint_url'):
+        _checked('host', values['endpoint_url'], _endpoint_url, host)
     table = unquote(parts.path.strip('/'))
     if table:
-        try:
-            values.update(table=_table_name(table))
-        except ValueError as exc:
-            raise _wrong('table', table, str(exc)) from None
+        values.update(table=_checked('table', table, _table_name))
     return values
 
 
@@ -307,11 +311,8 @@ def _parse_settings(settings: Any) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for setting, option, unit in _RETRY_SETTINGS:
         if settings.value_set_for(setting) and settings.get(setting) is not None:
-            raw = settings.get(setting)
-            try:
-                values[option] = _number('a number, 0 or more', float, lambda value: value >= 0)(raw) * unit
-            except ValueError as exc:
-                raise _wrong(setting, raw, str(exc)) from None
+            parse = _number('a number, 0 or more', float, lambda value: value >= 0)
+            values[option] = _checked(setting, settings.get(setting), parse) * unit
     endpoint_url = settings.get('dynamodb_endpoint_url')
     if endpoint_url:
         values.update(_parse_named({'endpoint_url': endpoint_url}))
@@ -334,9 +335,7 @@ def parse_options(url: str | None, settings: Any, table: str | None = None) -> O
         raise ImproperlyConfigured(
             'dynamodb result backend: give global_keyprefix in result_backend_transport_options, where Celery reads it')
     named = {**_parse_settings(settings), **_parse_named(in_transport), **in_query}
-    values = {**({'table': _table_name(table)} if table else {}), **_parse_place(parts), **named}
-    if values.get('local') and 'endpoint_url' in named:
-        values.update(endpoint_url=named['endpoint_url'])
+    values = {**({'table': _checked('table_name', table, _table_name)} if table else {}), **_parse_place(parts), **named}
     options = Options(**values)
 
     if options.billing_mode == 'PAY_PER_REQUEST':
@@ -446,7 +445,8 @@ class Backoff:
 
     def pause(self, retry: int, jitter: float) -> float:
         """Seconds to wait before the retry with this number (from 0); jitter is from [0, 1)."""
-        return jitter * min(self.maximum, self.base * 2.0 ** min(retry, 64))
+        # Celery's setting for the base may be 0
+        return jitter * min(self.maximum, max(self.base, 0.001) * 2.0 ** min(retry, 64))
 
     def tries(self, deadline: float | None = None) -> Iterator[int]:
         """Yields the number of each try, from 0, and sleeps before each but the first.
@@ -484,7 +484,8 @@ def is_transient(exc: BaseException) -> bool:
     if isinstance(exc, ClientError):
         status = exc.response.get('ResponseMetadata', {}).get('HTTPStatusCode', 0)
         return is_throttled(exc) or status >= 500 or error_code(exc) in (
-            'InternalServerError', 'ServiceUnavailable', 'RequestTimeout', 'RequestTimeoutException')
+            'InternalServerError', 'ServiceUnavailable', 'RequestTimeout', 'RequestTimeoutException',
+            'ReplicatedWriteConflictException')  # of a global table with strong consistency
     if isinstance(exc, SSLError) and 'CERTIFICATE_VERIFY_FAILED' in str(exc):
         return False
     return isinstance(exc, (BotoConnectionError, HTTPClientError, ResponseParserError, CredentialRetrievalError))
@@ -1020,7 +1021,7 @@ class Values:
 #               sent before anyone knows its length.  Only the last node of each level can hold fewer, and gets its
 #               ``expected`` before the last part is sent, so that it cannot be full too early.
 #   owner       every count leaves the delivery's token and a lease on the node.  The token found on a full root
-#               says who joins; the lease, when somebody else may.
+#               says who joins; a lease that was not renewed for its term, when somebody else may.
 #   closed      what a finished chord leaves of its nodes, so that a late duplicate is refused.
 
 _LEAF_CAPACITY = 40
@@ -1101,6 +1102,7 @@ class Node:
     root: bool
     owner: bytes | None
     lease: float
+    term: float
     closed: bool
 
     @property
@@ -1138,7 +1140,7 @@ class ChordCounter:
 
     OPEN = 'attribute_not_exists(#closed)'
     COUNT = 'SET #owner = :owner, #lease = :lease{ttl} ADD #count :one, #members :members'
-    NEW = 'attribute_not_exists(#closed) AND NOT contains(#members, :member)'
+    NEW = f'{OPEN} AND NOT contains(#members, :member)'
 
     def __init__(self, table: Table, key: str, lifetime: float | None, single: bool = False) -> None:
         self.table = table
@@ -1158,7 +1160,7 @@ class ChordCounter:
         return Node(
             position, item.get('count', 0), item.get('expected', capacity), item.get('members', frozenset()),
             item.get('added', frozenset()), item.get('root', False), item.get('owner'), item.get('lease', 0),
-            item.get('closed', False))
+            item.get('term', self.LEASE), item.get('closed', False))
 
     def _leaf(self, group_index: int) -> Position:
         return Position(0, 0 if self.single else group_index // _LEAF_CAPACITY)
@@ -1215,7 +1217,7 @@ class ChordCounter:
         position, member = self._leaf(part.group_index), member_of(part)
         while True:
             counted, node = self._update(position, self.COUNT, {
-                'owner': self.token, 'lease': time.time() + self.LEASE, 'one': 1,
+                'owner': self.token, 'lease': time.time(), 'one': 1,
                 'members': frozenset({member}), 'member': member}, condition=self.NEW)
             if node.closed:
                 logger.debug('Chord node %s is closed, part %s came late', self._id(position), part.task_id)
@@ -1232,23 +1234,26 @@ class ChordCounter:
             position, member = position.parent, position.number.to_bytes(4, 'big')
 
     def _wait_for_claim(self, root: Node) -> Claim | None:
-        while True:
-            if root.closed:
-                return None
+        since = time.monotonic()  # the clocks of two hosts may differ: a lease is as long as it was seen unchanged here
+        while root.is_full and not root.closed:  # else it is done, or the chord was applied again
             if root.owner == self.token:  # an answer of ours was lost
                 return Claim(root, False)
-            wait = root.lease - time.time()
+            wait = since + root.term - time.monotonic()
             if wait <= 0:
-                _, root = self._update(
-                    root.position, 'SET #owner = :owner, #lease = :lease{ttl}',
-                    {'owner': self.token, 'lease': time.time() + self.LEASE, 'seen': root.lease},
-                    condition='attribute_not_exists(#closed) AND #lease = :seen')
-                if root.owner == self.token and not root.closed:
-                    return Claim(root, True)
+                taken, now = self._update(
+                    root.position, 'SET #owner = :owner, #lease = :lease, #term = :term{ttl}',
+                    {'owner': self.token, 'lease': time.time(), 'term': self.LEASE, 'seen': root.lease},
+                    condition=f'{self.OPEN} AND #lease = :seen')
+                if taken or (now.owner == self.token and not now.closed):
+                    return Claim(now, True)
             else:
                 # to give up would leave the chord hanging if its owner is dead
-                time.sleep(min(wait + 0.01, self.LEASE / 10))
-                root = self._node(root.position, self.table.get(self._id(root.position)) or {'closed': True})
+                time.sleep(min(wait, self.LEASE / 10))
+                now = self._node(root.position, self.table.get(self._id(root.position)) or {})
+            if now.lease != root.lease:
+                since = time.monotonic()
+            root = now
+        return None
 
     # --- while joining ------------------------------------------------------------------------------------
 
@@ -1270,10 +1275,10 @@ class ChordCounter:
 
     def renew(self, root: Node, publishing: bool = False) -> bool:
         """Extends the lease; False when the join is no longer ours, and nothing must be published."""
-        lease = time.time() + self.LEASE * (self.PUBLISHING if publishing else 1)
+        term = self.LEASE * (self.PUBLISHING if publishing else 1)
         renewed, _ = self._update(
-            root.position, 'SET #lease = :lease', {'lease': lease, 'owner': self.token},
-            condition='attribute_not_exists(#closed) AND #owner = :owner')
+            root.position, 'SET #lease = :lease, #term = :term', {'lease': time.time(), 'term': term, 'owner': self.token},
+            condition=f'{self.OPEN} AND #owner = :owner')
         return renewed
 
     def close(self, parts: int) -> None:
@@ -1570,6 +1575,17 @@ def arrange(result: ResultBase, metas: Mapping[str, Mapping[str, Any]]) -> Any:
     return meta['result']
 
 
+def first_and_last(signature: Any, app: Any) -> Iterator[str]:
+    """The ids of the tasks that run first and last when a signature is applied, as far as it was frozen."""
+    signature = maybe_signature(signature, app=app)
+    tasks = getattr(signature, 'tasks', None)
+    if tasks:
+        for task in (tasks[0], tasks[-1]) if isinstance(signature, chain) else tasks:
+            yield from first_and_last(task, app)
+    elif signature.options.get('task_id'):
+        yield signature.options['task_id']
+
+
 def has_callback(ready: promise, known: dict[int, bool]) -> bool:
     """Whether somebody has a callback on a result: on itself, or on a set that it is a member of.
 
@@ -1836,8 +1852,15 @@ class DynamoDBBackend(AsyncBackendMixin, BaseKeyValueStoreBackend):
                       **kwargs: Any) -> Any:
         meta = self._get_result_meta(result=result, state=state, traceback=traceback, request=request)
         meta['task_id'] = bytes_to_str(task_id)
-        self._put(self.get_key_for_task(task_id), self.encode(meta), state,
-                  self._state_lifetime(state, getattr(request, 'chord', None)), keep=states.SUCCESS)
+        key, lifetime = self.get_key_for_task(task_id), self._state_lifetime(state, getattr(request, 'chord', None))
+        try:
+            self._put(key, self.encode(meta), state, lifetime, keep=states.SUCCESS)
+        except ResultTooLarge as exc:
+            if state not in states.EXCEPTION_STATES:
+                raise  # and the worker fails the task
+            logger.error('Task %s: an exception was not stored: %s', task_id, exc)
+            meta.update(result=self.encode_result(exc, state), traceback=None)
+            self._put(key, self.encode(meta), state, lifetime, keep=states.SUCCESS)
         if state in states.READY_STATES:
             self._local.stored = task_id
         return result
@@ -2120,8 +2143,7 @@ class DynamoDBBackend(AsyncBackendMixin, BaseKeyValueStoreBackend):
             self.values.delete_many(stash)
 
     def _has_state(self, body: Any) -> bool:
-        body_id = body.options.get('task_id')
-        return bool(body_id) and self.get(self.get_key_for_task(body_id)) is not None
+        return bool(self.look(first_and_last(body, self.app)))
 
     def _header_values(self, group_id: str, parts: list[Part], counter: ChordCounter, root: Node) -> tuple[list[Any], list[str]]:
         """What the body is called with, and the ids of what was stored for the chord alone.
@@ -2150,7 +2172,8 @@ class DynamoDBBackend(AsyncBackendMixin, BaseKeyValueStoreBackend):
         else:
             first = next(part for part in parts if part not in metas)
             raise TimeoutError(f'{len(parts) - len(metas)} results of the header, that of {first.task_id} first, '
-                               f'did not appear in {patience:g} s')
+                               f'did not appear in {patience:g} s; if the chord takes long, they may have expired: '
+                               'see result_chord_expires')
         saved = self.values.get(self._id(self.get_key_for_chord(group_id, '.header'))) if counter.single else None
         if saved is None:
             return [self._part_value(part, metas[part]) for part in parts], stash

@@ -46,6 +46,8 @@ setup(
             'moto[dynamodb]>=5',
             'flask',
             'flask-cors',
+            'gevent',
+            'eventlet',
         ],
         'lint': ['mypy<3', 'ruff==0.17.*'],      # newer ones find more
     },

@@ -6,6 +6,7 @@ capacity units.  The sections are those of dyna_veggie.py.
 from __future__ import annotations
 
 import datetime
+import importlib.util
 import json
 import logging
 import os
@@ -227,6 +228,8 @@ BAD_URLS = [
     ('dynamodb://eu-west-1?billing_mode=free', "billing_mode='free' must be provisioned or on_demand"),
     ('dynamodb://eu-west-1?billing_mode=on_demand&read=5', 'left out where billing_mode=on_demand'),
     ('dynamodb://eu-west-1?create_table=maybe', "create_table='maybe' must be true or false"),
+    ('dynamodb://dynamo_db:8000', "host='dynamo_db' must be"),
+    ('dynamodb://eu-west-1?ttl_seconds=1_0', "ttl_seconds='1_0' must be a whole number"),
     ('dynamodb://eu-west-1?ttl_seconds=soon', "ttl_seconds='soon' must be a whole number"),
     ('dynamodb://eu-west-1?retry_timeout=-1', "retry_timeout='-1' must be seconds, 0 or more"),
     ('dynamodb://eu-west-1?retry_timeout=nan', "retry_timeout='nan' must be seconds"),
@@ -265,6 +268,11 @@ def test_quoted_keys_survive(secret: str) -> None:
     if secret != '**':
         assert options(url).secret_key == secret
         assert dv.mask_secret(url) == 'dynamodb://AKID:**@eu-west-1/celery'
+
+
+def test_a_table_name_that_the_caller_gives_is_checked() -> None:
+    with pytest.raises(ImproperlyConfigured, match="table_name='x' must be 3 to 255 letters"):
+        options('dynamodb://eu-west-1', table='x')
 
 
 def test_the_query_wins_over_transport_options_and_these_over_settings() -> None:
@@ -399,6 +407,10 @@ def test_tries_end_at_the_timeout_the_deadline_and_the_count() -> None:
     assert list(dv.Backoff(1e-6, 1e-6, timeout=60, max_retries=3).tries()) == [0, 1, 2, 3]
     # the last pause is cut short, for one more try right at the deadline
     assert list(dv.Backoff(1e6, 1e6, timeout=60).tries(deadline=time.monotonic() + 0.01)) == [0, 1]
+
+
+def test_a_base_of_zero_does_not_hammer() -> None:
+    assert dv.Backoff(base=0, maximum=5, timeout=60).pause(3, 0.5) > 0
 
 
 def client_error(code: str, status: int = 400) -> botocore.exceptions.ClientError:
@@ -1621,6 +1633,78 @@ def test_a_duplicate_waits_while_the_owner_is_alive(app: Celery, backend: dv.Dyn
     assert drive.published == [[0, 1]]
 
 
+def test_a_duplicate_does_not_take_over_a_chord_that_is_gone_or_applied_again(
+        backend: dv.DynamoDBBackend, small_tree: None, proxy: Proxy) -> None:
+    table = backend.values.table
+    parts = [dv.Part(index, str(uuid.uuid4())) for index in range(2)]
+
+    def counter() -> dv.ChordCounter:
+        return dv.ChordCounter(table, 'chord', 3600)
+
+    def claims() -> tuple[threading.Thread, list[Any]]:
+        """A duplicate that waits for the lease of a full root."""
+        counter().open(2)
+        for part in parts:
+            counter().count(part)
+        claims: list[Any] = []
+        thread = threading.Thread(target=lambda: claims.append(counter().count(parts[1])), daemon=True)
+        thread.start()
+        return thread, claims
+
+    dv.ChordCounter.LEASE = 0.5  # small_tree puts it back
+    for after in (lambda: table.delete('chord.0.0'), lambda: counter().open(2)):
+        thread, claimed = claims()
+        time.sleep(0.2)
+        after()
+        thread.join(10)
+        assert claimed == [None]
+
+
+def test_leases_do_not_depend_on_the_clocks_of_hosts(
+        backend: dv.DynamoDBBackend, small_tree: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    dv.ChordCounter.LEASE = 0.6
+    part = dv.Part(0, str(uuid.uuid4()))
+    owner = dv.ChordCounter(backend.values.table, 'chord', 3600)
+    owner.open(1)
+    claim = owner.count(part)
+    assert claim is not None and owner.renew(claim.root, publishing=True)
+    real = time.time
+    monkeypatch.setattr(time, 'time', lambda: real() + 600)
+    began = time.monotonic()
+    taken = dv.ChordCounter(backend.values.table, 'chord', 3600).count(part)
+    assert taken is not None and taken.taken_over and time.monotonic() - began >= 0.6 * dv.ChordCounter.PUBLISHING
+
+
+@pytest.mark.parametrize('kind', ['task', 'chain', 'group'])
+def test_a_body_that_has_run_is_not_published_again(
+        app: Celery, backend: dv.DynamoDBBackend, small_tree: None, kind: str) -> None:
+    one, two = app.signature('tests.one'), app.signature('tests.two')
+    body = {'task': one, 'chain': chain(one, two, app=app), 'group': group(one, two, app=app)}[kind]
+    published: list[str] = []
+
+    def note(headers: Any = None, **kwargs: Any) -> None:
+        published.append(headers['id'])
+    celery.signals.before_task_publish.connect(note)
+    drive = Drive(app, 2)
+    drive.body = body
+    body.freeze()
+    drive.apply()
+    drive.returns(0)
+
+    def die(operation: str) -> None:
+        if operation == 'BatchWriteItem':  # which closes the chord
+            raise SystemExit
+    with Hook(backend, die, lambda operation: None), pytest.raises(SystemExit):
+        drive.returns(1)
+    assert published
+    for id in published:
+        backend.store_result(id, 'done', states.SUCCESS)
+    published.clear()
+    drive.returns(1)
+    celery.signals.before_task_publish.disconnect(note)
+    assert published == []
+
+
 class Schedule:
     """Runs deliveries in threads, and lets one request at a time through, in the order that is drawn."""
 
@@ -2045,6 +2129,433 @@ def test_a_waiting_caller_is_ticked_once_per_interval(backend: dv.DynamoDBBacken
     with pytest.raises(TimeoutError):
         list(backend.get_many(['none'], timeout=0.5, interval=0.1, on_interval=lambda: ticks.append(time.monotonic())))
     assert 1 <= len(ticks) <= 5
+
+
+def test_an_exception_too_large_to_store_still_fails_its_task_and_chord(make_app: MakeApp, caplog: pytest.LogCaptureFixture) -> None:
+    app = make_app('max_result_size=2000')
+    drive = Drive(app, 2)
+    drive.apply()
+    drive.fails(0, ValueError('x' * 5000))
+    assert isinstance(app.AsyncResult(drive.ids[0]).result, Exception)
+    assert 'max_result_size is 2,000' in str(app.AsyncResult(drive.ids[0]).result)
+    drive.returns(1)
+    assert app.AsyncResult(drive.body_id).state == states.FAILURE
+    drive = Drive(app, 2)  # an exception that fits, while the ChordError that quotes it does not
+    drive.apply()
+    drive.fails(0, ValueError('x' * 1500))
+    drive.returns(1)
+    assert app.AsyncResult(drive.body_id).state == states.FAILURE
+    with pytest.raises(dv.ResultTooLarge):
+        app.backend.store_result('id', 'x' * 5000, states.SUCCESS)
+
+
+# --- sets of results -----------------------------------------------------------
+
+def ready_tasks(backend: dv.DynamoDBBackend, number: int) -> list[str]:
+    ids = [str(uuid.uuid4()) for _ in range(number)]
+    for index, id in enumerate(ids):
+        meta = {'task_id': id, 'status': states.SUCCESS, 'result': index, 'traceback': None, 'children': []}
+        backend.values.put(backend.get_key_for_task(id).decode(), backend.encode(meta).encode(), states.SUCCESS)
+    return ids
+
+
+def result_set(app: Celery, ids: list[str]) -> celery.result.GroupResult:
+    return app.GroupResult(str(uuid.uuid4()), [app.AsyncResult(id) for id in ids])
+
+
+@pytest.mark.parametrize('ask', [
+    lambda results: results.get() == list(range(250)),
+    lambda results: results.join_native() == list(range(250)),
+    lambda results: [meta['result'] for _, meta in results.iter_native()] == list(range(250)),
+], ids=['get', 'join_native', 'iter_native'])
+def test_a_ready_group_costs_one_request_per_hundred(
+        app: Celery, backend: dv.DynamoDBBackend, proxy: Proxy, ask: Callable[[Any], bool]) -> None:
+    results = result_set(app, ready_tasks(backend, 250))
+    proxy.reset()
+    assert ask(results)
+    requests, reads, writes = cost(proxy)
+    assert (requests, writes) == (3, 0) and reads <= 250
+    assert ask(results) and not proxy.requests  # what is ready is known
+
+
+@pytest.mark.parametrize(('ask', 'most'), [
+    (lambda results: results.join() == list(range(250)), 6),
+    (lambda results: results.ready(), 6),
+    (lambda results: results.successful(), 6),
+    (lambda results: not results.failed(), 6),
+    (lambda results: results.completed_count() == 250, 6),
+    (lambda results: not results.waiting(), 6),
+    (lambda results: results.maybe_throw() is None, 6),
+], ids=['join', 'ready', 'successful', 'failed', 'completed_count', 'waiting', 'maybe_throw'])
+def test_what_a_set_asks_one_by_one_is_read_in_batches(
+        app: Celery, backend: dv.DynamoDBBackend, proxy: Proxy, ask: Callable[[Any], bool], most: int) -> None:
+    results = result_set(app, ready_tasks(backend, 250))
+    proxy.reset()
+    assert ask(results)
+    requests, reads, writes = cost(proxy)
+    assert requests <= most and reads <= 250 and writes == 0
+
+
+def test_asking_a_set_that_is_not_ready_costs_one_read(app: Celery, backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
+    results = result_set(app, [str(uuid.uuid4()) for _ in range(250)])
+    for _ in range(3):
+        assert not results.ready()
+        assert cost(proxy)[:2] == (1, 1)
+    assert results.completed_count() == 0
+    assert cost(proxy)[0] <= 6
+    # and what was read ahead is not taken for what is: each answer is exact
+    for id in [result.id for result in results]:
+        backend.store_result(id, 1, states.SUCCESS)
+    assert results.completed_count() == 250
+
+
+def test_nested_groups_are_read_in_the_same_batches(app: Celery, backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
+    ids = ready_tasks(backend, 90)
+    inner = [result_set(app, ids[start:start + 10]) for start in range(0, 80, 10)]
+    deep = app.GroupResult('deep', [result_set(app, ids[80:85]), app.AsyncResult(ids[85])])
+    outer = app.GroupResult('outer', [*inner, deep, *(app.AsyncResult(id) for id in ids[86:])])
+    proxy.reset()
+    assert outer.get() == [*([*range(start, start + 10)] for start in range(0, 80, 10)),
+                           [[80, 81, 82, 83, 84], 85], 86, 87, 88, 89]
+    assert operations(proxy) == ['BatchGetItem']
+
+
+def test_a_chords_parts_are_not_read_one_by_one_by_get(app: Celery, backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
+    header = result_set(app, ready_tasks(backend, 250))
+    body = app.AsyncResult('body', parent=header)
+    backend.store_result('body', 'all', states.SUCCESS)
+    proxy.reset()
+    assert body.get() == 'all'
+    assert cost(proxy)[0] <= 7
+    pending = app.AsyncResult('pending', parent=result_set(app, [str(uuid.uuid4()) for _ in range(250)]))
+    with pytest.raises(TimeoutError):
+        pending.get(timeout=1, interval=0.1)
+    # the parents once (250 units in 5 requests); of itself one poll per tick
+    assert cost(proxy)[0] <= 5 + 1 + 6 + 10
+    failed = app.AsyncResult('failed-part')
+    backend.store_result('failed-part', ValueError('part'), states.FAILURE)
+    with pytest.raises(ValueError, match='part'):
+        app.AsyncResult('pending', parent=app.GroupResult('g', [*header, failed])).get(timeout=5)
+
+
+def test_failures_come_out_of_sets(app: Celery, backend: dv.DynamoDBBackend) -> None:
+    ids = ready_tasks(backend, 3)
+    backend.store_result('bad', ValueError('no'), states.FAILURE)
+    results = app.GroupResult('g', [*(app.AsyncResult(id) for id in ids), app.AsyncResult('bad')])
+    assert [str(value) for value in results.get(propagate=False)] == ['0', '1', '2', 'no']
+    with pytest.raises(ValueError, match='no'):
+        app.GroupResult('h', [app.AsyncResult('bad'), *results[:3]]).get()
+    seen: list[Any] = []
+    assert results.get(callback=lambda id, value: seen.append(str(value)), propagate=False) is None
+    assert sorted(seen) == ['0', '1', '2', 'no']
+
+
+def test_sets_are_forgotten_in_batches(app: Celery, backend: dv.DynamoDBBackend, proxy: Proxy, client: Any, table_name: str) -> None:
+    for make in (lambda ids: result_set(app, ids), lambda ids: celery.result.ResultSet([app.AsyncResult(id) for id in ids])):
+        results = make(ready_tasks(backend, 60))
+        proxy.reset()
+        results.forget()
+        requests, reads, writes = cost(proxy)
+        assert (requests, reads, writes) == (3, 0, 60)
+        assert all_items(client, table_name) == []
+    # nested, and with the parents of each task
+    ids = ready_tasks(backend, 40)
+    chains = [app.AsyncResult(ids[n], parent=app.AsyncResult(ids[n + 20])) for n in range(20)]
+    outer = app.GroupResult('outer', [app.GroupResult('one', chains[:10]), *chains[10:]])
+    proxy.reset()
+    outer.forget()
+    assert cost(proxy) == (2, 0, 40)
+    assert all_items(client, table_name) == []
+    # again, with new results under the same ids
+    for id in ids:
+        backend.store_result(id, 1, states.SUCCESS)
+    outer.forget()
+    assert all_items(client, table_name) == []
+    # one result, and one of a set
+    one, two = ready_tasks(backend, 2)
+    pair = result_set(app, [one, two])
+    pair[0].forget()
+    assert [item['id'] for item in all_items(client, table_name)] == [f'celery-task-meta-{two}']
+    pair.save()
+    pair.delete()
+    pair.forget()
+    assert all_items(client, table_name) == []
+
+
+def test_large_results_are_forgotten_with_their_chunks(
+        app: Celery, backend: dv.DynamoDBBackend, make_app: MakeApp, client: Any, table_name: str) -> None:
+    ids = [str(uuid.uuid4()) for _ in range(3)]
+    for id in ids:
+        backend.store_result(id, noise(900 * KB).hex(), states.SUCCESS)
+    results = result_set(app, ids)
+    results.get()
+    results.forget()
+    assert all_items(client, table_name) == []
+    keeping = make_app(result_expires=None)
+    for id in ids:
+        keeping.backend.store_result(id, noise(900 * KB).hex(), states.SUCCESS)
+    result_set(keeping, ids).forget()  # they would never expire, so they are looked for
+    assert all_items(client, table_name) == []
+
+
+def test_a_big_join_overlaps_its_batches_and_keeps_the_order(
+        app: Celery, backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
+    results = result_set(app, ready_tasks(backend, 3000))
+    running, most, clocks, lock = [0], [0], {}, threading.Lock()  # type: list[int], list[int], dict[str, int], threading.Lock
+
+    def begin(operation: str) -> None:
+        with lock:
+            if not running[0]:
+                clocks['now'] = max(clocks.values(), default=0)
+                for thread in set(clocks) - {'now'}:
+                    del clocks[thread]
+            thread = str(threading.get_ident())
+            clocks[thread] = clocks.get(thread, clocks['now']) + 1  # each request takes one tick of its thread's clock
+            running[0] += 1
+            most[0] = max(most[0], running[0])
+        time.sleep(0.05)  # and really this long at the least
+
+    def end(operation: str) -> None:
+        with lock:
+            running[0] -= 1
+    proxy.reset()
+    with Hook(backend, begin, end):
+        assert results.get() == list(range(3000))
+    assert len(proxy.requests) == 30
+    assert 4 <= most[0] <= 8
+    assert max(clocks.values()) <= 30 / 4  # ticks: four times as fast as one request after the other
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith('dyna-veggie')]
+
+
+def test_a_throttled_table_does_not_hold_up_a_time_out(make_app: MakeApp, proxy: Proxy) -> None:
+    app = make_app('retry_max_delay=0.05')
+    ready(app, proxy)
+    proxy.faults = lambda operation, body: Throttle()
+    for result in (app.AsyncResult('id'), result_set(app, ['a', 'b'])):
+        began = time.monotonic()
+        with pytest.raises(TimeoutError):
+            result.get(timeout=0.5)
+        assert time.monotonic() - began < 10  # and not retry_timeout, 120 s
+        proxy.reset()
+        with pytest.raises(TimeoutError):
+            result.get(timeout=0)
+        assert len(proxy.requests) == 1
+
+
+# --- callbacks, messages, threads ------------------------------------------------
+
+def test_changes_of_state_are_told_as_messages(app: Celery, backend: dv.DynamoDBBackend) -> None:
+    def run() -> None:
+        for done in range(3):
+            backend.store_result('id', {'done': done}, 'PROGRESS')
+            time.sleep(0.3)
+        backend.store_result('id', 'all', states.SUCCESS)
+    thread = threading.Thread(target=run)
+    messages: list[Any] = []
+    thread.start()
+    assert app.AsyncResult('id').get(timeout=30, interval=0.05, on_message=messages.append) == 'all'
+    thread.join()
+    assert [message['result'] for message in messages] == [{'done': 0}, {'done': 1}, {'done': 2}, 'all']
+    assert messages[0]['status'] == 'PROGRESS' and messages[0]['task_id'] == 'id'
+    messages.clear()
+    assert result_set(app, ['id']).get(timeout=30, on_message=messages.append) == ['all']
+    assert [message['result'] for message in messages] == ['all']
+
+
+def test_callbacks_are_called_while_anybody_waits(app: Celery, backend: dv.DynamoDBBackend) -> None:
+    called: list[Any] = []
+    app.AsyncResult('one').then(lambda result: called.append(result.get()))  # nobody holds this one but its callback
+    pair = result_set(app, ['two', 'three'])
+    pair.then(lambda results: called.append(results.get()))
+    app.AsyncResult('broken').then(lambda result: 1 / 0)
+    failed = app.AsyncResult('failed')
+    failed.then(lambda result: called.append(result.state))
+    for number, id in enumerate(('one', 'two', 'three', 'broken')):
+        backend.store_result(id, number, states.SUCCESS)
+    backend.store_result('failed', ValueError(), states.FAILURE)
+    with pytest.raises(TimeoutError):
+        app.AsyncResult('none').get(timeout=1.2)
+    assert sorted(called, key=str) == [0, 'FAILURE', [1, 2]] or sorted(map(str, called)) == ['0', 'FAILURE', '[1, 2]']
+    consumer = backend.result_consumer
+    assert not consumer._held and not consumer._unsettled
+
+
+def test_nobody_looks_for_results_that_nobody_waits_for(app: Celery, backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
+    unwanted = result_set(app, [f'unwanted-{number}' for number in range(20)])
+    wanted = app.AsyncResult('wanted')
+    wanted.then(print)
+    threads = set(threading.enumerate())
+    time.sleep(0.3)
+    assert not proxy.requests and set(threading.enumerate()) == threads
+    with pytest.raises(TimeoutError):
+        app.AsyncResult('waited-for').get(timeout=1, interval=0.1)
+    asked = {key['id']['S'] for request in proxy.requests for key in
+             ([request.body['Key']] if 'Key' in request.body else next(iter(request.body['RequestItems'].values()))['Keys'])}
+    assert asked == {'celery-task-meta-waited-for', 'celery-task-meta-wanted'}
+    assert unwanted
+
+
+def test_nothing_is_kept_of_what_was_forgotten_or_timed_out(app: Celery, backend: dv.DynamoDBBackend) -> None:
+    import gc
+    import weakref
+    consumer = backend.result_consumer
+    results = result_set(app, [str(number) for number in range(30)])
+    alone = app.AsyncResult('alone')
+    called = app.AsyncResult('called')
+    called.then(print)
+    references = [weakref.ref(result) for result in (results, alone, called, *results)]
+    for result in (results, alone):
+        with pytest.raises(TimeoutError):
+            result.get(timeout=0.1)
+    called.forget()
+    results.forget()
+    for id in ready_tasks(backend, 30):
+        assert app.AsyncResult(id).get() is not None
+    del results, alone, called, result
+    gc.collect()
+    assert [reference() for reference in references if reference()] == []
+    assert (consumer._known, consumer._held, list(consumer._unsettled), consumer.poller._waits) == ({}, {}, [], [])
+
+
+def test_threads_wait_on_one_backend(app: Celery, backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
+    ids = [str(uuid.uuid4()) for _ in range(40)]
+    results: dict[str, Any] = {}
+
+    def wait(id: str) -> None:
+        results[id] = celery.result.AsyncResult(id, backend=backend, app=app).get(timeout=60, interval=0.2)
+    threads = [threading.Thread(target=wait, args=(id,), daemon=True) for id in ids]
+    for thread in threads:
+        thread.start()
+    time.sleep(2)
+    proxy.reset()
+    time.sleep(1)
+    assert len(proxy.requests) <= 15  # and not 200
+    for number, id in enumerate(ids):
+        backend.store_result(id, number, states.SUCCESS)
+    for thread in threads:
+        thread.join(30)
+    assert results == {id: number for number, id in enumerate(ids)}
+
+
+GREEN = """
+import {0}
+{1}
+import sys, threading, time
+sys.path.insert(0, {2!r})
+from celery import Celery
+import dyna_veggie
+app = Celery(backend='dyna_veggie.DynamoDBBackend+dynamodb://local/{3}?endpoint_url={4}')
+spawn, sleep = {0}.spawn, {0}.sleep
+stored = app.backend.store_result
+assert type(app.backend.result_consumer.drainer).__name__ == {0!r} + 'Drainer'
+
+called = []
+app.AsyncResult('then').then(lambda result: called.append(result.result))
+pair = app.GroupResult('pair', [app.AsyncResult('one'), app.AsyncResult('two')])
+pair.then(lambda results: called.append(results.get()))
+stored('then', 'now', 'SUCCESS'); stored('one', 1, 'SUCCESS'); stored('two', 2, 'SUCCESS')
+for _ in range(100):
+    if len(called) == 2: break
+    sleep(0.1)
+assert sorted(map(str, called)) == ['[1, 2]', 'now'], called
+
+got = {{}}
+def wait(number):
+    got[number] = app.AsyncResult(f'id-{{number}}').get(timeout=60)
+for number in range(30):
+    spawn(wait, number)
+ticks = []
+def tick():
+    while len(got) < 30:
+        ticks.append(1)
+        sleep(0.01)
+spawn(tick)
+sleep(0.5)
+for number in range(30):
+    stored(f'id-{{number}}', number, 'SUCCESS')
+for _ in range(100):
+    if len(got) == 30: break
+    sleep(0.1)
+assert got == {{number: number for number in range(30)}}, got
+assert len(ticks) > 20  # the others went on meanwhile
+
+for number in range(300):
+    stored(f'big-{{number}}', number, 'SUCCESS')
+assert app.GroupResult('big', [app.AsyncResult(f'big-{{number}}') for number in range(300)]).get(timeout=60) == list(range(300))
+from celery.exceptions import TimeoutError
+try:
+    app.AsyncResult('none').get(timeout=0.3)
+except TimeoutError:
+    print('all right')
+"""
+
+
+@pytest.mark.parametrize(('library', 'patch'), [
+    ('gevent', 'from gevent import monkey; monkey.patch_all()'), ('eventlet', 'eventlet.monkey_patch()')])
+def test_greenlets(library: str, patch: str, endpoint: str, table_name: str) -> None:
+    if importlib.util.find_spec(library) is None:
+        pytest.skip(f'{library} is not installed')
+    program = GREEN.format(library, patch, str(ROOT), table_name, quote(endpoint, safe=''))
+    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', program], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                          text=True, timeout=200, cwd=tempfile.gettempdir())
+    assert done.stdout.endswith('all right\n') and done.returncode == 0, done.stdout
+
+
+def test_a_child_after_a_fork_waits_by_itself(app: Celery, backend: dv.DynamoDBBackend) -> None:
+    backend.store_result('stored', 7, states.SUCCESS)
+    holds, release = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with backend.result_consumer.poller._changed:
+            holds.set()
+            release.wait(30)
+    thread = threading.Thread(target=hold)
+    thread.start()
+    holds.wait(30)
+    child = os.fork()
+    if not child:
+        try:
+            found = app.AsyncResult('stored').get(timeout=20) == 7
+            with pytest.raises(TimeoutError):
+                app.AsyncResult('none').get(timeout=0.2)
+            os._exit(0 if found else 2)
+        finally:
+            os._exit(3)
+    release.set()
+    thread.join()
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_an_item_that_cannot_be_read_fails_alone(
+        app: Celery, backend: dv.DynamoDBBackend, client: Any, table_name: str) -> None:
+    good = ready_tasks(backend, 1)[0]
+    hostile: dict[str, dict[str, Any]] = {
+        'not-binary': {'result': {'N': '5'}},
+        'a-list': {'result': {'L': [{'S': 'x'}]}},
+        'not-json': {'result': {'B': b'\xff\xfe{'}},
+        'not-a-meta': {'result': {'S': '[1, 2]'}},
+        'no-status': {'result': {'S': '{"result": 1}'}},
+        'odd-status': {'result': {'S': '{"status": ["x"], "result": 1}'}},
+        'pickle': {'result': {'B': pickle.dumps({'status': 'SUCCESS', 'result': 1})}},
+        'os-system': {'result': {'S': json.dumps({'status': 'FAILURE', 'result': {
+            'exc_type': 'system', 'exc_message': ['true'], 'exc_module': 'os'}})}},
+        'chunks-of-text': {'chunks': {'S': 'many'}, 'version': {'B': b'1'}, 'size': {'N': '5'}},
+        'chunks-without-end': {'chunks': {'N': '9' * 30}, 'version': {'B': b'1'}, 'size': {'N': '9' * 33}},
+        'chunks-missing': {'chunks': {'N': '2'}, 'version': {'B': b'1'}, 'size': {'N': '800000'}},
+        'no-version': {'chunks': {'N': '2'}, 'size': {'N': '800000'}},
+        'no-size': {'chunks': {'N': '2'}, 'version': {'B': b'1'}},
+    }
+    for id, attributes in hostile.items():
+        client.put_item(TableName=table_name, Item={'id': {'S': f'celery-task-meta-{id}'}, **attributes})
+    together = result_set(app, [good, *hostile])
+    values = together.get(timeout=20, propagate=False)
+    assert values[0] == 0
+    for id, value in zip(hostile, values[1:]):
+        assert isinstance(value, Exception) and 'cannot be read' in str(value), (id, value)
+        with pytest.raises(celery.exceptions.BackendGetMetaError, match='cannot be read'):
+            app.AsyncResult(id).get(timeout=5)
+        backend.store_result(id, 'replaced', states.SUCCESS)
+        assert app.AsyncResult(id).get(timeout=5) == 'replaced'
 
 
 # ---------------------------------------------------------------------------------------------------------------------
