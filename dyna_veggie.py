@@ -1637,9 +1637,13 @@ class ResultConsumer(BaseResultConsumer):
         if not results:
             self._known.pop(result.id, None)
 
+    def forget(self, task_id: str) -> None:
+        for result in self._results(task_id):
+            self.remove(result)
+
     def _settle(self) -> None:
         for result in _popped(self._unsettled):
-            if result._cache is None and has_callback(result.on_ready, {}):
+            if id(result) in self._known.get(result.id, ()) and has_callback(result.on_ready, {}):
                 self._held[id(result)] = result
 
     def _results(self, task_id: str) -> list[AsyncResult]:
@@ -1934,6 +1938,7 @@ class DynamoDBBackend(AsyncBackendMixin, BaseKeyValueStoreBackend):
 
     def forget(self, task_id: str) -> None:
         """Deletes the result of a task; those of a ResultSet together, when it forgets them all."""
+        self.result_consumer.forget(task_id)  # before Celery 5.6, AsyncResult.forget() does not tell it
         call = bulk_call(sys._getframe(1))
         if call is None or call.f_code.co_name != 'forget':
             super().forget(task_id)

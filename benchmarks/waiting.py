@@ -38,7 +38,7 @@ def latency(app: Celery, rounds: int) -> list[float]:
     """Seconds between a result that is stored 10 ms after get() was called and get()'s return."""
     seen = []
     for number in range(rounds):
-        stored = []
+        stored: list[float] = []
 
         def store(id: str = f'late-{number}', stored: list[float] = stored) -> None:
             time.sleep(0.01)
