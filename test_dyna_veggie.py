@@ -2327,6 +2327,31 @@ def test_a_big_join_overlaps_its_batches_and_keeps_the_order(
     assert not [thread for thread in threading.enumerate() if thread.name.startswith('dyna-veggie')]
 
 
+def test_waiting_for_a_thousand_results_is_cheap(app: Celery, backend: dv.DynamoDBBackend, proxy: Proxy, endpoint: str) -> None:
+    ids = [str(uuid.uuid4()) for _ in range(1000)]
+    assert backend.url
+    past_the_proxy = Celery('workers', set_as_current=False, backend='dyna_veggie.DynamoDBBackend+' + backend.url.replace(
+        quote(proxy.url, safe=''), quote(endpoint, safe='')))
+    made = [past_the_proxy.backend.get_key_for_task(id).decode() for id in ids]
+
+    def run() -> None:
+        for start in range(0, 1000, 25):
+            past_the_proxy.backend.values.table.write_many(puts=(
+                {'id': made[index], 'status': states.SUCCESS, 'result': backend.encode(
+                    {'status': states.SUCCESS, 'result': index, 'traceback': None, 'children': []}).encode()}
+                for index in range(start, start + 25)))
+            time.sleep(0.1)
+    results = result_set(app, ids)
+    thread = threading.Thread(target=run)
+    thread.start()
+    assert results.get(interval=0.25) == list(range(1000))
+    thread.join()
+    ticks = sum(1 for earlier, later in zip(proxy.requests, proxy.requests[1:]) if later.began - earlier.ended > 0.015)
+    requests, reads, writes = cost(proxy)
+    assert requests <= 10 + ticks  # ten of joining, and one per tick
+    assert ticks <= 60 and reads <= 500 + ticks * 25 + 50 and writes == 0
+
+
 def test_a_throttled_table_does_not_hold_up_a_time_out(make_app: MakeApp, proxy: Proxy) -> None:
     app = make_app('retry_max_delay=0.05')
     ready(app, proxy)

@@ -93,6 +93,8 @@ class Request:
     write_units: float
     error: str | None           # an error's code, or the exception's name where the engine did not answer
     fault: Fault | None
+    began: float                # of time.monotonic: when it came
+    ended: float                # when its answer was about to be sent
 
     @property
     def ids(self) -> list[str]:
@@ -342,6 +344,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self._reset()
         if len(payload) < length:
             return      # the client is gone
+        began = time.monotonic()
         operation = self.headers.get('X-Amz-Target', '').rpartition('.')[2]
         body = json.loads(payload) if operation else {}
         fault = proxy._fault(operation, body)
@@ -362,7 +365,7 @@ class _Handler(BaseHTTPRequestHandler):
             units = _units(operation, body, said)
         proxy.requests.append(Request(
             operation, _table_of(body), body, answer.status if answer else 0,
-            units if operation in READS else 0, units if operation in WRITES else 0, error, fault,
+            units if operation in READS else 0, units if operation in WRITES else 0, error, fault, began, time.monotonic(),
         ))
         if answer is None or isinstance(fault, ResetAfter):
             self._reset()
