@@ -2668,6 +2668,199 @@ def test_a_real_prefork_worker(worker_app: Any) -> None:
     assert result.state == states.PENDING
 
 
+# --- what production does ----------------------------------------------------------------------------------------
+
+# a broker that redelivers what a killed worker left, and delivers some messages twice
+REDELIVERING = """
+import copy, glob, os, random, uuid
+import broker
+from broker import *
+
+UNACKED = FOLDER + '-unacked'
+TWICE = float(os.environ.get('DELIVERED_TWICE', 0))
+draw = random.Random(5)
+
+class Channel(broker.Channel):
+    def _put(self, queue, payload, **kwargs):
+        again = draw.random() < TWICE and payload['headers'].get('task') != 'total'
+        for message in [payload, copy.deepcopy(payload)][:1 + again]:
+            tag = message['properties']['delivery_tag'] = str(uuid.uuid4())
+            path = os.path.join(FOLDER, f'{time.monotonic_ns():020}_{tag}')
+            with open(f'{path}.part', 'w', encoding='utf-8') as file:
+                file.write(dumps(message))
+            os.rename(f'{path}.part', f'{path}.{queue}.msg')
+
+    def basic_ack(self, delivery_tag, multiple=False):
+        super().basic_ack(delivery_tag, multiple)
+        for name in glob.glob(f'{UNACKED}/*_{delivery_tag}.*'):
+            os.unlink(name)
+
+    def basic_reject(self, delivery_tag, requeue=False):
+        super().basic_reject(delivery_tag, requeue)
+        for name in glob.glob(f'{UNACKED}/*_{delivery_tag}.*'):
+            os.unlink(name)
+
+class Transport(broker.Transport):
+    Channel = Channel
+
+broker_transport = __name__ + ':Transport'  # kombu remembers transports by name, this one its folder
+broker_transport_options = {**broker.broker_transport_options, 'store_processed': True, 'processed_folder': UNACKED}
+task_acks_late = True
+task_reject_on_worker_lost = True
+worker_prefetch_multiplier = 1
+"""
+
+TOUGH_APP = """
+import os, time
+from celery import Celery, signals
+app = Celery('tough', backend=os.environ['RESULT_BACKEND'])
+app.config_from_object(os.environ['BROKER'])
+
+@app.task(name='part')
+def part(value, seconds=0):
+    time.sleep(seconds)
+    return value
+
+@app.task(name='total')
+def total(values):
+    return values
+
+@signals.after_task_publish.connect(sender='total')
+def note(headers=None, **kwargs):
+    with open(os.environ['PUBLISHED'], 'a') as file:
+        file.write(headers['id'] + '\\n')
+"""
+
+
+class Workers:
+    """Real prefork workers of TOUGH_APP, whose results go through the proxy."""
+
+    def __init__(self, folder: Path, name: str, monkeypatch: pytest.MonkeyPatch, url: str, twice: float = 0) -> None:
+        self.folder, self.name, self.messages = folder, f'tough_{name}', folder / 'messages'
+        self.unacked, self.published = folder / 'messages-unacked', folder / 'published'
+        for made in (self.messages / 'control', self.unacked):
+            made.mkdir(parents=True)
+        self.published.touch()
+        (folder / f'redelivering_{name}.py').write_text(REDELIVERING)
+        (folder / f'{self.name}.py').write_text(TOUGH_APP)
+        for variable, value in {'BROKER': f'redelivering_{name}', 'BROKER_FOLDER': self.messages, 'RESULT_BACKEND': url, 'PUBLISHED': self.published,
+                                'DELIVERED_TWICE': twice}.items():
+            monkeypatch.setenv(variable, str(value))
+        for path in (ROOT / 'examples', folder):
+            monkeypatch.syspath_prepend(str(path))
+        monkeypatch.delitem(sys.modules, 'broker', raising=False)
+        self.module: Any = __import__(self.name)
+        with self.module.app.connection_for_write() as connection:
+            self.module.app.amqp.queues['celery'].bind(connection.default_channel).declare()
+        self.log = (folder / 'log').open('a')
+        self.process: Any = None
+
+    def start(self, concurrency: int = 3) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, '-m', 'celery', '-A', self.name, 'worker', '--pool', 'prefork', '--concurrency', str(concurrency),
+             '-l', 'INFO', '--without-gossip', '--without-mingle', '--without-heartbeat'],
+            cwd=self.folder, stdout=self.log, stderr=subprocess.STDOUT, start_new_session=True,
+            env={**os.environ, 'PYTHONPATH': os.pathsep.join([str(ROOT), str(ROOT / 'examples'), str(self.folder)])})
+
+    def children(self) -> list[int]:
+        listed = subprocess.run(['ps', '-o', 'pid=', '--ppid', str(self.process.pid)], stdout=subprocess.PIPE, text=True)
+        return [int(pid) for pid in listed.stdout.split()]
+
+    def kill(self) -> None:
+        """Kills worker and children at once; the broker redelivers what they had not acknowledged."""
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        for message in self.unacked.iterdir():
+            message.rename(self.messages / message.name)
+
+    def stop(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(30)
+            except subprocess.TimeoutExpired:
+                os.killpg(self.process.pid, signal.SIGKILL)
+                self.process.wait()
+        self.log.close()
+
+    def bodies(self) -> list[str]:
+        return self.published.read_text().split()
+
+
+@pytest.fixture
+def make_workers(tmp_path: Path, proxy: Proxy, table_name: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Workers]]:
+    made: list[Workers] = []
+
+    def make(query: str = '', twice: float = 0) -> Workers:
+        url = (f'dyna_veggie.DynamoDBBackend+dynamodb://local/{table_name}?endpoint_url={quote(proxy.url, safe="")}&{query}')
+        workers = Workers(tmp_path, table_name[5:], monkeypatch, url.rstrip('&'), twice)
+        made.append(workers)
+        return workers
+    yield make
+    for workers in made:
+        workers.stop()
+        print((tmp_path / 'log').read_text()[-20_000:])
+
+
+def test_a_soak_in_faults_and_duplicates(
+        make_workers: Callable[..., Workers], proxy: Proxy, client: Any, table_name: str) -> None:
+    workers = make_workers('retry_base_delay=0.01&retry_max_delay=0.2', twice=0.15)
+    draw, lock = random.Random(7), threading.Lock()
+
+    def faults(operation: str, body: Any) -> Any:
+        with lock:
+            chance, tail = draw.random(), draw.random()
+        if operation.startswith('Batch') and tail < 0.5:
+            return Partial()
+        for limit, fault in ((0.10, Throttle()), (0.15, ServerError()), (0.17, ResetBefore()), (0.19, ResetAfter())):
+            if chance < limit:
+                return fault
+        return Delay(0.05 / (1 - tail) ** 0.5 - 0.05) if tail > 0.9 else None
+
+    module = workers.module
+    ready(module.app, proxy)
+    proxy.faults = faults
+    workers.start()
+    chords = [chord([module.part.s(number) for number in range(100)], module.total.s()).apply_async() for _ in range(20)]
+    groups = [group(module.part.s(number) for number in range(200)).apply_async() for _ in range(10)]
+    singles = [module.part.delay(number) for number in range(500)]
+    for result in chords:
+        assert result.get(timeout=240, follow_parents=False) == list(range(100))
+    for result in groups:
+        assert result.get(timeout=120) == list(range(200))
+    assert module.app.ResultSet(singles).get(timeout=120) == list(range(500))
+    deadline = time.monotonic() + 60
+    while (any(workers.unacked.iterdir()) or list(workers.messages.glob('*.msg'))) and time.monotonic() < deadline:
+        time.sleep(0.2)  # late duplicates
+    proxy.faults = None
+    assert sorted(workers.bodies()) == sorted(result.id for result in chords)
+    for result in (*groups, module.app.ResultSet(singles), *chords, *(result.parent for result in chords)):
+        result.forget()
+    left = all_items(client, table_name)
+    assert [item for item in left if 'closed' not in item] == []  # and these expire within the hour
+    assert all(item['ttl'] <= time.time() + 3600 for item in left)
+
+
+def test_workers_that_are_killed_lose_nothing(make_workers: Callable[..., Workers], proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    workers = make_workers()
+    module, draw = workers.module, random.Random(3)
+    ready(module.app, proxy)
+    chords = [chord([module.part.s(number, 0.02) for number in range(50)], module.total.s()).apply_async() for _ in range(6)]
+    workers.start()
+    for kills in range(8):
+        time.sleep(draw.uniform(0.5, 2))
+        if kills % 4 == 3:
+            workers.kill()
+            workers.start()
+        else:
+            children = workers.children()
+            if children:
+                os.kill(draw.choice(children), signal.SIGKILL)
+    for result in chords:
+        assert result.get(timeout=150, follow_parents=False) == list(range(50))
+    assert set(workers.bodies()) == {result.id for result in chords}
+
+
 @pytest.fixture(scope='session')
 def bare_python(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A Python that finds nothing but Celery, botocore and what they need."""
