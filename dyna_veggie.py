@@ -1412,6 +1412,7 @@ class Poller:
         timeout, interval: seconds; 0 looks once.  on_interval is called once per ``interval``.  Raises TimeoutError,
         after a last look at everything.
         """
+        interval = max(interval, 0.001)
         called = time.monotonic()
         deadline = None if timeout is None else called + timeout
         wait = Wait(ids, interval, all_changes)
@@ -1427,8 +1428,8 @@ class Poller:
             try:
                 while wait.left and (deadline is None or time.monotonic() < deadline):
                     if on_interval is not None and time.monotonic() - called >= interval:
-                        called = time.monotonic()
                         on_interval()
+                        called = time.monotonic()  # after it: it may take longer than the interval
                     until = called + interval if on_interval is not None else math.inf
                     self._poll(wait, until if deadline is None else min(until, deadline), deadline)
                     yield from wait.take_news()

@@ -2043,6 +2043,13 @@ def test_changes_are_told_once_each_to_whom_they_matter() -> None:
     assert seen == [0, 1, 2, 3]
 
 
+@pytest.mark.parametrize('interval', [0, 0.01])
+def test_a_slow_on_interval_does_not_keep_a_wait_from_looking(interval: float) -> None:
+    looks = Looks({'a': 4})
+    found = values(dv.Poller(looks).wait(['a'], timeout=30, interval=interval, on_interval=lambda: time.sleep(0.02)))
+    assert found == {'a': 'value of a'} and len(looks.windows) == 5
+
+
 def test_threads_share_their_polls() -> None:
     looks = Looks(dict.fromkeys(map(str, range(20)), 10**9))
     poller, done = dv.Poller(looks), []  # type: dv.Poller, list[str]
