@@ -498,6 +498,7 @@ def is_transient(exc: BaseException) -> bool:
 # https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/ServiceQuotas.html
 _GET_BATCH = 100
 _WRITE_BATCH = 25
+_QUIET = 60.0  # seconds between two warnings that requests fail
 _OVERLAPPED = 8  # batches of one call that are under way at once
 # of the 400 KB of an item: an id takes up to 2048 bytes, and the names and values of the other attributes some 100
 _VALUE_LIMIT = 400_000
@@ -587,6 +588,8 @@ class Table:
         self._lock = threading.RLock()
         self._client: Any = None
         self._check_ttl = (options.ttl_seconds or 0) > 0
+        self._failing_since: float | None = None
+        self._warned = -math.inf
 
     @property
     def client(self) -> Any:
@@ -726,19 +729,35 @@ class Table:
     def _send(self, method: str, params: Mapping[str, Any], deadline: float | None = None,
               missing_is_transient: bool = False) -> Any:
         error: Exception | None = None
-        for number in self.backoff.tries(deadline):
+        for _ in self.backoff.tries(deadline):
             try:
-                return getattr(self.client, method)(**params)
+                answer = getattr(self.client, method)(**params)
+                self._log_recovery()
+                return answer
             except (ClientError, BotoCoreError) as exc:
                 missing = missing_is_transient and error_code(exc) == 'ResourceNotFoundException'
                 if not (missing or is_transient(exc)) or (is_throttled(exc) and not self.options.retry_if_throttled):
                     raise
                 error = exc
-            log = logger.debug if number else logger.warning
-            log('DynamoDB table %s: %s failed, trying again for up to %g s: %s',
-                self.name, method, self.backoff.timeout, error)
+            self._log_failure(method, error)
         assert error is not None
         raise error
+
+    def _log_failure(self, method: str, error: Exception) -> None:
+        # one line per outage, and where requests fail now and then, one a minute: not one per try, nor per request
+        now = time.monotonic()
+        news = self._failing_since is None and now - self._warned > _QUIET
+        self._failing_since = self._failing_since or now
+        if news:
+            self._warned = now
+        log = logger.warning if news else logger.debug
+        log('DynamoDB table %s: %s failed; this and other requests are tried again for up to %g s each: %s',
+            self.name, method, self.backoff.timeout, error)
+
+    def _log_recovery(self) -> None:
+        since, self._failing_since = self._failing_since, None
+        if since is not None and time.monotonic() - since > 1:
+            logger.warning('DynamoDB table %s: requests succeed again, after %.0f s', self.name, time.monotonic() - since)
 
     # --- bootstrap ------------------------------------------------------------------------------------
 

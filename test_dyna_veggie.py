@@ -2851,6 +2851,24 @@ def test_a_soak_in_faults_and_duplicates(
     assert all(item['ttl'] <= time.time() + 3600 for item in left)
 
 
+def test_an_outage_loses_nothing_and_says_so_once(
+        backend: dv.DynamoDBBackend, proxy: Proxy, caplog: pytest.LogCaptureFixture) -> None:
+    proxy.down = True
+    threads = [threading.Thread(target=backend.store_result, args=(f'id-{number}', number, states.SUCCESS)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    time.sleep(3)
+    assert all(thread.is_alive() for thread in threads)
+    proxy.down = False
+    for thread in threads:
+        thread.join(60)
+    assert result_set(backend.app, [f'id-{number}' for number in range(8)]).get(timeout=30) == list(range(8))
+    lines = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING and record.name == dv.__name__]
+    assert len(lines) == 2, lines
+    assert 'failed; this and other requests are tried again for up to 120 s each' in lines[0]
+    assert 'requests succeed again, after' in lines[1]
+
+
 def test_workers_that_are_killed_lose_nothing(make_workers: Callable[..., Workers], proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
     workers = make_workers()
     module, draw = workers.module, random.Random(3)
