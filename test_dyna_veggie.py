@@ -1852,8 +1852,12 @@ def tasks(make_app: MakeApp) -> Iterator[Tasks]:
                    broker_transport_options={'polling_interval': 0.005})
     app.finalize()
     tasks = Tasks(app)
+    root = logging.getLogger()
+    level, handlers = root.level, list(root.handlers)
     with start_worker(app, pool='threads', perform_ping_check=False, shutdown_timeout=30):
         yield tasks
+    root.setLevel(level)  # the worker has set the root logger up for itself
+    root.handlers[:] = handlers
 
 
 def frozen_twice(t: Tasks) -> Any:
@@ -2853,6 +2857,7 @@ def test_a_soak_in_faults_and_duplicates(
 
 def test_an_outage_loses_nothing_and_says_so_once(
         backend: dv.DynamoDBBackend, proxy: Proxy, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING, dv.__name__)
     proxy.down = True
     threads = [threading.Thread(target=backend.store_result, args=(f'id-{number}', number, states.SUCCESS)) for number in range(8)]
     for thread in threads:
