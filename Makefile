@@ -17,7 +17,7 @@ demo: $(READY)
 	@$(VENV)/bin/python tools/dynamodb_local.py $(VENV)/bin/python examples/demo.py
 
 test: $(READY)
-	@$(VENV)/bin/python tools/dynamodb_local.py $(VENV)/bin/python -m pytest $(ARGS)
+	@$(VENV)/bin/python tools/dynamodb_local.py $(VENV)/bin/python -m pytest -o faulthandler_timeout=400 $(ARGS)
 
 lint: $(READY)
 	@$(VENV)/bin/python -m ruff check --config tools/ruff.toml $(SOURCES)

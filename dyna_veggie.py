@@ -20,6 +20,7 @@ import dataclasses
 import difflib
 import itertools
 import json
+import logging
 import math
 import os
 import random
@@ -45,6 +46,7 @@ from botocore.exceptions import (
     ClientError,
     CredentialRetrievalError,
     HTTPClientError,
+    NoCredentialsError,
     ProfileNotFound,
     SSLError,
 )
@@ -470,6 +472,10 @@ _THROTTLED = frozenset({
     'LimitExceededException', 'TooManyRequestsException'})
 
 
+# the token of temporary credentials: a new one may be there, where these came from
+_EXPIRED = frozenset({'ExpiredTokenException', 'ExpiredToken'})
+
+
 def error_code(exc: BaseException) -> str:
     """DynamoDB's code for an error, or '' where it did not come from DynamoDB."""
     return exc.response.get('Error', {}).get('Code', '') if isinstance(exc, ClientError) else ''
@@ -480,10 +486,10 @@ def is_throttled(exc: BaseException) -> bool:
 
 
 def is_transient(exc: BaseException) -> bool:
-    """Whether the same request may succeed later: throttling, 5xx, connection and time-out errors."""
+    """Whether the same request may succeed later: throttling, 5xx, connection and time-out errors, expired tokens."""
     if isinstance(exc, ClientError):
         status = exc.response.get('ResponseMetadata', {}).get('HTTPStatusCode', 0)
-        return is_throttled(exc) or status >= 500 or error_code(exc) in (
+        return is_throttled(exc) or status >= 500 or error_code(exc) in _EXPIRED or error_code(exc) in (
             'InternalServerError', 'ServiceUnavailable', 'RequestTimeout', 'RequestTimeoutException',
             'ReplicatedWriteConflictException')  # of a global table with strong consistency
     if isinstance(exc, SSLError) and 'CERTIFICATE_VERIFY_FAILED' in str(exc):
@@ -507,6 +513,18 @@ _MOST_CHUNKS = 10_000  # an item that says it has more was not written here
 _BOOTSTRAP = Backoff(base=0.25, maximum=5.0, timeout=300.0)
 _KEY_SCHEMA = [{'AttributeName': 'id', 'KeyType': 'HASH'}]
 _KEY_ATTRIBUTES = [{'AttributeName': 'id', 'AttributeType': 'S'}]
+
+
+# what to do about errors that last until somebody does something
+_REMEDIES = {
+    'NoCredentials': "there are no credentials: put keys into the URL, or into one of the places where AWS's tools look for them",
+    **dict.fromkeys(('AccessDeniedException', 'AccessDenied'), 'the IAM action dynamodb:{action} is needed, and denied'),
+    **dict.fromkeys(('UnrecognizedClientException', 'InvalidClientTokenId', 'MissingAuthenticationTokenException'),
+                    'AWS does not know these credentials there: check the access key, and that the region is one of its account'),
+    **dict.fromkeys(('InvalidSignatureException', 'SignatureDoesNotMatch', 'IncompleteSignatureException'),
+                    'the signature is not accepted: check the secret key, and the clock of this machine'),
+    **dict.fromkeys(_EXPIRED, 'the credentials have expired, and where they came from there are no new ones: renew them'),
+}
 
 
 class UnreadableValue(Exception):
@@ -541,8 +559,20 @@ def open_session(options: Options) -> Any:
     return session
 
 
+# as a header, in JSON, in XML, or as Python shows any of these
+_CREDENTIAL = re.compile(r'''(?i)(token|secret-?access-?key)(["']?\s*[:>]\s*(?:b?["'])?)[^\s"'<>,;}\\]+''')
+
+
+def _hide_credentials(record: logging.LogRecord) -> bool:
+    # at DEBUG botocore logs whole requests, with their session token, and what STS answers, with new keys
+    record.msg, record.args = _CREDENTIAL.sub(rf'\1\2{_MASK}', record.getMessage()), ()
+    return True
+
+
 def connect(options: Options) -> Any:
     """A botocore client.  Raises ImproperlyConfigured."""
+    for name in ('botocore.auth', 'botocore.endpoint', 'botocore.parsers'):
+        logging.getLogger(name).addFilter(_hide_credentials)
     session = open_session(options)
     access_key, secret_key = options.access_key, options.secret_key
     plain_http = (options.endpoint_url or '').startswith('http://')
@@ -730,18 +760,36 @@ class Table:
               missing_is_transient: bool = False) -> Any:
         error: Exception | None = None
         for _ in self.backoff.tries(deadline):
+            client = self.client
             try:
-                answer = getattr(self.client, method)(**params)
+                answer = getattr(client, method)(**params)
                 self._log_recovery()
                 return answer
             except (ClientError, BotoCoreError) as exc:
-                missing = missing_is_transient and error_code(exc) == 'ResourceNotFoundException'
-                if not (missing or is_transient(exc)) or (is_throttled(exc) and not self.options.retry_if_throttled):
-                    raise
                 error = exc
+            missing = missing_is_transient and error_code(error) == 'ResourceNotFoundException'
+            if not (missing or is_transient(error)) or (is_throttled(error) and not self.options.retry_if_throttled):
+                break
+            if error_code(error) in _EXPIRED and self._client is client:
+                self._client = None  # the next one asks anew where credentials come from
             self._log_failure(method, error)
         assert error is not None
-        raise error
+        raise self._explained(error)
+
+    def _explained(self, error: Exception) -> Exception:
+        """The error; in place of one that only a person can mend, one that says what there is to do."""
+        code = 'NoCredentials' if isinstance(error, NoCredentialsError) else error_code(error)
+        if code not in _REMEDIES:
+            return error
+        action = error.operation_name if isinstance(error, ClientError) else ''
+        remedy = _REMEDIES[code].format(action=action)
+        if action in ('CreateTable', 'DescribeTable'):
+            remedy += '; or create the table, with the string hash key "id" and time to live on "ttl", with the rights of an operator'
+        # AWS explains a wrong signature with the whole request, and so with the session token
+        said = str(error).partition('\n')[0]
+        return ImproperlyConfigured(
+            f'dynamodb result backend: table={self.name!r} in region {self.options.region or "of the configuration"}: '
+            f'{remedy} ({said})')
 
     def _log_failure(self, method: str, error: Exception) -> None:
         # one line per outage, and where requests fail now and then, one a minute: not one per try, nor per request
@@ -801,11 +849,6 @@ class Table:
         except ClientError as exc:
             if error_code(exc) in allowed:
                 return None
-            if error_code(exc) in ('AccessDeniedException', 'AccessDenied', 'UnauthorizedOperation'):
-                raise ImproperlyConfigured(
-                    f'dynamodb result backend: table={self.name!r} needs the IAM action dynamodb:{exc.operation_name}, '
-                    'which is denied: allow it, or create the table (string hash key "id", time to live on "ttl") '
-                    f'with the rights of an operator: {exc}') from exc
             raise
 
     def _status(self) -> str | None:
@@ -815,7 +858,7 @@ class Table:
     def _check_key_schema(self, exc: ClientError) -> None:
         try:
             table = self._send('describe_table', {'TableName': self.name})['Table']
-        except (ClientError, BotoCoreError):
+        except (ClientError, BotoCoreError, ImproperlyConfigured):
             return  # the caller raises what it was refused for
         types = {attribute['AttributeName']: attribute['AttributeType'] for attribute in table['AttributeDefinitions']}
         if table['KeySchema'] != _KEY_SCHEMA or types['id'] != 'S':
@@ -943,8 +986,9 @@ class Values:
                 return False
             if 'status' not in old:
                 # a foreign timestamp can have more digits than a float: the same one, refused again, is not asked for
-                is_new = 'timestamp' in old and old['timestamp'] != seen
-                condition, seen = (self.UNCHANGED if is_new else self.NOT_OURS), old.get('timestamp')
+                timestamp = old.get('timestamp')
+                is_new = isinstance(timestamp, (int, float)) and timestamp != seen
+                condition, seen = (self.UNCHANGED if is_new else self.NOT_OURS), timestamp
 
     def get(self, id: str, *, consistent: bool = True, deadline: float | None = None) -> Stored | None:
         item = self.table.get(id, consistent=consistent, deadline=deadline)

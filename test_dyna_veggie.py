@@ -20,6 +20,7 @@ import tempfile
 import textwrap
 import threading
 import time
+import traceback
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -343,8 +344,40 @@ def test_the_secret_key_is_shown_nowhere(caplog: pytest.LogCaptureFixture) -> No
     with pytest.raises(botocore.exceptions.EndpointConnectionError) as caught:
         app.backend.get('key')
     shown += [repr(caught.value), caplog.text, pickle.dumps(app.backend, protocol=0).decode('latin-1')]
+    shown += [''.join(traceback.format_exception(None, caught.value, caught.value.__traceback__))]
     for text in shown:
         assert SECRET not in text and quote(SECRET, safe='') not in text
+
+
+def test_a_session_token_is_shown_nowhere(
+        make_app: MakeApp, proxy: Proxy, table_name: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    token = 'IQoJb3JpZ2luX2VjEPz+/Session=='
+    for name, value in (('ACCESS_KEY_ID', 'AKID'), ('SECRET_ACCESS_KEY', SECRET), ('SESSION_TOKEN', token)):
+        monkeypatch.setenv(f'AWS_{name}', value)
+    caplog.set_level(logging.DEBUG)
+    backend = make_app(result_backend=f'dyna_veggie.DynamoDBBackend+dynamodb://us-east-1/{table_name}?endpoint_url='
+                                      + quote(proxy.url, safe='')).backend
+    backend.store_result('id', 'a result', states.SUCCESS)
+    assert {request.access_key for request in proxy.requests} == {'AKID'}
+    proxy.faults = first(1, Error('InvalidSignatureException', f'No.\n\nThe Canonical String: x-amz-security-token:{token}'))
+    with pytest.raises(ImproperlyConfigured) as caught:
+        backend.get_result('id')
+    shown = [repr(backend), backend.as_uri(), repr(backend.options), pickle.dumps(backend, protocol=0).decode('latin-1'), caplog.text]
+    shown += [''.join(traceback.format_exception(None, caught.value, caught.value.__traceback__))]
+    assert 'Sending http request' in caplog.text and 'CanonicalRequest' in caplog.text and f'x-amz-security-token:{dv._MASK}' in caplog.text
+    for text in shown:
+        assert SECRET not in text and token not in text and token[:12] not in text
+
+
+@pytest.mark.parametrize('said', [
+    "{'X-Amz-Security-Token': b'%s', 'Host': 'x'}", 'x-amz-security-token:%s\nhost:x', '<SessionToken>%s</SessionToken>',
+    '{"SecretAccessKey": "%s", "Token" : "%s"}', r'b\'{"secretAccessKey":"%s","sessionToken":"%s"}\'',
+])
+def test_what_botocore_logs_of_credentials_is_masked(said: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    dv.connect(options('dynamodb://local'))
+    logging.getLogger('botocore.parsers').debug('Response body:\n%s', said.replace('%s', 'wJalr/+=Key'))
+    assert 'wJalr' not in caplog.text and 'Key=' not in caplog.text and dv._MASK in caplog.text
 
 
 def test_a_pickled_backend_finds_its_key_in_the_app_that_unpickles_it() -> None:
@@ -507,12 +540,86 @@ def test_result_backend_max_retries_is_kept(make_app: MakeApp, proxy: Proxy) -> 
     assert len(proxy.requests) == 3
 
 
-@pytest.mark.parametrize('code', ['ValidationException', 'AccessDeniedException', 'UnrecognizedClientException'])
-def test_lasting_errors_are_raised_at_once(code: str, backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
-    proxy.faults = first(99, Error(code, 'no'))
-    with pytest.raises(botocore.exceptions.ClientError, match=code):
+LASTING = {
+    'AccessDeniedException': 'the IAM action dynamodb:GetItem is needed, and denied',
+    'UnrecognizedClientException': 'AWS does not know these credentials there: check the access key, and that the region',
+    'InvalidSignatureException': 'the signature is not accepted: check the secret key, and the clock of this machine',
+}
+
+
+@pytest.mark.parametrize('code', LASTING)
+def test_lasting_errors_are_raised_at_once_with_what_to_do(
+        code: str, backend: dv.DynamoDBBackend, proxy: Proxy, table_name: str) -> None:
+    # AWS explains a wrong signature with all that was signed
+    proxy.faults = first(99, Error(code, 'No.\n\nThe Canonical String should have been\n\'POST\nx-amz-security-token:IQoJb3'))
+    with pytest.raises(ImproperlyConfigured) as caught:
+        backend.get('key')
+    assert str(caught.value).startswith(f"dynamodb result backend: table='{table_name}' in region us-east-1: {LASTING[code]}")
+    assert code in str(caught.value) and 'IQoJb3' not in ''.join(traceback.format_exception(None, caught.value, None))
+    assert caught.value.__context__ is None
+    assert operations(proxy) == ['GetItem']
+
+
+def test_other_lasting_errors_are_botocores(backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
+    proxy.faults = first(99, Error('ValidationException', 'no'))
+    with pytest.raises(botocore.exceptions.ClientError, match='ValidationException'):
         backend.get('key')
     assert operations(proxy).count('GetItem') == 1
+
+
+CREDENTIALS = """
+import datetime, json, os, sys
+with open('called', 'a') as file:
+    file.write('x')
+calls = os.path.getsize('called')
+if calls in (2, 3):
+    sys.exit('no credentials today')
+left = 0 if calls == 1 else 3600  # the first are about to expire
+expiry = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(seconds=60 + left)
+print(json.dumps({'Version': 1, 'AccessKeyId': f'AKID{calls}', 'SecretAccessKey': 'secret', 'SessionToken': 'token',
+                  'Expiration': expiry.isoformat()}))
+"""
+
+
+def test_credentials_that_expire_are_renewed(
+        endpoint: str, make_app: MakeApp, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / 'credentials.py').write_text(CREDENTIALS)
+    (tmp_path / 'config').write_text(f'[profile p]\nregion = us-east-1\ncredential_process = {sys.executable} credentials.py\n')
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv('AWS_CONFIG_FILE', str(tmp_path / 'config'))
+    for name in ('AWS_ACCESS_KEY_ID', 'AWS_SECRET_ACCESS_KEY', 'AWS_SESSION_TOKEN'):
+        monkeypatch.delenv(name, raising=False)
+    app = make_app(result_backend=f'dyna_veggie.DynamoDBBackend+dynamodb:///renewed-{uuid.uuid4().hex}?profile=p'
+                                  f'&retry_base_delay=0.001&endpoint_url={quote(proxy.url, safe="")}')
+    app.backend.store_result('id', 1, states.SUCCESS)
+    assert app.backend.get_result('id') == 1
+    assert {request.access_key for request in proxy.requests} == {'AKID4'}  # though the process failed twice
+    assert (tmp_path / 'called').read_text() == 'xxxx'
+
+
+def test_a_token_that_aws_calls_expired_is_looked_for_anew(
+        make_app: MakeApp, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING, dv.__name__)
+    shared = tmp_path / 'credentials'
+    monkeypatch.setenv('AWS_SHARED_CREDENTIALS_FILE', str(shared))
+    monkeypatch.setenv('AWS_CONFIG_FILE', os.devnull)
+    for name in ('AWS_ACCESS_KEY_ID', 'AWS_SECRET_ACCESS_KEY', 'AWS_SESSION_TOKEN'):
+        monkeypatch.delenv(name, raising=False)
+    keys = '[default]\naws_access_key_id = {}\naws_secret_access_key = secret\naws_session_token = token\n'
+    shared.write_text(keys.format('OLD'))
+    url = 'dyna_veggie.DynamoDBBackend+dynamodb://us-east-1/renewed?retry_base_delay=0.05&endpoint_url=' + quote(proxy.url, safe='')
+    backend = make_app(result_backend=url).backend
+    backend.set('key', b'1')
+    shared.write_text(keys.format('NEW'))  # as whoever renews them does; botocore reads the file once
+    proxy.reset()
+    proxy.faults = first(1, Error('ExpiredTokenException', 'The security token included in the request is expired'))
+    assert backend.get('key') == b'1'
+    assert [request.access_key for request in proxy.requests] == ['OLD', 'NEW']
+    assert 'ExpiredTokenException' in caplog.text
+
+    proxy.faults = first(9999, Error('ExpiredTokenException', 'The security token included in the request is expired'))
+    with pytest.raises(ImproperlyConfigured, match='the credentials have expired, and where they came from there are no new ones'):
+        make_app(result_backend=url + '&retry_timeout=0.1').backend.get('key')
 
 
 def test_a_read_is_not_retried_past_its_deadline(backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
@@ -592,18 +699,31 @@ def test_a_child_has_a_client_and_sockets_of_its_own(backend: dv.DynamoDBBackend
     backend.set('key', b'value')
     client = backend.values.table.client
     reading, writing = os.pipe()
-    child = os.fork()
-    if not child:  # nothing of pytest may run here
-        try:
-            ports = backend.get('key') == b'value' and backend.values.table.client is not client
-            os.write(writing, b'good' if ports else b'bad')
-        finally:
-            os._exit(0)
+    children = []
+    for _ in range(3):
+        child = os.fork()
+        if not child:  # nothing of pytest may run here
+            try:
+                for number in range(20):
+                    backend.set(f'{os.getpid()}/{number}', b'x')
+                good = backend.get('key') == b'value' and backend.values.table.client is not client
+                os.write(writing, b'good ' if good else b'bad ')
+            finally:
+                os._exit(0)
+        children.append(child)
     os.close(writing)
+    for number in range(20):
+        backend.set(f'{os.getpid()}/{number}', b'x')
     with os.fdopen(reading, 'rb') as pipe:
-        assert pipe.read() == b'good'
-    os.waitpid(child, 0)
+        assert pipe.read() == b'good good good '
+    for child in children:
+        os.waitpid(child, 0)
     assert backend.values.table.client is client and backend.get('key') == b'value'
+    ports: dict[str, set[int]] = {}
+    for request in proxy.requests:
+        if '/' in request.ids[0]:
+            ports.setdefault(request.ids[0].partition('/')[0], set()).add(request.port)
+    assert len(ports) == 4 and len(set.union(*ports.values())) == sum(map(len, ports.values()))  # no socket is anybody else's
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -730,7 +850,8 @@ def test_ttl_on_another_attribute_is_logged_and_results_are_stored(
 @pytest.mark.parametrize('action', ['CreateTable', 'DescribeTable'])
 def test_denied_bootstrap_calls_name_the_action(action: str, app: Celery, proxy: Proxy, table_name: str) -> None:
     proxy.faults = lambda operation, body: Error('AccessDeniedException', 'not authorized') if operation == action else None
-    with pytest.raises(ImproperlyConfigured, match=rf"table='{table_name}' needs the IAM action dynamodb:{action}, which is denied"):
+    with pytest.raises(ImproperlyConfigured, match=(
+            rf"table='{table_name}' in region us-east-1: the IAM action dynamodb:{action} is needed, and denied; or create the table")):
         app.backend.get('key')
 
 
@@ -2592,6 +2713,46 @@ def test_an_item_that_cannot_be_read_fails_alone(
             app.AsyncResult(id).get(timeout=5)
         backend.store_result(id, 'replaced', states.SUCCESS)
         assert app.AsyncResult(id).get(timeout=5) == 'replaced'
+
+
+scalars = st.one_of(
+    st.text(max_size=20).map(lambda text: {'S': text or 'x'}), st.binary(min_size=1, max_size=20).map(lambda data: {'B': data}),
+    st.one_of(st.integers(-3, 40), st.integers(-10**37, 10**37), st.floats(-1e30, 1e30).filter(lambda number: number == 0 or abs(number) > 1e-30)
+              ).map(lambda number: {'N': repr(number)}),
+    st.sampled_from([{'BOOL': True}, {'NULL': True}, {'S': 'SUCCESS'}, {'S': '{"status": "SUCCESS", "result": 1}'},
+                     {'S': '{"status": "FAILURE", "result": {"exc_type": 7}}'}, {'S': '{"status": "PROGRESS"}'}, {'S': '{}'}]))
+attribute_values = st.one_of(
+    scalars, st.lists(scalars, max_size=3).map(lambda values: {'L': values}),
+    st.dictionaries(st.text(min_size=1, max_size=5), scalars, max_size=3).map(lambda values: {'M': values}),
+    st.sets(st.binary(min_size=1, max_size=5), min_size=1, max_size=3).map(lambda values: {'BS': sorted(values)}),
+    st.sets(st.text(min_size=1, max_size=5), min_size=1, max_size=3).map(lambda values: {'SS': sorted(values)}),
+    st.sets(st.integers(-9, 9), min_size=1, max_size=3).map(lambda values: {'NS': sorted(map(str, values))}))
+attribute_names = st.sampled_from(
+    ['result', 'status', 'timestamp', 'ttl', 'chunks', 'version', 'size', 'chord_count', 'members', 'count', 'closed', 'other'])
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(attributes=st.dictionaries(attribute_names, attribute_values, max_size=6))
+def test_any_item_is_read_or_a_clear_error_and_can_be_replaced(
+        attributes: dict[str, Any], app: Celery, backend: dv.DynamoDBBackend, client: Any, table_name: str) -> None:
+    backend.store_result('good', 'good', states.SUCCESS)
+    client.put_item(TableName=table_name, Item={'id': {'S': 'celery-task-meta-odd'}, **attributes})
+    try:
+        assert isinstance(backend.get_task_meta('odd', cache=False)['status'], str)
+    except celery.exceptions.BackendGetMetaError as exc:
+        assert 'cannot be read' in str(exc)  # noqa: PT017
+    found = []
+    try:
+        found.extend(backend.get_many(['odd', 'good'], timeout=0))
+    except TimeoutError:
+        pass  # the odd one has no state, or one that is not final
+    assert dict(found)['good']['result'] == 'good'
+    assert app.AsyncResult('good').get(timeout=5) == 'good'
+    backend.store_result('odd', 'replaced', states.SUCCESS)
+    if attributes.get('status') != {'S': 'SUCCESS'} and attributes.get('result') != {'S': '{"status": "SUCCESS", "result": 1}'}:
+        assert backend.get_result('odd') == 'replaced'
+    backend.forget('odd')
+    assert backend.get_state('odd') == states.PENDING
 
 
 # ---------------------------------------------------------------------------------------------------------------------

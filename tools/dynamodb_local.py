@@ -10,8 +10,8 @@ It takes the first of these that works, and says which and why:
 
 Setting ENGINE allows only that one.  The exit code is the command's, or 2 where there is no DynamoDB.  From Python:
 
-    with engine() as (endpoint, description):
-        ...
+    with engine() as started:
+        print(started.endpoint, started.description)
 """
 from __future__ import annotations
 
@@ -37,9 +37,15 @@ PATIENCE = 60.0                 # seconds for an engine to start: Java on a busy
 INSTALL = "pip install '.[test]' installs what is needed"
 
 
+def _cannot() -> None:
+    raise Unavailable('only an engine that was started here can be paused')
+
+
 class Engine(NamedTuple):
     endpoint: str
     description: str
+    pause: Callable[[], None] = _cannot     # it accepts connections, but does and answers nothing until ...
+    resume: Callable[[], None] = _cannot
 
 
 class Unavailable(Exception):
@@ -65,14 +71,14 @@ def engine(environ: Mapping[str, str] = os.environ) -> Iterator[Engine]:
         failed: list[Unavailable] = []
         for name in [forced] if forced else ENGINES:
             try:
-                endpoint, kind = stack.enter_context(ENGINES[name](environ))
+                started = stack.enter_context(ENGINES[name](environ))
                 break
             except Unavailable as exc:
                 failed.append(exc)
         else:
             raise Unavailable('; or '.join(map(str, failed)))
         why = f'ENGINE={forced}' if forced else '; '.join(exc.problem for exc in failed) or 'a Docker engine answers'
-        yield Engine(endpoint, f'{kind} at {endpoint}, since {why}')
+        yield started._replace(description=f'{started.description} at {started.endpoint}, since {why}')
 
 
 def wait(endpoint: str, seconds: float, alive: Callable[[], bool] = lambda: True, remedy: str = '') -> None:
@@ -155,7 +161,7 @@ def docker_engine(environ: Mapping[str, str]) -> Iterator[Engine]:
             raise Unavailable(f'Docker cannot run {IMAGE} ({reason(exc)})', f'see `docker run {IMAGE}`') from exc
         endpoint = f'http://127.0.0.1:{port}'
         wait(endpoint, PATIENCE, alive, f'see `docker run {IMAGE}`')
-        yield Engine(endpoint, f'{IMAGE} in Docker')
+        yield Engine(endpoint, f'{IMAGE} in Docker', container.pause, container.unpause)
 
 
 def reason(exc: BaseException) -> str:
@@ -213,7 +219,8 @@ def embedded_engine(environ: Mapping[str, str]) -> Iterator[Engine]:
                 raise Unavailable("moto's server did not start", INSTALL)
             endpoint = f'http://127.0.0.1:{port}'
             wait(endpoint, PATIENCE, alive=lambda: server.poll() is None)
-            yield Engine(endpoint, "moto's server (one request at a time)")
+            yield Engine(endpoint, "moto's server (one request at a time)",
+                         lambda: server.send_signal(signal.SIGSTOP), lambda: server.send_signal(signal.SIGCONT))
         finally:
             server.kill()
 
@@ -302,9 +309,9 @@ def main(command: list[str]) -> int:
         return 0 if command else 2
     handle(leave)
     try:
-        with engine() as (endpoint, description):
-            print(f'dynamodb_local: {description}', file=sys.stderr, flush=True)
-            return run(command, {**os.environ, 'DYNAMODB_ENDPOINT': endpoint})
+        with engine() as started:
+            print(f'dynamodb_local: {started.description}', file=sys.stderr, flush=True)
+            return run(command, {**os.environ, 'DYNAMODB_ENDPOINT': started.endpoint})
     except Unavailable as exc:
         print('dynamodb_local:', ' '.join(str(exc).split()), file=sys.stderr)
         return 2

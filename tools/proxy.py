@@ -95,6 +95,8 @@ class Request:
     fault: Fault | None
     began: float                # of time.monotonic: when it came
     ended: float                # when its answer was about to be sent
+    port: int                   # of the client's end of the connection
+    access_key: str             # whose signature it has
 
     @property
     def ids(self) -> list[str]:
@@ -366,6 +368,7 @@ class _Handler(BaseHTTPRequestHandler):
         proxy.requests.append(Request(
             operation, _table_of(body), body, answer.status if answer else 0,
             units if operation in READS else 0, units if operation in WRITES else 0, error, fault, began, time.monotonic(),
+            self.client_address[1], self.headers.get('Authorization', '').partition('Credential=')[2].partition('/')[0],
         ))
         if answer is None or isinstance(fault, ResetAfter):
             self._reset()
