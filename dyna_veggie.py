@@ -979,16 +979,17 @@ class Values:
             if applied:
                 self._delete_chunks(old)
                 return True
-            if old is None or _is_expired(old):
-                continue
-            if old.get('status', keep) == keep and ('status' in old or status_of(old.get('result', b'')) == keep):
+            live = old if old and not _is_expired(old) else {'status': None}  # gone meanwhile: to be replaced
+            if live.get('status', keep) == keep and ('status' in live or status_of(live.get('result', b'')) == keep):
                 self._delete_chunks(item)
                 return False
-            if 'status' not in old:
-                # a foreign timestamp can have more digits than a float: the same one, refused again, is not asked for
-                timestamp = old.get('timestamp')
-                is_new = isinstance(timestamp, (int, float)) and timestamp != seen
-                condition, seen = (self.UNCHANGED if is_new else self.NOT_OURS), timestamp
+            timestamp = live.get('timestamp')
+            if 'status' in live:
+                condition = self.REPLACEABLE
+            elif isinstance(timestamp, (int, float)) and timestamp != seen:
+                condition, seen = self.UNCHANGED, timestamp
+            else:  # a foreign timestamp can have more digits than a float: one refused twice is not asked for again
+                condition = self.NOT_OURS
 
     def get(self, id: str, *, consistent: bool = True, deadline: float | None = None) -> Stored | None:
         item = self.table.get(id, consistent=consistent, deadline=deadline)

@@ -1164,6 +1164,25 @@ def test_a_celery_item_that_changes_meanwhile_is_looked_at_again(
     assert backend.get_result('id') == 'theirs'
 
 
+@pytest.mark.parametrize('meanwhile', [
+    {'status': {'S': 'STARTED'}}, {'timestamp': {'N': '7'}, 'ttl': {'N': '1'}}, {'timestamp': {'N': '7'}}, {'timestamp': {'S': '7'}}])
+def test_a_celery_item_that_anything_replaces_meanwhile_can_be_replaced(
+        meanwhile: dict[str, Any], make_app: MakeApp, proxy: Proxy, client: Any, table_name: str) -> None:
+    backend = ready(make_app('celery_keys=true'), proxy)
+    key = "b'celery-task-meta-id'"
+    celerys_item(client, table_name, key, states.STARTED, None)
+    puts = iter(range(9))
+
+    def another_comes_before_the_second_put(operation: str, body: Any) -> None:
+        if operation == 'PutItem' and next(puts) == 1:
+            client.put_item(TableName=table_name, Item={'id': {'S': key}, 'result': {'B': b'{}'}, **meanwhile})
+
+    proxy.faults = another_comes_before_the_second_put
+    backend.store_result('id', 'ours', states.SUCCESS)
+    assert backend.get_result('id') == 'ours'
+    assert next(puts) <= 4
+
+
 def test_items_that_are_not_ours_can_be_replaced(backend: dv.DynamoDBBackend, client: Any, table_name: str) -> None:
     client.put_item(TableName=table_name, Item={'id': {'S': 'celery-task-meta-id'}, 'what': {'L': [{'NULL': True}]}})
     assert backend.get_state('id') == states.PENDING
