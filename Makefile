@@ -7,17 +7,22 @@ SOURCES = $(wildcard *.py tools examples benchmarks)
 help:
 	@echo 'make demo    a Celery worker counts words, with its results in DynamoDB'
 	@echo 'make test    all tests; ARGS="-k chord -x" goes to pytest'
+	@echo 'make test-matrix   the same on every Python that is here and every Celery; SESSIONS="oldest newest" for the corners'
 	@echo 'make lint    ruff and mypy'
 	@echo 'make clean   removes what these made'
 	@echo
 	@echo 'demo and test take the DynamoDB at DYNAMODB_ENDPOINT=http://..., else start one, in Docker where that runs,'
-	@echo 'else embedded; ENGINE=docker or ENGINE=embedded allows only that.  PYTHON=python3.12 picks the Python.'
+	@echo 'else embedded; ENGINE=docker or ENGINE=embedded allows only that; QUICK=1 leaves out what takes minutes.  PYTHON=python3.12 picks the Python.'
 
 demo: $(READY)
 	@$(VENV)/bin/python tools/dynamodb_local.py $(VENV)/bin/python examples/demo.py
 
 test: $(READY)
 	@$(VENV)/bin/python tools/dynamodb_local.py $(VENV)/bin/python -m pytest -o faulthandler_timeout=400 $(ARGS)
+
+test-matrix: $(READY)
+	@$(VENV)/bin/python tools/dynamodb_local.py $(VENV)/bin/python -m nox -f tools/noxfile.py \
+		$(if $(SESSIONS),-s $(SESSIONS),-s tests) $(if $(ARGS),-- $(ARGS))
 
 lint: $(READY)
 	@$(VENV)/bin/python -m ruff check --config tools/ruff.toml $(SOURCES)
@@ -41,4 +46,4 @@ $(READY): setup.py
 	@$(VENV)/bin/python -m pip install -qq --disable-pip-version-check --editable '.[test,lint]'
 	@echo '$(CURDIR)' > $@
 
-.PHONY: help demo test lint clean
+.PHONY: help demo test test-matrix lint clean

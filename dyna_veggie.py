@@ -590,7 +590,10 @@ def connect(options: Options) -> Any:
             tcp_keepalive=True,
             # botocore validates what we marshal ourselves, and builds its default user agent anew for each request
             parameter_validation=False, user_agent=f'Botocore/{botocore.__version__} dyna-veggie/{__version__}'))
-    client.meta.events.register('before-parse.dynamodb', _parse_answer)
+    events = client.meta.events
+    events.register('before-parse.dynamodb', _parse_answer)
+    # it would only write "reached max retries: 0" into each error
+    events.unregister('needs-retry.dynamodb', unique_id='retry-config-dynamodb')
     return client
 
 

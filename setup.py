@@ -48,6 +48,7 @@ setup(
             'flask-cors',
             'gevent',
             'eventlet',
+            'nox',
         ],
         'lint': ['mypy<3', 'ruff==0.17.*'],      # newer ones find more
     },

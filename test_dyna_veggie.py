@@ -48,6 +48,8 @@ from proxy import Delay, Error, Partial, Proxy, ResetAfter, ResetBefore, ServerE
 SECRET = 'wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY'
 KB = 1024
 
+slow = pytest.mark.skipif(bool(os.environ.get('QUICK')), reason='QUICK is set')
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Fixtures
 # ---------------------------------------------------------------------------------------------------------------------
@@ -1379,6 +1381,7 @@ def test_what_a_chord_costs(parts: int, most: tuple[int, int, int], lazy: bool, 
     assert len(reads) == 0
 
 
+@slow
 def test_ten_thousand_parts_cost_the_same_each_and_no_item_is_hot(backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
     drive = Drive(backend.app, 10_000)
     drive.apply()
@@ -2994,6 +2997,7 @@ def make_workers(tmp_path: Path, proxy: Proxy, table_name: str, monkeypatch: pyt
         print((tmp_path / 'log').read_text()[-20_000:])
 
 
+@slow
 def test_a_soak_in_faults_and_duplicates(
         make_workers: Callable[..., Workers], proxy: Proxy, client: Any, table_name: str) -> None:
     workers = make_workers('retry_base_delay=0.01&retry_max_delay=0.2', twice=0.15)
@@ -3054,6 +3058,74 @@ def test_an_outage_loses_nothing_and_says_so_once(
     assert 'requests succeed again, after' in lines[1]
 
 
+def lines_of(log: Path, text: str) -> dict[str, list[str]]:
+    """The lines of a worker's log with a text, by process."""
+    found: dict[str, list[str]] = {}
+    for line in log.read_text().splitlines():
+        if text in line:
+            found.setdefault(line.partition('/')[2].partition(']')[0], []).append(line)
+    return found
+
+
+@slow
+def test_workers_outlive_half_a_minute_without_dynamodb(
+        make_workers: Callable[..., Workers], proxy: Proxy, tmp_path: Path) -> None:
+    environ = {name: value for name, value in os.environ.items() if name != 'DYNAMODB_ENDPOINT'}
+    with dynamodb_local.engine(environ) as engine:  # one of its own, since others may use ours
+        proxy.endpoint_url = engine.endpoint
+        workers = make_workers()
+        ready(workers.module.app, proxy)
+        workers.start()
+        singles = [workers.module.part.delay(number, 0.1) for number in range(90)]
+        joined = chord([workers.module.part.s(number, 0.1) for number in range(60)], workers.module.total.s()).apply_async()
+        assert singles[0].get(timeout=60) == 0
+        engine.pause()
+        time.sleep(30)
+        engine.resume()
+        assert workers.module.app.ResultSet(singles).get(timeout=120) == list(range(90))
+        assert joined.get(timeout=120, follow_parents=False) == list(range(60))
+        assert workers.bodies() == [joined.id]
+        assert workers.process.poll() is None
+    failed, again = lines_of(tmp_path / 'log', 'this and other requests are tried again'), lines_of(tmp_path / 'log', 'succeed again')
+    assert 1 <= len(failed) <= 3 and all(len(lines) == 1 for lines in (*failed.values(), *again.values())), (failed, again)
+    assert failed.keys() == again.keys()
+    assert 'Traceback' not in (tmp_path / 'log').read_text()
+
+
+def test_workers_go_on_when_their_table_is_deleted(
+        make_workers: Callable[..., Workers], proxy: Proxy, client: Any, table_name: str) -> None:
+    workers = make_workers()
+    ready(workers.module.app, proxy)
+    workers.start()
+    before = [workers.module.part.delay(number, 0.05) for number in range(20)]
+    assert workers.module.app.ResultSet(before).get(timeout=60) == list(range(20))
+    after = [workers.module.part.delay(number, 0.05) for number in range(40)]
+    client.delete_table(TableName=table_name)
+    assert after[-1].get(timeout=60) == 39
+    assert workers.module.app.backend.get_state(before[0].id) == states.PENDING  # what was in the table is gone
+    joined = chord([workers.module.part.s(number) for number in range(50)], workers.module.total.s()).apply_async()
+    assert joined.get(timeout=60, follow_parents=False) == list(range(50))
+
+
+def test_a_worker_without_the_right_to_write_says_so_and_recovers_when_it_has_it(
+        make_workers: Callable[..., Workers], proxy: Proxy, table_name: str, tmp_path: Path) -> None:
+    workers = make_workers()
+    ready(workers.module.app, proxy)
+    denied = Error('AccessDeniedException', 'User: arn:aws:iam::1:user/w is not authorized to perform: dynamodb:PutItem')
+    proxy.faults = lambda operation, body: denied if operation == 'PutItem' else None
+    workers.start()
+    workers.module.part.delay(1)
+    said = f"dynamodb result backend: table='{table_name}' in region us-east-1: the IAM action dynamodb:PutItem is needed, and denied"
+    deadline = time.monotonic() + 30
+    while not (found := lines_of(tmp_path / 'log', said)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert found, (tmp_path / 'log').read_text()
+    assert operations(proxy) in (['PutItem'], ['PutItem'] * 2)  # once more by Celery, as a failure: no try again by us
+    proxy.faults = None
+    assert workers.module.part.delay(2).get(timeout=60) == 2
+
+
+@slow
 def test_workers_that_are_killed_lose_nothing(make_workers: Callable[..., Workers], proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
     workers = make_workers()
     module, draw = workers.module, random.Random(3)

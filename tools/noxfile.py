@@ -1,0 +1,40 @@
+"""The tests on every Python and Celery that are supported: `make test-matrix`, or SESSIONS="oldest newest" for the corners."""
+from __future__ import annotations
+
+from pathlib import Path
+
+import nox
+
+ROOT = Path(__file__).parent.parent
+PYTHONS = ['3.9', '3.10', '3.11', '3.12', '3.13']
+CELERYS = ['5.3', '5.4', '5.5', '5.6', '5.7']
+
+nox.options.envdir = ROOT / '.venv' / 'matrix'
+nox.options.reuse_existing_virtualenvs = True
+nox.options.default_venv_backend = 'virtualenv'
+nox.options.error_on_missing_interpreters = False
+
+
+def test(session: nox.Session, *requirements: str) -> None:
+    session.chdir(ROOT)
+    session.install('--editable', '.[test]', *requirements)
+    session.run('python', '-c', 'import sys, celery, botocore; '
+                'print("Python", *sys.version_info[:2], "Celery", celery.__version__, "botocore", botocore.__version__)')
+    session.run('python', '-m', 'pytest', '-o', 'faulthandler_timeout=400', *session.posargs, env={'QUICK': '1'})
+
+
+@nox.session(python=PYTHONS)
+@nox.parametrize('celery', CELERYS)
+def tests(session: nox.Session, celery: str) -> None:
+    test(session, f'celery=={celery}.*')
+
+
+@nox.session(python=PYTHONS[0])
+def oldest(session: nox.Session) -> None:
+    # that setup.py allows; boto3, which moto wants, is named to spare pip a search of minutes
+    test(session, 'celery==5.3.0', 'botocore==1.29.164', 'boto3==1.26.164')
+
+
+@nox.session(python=PYTHONS[-1])
+def newest(session: nox.Session) -> None:
+    test(session, '--upgrade', '--upgrade-strategy=eager')
