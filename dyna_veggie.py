@@ -982,7 +982,7 @@ class Values:
             if applied:
                 self._delete_chunks(old)
                 return True
-            live = old if old and not _is_expired(old) else {'status': None}  # gone meanwhile: to be replaced
+            live: Item = old if old and not _is_expired(old) else {'status': None}  # gone meanwhile: to be replaced
             if live.get('status', keep) == keep and ('status' in live or status_of(live.get('result', b'')) == keep):
                 self._delete_chunks(item)
                 return False

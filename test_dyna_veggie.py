@@ -2829,7 +2829,7 @@ def test_any_item_is_read_or_a_clear_error_and_can_be_replaced(
         assert isinstance(backend.get_task_meta('odd', cache=False)['status'], str)
     except celery.exceptions.BackendGetMetaError as exc:
         assert 'cannot be read' in str(exc)
-    found = []
+    found: list[Any] = []
     try:
         found.extend(backend.get_many(['odd', 'good'], timeout=0))
     except TimeoutError:
