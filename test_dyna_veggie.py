@@ -1076,6 +1076,21 @@ def test_expired_items_are_hidden_and_replaced(backend: dv.DynamoDBBackend, clie
     assert backend.get_task_meta('id')['result'] == 2
 
 
+def test_expiry_is_judged_by_the_clock_of_who_reads(make_app: MakeApp, proxy: Proxy, table_name: str) -> None:
+    backend = make_app('ttl_seconds=60').backend
+    backend.store_result('id', 1, states.SUCCESS)
+    program = f'''
+        import time
+        clock = time.time
+        time.time = lambda: clock() + {{}}
+        from celery import Celery
+        app = Celery(backend='dyna_veggie.DynamoDBBackend+dynamodb://local/{table_name}?endpoint_url={quote(proxy.url, safe='')}')
+        print(app.AsyncResult('id').state)
+    '''
+    for skew, state in ((-600, states.SUCCESS), (30, states.SUCCESS), (600, states.PENDING)):
+        assert run_python(sys.path, program.format(skew)) == state + '\n'
+
+
 def test_a_result_that_expires_while_another_is_stored(make_app: MakeApp, proxy: Proxy) -> None:
     backend = ready(make_app(result_expires=1), proxy)
     backend.store_result('id', 1, states.SUCCESS)
@@ -3280,3 +3295,10 @@ def test_the_readme_lists_every_option_with_its_default() -> None:
         if 'doc' in option.metadata:
             assert f'``{option.name}``' in readme, option.name
             assert option.metadata['doc'].replace('``', '') in ' '.join(readme.replace('``', '').split()), option.name
+
+
+def test_the_guarantees_of_the_readme_have_tests() -> None:
+    section = (ROOT / 'README.rst').read_text().partition('What it guarantees, and what it does not\n---')[2].partition('\n\n\n')[0]
+    for sentence in re.split(r'\n- ', section)[1:]:
+        named = re.findall(r'``(test_\w+)``', sentence)
+        assert named and all(callable(globals().get(name)) for name in named), sentence
