@@ -1790,11 +1790,13 @@ class _Bulk:
         self.size = 1
         self.order: deque[str] | None = None
         self.metas: dict[str, dict[str, Any]] = {}
+        self.done: set[str] = set()
         self.forgotten: Counter[str] = Counter()
 
-    def goes_on(self, call: FrameType) -> bool:
-        # an id can come again, of a call that ended half way; what it left is old by then
-        return self.frame_id == id(call) and time.monotonic() - self.asked < 0.05
+    def goes_on(self, call: FrameType, task_id: str) -> bool:
+        # A frame's id can come again, when its call has ended half way: then the new call starts anew, or what the old
+        # one left is too old.
+        return self.frame_id == id(call) and task_id not in self.done and time.monotonic() - self.asked < 0.05
 
 
 def bulk_call(frame: FrameType | None) -> FrameType | None:
@@ -1988,7 +1990,7 @@ class DynamoDBBackend(AsyncBackendMixin, BaseKeyValueStoreBackend):
         if call is None:
             self._local.bulk = None
             return None
-        if bulk is None or not bulk.goes_on(call):
+        if bulk is None or not bulk.goes_on(call, task_id):
             bulk = self._local.bulk = _Bulk(call)
         if task_id not in bulk.metas:
             # not ahead of the first: ready() ends at the first that is not
@@ -2001,6 +2003,7 @@ class DynamoDBBackend(AsyncBackendMixin, BaseKeyValueStoreBackend):
                 seen = self.look(ahead)
                 bulk.metas = {id: seen[id].value if id in seen else {'status': states.PENDING, 'result': None} for id in ahead}
             bulk.size = min(bulk.size * 8, _GET_BATCH)
+        bulk.done.add(task_id)
         bulk.asked = time.monotonic()
         return bulk
 
@@ -2012,7 +2015,7 @@ class DynamoDBBackend(AsyncBackendMixin, BaseKeyValueStoreBackend):
             super().forget(task_id)
             return
         bulk: _Bulk | None = getattr(self._local, 'forgetting', None)
-        if bulk is None or not bulk.goes_on(call) or not bulk.forgotten[task_id]:
+        if bulk is None or not bulk.goes_on(call, task_id) or not bulk.forgotten[task_id]:
             bulk = self._local.forgetting = _Bulk(call)
             bulk.forgotten.update(result.id for result in with_parents(call.f_locals['self']))
             self.forget_many(bulk.forgotten)

@@ -1321,6 +1321,10 @@ def test_the_tree_counts_all_parts_and_ends_in_one_root(parts: int) -> None:
 # Chord: driven directly
 # ---------------------------------------------------------------------------------------------------------------------
 
+LAZY = pytest.param(True, marks=pytest.mark.skipif(
+    dv.LAZY_PARTS_LACK_INDEX, reason='this Celery gives the parts of a generator no index: they are counted on one node'))
+
+
 class Drive:
     """A chord whose parts return when the test says so, and whose body is published to a broker in memory."""
 
@@ -1330,7 +1334,8 @@ class Drive:
         self.ids = [str(uuid.uuid4()) for _ in range(parts)]
         self.body = app.signature('tests.body', options={'task_id': self.body_id, **options})
         self.published: list[Any] = []
-        celery.signals.before_task_publish.connect(self._published, weak=True)
+        # for good, with a uid: Celery 5.3 confuses receivers of one class, and forgets the others when one dies
+        celery.signals.before_task_publish.connect(self._published, weak=False, dispatch_uid=self.body_id)
 
     def _published(self, body: Any = None, headers: Any = None, **kwargs: Any) -> None:
         if headers['id'] == self.body_id:
@@ -1380,7 +1385,7 @@ class Drive:
 
 
 @pytest.mark.parametrize(('parts', 'most'), [(3, (12, 20, 30)), (40, (97, 52, 104)), (1000, (2065, 1060, 2120))])
-@pytest.mark.parametrize('lazy', [False, True])
+@pytest.mark.parametrize('lazy', [False, LAZY])
 def test_what_a_chord_costs(parts: int, most: tuple[int, int, int], lazy: bool, backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
     drive = Drive(backend.app, parts, lazy)
     drive.apply()
@@ -1475,7 +1480,7 @@ def test_the_first_parts_of_a_generator_return_before_it_ends(backend: dv.Dynamo
     assert drive.published == [drive.expected]
 
 
-@pytest.mark.parametrize('lazy', [False, True])
+@pytest.mark.parametrize('lazy', [False, LAZY])
 @pytest.mark.parametrize('parts', [1, 45])
 def test_a_frozen_chord_can_be_applied_again(parts: int, lazy: bool, backend: dv.DynamoDBBackend) -> None:
     drive = Drive(backend.app, parts, lazy)
@@ -1618,6 +1623,7 @@ def test_a_result_that_appears_late_is_waited_for(backend: dv.DynamoDBBackend) -
     assert drive.published == [['late', 1]]
 
 
+@pytest.mark.skipif(dv.LAZY_PARTS_LACK_INDEX, reason='on one node it is counted right')
 def test_a_generator_that_mixes_groups_and_tasks_is_a_clear_error(backend: dv.DynamoDBBackend) -> None:
     drive = Drive(backend.app, 50, lazy=True)
     drive.apply()
@@ -1647,19 +1653,22 @@ class Hook:
     def __init__(self, backend: dv.DynamoDBBackend, before: Callable[[str], None], after: Callable[[str], None]) -> None:
         self.events = backend.values.table.client.meta.events
         self.before, self.after = before, after
+        self.uid = uuid.uuid4().hex
+        self._signals = ((celery.signals.before_task_publish, self._before_publish),
+                         (celery.signals.after_task_publish, self._after_publish))
 
     def __enter__(self) -> Hook:
         self.events.register('before-call.dynamodb', self._before)
         self.events.register('after-call.dynamodb', self._after)
-        celery.signals.before_task_publish.connect(self._before_publish)
-        celery.signals.after_task_publish.connect(self._after_publish)
+        for signal, receiver in self._signals:
+            signal.connect(receiver, weak=False, dispatch_uid=self.uid)
         return self
 
     def __exit__(self, *exc_info: object) -> None:
         self.events.unregister('before-call.dynamodb', self._before)
         self.events.unregister('after-call.dynamodb', self._after)
-        celery.signals.before_task_publish.disconnect(self._before_publish)
-        celery.signals.after_task_publish.disconnect(self._after_publish)
+        for signal, _ in self._signals:
+            signal.disconnect(dispatch_uid=self.uid)
 
     def _before(self, model: Any, **kwargs: Any) -> None:
         self.before(model.name)
@@ -1725,7 +1734,7 @@ def test_whenever_a_worker_dies_the_body_is_published_once(
 
 
 @pytest.mark.parametrize('fault', [ResetAfter(), ResetBefore(), Throttle()], ids=repr)
-@pytest.mark.parametrize('lazy', [False, True])
+@pytest.mark.parametrize('lazy', [False, LAZY])
 def test_whichever_answer_is_lost_the_body_is_published_once(
         fault: Any, lazy: bool, backend: dv.DynamoDBBackend, proxy: Proxy, small_tree: None) -> None:
     for point in range(1000):
@@ -2006,7 +2015,8 @@ class Tasks:
 
 @pytest.fixture
 def tasks(make_app: MakeApp) -> Iterator[Tasks]:
-    app = make_app(task_default_queue=uuid.uuid4().hex, worker_concurrency=4, broker_url='memory://localhost',
+    app = make_app(task_default_queue=uuid.uuid4().hex, worker_concurrency=4, worker_prefetch_multiplier=0,
+                   broker_url='memory://localhost',
                    broker_transport_options={'polling_interval': 0.005})
     app.finalize()
     tasks = Tasks(app)
@@ -2028,7 +2038,8 @@ SHAPES: dict[str, tuple[Callable[[Tasks], Any], Any]] = {
     'flat': (lambda t: chord([t.identity.s(1), t.identity.s(2)], t.total.s()), ['total', [1, 2]]),
     'header of one': (lambda t: chord([t.identity.s(1)], t.total.s()), ['total', [1]]),
     'empty header': (lambda t: chord([], t.total.s(), app=t.total.app), ['total', []]),
-    'generator': (lambda t: chord((t.identity.s(n) for n in range(85)), t.total.s()), ['total', list(range(85))]),
+    'generator': (lambda t: chord((t.identity.s(n) for n in range(85)), t.total.s()),
+                  ['total', set(range(85)) if dv.LAZY_PARTS_LACK_INDEX else list(range(85))]),
     'list of 85': (lambda t: chord([t.identity.s(n) for n in range(85)], t.total.s()), ['total', list(range(85))]),
     'nested group': (lambda t: chord([t.identity.s(0), group(t.identity.s(1), t.identity.s(2)), t.identity.s(3)], t.total.s()),
                      ['total', {0, 1, 2, 3}]),
@@ -2075,6 +2086,7 @@ def same(value: Any, expected: Any) -> bool:
 
 def test_every_shape_of_canvas_that_works_on_redis(tasks: Tasks) -> None:
     for name, (build, expected) in SHAPES.items():
+        print(name)  # the one that hangs, if one does
         value = build(tasks).apply_async().get(timeout=30, disable_sync_subtasks=False)
         assert same(value, expected), (name, value)
 
