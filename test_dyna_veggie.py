@@ -1660,15 +1660,15 @@ class Hook:
     def __enter__(self) -> Hook:
         self.events.register('before-call.dynamodb', self._before)
         self.events.register('after-call.dynamodb', self._after)
-        for signal, receiver in self._signals:
-            signal.connect(receiver, weak=False, dispatch_uid=self.uid)
+        for sent, receiver in self._signals:
+            sent.connect(receiver, weak=False, dispatch_uid=self.uid)
         return self
 
     def __exit__(self, *exc_info: object) -> None:
         self.events.unregister('before-call.dynamodb', self._before)
         self.events.unregister('after-call.dynamodb', self._after)
-        for signal, _ in self._signals:
-            signal.disconnect(dispatch_uid=self.uid)
+        for sent, _ in self._signals:
+            sent.disconnect(dispatch_uid=self.uid)
 
     def _before(self, model: Any, **kwargs: Any) -> None:
         self.before(model.name)
