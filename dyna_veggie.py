@@ -12,12 +12,15 @@ Celery and botocore.  It reads from top to bottom, and each section uses only wh
     chord       the tree of counters that joins a chord
     waiting     when to look for results again
     backend     Celery's interface
+    commands    celery -A proj dynamodb ..., or python -m dyna_veggie ...
 """
 from __future__ import annotations
 
 import base64
 import dataclasses
 import difflib
+import functools
+import importlib
 import itertools
 import json
 import logging
@@ -34,12 +37,14 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from types import FrameType
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 import botocore.session
 import celery
+import click
 from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
@@ -55,6 +60,7 @@ from botocore.parsers import ResponseParserError
 from botocore.utils import is_valid_endpoint_url, is_valid_ipv6_endpoint_url
 from celery import chain, maybe_signature, states
 from celery._state import get_current_task
+from celery.app.utils import find_app
 from celery.backends.asynchronous import AsyncBackendMixin, BaseResultConsumer
 from celery.backends.base import BaseKeyValueStoreBackend
 from celery.exceptions import BackendGetMetaError, BackendStoreError, ChordError, ImproperlyConfigured, TimeoutError
@@ -513,6 +519,7 @@ _MOST_CHUNKS = 10_000  # an item that says it has more was not written here
 _BOOTSTRAP = Backoff(base=0.25, maximum=5.0, timeout=300.0)
 _KEY_SCHEMA = [{'AttributeName': 'id', 'KeyType': 'HASH'}]
 _KEY_ATTRIBUTES = [{'AttributeName': 'id', 'AttributeType': 'S'}]
+_KEY = 'id (S, HASH)'
 
 
 # what to do about errors that last until somebody does something
@@ -525,6 +532,20 @@ _REMEDIES = {
                     'the signature is not accepted: check the secret key, and the clock of this machine'),
     **dict.fromkeys(_EXPIRED, 'the credentials have expired, and where they came from there are no new ones: renew them'),
 }
+
+
+def _key_of(table: Mapping[str, Any]) -> str:
+    """A table's key, as _KEY is written."""
+    types = {attribute['AttributeName']: attribute['AttributeType'] for attribute in table['AttributeDefinitions']}
+    return ', '.join(f'{key["AttributeName"]} ({types[key["AttributeName"]]}, {key["KeyType"]})' for key in table['KeySchema'])
+
+
+class DeniedAction(ImproperlyConfigured):
+    """IAM does not allow an action."""
+
+
+class MissingTable(ImproperlyConfigured):
+    """The table does not exist and must not be created."""
 
 
 class UnreadableValue(Exception):
@@ -559,6 +580,19 @@ def open_session(options: Options) -> Any:
     return session
 
 
+_NOT_NEEDED = 'none are needed'
+
+
+def credentials_source(options: Options, session: Any) -> str | None:
+    """Where the credentials come from, in botocore's words; None where there are none."""
+    if options.access_key:
+        return 'the URL'
+    found = None if options.local else session.get_credentials()
+    if found:
+        return str(found.method)
+    return _NOT_NEEDED if options.local or (options.endpoint_url or '').startswith('http://') else None
+
+
 # as a header, in JSON, in XML, or as Python shows any of these
 _CREDENTIAL = re.compile(r'''(?i)(token|secret-?access-?key)(["']?\s*[:>]\s*(?:b?["'])?)[^\s"'<>,;}\\]+''')
 
@@ -575,8 +609,7 @@ def connect(options: Options) -> Any:
         logging.getLogger(name).addFilter(_hide_credentials)
     session = open_session(options)
     access_key, secret_key = options.access_key, options.secret_key
-    plain_http = (options.endpoint_url or '').startswith('http://')
-    if not access_key and (options.local or (plain_http and session.get_credentials() is None)):
+    if credentials_source(options, session) == _NOT_NEEDED:
         access_key = secret_key = 'local'  # DynamoDB Local wants keys, whichever
     client = session.create_client(
         'dynamodb', region_name=options.region, endpoint_url=options.endpoint_url,
@@ -755,7 +788,7 @@ class Table:
                 self._check_key_schema(exc)
             if error_code(exc) != 'ResourceNotFoundException':
                 raise
-        self._create()
+        self.bootstrap()
         # ACTIVE is what the control plane says; the data plane can still need a moment
         return self._send(method, params, deadline, missing_is_transient=True)
 
@@ -790,7 +823,8 @@ class Table:
             remedy += '; or create the table, with the string hash key "id" and time to live on "ttl", with the rights of an operator'
         # AWS explains a wrong signature with the whole request, and so with the session token
         said = str(error).partition('\n')[0]
-        return ImproperlyConfigured(
+        kind = DeniedAction if code.startswith('AccessDenied') else ImproperlyConfigured
+        return kind(
             f'dynamodb result backend: table={self.name!r} in region {self.options.region or "of the configuration"}: '
             f'{remedy} ({said})')
 
@@ -827,21 +861,24 @@ class Table:
         return {'TableName': self.name, 'BillingMode': options.billing_mode, 'KeySchema': _KEY_SCHEMA,
                 'AttributeDefinitions': _KEY_ATTRIBUTES, **{name: value for name, value in optional.items() if value}}
 
-    def _create(self) -> None:
+    def bootstrap(self) -> bool:
+        """Creates the table where it is missing, and turns on time to live.  Returns whether it was missing."""
         if not self.options.create_table:
-            raise ImproperlyConfigured(
+            raise MissingTable(
                 f'dynamodb result backend: table={self.name!r} does not exist in {self.client.meta.region_name} and '
-                'create_table=false: create it with the string hash key "id", or allow create_table')
+                'create_table=false: create it (celery -A … dynamodb create-table), or allow create_table')
+        missing = False
         with self._lock:  # one thread of a process is enough
             for _ in _BOOTSTRAP.tries():
-                status = self._status()
-                if status is None:
+                answer = self._control('describe_table', {'TableName': self.name}, allowed=('ResourceNotFoundException',))
+                if answer is None:
+                    missing = True
                     logger.info('DynamoDB table %s does not exist, creating it', self.name)
                     # another process may be first, or the table may still be going
                     self._control('create_table', self.creation(), allowed=('ResourceInUseException', 'LimitExceededException'))
-                elif status in ('ACTIVE', 'UPDATING'):
+                elif answer['Table']['TableStatus'] in ('ACTIVE', 'UPDATING'):
                     self._enable_ttl()
-                    return
+                    return missing
         raise ImproperlyConfigured(
             f'dynamodb result backend: table={self.name!r} was not usable {_BOOTSTRAP.timeout:g} s after its creation')
 
@@ -854,20 +891,13 @@ class Table:
                 return None
             raise
 
-    def _status(self) -> str | None:
-        answer = self._control('describe_table', {'TableName': self.name}, allowed=('ResourceNotFoundException',))
-        return answer['Table']['TableStatus'] if answer else None
-
     def _check_key_schema(self, exc: ClientError) -> None:
         try:
-            table = self._send('describe_table', {'TableName': self.name})['Table']
+            key = _key_of(self._send('describe_table', {'TableName': self.name})['Table'])
         except (ClientError, BotoCoreError, ImproperlyConfigured):
             return  # the caller raises what it was refused for
-        types = {attribute['AttributeName']: attribute['AttributeType'] for attribute in table['AttributeDefinitions']}
-        if table['KeySchema'] != _KEY_SCHEMA or types['id'] != 'S':
-            keys = [(key['AttributeName'], key['KeyType']) for key in table['KeySchema']]
-            found = ', '.join(f'{name} ({types[name]}, {kind})' for name, kind in keys)
-            raise _wrong('table', self.name, f'a table with the key id (S, HASH); its key is {found}') from exc
+        if key != _KEY:
+            raise _wrong('table', self.name, f'a table with the key {_KEY}; its key is {key}') from exc
 
     def _enable_ttl(self) -> None:
         """Turns on time to live.  A failure is logged, no more: reads hide what has expired all the same."""
@@ -885,6 +915,45 @@ class Table:
         except (ClientError, BotoCoreError, ImproperlyConfigured) as exc:
             if 'already enabled' not in str(exc):  # by another process, since it was asked
                 logger.error('DynamoDB table %s: time to live was not enabled, expired results stay: %s', self.name, exc)
+
+
+    # --- for an operator --------------------------------------------------------------------------------
+
+    def describe(self) -> dict[str, Any]:
+        """What DescribeTable says, in short."""
+        table = self._request('describe_table', TableName=self.name)['Table']
+        return {'status': table['TableStatus'], 'key': _key_of(table), 'key_is_right': _key_of(table) == _KEY,
+                'billing_mode': table.get('BillingModeSummary', {}).get('BillingMode', 'PROVISIONED'), 'items': table['ItemCount'],
+                'bytes': table['TableSizeBytes']}
+
+    def time_to_live(self) -> str:
+        found = self._request('describe_time_to_live', TableName=self.name)['TimeToLiveDescription']
+        status = found.get('TimeToLiveStatus', 'DISABLED')
+        return f'{status}, on {found["AttributeName"]}' if 'AttributeName' in found else f'{status}: expired items stay until a purge'
+
+    def expired(self) -> Iterator[tuple[int, list[str]]]:
+        """Reads the whole table; yields page by page how many items there were, and the ids of the expired ones."""
+        start: dict[str, Any] = {}
+        while True:
+            answer = self._request('scan', TableName=self.name, **start, **expressions(
+                {'now': int(time.time())}, FilterExpression='#ttl <= :now', ProjectionExpression='#id'))
+            yield answer['ScannedCount'], [attributes['id']['S'] for attributes in answer['Items']]
+            if 'LastEvaluatedKey' not in answer:
+                return
+            start = {'ExclusiveStartKey': answer['LastEvaluatedKey']}
+
+    def delete_expired(self, ids: Iterable[str]) -> None:
+        """Deletes expired items, but not what has replaced one meanwhile."""
+        def delete(id: str) -> None:
+            try:
+                self._request('delete_item', TableName=self.name, Key=marshal_item({'id': id}), **expressions(
+                    {'now': int(time.time())}, ConditionExpression='#ttl <= :now'))
+            except ClientError as exc:
+                if error_code(exc) != 'ConditionalCheckFailedException':
+                    raise
+        with ThreadPoolExecutor(min(_OVERLAPPED, self.options.max_pool_connections), 'dyna-veggie') as pool:
+            for _ in pool.map(delete, ids):
+                pass
 
 
 _tables: dict[Options, Table] = {}
@@ -1188,6 +1257,14 @@ class Claim(NamedTuple):
     taken_over: bool
 
 
+class Progress(NamedTuple):
+    """How many parts of a chord were counted, of how many, as far as that is known yet."""
+
+    counted: int
+    expected: int | None
+    closed: bool
+
+
 class MixedHeader(Exception):
     """More parts came to a leaf than the header can have there."""
 
@@ -1321,6 +1398,21 @@ class ChordCounter:
                 since = time.monotonic()
             root = now
         return None
+
+    def progress(self) -> Progress | None:
+        """How far the chord is; None where there is none."""
+        leaves: list[Item] = []
+        while len(leaves) % _GET_BATCH == 0:
+            ids = [self._id(Position(0, len(leaves) + number)) for number in range(_GET_BATCH)]
+            found = self.table.get_many(ids)
+            leaves += [found[id] for id in ids if id in found]
+            if not found:
+                break
+        if not leaves:
+            return None
+        last = leaves[-1].get('expected')
+        before = (len(leaves) - 1) * _LEAF_CAPACITY + sum(len(leaf.get('added', ())) for leaf in leaves)
+        return Progress(sum(leaf.get('count', 0) for leaf in leaves), None if last is None else before + last, 'closed' in leaves[0])
 
     # --- while joining ------------------------------------------------------------------------------------
 
@@ -2264,3 +2356,177 @@ class DynamoDBBackend(AsyncBackendMixin, BaseKeyValueStoreBackend):
             error = ChordError(f'Dependency {part.task_id} raised {value!r}')
             raise error from (value if isinstance(value, Exception) else None)
         return value
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Commands
+# ---------------------------------------------------------------------------------------------------------------------
+#
+# celery -A proj dynamodb COMMAND, or from a file that was vendored python -m proj.vendor.dyna_veggie -A proj COMMAND
+
+_WORKER_ACTIONS = ('GetItem', 'PutItem', 'UpdateItem', 'DeleteItem', 'BatchGetItem', 'BatchWriteItem')
+_BOOTSTRAP_ACTIONS = ('CreateTable', 'DescribeTable', 'DescribeTimeToLive', 'UpdateTimeToLive')
+
+
+@click.group('dynamodb')
+@click.option('-A', '--app', metavar='APPLICATION', help='Where the Celery app is, as in `celery -A`.')
+@click.option('-b', '--result-backend', metavar='URL', help='A dynamodb:// URL, in place of an app.')
+@click.pass_context
+def commands(ctx: click.Context, app: str | None, result_backend: str | None) -> None:
+    """The DynamoDB table of the result backend."""
+    try:
+        if result_backend:
+            backend = DynamoDBBackend(app=celery.Celery(set_as_current=False), url=result_backend)
+        elif app or ctx.obj:
+            backend = (find_app(app) if app else ctx.obj.app).backend
+        else:
+            raise click.UsageError('name an app with -A, or a table with -b dynamodb://...')
+    except ImproperlyConfigured as exc:
+        raise click.ClickException(str(exc)) from exc
+    if not hasattr(backend, 'values'):
+        raise click.ClickException(f'the result backend of this app is {type(backend).__module__}.{type(backend).__name__}')
+    ctx.obj = backend
+
+
+def _command(name: str) -> Callable[[Callable[..., Any]], Any]:
+    """A command that returns what --json prints, and prints it otherwise as its second value says."""
+    def register(run: Callable[..., tuple[Any, Iterable[str]]]) -> Any:
+        @commands.command(name, help=run.__doc__)
+        @click.option('--json', 'as_json', is_flag=True, help='For machines.')
+        @click.pass_obj
+        @functools.wraps(run)
+        def command(backend: DynamoDBBackend, as_json: bool, **options: Any) -> None:
+            try:
+                answer, lines = run(backend, **options)
+            except (ClientError, BotoCoreError, ImproperlyConfigured) as exc:
+                raise click.ClickException(str(exc)) from exc
+            click.echo(json.dumps(answer, indent=2, default=str) if as_json else '\n'.join(lines))
+            if isinstance(answer, dict) and answer.get('ok') is False:
+                sys.exit(1)
+        return command
+    return register
+
+
+def _table_as_it_is(backend: DynamoDBBackend) -> Table:
+    """The table, which is not created, and is given up on soon."""
+    return Table(dataclasses.replace(backend.options, create_table=False, ttl_seconds=None, retry_timeout=5.0))
+
+
+@_command('check')
+def _check(backend: DynamoDBBackend) -> tuple[Any, Iterable[str]]:
+    """Checks credentials, table and permissions; exit code 1 if a worker would fail.
+
+    Writes and deletes an item of its own."""
+    table, options = _table_as_it_is(backend), backend.options
+    rows: list[tuple[str, bool | None, str]] = []  # None: not needed by a worker
+
+    def step(name: str, needed: bool, call: Callable[[], Any]) -> Any:
+        try:
+            answer = call()
+            rows.append((name, True, answer if isinstance(answer, str) else 'allowed'))
+            return answer
+        except (ClientError, BotoCoreError, ImproperlyConfigured) as exc:
+            rows.append((name, False if needed else None, str(exc)))
+            return None
+
+    source = credentials_source(options, open_session(options))
+    rows.append(('credentials', source is not None, source or 'none were found'))
+    rows.append(('region', True, table.client.meta.region_name))
+    rows.append(('endpoint', True, table.client.meta.endpoint_url))
+    id = f'dyna-veggie-check-{uuid.uuid4()}'
+    probe: Item = {'id': id, 'ttl': int(time.time()) + 3600}
+
+    def reached() -> str:
+        try:
+            table.get(id)
+        except DeniedAction:
+            pass  # others may be allowed
+        return table.name
+
+    step('table', True, reached)
+    if rows[-1][1]:
+        described = step('DescribeTable', False, table.describe)
+        if described:
+            rows[-1] = ('schema', described['key_is_right'], f'key {described["key"]}, {described["status"]}, {described["billing_mode"]}')
+        step('time to live', False, table.time_to_live)
+        began = time.monotonic()
+        step('GetItem', True, lambda: table.get(id))
+        rows.append(('round trip', True, f'{(time.monotonic() - began) * 1000:.0f} ms'))
+        step('PutItem', True, lambda: table.put(probe))
+        step('UpdateItem', True, lambda: table.update(id, 'SET #ttl = :ttl', probe))
+        step('BatchGetItem', True, lambda: table.get_many([id, 'dyna-veggie-check']))
+        step('BatchWriteItem', True, lambda: table.write_many(puts=[probe]))
+        step('DeleteItem', True, lambda: table.delete(id))
+    ok = all(passed is not False for _, passed, _ in rows)
+    marks = {True: 'ok', None: '--', False: 'NO'}
+    return ({'ok': ok, 'checks': [{'name': name, 'ok': passed, 'found': text} for name, passed, text in rows]},
+            [f'{marks[passed]}  {name:15} {text}' for name, passed, text in rows])
+
+
+@_command('create-table')
+def _create_table(backend: DynamoDBBackend) -> tuple[Any, Iterable[str]]:
+    """Creates the table as the options say, with time to live, and waits until it can be used."""
+    table = Table(dataclasses.replace(backend.options, create_table=True))
+    created = table.bootstrap()
+    described = table.describe()
+    return {'created': created, **described}, [
+        f'table {table.name} in {table.client.meta.region_name}: {"created" if created else "exists"}, {described["status"]}']
+
+
+@_command('policy')
+@click.option('--bootstrap', is_flag=True, help='Also to create the table.')
+def _policy(backend: DynamoDBBackend, bootstrap: bool) -> tuple[Any, Iterable[str]]:
+    """Prints the least IAM policy for workers and clients."""
+    options, session = backend.options, open_session(backend.options)
+    region = options.region or session.get_config_variable('region')
+    actions = [*_WORKER_ACTIONS, *(_BOOTSTRAP_ACTIONS if bootstrap else _BOOTSTRAP_ACTIONS[2:] if (options.ttl_seconds or 0) > 0 else ()),
+               *(['TagResource'] if bootstrap and options.tags else [])]
+    policy = {'Version': '2012-10-17', 'Statement': [{
+        'Effect': 'Allow', 'Action': [f'dynamodb:{action}' for action in actions],
+        'Resource': f'arn:{session.get_partition_for_region(region)}:dynamodb:{region}:*:table/{options.table}'}]}
+    return policy, [json.dumps(policy, indent=2)]
+
+
+@_command('show')
+@click.argument('id')
+def _show(backend: DynamoDBBackend, id: str) -> tuple[Any, Iterable[str]]:
+    """Shows a task, or a chord that is under way (by the id of its group)."""
+    table = _table_as_it_is(backend)
+    shown: dict[str, Any] = {'id': id}
+    stored = table.get(backend._id(backend.get_key_for_task(id))) or {}
+    meta = backend.look([id]).get(id)
+    if meta:
+        value = meta.value['result']
+        shown.update(state=meta.value['status'], result=repr(value)[:500], size=stored.get('size', len(stored.get('result', b''))),
+                     chunks=stored.get('chunks', 0), stored=_moment(stored.get('timestamp')), expires=_moment(stored.get('ttl')))
+    progress = ChordCounter(table, backend._id(backend.get_key_for_chord(id)), None).progress()
+    if progress:
+        shown.update(chord='done' if progress.closed else f'{progress.counted} of {progress.expected or "?"} parts counted')
+    if len(shown) == 1:
+        shown.update(state=states.PENDING, result='nothing is stored')
+    return shown, [f'{name:8} {value}' for name, value in shown.items()]
+
+
+def _moment(seconds: float | None) -> str | None:
+    return datetime.fromtimestamp(seconds, timezone.utc).isoformat(' ', 'seconds') if seconds else None
+
+
+@_command('purge')
+@click.option('--dry-run', is_flag=True, help='Only count.')
+def _purge(backend: DynamoDBBackend, dry_run: bool) -> tuple[Any, Iterable[str]]:
+    """Deletes expired items, for tables where time to live is off.  Reads the whole table."""
+    table = _table_as_it_is(backend)
+    expired = 0
+    with click.progressbar(length=table.describe()['items'], label=table.name, file=sys.stderr) as bar:
+        for scanned, ids in table.expired():
+            bar.update(scanned)
+            expired += len(ids)
+            if not dry_run:
+                table.delete_expired(ids)
+    return {'expired': expired, 'deleted': 0 if dry_run else expired}, [
+        f'{expired:,} expired items {"found" if dry_run else "deleted"}']
+
+
+if __name__ == '__main__':
+    # not this copy: the app's backend is of the module by its name
+    importlib.import_module(__spec__.name).commands(prog_name=f'python -m {__spec__.name}')

@@ -52,5 +52,8 @@ setup(
         ],
         'lint': ['mypy<3', 'ruff==0.17.*'],      # newer ones find more
     },
-    entry_points={'celery.result_backends': ['dynamodb = dyna_veggie:DynamoDBBackend']},
+    entry_points={
+        'celery.result_backends': ['dynamodb = dyna_veggie:DynamoDBBackend'],
+        'celery.commands': ['dynamodb = dyna_veggie:commands'],
+    },
 )

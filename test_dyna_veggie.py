@@ -31,6 +31,7 @@ import botocore.exceptions
 import botocore.session
 import celery
 import celery.result
+import click.testing
 import pytest
 from celery import Celery, chain, chord, group, states
 from celery.contrib.testing.worker import start_worker
@@ -2868,6 +2869,160 @@ def test_any_item_is_read_or_a_clear_error_and_can_be_replaced(
         assert backend.get_result('odd') == 'replaced'
     backend.forget('odd')
     assert backend.get_state('odd') == states.PENDING
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Commands
+# ---------------------------------------------------------------------------------------------------------------------
+
+@pytest.fixture
+def run(proxy: Proxy, table_name: str) -> Callable[..., Any]:
+    """Runs a command against the table of the test, and returns exit code and output."""
+    def command(*arguments: str, query: str = '') -> tuple[int, Any]:
+        url = f'dynamodb://local/{table_name}?endpoint_url={quote(proxy.url, safe="")}&retry_base_delay=0.001{query}'
+        done = click.testing.CliRunner().invoke(dv.commands, ['-b', url, *arguments])
+        assert done.exception is None or isinstance(done.exception, SystemExit), done.exc_info
+        return done.exit_code, json.loads(done.stdout) if '--json' in arguments and done.stdout else done.output
+    return command
+
+
+def test_check_says_what_a_worker_would_find(
+        run: Any, backend: dv.DynamoDBBackend, proxy: Proxy, client: Any, table_name: str) -> None:
+    code, output = run('check')
+    assert code == 0 and 'NO' not in output
+    for text in ('none are needed', 'us-east-1', proxy.url, table_name, 'id (S, HASH), ACTIVE, PROVISIONED', 'on ttl'):
+        assert text in output
+    code, answer = run('check', '--json')
+    assert answer['ok'] and {'GetItem', 'PutItem', 'UpdateItem', 'DeleteItem', 'BatchGetItem', 'BatchWriteItem'} <= {
+        check['name'] for check in answer['checks'] if check['ok'] and check['found'] == 'allowed'}
+    assert all_items(client, table_name) == []
+
+    proxy.faults = lambda operation, body: Error('AccessDeniedException', 'no') if operation in ('GetItem', 'DescribeTable') else None
+    code, answer = run('check', '--json')
+    assert (code, answer['ok']) == (1, False)
+    assert {check['name']: check['ok'] for check in answer['checks'] if not check['ok']} == {'GetItem': False, 'DescribeTable': None}
+    proxy.faults = lambda operation, body: Error('UnrecognizedClientException', 'no')
+    code, output = run('check')
+    assert code == 1 and output.count('AWS does not know these credentials') == 1
+    proxy.down = True
+    code, output = run('check', query='&retry_max_delay=0.01')
+    assert code == 1 and output.count('NO') == 1 and 'Connection was closed' in output
+
+
+def test_check_does_not_create_the_table_and_create_table_does(run: Any, proxy: Proxy, client: Any, table_name: str) -> None:
+    code, output = run('check')
+    assert code == 1 and 'does not exist' in output and 'CreateTable' not in operations(proxy)
+    assert run('create-table', query='&create_table=false&billing_mode=on_demand')[0] == 0
+    table = client.describe_table(TableName=table_name)['Table']
+    assert table['BillingModeSummary']['BillingMode'] == 'PAY_PER_REQUEST'
+    assert client.describe_time_to_live(TableName=table_name)['TimeToLiveDescription']['AttributeName'] == 'ttl'
+    assert run('create-table', '--json')[1]['created'] is False
+    assert run('check')[0] == 0
+
+
+def test_check_finds_another_key(run: Any, client: Any, table_name: str) -> None:
+    create_table(client, table_name, 'pk')
+    code, output = run('check')
+    assert code == 1 and 'its key is pk (S, HASH)' in output
+
+
+def test_policies_name_the_actions_that_are_used(run: Any, backend: dv.DynamoDBBackend, proxy: Proxy, table_name: str) -> None:
+    def actions(*arguments: str, query: str = '') -> list[str]:
+        code, policy = run('policy', '--json', *arguments, query=query)
+        (statement,) = policy['Statement']
+        assert code == 0 and statement['Resource'] == f'arn:aws:dynamodb:us-east-1:*:table/{table_name}'
+        return [action.partition(':')[2] for action in statement['Action']]
+
+    drive = Drive(backend.app, 45)
+    drive.apply()
+    drive.all_return()
+    backend.store_result('big', noise(500 * KB).hex(), states.SUCCESS)
+    result_set(backend.app, [*drive.ids, 'big']).get(timeout=30)
+    assert backend.get_state('none') == states.PENDING
+    backend.forget('big')
+    assert set(operations(proxy)) == set(actions())
+    proxy.reset()
+    run('create-table', query='x')
+    assert set(operations(proxy)) <= set(actions('--bootstrap'))
+    assert set(actions('--bootstrap', query='&tags=a:b')) - set(actions('--bootstrap')) == {'TagResource'}
+    assert set(actions(query='&ttl_seconds=9')) - set(actions()) == {'DescribeTimeToLive', 'UpdateTimeToLive'}
+
+
+def test_show_a_task_and_a_chord(run: Any, backend: dv.DynamoDBBackend) -> None:
+    assert 'PENDING' in run('show', 'none')[1]
+    backend.store_result('small', {'a': 1}, states.SUCCESS)
+    answer = run('show', 'small', '--json')[1]
+    assert (answer['state'], answer['result'], answer['chunks']) == ('SUCCESS', "{'a': 1}", 0) and 50 < answer['size'] < 300
+    assert answer['stored'] < answer['expires'] and answer['expires'].endswith('+00:00')
+    backend.store_result('large', 'x' * 900 * KB, states.SUCCESS)
+    answer = run('show', 'large', '--json')[1]
+    assert answer['chunks'] == 3 and answer['size'] > 900 * KB and len(answer['result']) == 500
+    backend.store_result('bad', KeyError('no'), states.FAILURE)
+    assert "KeyError('no')" in run('show', 'bad')[1]
+    for parts, lazy in ((3, False), (101, False), (45, True)):
+        drive = Drive(backend.app, parts, lazy)
+        drive.apply()
+        if lazy:
+            assert '0 of ? parts counted' in run('show', drive.group_id)[1]
+            drive.size()
+        drive.returns(0)
+        drive.returns(1)
+        assert f'2 of {parts} parts counted' in run('show', drive.group_id)[1]
+        for index in range(2, parts):
+            drive.returns(index)
+        assert run('show', drive.group_id, '--json')[1]['chord'] == 'done'
+
+
+def test_purge_deletes_what_has_expired_and_nothing_else(
+        run: Any, backend: dv.DynamoDBBackend, proxy: Proxy, client: Any, table_name: str) -> None:
+    now = int(time.time())
+    for number in range(60):
+        client.put_item(TableName=table_name, Item={'id': {'S': f'old-{number}'}, 'ttl': {'N': str(now - number - 1)}})
+    backend.store_result('new', 1, states.SUCCESS)
+    client.put_item(TableName=table_name, Item={'id': {'S': 'for ever'}})
+    code, answer = run('purge', '--dry-run', '--json')
+    assert (code, answer) == (0, {'expired': 60, 'deleted': 0}) and len(all_items(client, table_name)) == 62
+
+    def one_is_replaced(operation: str, body: Any) -> None:
+        if operation == 'DeleteItem' and body['Key']['id']['S'] == 'old-7':
+            client.put_item(TableName=table_name, Item={'id': {'S': 'old-7'}, 'ttl': {'N': str(now + 999)}})
+    proxy.faults = one_is_replaced
+    code, output = run('purge')
+    assert code == 0 and '60 expired items' in output
+    assert {item['id'] for item in all_items(client, table_name)} == {'celery-task-meta-new', 'for ever', 'old-7'}
+
+
+def test_a_scan_of_many_pages(backend: dv.DynamoDBBackend, client: Any, table_name: str) -> None:
+    for number in range(8):
+        client.put_item(TableName=table_name, Item={
+            'id': {'S': f'old-{number}'}, 'ttl': {'N': '5'}, 'result': {'B': noise(300 * KB)}})
+    pages = list(backend.values.table.expired())
+    assert len(pages) > 1 and sum(scanned for scanned, _ in pages) == 8
+    assert {id for _, ids in pages for id in ids} == {f'old-{number}' for number in range(8)}
+
+
+def test_commands_for_what_is_no_dynamodb_backend() -> None:
+    runner = click.testing.CliRunner()
+    assert 'name an app with -A' in runner.invoke(dv.commands, ['check']).output
+    assert "table='x' must be" in runner.invoke(dv.commands, ['-b', 'dynamodb://eu-west-1/x', 'check']).output
+    app = Celery('other', backend='cache+memory://', set_as_current=False)
+    done = runner.invoke(dv.commands, ['policy'], obj=type('Context', (), {'app': app}))
+    assert done.exit_code == 1 and 'the result backend of this app is celery.backends.cache.CacheBackend' in done.output
+
+
+def test_commands_as_they_are_called(tmp_path: Path, table_name: str, endpoint: str) -> None:
+    (tmp_path / 'proj' / 'vendor').mkdir(parents=True)
+    (tmp_path / 'proj' / 'vendor' / 'dyna_veggie.py').write_bytes((ROOT / 'dyna_veggie.py').read_bytes())
+    url = f'dynamodb://local/{table_name}?endpoint_url={quote(endpoint, safe="")}'
+    (tmp_path / 'vendored.py').write_text(
+        f"import celery\napp = celery.Celery('v', backend='proj.vendor.dyna_veggie.DynamoDBBackend+{url}')")
+    (tmp_path / 'installed.py').write_text(f"import celery\napp = celery.Celery('i', backend='{url}')")
+    environ = {**os.environ, 'PYTHONPATH': str(ROOT)}
+    for command in (['proj.vendor.dyna_veggie', '-A', 'vendored', 'create-table'], ['celery', '-A', 'installed', 'dynamodb', 'check'],
+                    ['dyna_veggie', '-b', url, 'check']):
+        done = subprocess.run([sys.executable, '-m', *command], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                              text=True, env=environ)
+        assert done.returncode == 0 and table_name in done.stdout and 'Warning' not in done.stdout, done.stdout
 
 
 # ---------------------------------------------------------------------------------------------------------------------
