@@ -1385,7 +1385,8 @@ class Drive:
         return list(range(len(self.ids)))
 
 
-@pytest.mark.parametrize(('parts', 'most'), [(3, (12, 20, 30)), (40, (97, 52, 104)), (1000, (2065, 1060, 2120))])
+@pytest.mark.parametrize(('parts', 'most'), [
+    (3, (12, 20, 30)), (40, (97, 52, 104)), pytest.param(1000, (2065, 1060, 2120), marks=slow)])
 @pytest.mark.parametrize('lazy', [False, LAZY])
 def test_what_a_chord_costs(parts: int, most: tuple[int, int, int], lazy: bool, backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
     drive = Drive(backend.app, parts, lazy)
@@ -1692,7 +1693,7 @@ def small_tree(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dv.ChordCounter, 'LEASE', 0.06)
 
 
-@pytest.mark.parametrize('parts', [1, 5])
+@pytest.mark.parametrize('parts', [1, pytest.param(5, marks=slow)])
 @pytest.mark.parametrize('moment', ['before', 'after'])
 @pytest.mark.parametrize('wait', [False, True])
 def test_whenever_a_worker_dies_the_body_is_published_once(
@@ -1924,6 +1925,7 @@ class Schedule:
         return any(thread.is_alive() for thread in self.threads)
 
 
+@slow
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_any_interleaving_publishes_the_body_once(data: st.DataObject, backend: dv.DynamoDBBackend, small_tree: None) -> None:
@@ -2480,6 +2482,7 @@ def test_large_results_are_forgotten_with_their_chunks(
     assert all_items(client, table_name) == []
 
 
+@slow
 def test_a_big_join_overlaps_its_batches_and_keeps_the_order(
         app: Celery, backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
     results = result_set(app, ready_tasks(backend, 3000))
@@ -2761,9 +2764,10 @@ print('all right')
 """
 
 
+@slow
 @pytest.mark.skipif(not os.path.isdir('/proc/self/fd'), reason='needs /proc')
 @pytest.mark.parametrize(('library', 'patch', 'threads', 'count'), [
-    pytest.param('threads', 'pass', 8, 20_000, marks=slow), ('solo', 'pass', 1, 3_000),
+    ('threads', 'pass', 8, 20_000), ('solo', 'pass', 1, 3_000),
     ('gevent', 'from gevent import monkey; monkey.patch_all()', 8, 3_000),
     ('eventlet', 'import eventlet; eventlet.monkey_patch()', 8, 3_000)])
 def test_nothing_leaks(library: str, patch: str, threads: int, count: int, endpoint: str, table_name: str) -> None:
