@@ -516,7 +516,7 @@ _OVERLAPPED = 8  # batches of one call that are under way at once
 _VALUE_LIMIT = 400_000
 _MOST_CHUNKS = 10_000  # an item that says it has more was not written here
 
-_BOOTSTRAP = Backoff(base=0.25, maximum=5.0, timeout=300.0)
+_BOOTSTRAP = Backoff(base=0.05, maximum=5.0, timeout=300.0)
 _KEY_SCHEMA = [{'AttributeName': 'id', 'KeyType': 'HASH'}]
 _KEY_ATTRIBUTES = [{'AttributeName': 'id', 'AttributeType': 'S'}]
 _KEY = 'id (S, HASH)'
