@@ -49,6 +49,12 @@ setup(
             'gevent',
             'eventlet',
             'nox',
+            'boto3',        # of Celery's own backend
+            'pyyaml',
+            'python-hcl2',
+            'readme_renderer',
+            'build',
+            'twine',
         ],
         'lint': ['mypy<3', 'ruff==0.17.*'],      # newer ones find more
     },

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime
 import importlib.util
+import io
 import json
 import logging
 import os
@@ -22,6 +23,7 @@ import threading
 import time
 import traceback
 import uuid
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -32,7 +34,10 @@ import botocore.session
 import celery
 import celery.result
 import click.testing
+import hcl2
 import pytest
+import readme_renderer.rst
+import yaml
 from celery import Celery, chain, chord, group, states
 from celery.contrib.testing.worker import start_worker
 from celery.exceptions import ChordError, ImproperlyConfigured, TimeoutError
@@ -48,6 +53,7 @@ from proxy import Delay, Error, Partial, Proxy, ResetAfter, ResetBefore, ServerE
 
 SECRET = 'wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY'
 KB = 1024
+README = (ROOT / 'README.rst').read_text('utf-8')
 
 slow = pytest.mark.skipif(bool(os.environ.get('QUICK')), reason='QUICK is set')
 
@@ -1164,6 +1170,42 @@ def test_celerys_own_items_are_read_and_its_successes_kept(make_app: MakeApp, pr
     celerys_item(client, table_name, key, states.SUCCESS, 'theirs', ttl=int(time.time()) - 5)
     backend.store_result('id', 'ours', states.SUCCESS)
     assert backend.get_task_meta('id', cache=False)['result'] == 'ours'
+
+
+@pytest.mark.skipif(importlib.util.find_spec('boto3') is None, reason="Celery's own backend needs boto3")
+def test_celerys_own_backend_and_ours_read_each_others_results(
+        make_app: MakeApp, proxy: Proxy, table_name: str, endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ('AWS_ACCESS_KEY_ID', 'AWS_SECRET_ACCESS_KEY'):
+        monkeypatch.setenv(name, 'local')
+    ours = ready(make_app('celery_keys=true'), proxy)
+    place = endpoint.replace('http://', '')
+    theirs = Celery('theirs', backend=f'celery.backends.dynamodb.DynamoDBBackend+dynamodb://@{place}/{table_name}',
+                    set_as_current=False).backend
+    for writer, reader in ((ours, theirs), (theirs, ours)):
+        name = writer.__class__.__module__
+        writer.store_result(f'{name}-1', {'a': ['ü', 1.5]}, states.SUCCESS)
+        writer.store_result(f'{name}-2', KeyError('no'), states.FAILURE, traceback='where')
+        writer.store_result(f'{name}-3', {'done': 3}, 'PROGRESS')
+        assert reader.get_result(f'{name}-1') == {'a': ['ü', 1.5]}
+        assert isinstance(reader.get_result(f'{name}-2'), KeyError) and reader.get_traceback(f'{name}-2') == 'where'
+        assert reader.get_task_meta(f'{name}-3')['result'] == {'done': 3}
+        saved = [writer.app.AsyncResult(f'{name}-{number}') for number in (1, 2)]
+        writer.save_group(f'{name}-group', writer.app.GroupResult(f'{name}-group', saved))
+        assert [result.id for result in reader.restore_group(f'{name}-group').results] == [result.id for result in saved]
+        reader.forget(f'{name}-1')
+        assert writer.get_state(f'{name}-1') == states.PENDING
+    # none overwrites the other's success
+    ours.store_result('both', 'ours', states.SUCCESS)
+    theirs.store_result('both', 'theirs', states.FAILURE)
+    assert ours.get_task_meta('both', cache=False)['result'] == 'ours'
+
+
+def test_the_urls_of_dyna_veggie_0_3() -> None:
+    parsed = options(f'dynamodb://AKID:{quote(SECRET, safe="")}@eu-west-1:8000/results?read_throughput=10&write_throughput=20'
+                     '&retry_if_throttled=false&consistency_wait_time=2')
+    assert (parsed.access_key, parsed.secret_key, parsed.region, parsed.table) == ('AKID', SECRET, 'eu-west-1', 'results')
+    assert (parsed.read_throughput, parsed.write_throughput, parsed.retry_if_throttled, parsed.consistency_wait_time) == (
+        10, 20, False, 2)
 
 
 def test_a_celery_item_that_changes_meanwhile_is_looked_at_again(
@@ -3461,7 +3503,7 @@ def test_the_entry_point_gives_the_scheme() -> None:
 
 
 def test_the_readme_lists_every_option_with_its_default() -> None:
-    readme = (ROOT / 'README.rst').read_text()
+    readme = README
     for option in dv.dataclasses.fields(dv.Options):
         if 'doc' in option.metadata:
             assert f'``{option.name}``' in readme, option.name
@@ -3469,7 +3511,105 @@ def test_the_readme_lists_every_option_with_its_default() -> None:
 
 
 def test_the_guarantees_of_the_readme_have_tests() -> None:
-    section = (ROOT / 'README.rst').read_text().partition('What it guarantees, and what it does not\n---')[2].partition('\n\n\n')[0]
+    section = README.partition('What it guarantees, and what it does not\n---')[2].partition('\n\n\n')[0]
     for sentence in re.split(r'\n- ', section)[1:]:
         named = re.findall(r'``(test_\w+)``', sentence)
         assert named and all(callable(globals().get(name)) for name in named), sentence
+
+
+def block_of_the_readme(language: str, containing: str = '') -> str:
+    blocks = re.findall(rf'\.\. code-block:: {language}\n\n((?:    .*\n|\n)+)', README)
+    return textwrap.dedent(next(block for block in blocks if containing in block))
+
+
+def test_the_readme_renders_on_a_package_index() -> None:
+    warnings = io.StringIO()
+    assert readme_renderer.rst.render(README, stream=warnings) and not warnings.getvalue(), warnings.getvalue()
+
+
+def test_the_table_as_code_is_the_one_that_is_created(make_app: MakeApp, proxy: Proxy) -> None:
+    ready(make_app('billing_mode=on_demand'), proxy)
+    proxy.reset()
+    backend = make_app('billing_mode=on_demand&table_class=standard', result_backend=(
+        f'dyna_veggie.DynamoDBBackend+dynamodb://local/as-code-{uuid.uuid4().hex}?billing_mode=on_demand&endpoint_url='
+        + quote(proxy.url, safe=''))).backend
+    backend.get('key')
+    sent = {request.operation: request.body for request in proxy.requests}
+    created = {**sent['CreateTable'], 'TableName': 'celery'}
+    time_to_live = sent['UpdateTimeToLive']['TimeToLiveSpecification']
+
+    (resource,) = yaml.safe_load(block_of_the_readme('yaml'))['Resources'].values()
+    assert resource == {'Type': 'AWS::DynamoDB::Table', 'Properties': {**created, 'TimeToLiveSpecification': time_to_live}}
+
+    table = hcl2.loads(block_of_the_readme('terraform'))['resource'][0]
+    (named,) = table.values()
+    (arguments,) = named.values()
+
+    def bare(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: bare(each) for key, each in value.items() if key != '__is_block__'}
+        return [bare(each) for each in value] if isinstance(value, list) else value.strip('"') if isinstance(value, str) else value
+    (attribute,), (key,) = created['AttributeDefinitions'], created['KeySchema']
+    assert [name.strip('"') for name in table] == ['aws_dynamodb_table'] and bare(arguments) == {
+        'name': created['TableName'], 'billing_mode': created['BillingMode'], 'hash_key': key['AttributeName'],
+        'attribute': [{'name': attribute['AttributeName'], 'type': attribute['AttributeType']}],
+        'ttl': [{'attribute_name': time_to_live['AttributeName'], 'enabled': time_to_live['Enabled']}]}
+
+
+def test_the_quick_start_prints_what_the_readme_says(tmp_path: Path, table_name: str, endpoint: str) -> None:
+    program = block_of_the_readme('python', 'chord')
+    assert "broker='redis://localhost', backend='dynamodb://eu-west-1/celery'" in program
+    backend = f'dynamodb://local/{table_name}?endpoint_url={quote(endpoint, safe="")}'
+    program = program.replace('dynamodb://eu-west-1/celery', backend).replace(
+        "broker='redis://localhost', ", '').replace('\n@app.task', "\napp.config_from_object('broker')\n\n@app.task", 1)
+    (tmp_path / 'proj.py').write_text(program)
+    (tmp_path / 'messages' / 'control').mkdir(parents=True)
+    environ = {**os.environ, 'BROKER_FOLDER': str(tmp_path / 'messages'),
+               'PYTHONPATH': os.pathsep.join([str(ROOT), str(ROOT / 'examples'), str(tmp_path)])}
+    worker = subprocess.Popen([sys.executable, '-m', 'celery', '-A', 'proj', 'worker'], cwd=tmp_path, env=environ,
+                              stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        time.sleep(3)  # a worker declares its queue, which a broker in files needs first
+        done = subprocess.run([sys.executable, 'proj.py'], cwd=tmp_path, env=environ, timeout=60, stdout=subprocess.PIPE, text=True)
+        assert done.stdout == '9900\n' and 'it prints 9900' in README
+    finally:
+        worker.send_signal(signal.SIGTERM)
+        worker.wait(30)
+
+
+def test_the_commands_of_the_readme(run: Any, backend: dv.DynamoDBBackend) -> None:
+    backend.store_result('ID', 1, states.SUCCESS)
+    commands = re.findall(r'^    celery -A proj dynamodb ([a-z-]+(?: ID)?)', README, re.MULTILINE)
+    assert {command.split()[0] for command in commands} == set(dv.commands.commands)
+    for command in commands:
+        assert run(*command.split())[0] == 0, command
+    for target in set(re.findall(r'``?make ([a-z-]+)|^    make ([a-z-]+)$', README, re.MULTILINE)):
+        assert re.search(rf'^{"".join(target)}:', (ROOT / 'Makefile').read_text(), re.MULTILINE), target
+
+
+@slow
+def test_the_distributions_build_and_install(tmp_path: Path) -> None:
+    source = tmp_path / 'source'
+    source.mkdir()
+    for name in ('dyna_veggie.py', 'setup.py', 'README.rst', 'LICENSE'):
+        (source / name).write_bytes((ROOT / name).read_bytes())
+
+    def python(*command: str, executable: str = sys.executable) -> str:
+        done = subprocess.run([executable, *command], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        assert done.returncode == 0, done.stdout
+        return done.stdout
+    python('-m', 'build', '--outdir', 'dist', str(source))
+    wheel, sdist = sorted((tmp_path / 'dist').iterdir(), key=lambda path: path.suffix, reverse=True)
+    assert (wheel.name, sdist.name) == (f'dyna_veggie-{dv.__version__}-py3-none-any.whl', f'dyna_veggie-{dv.__version__}.tar.gz')
+    assert python('-m', 'twine', 'check', '--strict', str(wheel), str(sdist)).count('PASSED') == 2
+    with zipfile.ZipFile(wheel) as archive:
+        assert [name for name in archive.namelist() if '.dist-info/' not in name] == ['dyna_veggie.py']
+    python('-m', 'venv', 'empty')
+    empty = str(tmp_path / 'empty' / 'bin' / 'python')
+    for distribution in (wheel, sdist):
+        python('-m', 'pip', 'install', '-q', '--force-reinstall', '--no-deps', str(distribution), executable=empty)
+    python('-m', 'pip', 'install', '-q', str(sdist), executable=empty)
+    assert 'check' in python('-m', 'celery', 'dynamodb', '--help', executable=empty)
+    assert python('-c', 'import celery; print(type(celery.Celery(backend="dynamodb://eu-west-1").backend).__module__)',
+                  executable=empty) == 'dyna_veggie\n'
+    assert 'boto3' not in python('-m', 'pip', 'list', executable=empty)
