@@ -8,6 +8,7 @@ help:
 	@echo 'make demo    a Celery worker counts words, with its results in DynamoDB'
 	@echo 'make test    all tests; ARGS="-k chord -x" goes to pytest'
 	@echo 'make test-matrix   the same on every Python that is here and every Celery; SESSIONS="oldest newest" for the corners'
+	@echo 'make bench   beside Celery'"'"'s own DynamoDB backend and its Redis backend; ARGS=--quick for the short form'
 	@echo 'make lint    ruff and mypy'
 	@echo 'make clean   removes what these made'
 	@echo
@@ -23,6 +24,10 @@ test: $(READY)
 test-matrix: $(READY)
 	@$(VENV)/bin/python tools/dynamodb_local.py $(VENV)/bin/python -m nox -f tools/noxfile.py \
 		$(if $(SESSIONS),-s $(SESSIONS),-s tests) $(if $(ARGS),-- $(ARGS))
+
+bench: $(READY)
+	@$(VENV)/bin/python -m pip install -qq --disable-pip-version-check --editable '.[bench]'
+	@$(VENV)/bin/python benchmarks/bench.py $(ARGS)
 
 lint: $(READY)
 	@$(VENV)/bin/python -m ruff check --config tools/ruff.toml $(SOURCES)
@@ -46,4 +51,4 @@ $(READY): setup.py
 	@$(VENV)/bin/python -m pip install -qq --disable-pip-version-check --editable '.[test,lint]'
 	@echo '$(CURDIR)' > $@
 
-.PHONY: help demo test test-matrix lint clean
+.PHONY: help demo test test-matrix bench lint clean

@@ -837,7 +837,7 @@ class Table:
             self._warned = now
         log = logger.warning if news else logger.debug
         log('DynamoDB table %s: %s failed; this and other requests are tried again for up to %g s each: %s',
-            self.name, method, self.backoff.timeout, error)
+            self.name, method, self.backoff.timeout, str(error).partition('\n')[0])    # a proxy's answer can be a page
 
     def _log_recovery(self) -> None:
         since, self._failing_since = self._failing_since, None

@@ -56,6 +56,7 @@ setup(
             'build',
             'twine',
         ],
+        'bench': ['redis', 'matplotlib'],
         'lint': ['mypy<3', 'ruff==0.17.*'],      # newer ones find more
     },
     entry_points={

@@ -6,6 +6,7 @@ capacity units.  The sections are those of dyna_veggie.py.
 from __future__ import annotations
 
 import datetime
+import importlib.metadata
 import importlib.util
 import io
 import json
@@ -1178,7 +1179,7 @@ def test_celerys_own_backend_and_ours_read_each_others_results(
     for name in ('AWS_ACCESS_KEY_ID', 'AWS_SECRET_ACCESS_KEY'):
         monkeypatch.setenv(name, 'local')
     ours = ready(make_app('celery_keys=true'), proxy)
-    place = endpoint.replace('http://', '')
+    place = endpoint.replace('http://', '').replace('127.0.0.1', 'localhost')   # Celery 5.3 takes another for a region
     theirs = Celery('theirs', backend=f'celery.backends.dynamodb.DynamoDBBackend+dynamodb://@{place}/{table_name}',
                     set_as_current=False).backend
     for writer, reader in ((ours, theirs), (theirs, ours)):
@@ -2924,9 +2925,13 @@ def test_any_item_is_read_or_a_clear_error_and_can_be_replaced(
 @pytest.fixture
 def run(proxy: Proxy, table_name: str) -> Callable[..., Any]:
     """Runs a command against the table of the test, and returns exit code and output."""
+    # click 8.1, the last for Python 3.9, mixes what is written to stderr into stdout unless told not to; 8.2 cannot be told
+    separate: dict[str, Any] = {'mix_stderr': False} if importlib.metadata.version('click') < '8.2' else {}
+
     def command(*arguments: str, query: str = '') -> tuple[int, Any]:
         url = f'dynamodb://local/{table_name}?endpoint_url={quote(proxy.url, safe="")}&retry_base_delay=0.001{query}'
-        done = click.testing.CliRunner().invoke(dv.commands, ['-b', url, *arguments])
+        runner = click.testing.CliRunner(**(separate if '--json' in arguments else {}))
+        done = runner.invoke(dv.commands, ['-b', url, *arguments])
         assert done.exception is None or isinstance(done.exception, SystemExit), done.exc_info
         return done.exit_code, json.loads(done.stdout) if '--json' in arguments and done.stdout else done.output
     return command
@@ -3195,7 +3200,7 @@ broker_transport = __name__ + ':Transport'  # kombu remembers transports by name
 broker_transport_options = {**broker.broker_transport_options, 'store_processed': True, 'processed_folder': UNACKED}
 task_acks_late = True
 task_reject_on_worker_lost = True
-worker_prefetch_multiplier = 1
+worker_prefetch_multiplier = 8
 """
 
 TOUGH_APP = """
@@ -3414,7 +3419,8 @@ def test_a_worker_without_the_right_to_write_says_so_and_recovers_when_it_has_it
     while not (found := lines_of(tmp_path / 'log', said)) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert found, (tmp_path / 'log').read_text()
-    assert operations(proxy) in (['PutItem'], ['PutItem'] * 2)  # once more by Celery, as a failure: no try again by us
+    # Celery stores it once more as a failure, and once more in the parent process: no try again by us
+    assert operations(proxy) in [['PutItem'] * times for times in (1, 2, 3)]
     proxy.faults = None
     assert workers.module.part.delay(2).get(timeout=60) == 2
 

@@ -225,8 +225,18 @@ def embedded_engine(environ: Mapping[str, str]) -> Iterator[Engine]:
             server.kill()
 
 
+def comparable(holds: Callable[[Any, Any], bool]) -> Callable[[Any, Any], bool]:
+    def expr(operator: Any, item: Any) -> bool:
+        try:
+            return holds(operator, item)
+        except TypeError:
+            return False
+    return expr
+
+
 def serve() -> None:
     """The server's process: prints the port it chose, and serves until its input ends."""
+    from moto.dynamodb import comparisons
     from moto.dynamodb.models.dynamo_type import DynamoType
     from moto.server import DomainDispatcherApplication, create_backend_app
     from werkzeug.serving import WSGIRequestHandler, make_server
@@ -238,6 +248,11 @@ def serve() -> None:
     # moto takes the size of binary values in base64: it would refuse items of 300 KB as above 400
     measure = DynamoType.size
     DynamoType.size = lambda self: measure(self) * 3 // 4 if self.is_binary() else measure(self)
+
+    # moto fails where a condition compares values of two types; in DynamoDB, no such condition holds
+    for operator in (comparisons.OpLessThan, comparisons.OpLessThanOrEqual,
+                     comparisons.OpGreaterThan, comparisons.OpGreaterThanOrEqual):
+        operator.expr = comparable(operator.expr)
 
     moto = DomainDispatcherApplication(create_backend_app)
     turn = threading.Lock()
