@@ -989,9 +989,9 @@ class Stored(NamedTuple):
 
 
 def _is_expired(item: Item) -> bool:
-    # DynamoDB deletes hours to days late
+    # DynamoDB deletes hours to days late.  To be judged as by the conditions of Values, in whole seconds, and true is no number
     ttl = item.get('ttl')
-    return isinstance(ttl, (int, float)) and ttl <= time.time()
+    return type(ttl) in (int, float) and ttl <= int(time.time())
 
 
 def _bytes(value: Any) -> bytes:
@@ -1025,10 +1025,10 @@ class Values:
         self.table = table
 
     def put(self, id: str, value: bytes, status: str | None, lifetime: float | None = None, *, keep: str | None = None,
-            status_of: Callable[[bytes], str | None] = lambda value: None) -> bool:
+            status_of: Callable[[bytes], str | None] = lambda value: None) -> None:
         """Stores a value for ``lifetime`` seconds (None: for ever), unless one with the status ``keep`` is there.
 
-        status_of tells the status from a value whose item has none.  Returns whether it was stored.
+        status_of tells the status from a value whose item has none.
         """
         now = time.time()
         item: Item = {'id': id, 'timestamp': now, **({'status': status} if status else {})}
@@ -1043,18 +1043,18 @@ class Values:
             self.table.write_many(puts=chunks)
 
         condition, seen = (self.REPLACEABLE if keep else None), None
-        while True:
+        for _ in range(100):  # each was refused for what another writer did since the one before
             values = {'now': int(time.time()), 'keep': keep, 'seen': seen}
             applied, old = self.table.put(item, condition=condition, values=values)
             if old and chunks and old.get('version') == item['version']:
-                return True  # the very item that we put: an answer was lost, and the request repeated
+                return  # the very item that we put: an answer was lost, and the request repeated
             if applied:
                 self._delete_chunks(old)
-                return True
+                return
             live: Item = old if old and not _is_expired(old) else {'status': None}  # gone meanwhile: to be replaced
             if live.get('status', keep) == keep and ('status' in live or status_of(live.get('result', b'')) == keep):
                 self._delete_chunks(item)
-                return False
+                return
             timestamp = live.get('timestamp')
             if 'status' in live:
                 condition = self.REPLACEABLE
@@ -1062,6 +1062,7 @@ class Values:
                 condition, seen = self.UNCHANGED, timestamp
             else:  # a foreign timestamp can have more digits than a float: one refused twice is not asked for again
                 condition = self.NOT_OURS
+        raise UnreadableValue(f'DynamoDB table {self.table.name}, item {id}: it can neither be kept nor be replaced')
 
     def get(self, id: str, *, consistent: bool = True, deadline: float | None = None) -> Stored | None:
         item = self.table.get(id, consistent=consistent, deadline=deadline)
