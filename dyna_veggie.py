@@ -991,7 +991,7 @@ class Stored(NamedTuple):
 def _is_expired(item: Item) -> bool:
     # DynamoDB deletes hours to days late.  To be judged as by the conditions of Values, in whole seconds, and true is no number
     ttl = item.get('ttl')
-    return type(ttl) in (int, float) and ttl <= int(time.time())
+    return isinstance(ttl, (int, float)) and not isinstance(ttl, bool) and ttl <= int(time.time())
 
 
 def _bytes(value: Any) -> bytes:
