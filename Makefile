@@ -9,6 +9,7 @@ help:
 	@echo 'make test    all tests; ARGS="-k chord -x" goes to pytest'
 	@echo 'make test-matrix   the same on every Python that is here and every Celery; SESSIONS="oldest newest" for the corners'
 	@echo 'make bench   beside Celery'"'"'s own DynamoDB backend and its Redis backend; ARGS=--quick for the short form'
+	@echo 'make conformance   Celery'"'"'s own integration tests against this backend; PEER=redis against its Redis backend'
 	@echo 'make lint    ruff and mypy'
 	@echo 'make clean   removes what these made'
 	@echo
@@ -28,6 +29,10 @@ test-matrix: $(READY)
 bench: $(READY)
 	@$(VENV)/bin/python -m pip install -qq --disable-pip-version-check --editable '.[bench]'
 	@$(VENV)/bin/python benchmarks/bench.py $(ARGS)
+
+conformance: $(READY)
+	@$(VENV)/bin/python -m pip install -qq --disable-pip-version-check --editable '.[conformance]'
+	@$(VENV)/bin/python tools/conformance.py $(ARGS)
 
 lint: $(READY)
 	@$(VENV)/bin/python -m ruff check --config tools/ruff.toml $(SOURCES)
@@ -51,4 +56,4 @@ $(READY): setup.py
 	@$(VENV)/bin/python -m pip install -qq --disable-pip-version-check --editable '.[test,lint]'
 	@echo '$(CURDIR)' > $@
 
-.PHONY: help demo test test-matrix bench lint clean
+.PHONY: help demo test test-matrix bench conformance lint clean

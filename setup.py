@@ -56,7 +56,8 @@ setup(
             'build',
             'twine',
         ],
-        'bench': ['redis', 'matplotlib'],
+        'bench': ['celery[redis]', 'matplotlib'],
+        'conformance': ['celery[redis]', 'pydantic', 'pytest-rerunfailures', 'pytest-timeout', 'pytest-subtests'],
         'lint': ['mypy<3', 'ruff==0.17.*'],      # newer ones find more
     },
     entry_points={

@@ -1,0 +1,89 @@
+"""Celery's own integration tests, from the source distribution of the installed version, against this backend.
+
+    make conformance                        # all of canvas, tasks and group chains
+    make conformance ARGS="-k chord -x"     # for pytest
+    make conformance PEER=redis             # against Celery's Redis backend, to compare with
+
+A Redis server, which is started here, is the broker and what those tests use to tell in which order tasks ran.
+"""
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+import celery
+import dynamodb_local
+
+TOOLS = Path(__file__).resolve().parent
+FILES = ['test_canvas.py', 'test_tasks.py', 'test_group_chains.py']
+
+
+def tests_of_celery(folder: Path) -> None:
+    """Puts the tests of the installed version into a folder: they alone, so that the installed Celery is what they test."""
+    subprocess.run([sys.executable, '-m', 'pip', 'download', '-qq', '--disable-pip-version-check', '--no-deps', '--no-binary', 'celery',
+                    '--dest', str(folder), f'celery=={celery.__version__}'], check=True)
+    archive, = folder.glob('celery-*.tar.gz')
+    with tarfile.open(archive) as tar:
+        top = tar.getnames()[0].split('/')[0]
+        wanted = [member for member in tar.getmembers()
+                  if member.name.startswith(f'{top}/t/integration/') or member.name == f'{top}/t/__init__.py']
+        for member in wanted:
+            member.name = member.name.partition('/')[2]
+        tar.extractall(folder, wanted)
+    (folder / 't' / '__init__.py').touch()
+    (folder / 'pytest.ini').write_text('[pytest]\npython_classes = test_*\nmarkers = amqp\n')
+
+
+@contextlib.contextmanager
+def redis_server(folder: Path) -> Iterator[int]:
+    if not shutil.which('redis-server'):
+        sys.exit('redis-server is needed, as the broker (on Debian: apt install redis-server)')
+    with socket.socket() as listener:
+        listener.bind(('127.0.0.1', 0))
+        port = listener.getsockname()[1]
+    server = subprocess.Popen(['redis-server', '--port', str(port), '--save', '', '--dir', str(folder)], stdout=subprocess.DEVNULL)
+    try:
+        for _ in range(100):
+            with contextlib.suppress(OSError), socket.create_connection(('127.0.0.1', port)):
+                break
+            time.sleep(0.05)
+        yield port
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def main(arguments: list[str]) -> int:
+    with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
+        folder = Path(name)
+        tests_of_celery(folder)
+        port = stack.enter_context(redis_server(folder))
+        redis = f'redis://127.0.0.1:{port}'
+        if os.environ.get('PEER') == 'redis':
+            backend, place = f'{redis}/1', 'a Redis server'
+        else:
+            engine = stack.enter_context(dynamodb_local.engine())
+            table = f'conformance-{uuid.uuid4().hex}'
+            backend = f'redis_echo.DynamoDBBackend+dynamodb://local/{table}?endpoint_url={quote(engine.endpoint, safe="")}'
+            place = engine.description
+        print(f'conformance: the tests of Celery {celery.__version__}, results in {place}', file=sys.stderr, flush=True)
+        environ = {**os.environ, 'TEST_BROKER': f'{redis}/0', 'TEST_BACKEND': backend, 'REDIS_HOST': '127.0.0.1', 'REDIS_PORT': str(port),
+                   'PYTHONPATH': os.pathsep.join([str(folder), str(TOOLS), str(TOOLS.parent)])}
+        return subprocess.run(
+            [sys.executable, '-m', 'pytest', '-q', '-rfE', '-p', 'no:cacheprovider', '-p', 'celery.contrib.pytest', '--tb=short',
+             *(f't/integration/{file}' for file in FILES), *arguments], cwd=folder, env=environ).returncode
+
+
+if __name__ == '__main__':
+    sys.exit(main(sys.argv[1:]))
