@@ -1836,7 +1836,9 @@ class ResultConsumer(BaseResultConsumer):
             if leaf._cache is None:
                 leaves.setdefault(leaf.id, []).append(leaf)
         interval = 0.5 if interval is None else interval
+        ask_parents = None
         if isinstance(result, AsyncResult) and result.parent:
+            ask_parents = on_interval
             # Celery reads all parents whenever on_interval is called; of many, not all in each interval
             parents = sum(leaf._cache is None for leaf in parents_of(result))
             on_interval = _every(max(1, parents // _SAMPLE), on_interval)
@@ -1849,6 +1851,8 @@ class ResultConsumer(BaseResultConsumer):
                     for leaf in leaves[task_id]:
                         leaf._maybe_set_cache(dict(seen.value))
                     self.on_state_change(seen.value)
+                    if ask_parents is not None and seen.value['status'] in states.PROPAGATE_STATES:
+                        ask_parents()  # which raises the error of the parent that this one is due to
                     yield task_id
         finally:
             self._settle()

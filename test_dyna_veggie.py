@@ -2541,6 +2541,22 @@ def test_a_chords_parts_are_not_read_one_by_one_by_get(app: Celery, backend: dv.
         app.AsyncResult('pending', parent=app.GroupResult('g', [*header, failed])).get(timeout=5)
 
 
+def test_the_error_of_a_part_comes_out_of_get_before_the_chords(app: Celery, backend: dv.DynamoDBBackend) -> None:
+    body = app.AsyncResult('body', parent=app.GroupResult('header', [app.AsyncResult('part')]))
+
+    def fail() -> None:
+        backend.store_result('part', ValueError('part'), states.FAILURE)
+        backend.store_result('body', ChordError('Dependency part raised'), states.FAILURE)
+
+    timer = threading.Timer(0.1, fail)
+    timer.start()
+    with pytest.raises(ValueError, match='part'):
+        body.get(timeout=30)
+    timer.join()
+    with pytest.raises(ChordError):
+        app.AsyncResult('body', parent=body.parent).get(timeout=30, follow_parents=False)
+
+
 def test_failures_come_out_of_sets(app: Celery, backend: dv.DynamoDBBackend) -> None:
     ids = ready_tasks(backend, 3)
     backend.store_result('bad', ValueError('no'), states.FAILURE)

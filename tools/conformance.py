@@ -23,6 +23,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import celery
+
 import dynamodb_local
 
 TOOLS = Path(__file__).resolve().parent
@@ -37,7 +38,7 @@ def tests_of_celery(folder: Path) -> None:
     with tarfile.open(archive) as tar:
         top = tar.getnames()[0].split('/')[0]
         wanted = [member for member in tar.getmembers()
-                  if member.name.startswith(f'{top}/t/integration/') or member.name == f'{top}/t/__init__.py']
+                  if member.name.startswith(f'{top}/t/') and not member.name.startswith((f'{top}/t/unit/', f'{top}/t/smoke/'))]
         for member in wanted:
             member.name = member.name.partition('/')[2]
         tar.extractall(folder, wanted)
@@ -71,7 +72,7 @@ def main(arguments: list[str]) -> int:
         port = stack.enter_context(redis_server(folder))
         redis = f'redis://127.0.0.1:{port}'
         if os.environ.get('PEER') == 'redis':
-            backend, place = f'{redis}/1', 'a Redis server'
+            backend, place = f'{redis}/0', 'a Redis server'
         else:
             engine = stack.enter_context(dynamodb_local.engine())
             table = f'conformance-{uuid.uuid4().hex}'
