@@ -3627,6 +3627,12 @@ def test_the_readme_renders_on_a_package_index() -> None:
     assert readme_renderer.rst.render(README, stream=warnings) and not warnings.getvalue(), warnings.getvalue()
 
 
+def test_the_numbers_of_the_readme_are_those_of_the_benchmark() -> None:
+    bench = importlib.import_module('benchmarks.bench')
+    results = json.loads((ROOT / 'benchmarks' / 'results.json').read_text())
+    assert bench.readme_table(results['rows'], 0.01) in README
+
+
 def test_the_table_as_code_is_the_one_that_is_created(make_app: MakeApp, proxy: Proxy) -> None:
     ready(make_app('billing_mode=on_demand'), proxy)
     proxy.reset()

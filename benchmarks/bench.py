@@ -273,6 +273,34 @@ def chart(rows: list[dict[str, Any]], path: Path) -> None:
     figure.savefig(path, metadata={'Date': None})
 
 
+#: what the README shows: scenario, field, what it is multiplied by, how it is written, heading
+SHOWN = [
+    ('200 single tasks', 'requests', None, '{:.1f}', 'requests to store a result and get it'),
+    ('30 tasks of 10 ms, one by one', 'seen_after', 1000, '{:.0f} ms', 'a result is seen by ``get()`` after (median)'),
+    ('a group of 1,000', 'wall', 1, '{:.1f} s', 'a group of 1,000'),
+    ('a chord of 1,000', 'wall', 1, '{:.1f} s', 'a chord of 1,000'),
+    ('a chord of 1,000', 'requests', None, '{:.1f}', 'requests per part of it'),
+    ('a chord of 1,000', 'dollars_per_million', 1, '{:.2f}', 'US dollars per million such parts, on demand'),
+    ('a chord of 1,000', 'cpu', 1, '{:.1f} s', 'CPU of worker and client for it'),
+    ('a chord of 1,000', 'peak_mb', 1, '{:.0f} MB', 'peak memory of the worker'),
+    ('a chord of 10,000', 'wall', 1, '{:.0f} s', 'a chord of 10,000'),
+    ('a result of 1 MB', 'wall', 1, '{:.1f} s', 'a result of 1 MB'),
+]
+
+
+def readme_table(rows: list[dict[str, Any]], latency: float) -> str:
+    """What the README shows of the results, as a table in reStructuredText."""
+    lines = ['.. list-table::', '   :header-rows: 1', '']
+    lines += [f'   {mark} - {text}'.rstrip() for mark, text in zip('*   ', ['', OURS, CELERYS, REDIS])]
+    for what, field, factor, form, heading in SHOWN:
+        cells = []
+        for backend in (OURS, CELERYS, REDIS):
+            row = next((row for row in rows if (row['backend'], row['what'], row['latency']) == (backend, what, latency)), {})
+            cells.append('fails' if 'failed' in row else form.format(row[field] * (factor or 1 / row['tasks'])) if field in row else '')
+        lines += [f'   {mark} - {text}'.rstrip() for mark, text in zip('*   ', [heading, *cells])]
+    return '\n'.join(lines) + '\n'
+
+
 def goals(rows: list[dict[str, Any]]) -> Iterator[str]:
     def of(backend: str, what: str, field: str, latency: float) -> float | None:
         return next((row[field] for row in rows if (row['backend'], row['what'], row['latency']) == (backend, what, latency)
@@ -328,6 +356,7 @@ def main() -> None:
                  'dollars per read unit': DOLLARS_PER_READ_UNIT, 'dollars per write unit': DOLLARS_PER_WRITE_UNIT}
         (HERE / 'results.json').write_text(json.dumps({'about': about, 'rows': rows}, indent=1) + '\n')
         chart(rows, HERE / 'results.svg')
+        print('\nfor README.rst:\n\n' + readme_table(rows, max(arguments.latency)))
 
 
 if __name__ == '__main__':
