@@ -260,10 +260,10 @@ def chart(rows: list[dict[str, Any]], path: Path) -> None:
               ('a chord of 1,000', 'dollars_per_million', 1, '$ per million parts of such chords')]
     figure, axes = pyplot.subplots(1, len(panels), figsize=(11, 2.6), layout='constrained')
     for axis, (what, field, factor, label) in zip(axes, panels):
-        chosen = [row for row in rows if row['what'] == what and row['latency'] and field in row]
-        bars = axis.barh([row['backend'] for row in chosen], [row[field] * factor for row in chosen],
+        chosen = [row for row in rows if row['what'] == what and row['latency']]
+        bars = axis.barh([row['backend'] for row in chosen], [row.get(field, 0) * factor for row in chosen],
                          color=['#2a7f4f' if row['backend'] == OURS else '#b0b0b0' for row in chosen])
-        axis.bar_label(bars, fmt='%.3g', padding=2)
+        axis.bar_label(bars, [f'{row[field] * factor:.3g}' if field in row else 'no such price' for row in chosen], padding=2)
         axis.set_xlabel(label)
         axis.margins(x=0.25)
         axis.invert_yaxis()
