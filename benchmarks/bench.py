@@ -1,12 +1,13 @@
 """Dyna-Veggie beside Celery's own DynamoDB backend and its Redis backend: the same tasks, on one machine, in one run.
 
-    make bench                      # everything, some fifteen minutes
+    make bench                      # everything, some twenty minutes
     make bench ARGS="--quick"       # small groups and chords only
 
-Each backend has a worker of its own (8 threads) and is used by Celery's public interface alone.  The DynamoDB backends speak
-through a proxy, in a process of its own, that counts requests and capacity units and adds latency; Redis through a relay that
-adds the same.  The broker is a Redis server for all; where none is installed, it is a folder, and that peer is left out.
-Writes results.json and results.svg beside this file.
+Each backend has a worker of its own (8 threads) and is used by Celery's public interface alone.  Time, CPU and memory are the
+medians of three rounds, with nothing between a backend and its store but a relay that adds latency, the same for all.  Requests
+and capacity units are counted in a round before these, through tools/proxy.py.  The engine is warmed up first: DynamoDB Local is
+a Java program, three times as slow when it is new.  The broker is a Redis server for all; where none is installed, it is a
+folder, and that peer is left out.  Writes results.json and results.svg beside this file.
 """
 from __future__ import annotations
 
@@ -17,28 +18,32 @@ import json
 import multiprocessing
 import os
 import platform
-import shutil
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 PATHS = [str(HERE), str(ROOT), str(ROOT / 'tools'), str(ROOT / 'examples')]
 sys.path[:0] = PATHS
 
+import dynamodb_local  # noqa: E402
+import redis_local  # noqa: E402
+
 # On-demand capacity in us-east-1, https://aws.amazon.com/dynamodb/pricing/on-demand/, as of November 2026
 DOLLARS_PER_READ_UNIT, DOLLARS_PER_WRITE_UNIT = 0.125e-6, 0.625e-6
 OURS, CELERYS, REDIS = 'Dyna-Veggie', "Celery's DynamoDB", "Celery's Redis"
 THREADS = 8
+ROUNDS = 3
 TOO_LONG = 600.0  # seconds
 
 Meter = Callable[[], dict[str, float]]
@@ -74,20 +79,28 @@ def dynamodb(endpoint: str, latency: float) -> Iterator[tuple[str, Meter]]:
         process.join(10)
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(('127.0.0.1', 0))
-        return listener.getsockname()[1]
-
-
 def serve_relay(port: int, upstream: int, latency: float) -> None:
     async def pass_on(reader: Any, writer: Any, delay: float) -> None:
-        with contextlib.suppress(ConnectionError):
-            while data := await reader.read(1 << 20):
-                await asyncio.sleep(delay)
+        # each piece as much later as it came: latency, not less bandwidth
+        pieces: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
+
+        async def send() -> None:
+            while True:
+                due, data = await pieces.get()
+                await asyncio.sleep(due - time.monotonic())
+                if not data:
+                    break
                 writer.write(data)
                 await writer.drain()
-        writer.close()
+            writer.close()
+
+        sending = asyncio.create_task(send())
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(1 << 20):
+                pieces.put_nowait((time.monotonic() + delay, data))
+        pieces.put_nowait((0, b''))
+        with contextlib.suppress(ConnectionError):
+            await sending
 
     async def relay(reader: Any, writer: Any) -> None:
         there = await asyncio.open_connection('127.0.0.1', upstream, limit=1 << 22)
@@ -99,41 +112,54 @@ def serve_relay(port: int, upstream: int, latency: float) -> None:
 
 
 @contextlib.contextmanager
-def redis_server(folder: str) -> Iterator[int]:
-    port = free_port()
-    server = subprocess.Popen(['redis-server', '--port', str(port), '--save', '', '--dir', folder], stdout=subprocess.DEVNULL)
-    try:
-        for _ in range(100):
-            with contextlib.suppress(OSError), socket.create_connection(('127.0.0.1', port)):
-                break
-            time.sleep(0.05)
+def relayed(port: int, latency: float) -> Iterator[int]:
+    """A port that leads to another, later; the very same without latency."""
+    if not latency:
         yield port
+        return
+    between = redis_local.free_port()
+    relay = multiprocessing.get_context('spawn').Process(target=serve_relay, args=(between, port, latency), daemon=True)
+    relay.start()
+    try:
+        time.sleep(1)
+        yield between
     finally:
-        server.terminate()
-        server.wait()
+        relay.terminate()
 
 
 @contextlib.contextmanager
-def redis_backend(folder: str, latency: float) -> Iterator[tuple[str, Meter]]:
+def redis_backend(folder: Path, latency: float) -> Iterator[tuple[str, Meter]]:
+    """The URL of a Redis server, and the commands that it was sent since the last call."""
     import redis
-    with redis_server(folder) as port:
-        url, relay = f'redis://127.0.0.1:{port}', None
-        if latency:
-            between = free_port()
-            relay = multiprocessing.get_context('spawn').Process(target=serve_relay, args=(between, port, latency), daemon=True)
-            relay.start()
-            time.sleep(1)
-            url = f'redis://127.0.0.1:{between}'
+    with redis_local.redis_server(folder) as port, relayed(port, latency) as between:
         client, seen = redis.Redis(port=port), [0]
 
         def meter() -> dict[str, float]:
             before, seen[0] = seen[0], client.info('stats')['total_commands_processed']
             return {'requests': seen[0] - before - 1}
-        try:
-            yield url, meter
-        finally:
-            if relay:
-                relay.terminate()
+        yield f'redis://127.0.0.1:{between}', meter
+
+
+def warm_up(endpoint: str, times: int) -> None:
+    """Makes an engine that was just started as fast as it will be."""
+    import botocore.session
+    client = botocore.session.Session().create_client(
+        'dynamodb', 'us-east-1', endpoint_url=endpoint, aws_access_key_id='local', aws_secret_access_key='local')
+    table = f'warm-up-{uuid.uuid4().hex}'
+    client.create_table(TableName=table, BillingMode='PAY_PER_REQUEST', KeySchema=[{'AttributeName': 'id', 'KeyType': 'HASH'}],
+                        AttributeDefinitions=[{'AttributeName': 'id', 'AttributeType': 'S'}])
+
+    def work(number: int) -> None:
+        key = {'id': {'S': str(number)}}
+        client.put_item(TableName=table, Item={**key, 'result': {'B': b'x' * 200}}, ConditionExpression='attribute_not_exists(id)')
+        client.update_item(TableName=table, Key=key, UpdateExpression='ADD parts :one', ConditionExpression='attribute_exists(id)',
+                           ExpressionAttributeValues={':one': {'N': '1'}})
+        client.get_item(TableName=table, Key=key)
+        client.batch_get_item(RequestItems={table: {'Keys': [{'id': {'S': str(number // 2)}}, key][:1 + (number > 0)]}})
+    with ThreadPoolExecutor(4) as pool:
+        for _ in pool.map(work, range(times)):
+            pass
+    client.delete_table(TableName=table)
 
 
 # --- a worker, and what it takes -----------------------------------------------------------------------------------
@@ -171,9 +197,23 @@ class Worker:
 
 # --- the work ------------------------------------------------------------------------------------------------------
 
-def scenarios(name: str, quick: bool) -> Iterator[tuple[str, int, Callable[[Any], Any]]]:
-    """What is measured, how many tasks that is, and how it is run with the module of the tasks."""
+@dataclass(frozen=True)
+class Scenario:
+    """run: gets the module of the tasks, and returns what it measured itself.  stored: nobody waits for the results."""
+
+    what: str
+    tasks: int
+    run: Callable[[Any], dict[str, float] | None]
+    rounds: int = ROUNDS
+    stored: bool = False
+
+
+def scenarios(name: str, quick: bool) -> Iterator[Scenario]:
     from celery import chord, group
+
+    def stored(tasks: Any) -> None:
+        for number in range(200):
+            tasks.part.delay(number)
 
     def singles(tasks: Any) -> None:
         results = [tasks.part.delay(number) for number in range(200)]
@@ -201,51 +241,107 @@ def scenarios(name: str, quick: bool) -> Iterator[tuple[str, int, Callable[[Any]
         # Celery's own cannot store it, and whoever waits is not told
         assert len(tasks.megabyte.delay().get(timeout=10 if name == CELERYS else TOO_LONG)) == 2**20
 
-    yield '200 single tasks', 200, singles
-    yield '30 tasks of 10 ms, one by one', 30, late
+    yield Scenario('200 tasks, nobody waits', 200, stored, stored=True)
+    yield Scenario('200 single tasks', 200, singles)
+    yield Scenario('30 tasks of 10 ms, one by one', 30, late, rounds=1)
     for size in (100,) if quick else (100, 1000):
-        yield f'a group of {size:,}', size, grouped(size)
-        yield f'a chord of {size:,}', size, joined(size)
+        yield Scenario(f'a group of {size:,}', size, grouped(size))
+        yield Scenario(f'a chord of {size:,}', size, joined(size))
     if name == OURS and not quick:
-        yield 'a chord of 10,000', 10_000, joined(10_000)
-    yield 'a result of 1 MB', 1, large
+        yield Scenario('a chord of 10,000', 10_000, joined(10_000), rounds=1)
+    yield Scenario('a result of 1 MB', 1, large)
 
 
-def measure(name: str, url: str, meter: Meter, broker: str, latency: float, folder: Path, quick: bool) -> Iterator[dict[str, Any]]:
+Row = dict[str, Any]
+
+
+def settled(meter: Meter) -> dict[str, float]:
+    """What was used since the last call, and until nothing more is: what comes after a result is there is its cost, too."""
+    used: Counter[str] = Counter()
+    for _ in range(20):
+        time.sleep(0.5)
+        more = meter()
+        used.update(more)
+        if not more['requests']:
+            break
+    return dict(used)
+
+
+def measured(name: str, url: str, broker: str, folder: Path, quick: bool, rounds: int = ROUNDS,
+             meter: Meter | None = None) -> Iterator[Row]:
+    """Runs all scenarios in a worker of their own; yields the medians of their rounds."""
     worker = Worker(broker, url, folder / f'{uuid.uuid4().hex}.log')
     sys.modules.pop('bench_tasks', None)
     import bench_tasks as tasks
+
+    def settle() -> dict[str, float]:
+        if meter:
+            return settled(meter)
+        time.sleep(0.5)
+        return {}
+
+    def once(scenario: Scenario) -> Row:
+        worker.forget_peak()
+        cpu, began = worker.cpu() + time.process_time(), time.monotonic()
+        try:
+            row: Row = scenario.run(tasks) or {}
+        except Exception as exc:
+            settle()
+            return {'failed': f'{type(exc).__name__}: {exc}'[:200]}
+        row['wall'] = time.monotonic() - began
+        row.update(settle())
+        row.update(cpu=worker.cpu() + time.process_time() - cpu, peak_mb=worker.peak())
+        return row
+
     try:
         tasks.part.delay(0).get(timeout=120)
-        for what, count, run in scenarios(name, quick):
-            meter()
-            worker.forget_peak()
-            cpu, began = worker.cpu() + time.process_time(), time.monotonic()
-            row: dict[str, Any] = {'backend': name, 'latency': latency, 'what': what, 'tasks': count}
-            try:
-                row.update(run(tasks) or {})
-            except Exception as exc:
-                row['failed'] = f'{type(exc).__name__}: {exc}'[:200]
-            row.update(wall=time.monotonic() - began, cpu=worker.cpu() + time.process_time() - cpu, peak_mb=worker.peak())
-            time.sleep(0.3)  # what the worker does after the result is there is its cost, too
-            row.update(meter())
-            if 'write_units' in row:
-                row['dollars_per_million'] = 1e6 / count * (
-                    row['read_units'] * DOLLARS_PER_READ_UNIT + row['write_units'] * DOLLARS_PER_WRITE_UNIT)
-            yield row
+        settle()
+        for scenario in scenarios(name, quick):
+            rows: list[Row] = []
+            while len(rows) < min(rounds, scenario.rounds) and not (rows and 'failed' in rows[-1]):
+                rows.append(once(scenario))
+            row = rows[-1] if 'failed' in rows[-1] else {key: statistics.median(row[key] for row in rows) for key in rows[0]}
+            if scenario.stored:
+                row.pop('wall', None)    # of the sending alone
+            yield {'what': scenario.what, 'tasks': scenario.tasks, **row}
     finally:
         worker.stop()
         tasks.app.close()
 
 
-def show(row: dict[str, Any]) -> str:
+def measured_on_dynamodb(name: str, engine: str, latency: float, broker: str, folder: Path, quick: bool) -> Iterator[Row]:
+    """What is counted comes from a pass through the proxy, and what is timed from one without it."""
+    table = f'bench-{uuid.uuid4().hex}'
+
+    def url(host: str) -> str:
+        if name == OURS:
+            return f'dyna_veggie.DynamoDBBackend+dynamodb://{host}/{table}'
+        return f'celery.backends.dynamodb.DynamoDBBackend+dynamodb://@{host}/{table}'
+    with dynamodb(engine, latency) as (proxy, meter):
+        counted = list(measured(name, url(proxy.partition('//')[2]), broker, folder, quick, 1, meter))
+    with relayed(int(engine.rpartition(':')[2]), latency) as port:
+        for row, timed in zip(counted, measured(name, url(f'127.0.0.1:{port}'), broker, folder, quick)):
+            for field in ('requests', 'read_units', 'write_units'):
+                if field in row:
+                    timed[field] = row[field]
+            if 'write_units' in row:
+                timed['dollars_per_million'] = 1e6 / row['tasks'] * (
+                    row['read_units'] * DOLLARS_PER_READ_UNIT + row['write_units'] * DOLLARS_PER_WRITE_UNIT)
+            yield timed
+
+
+def show(row: Row) -> str:
     if 'failed' in row:
         return f'  {row["what"]:30} {row["backend"]:18} failed: {row["failed"][:70]}'
-    units = f'{row["read_units"] / row["tasks"]:7.2f} {row["write_units"] / row["tasks"]:7.2f} {row["dollars_per_million"]:8.2f}' \
-        if 'write_units' in row else f'{"":24}'
+
+    def shown(field: str, form: str, divisor: float = 1) -> str:
+        return format(row[field] / divisor, form) if field in row else ' ' * int(form.partition('.')[0])
+    tasks = row['tasks']
     seen = f'   seen after {row["seen_after"] * 1000:.0f} ms' if 'seen_after' in row else ''
-    return (f'  {row["what"]:30} {row["backend"]:18} {row["requests"] / row["tasks"]:8.2f} {units} {row["wall"]:8.2f} {row["cpu"]:7.2f} '
-            f'{row["peak_mb"]:6.0f}{seen}')
+    return ' '.join([
+        f'  {row["what"]:30} {row["backend"]:18}', shown('requests', '8.2f', tasks), shown('read_units', '7.2f', tasks),
+        shown('write_units', '7.2f', tasks), shown('dollars_per_million', '8.2f'), shown('wall', '8.2f'), shown('cpu', '7.2f'),
+        shown('peak_mb', '6.0f')]) + seen
 
 
 def chart(rows: list[dict[str, Any]], path: Path) -> None:
@@ -275,6 +371,7 @@ def chart(rows: list[dict[str, Any]], path: Path) -> None:
 
 #: what the README shows: scenario, field, what it is multiplied by, how it is written, heading
 SHOWN = [
+    ('200 tasks, nobody waits', 'requests', None, '{:.1f}', 'requests to store a result'),
     ('200 single tasks', 'requests', None, '{:.1f}', 'requests to store a result and get it'),
     ('30 tasks of 10 ms, one by one', 'seen_after', 1000, '{:.0f} ms', 'a result is seen by ``get()`` after (median)'),
     ('a group of 1,000', 'wall', 1, '{:.1f} s', 'a group of 1,000'),
@@ -309,7 +406,7 @@ def goals(rows: list[dict[str, Any]]) -> Iterator[str]:
         for what, field, peer, text in (
                 ('a chord of 1,000', 'wall', CELERYS, 'chord of 1,000: times faster than'),
                 ('a chord of 1,000', 'wall', REDIS, 'chord of 1,000: of the speed of'),
-                ('200 single tasks', 'requests', CELERYS, 'requests of single tasks: times fewer than'),
+                ('200 tasks, nobody waits', 'requests', CELERYS, 'requests to store a result: times fewer than'),
                 ('30 tasks of 10 ms, one by one', 'seen_after', CELERYS, 'get() sees a result: times sooner than')):
             ours, theirs = of(OURS, what, field, latency), of(peer, what, field, latency)
             if ours and theirs:
@@ -321,32 +418,32 @@ def main() -> None:
     parser.add_argument('--quick', action='store_true', help='small groups and chords only; writes no files')
     parser.add_argument('--latency', type=float, nargs='*', default=[0.0, 0.01], help='seconds added to each request')
     arguments = parser.parse_args()
-    import dynamodb_local
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     names = [OURS, CELERYS, REDIS]
     with contextlib.ExitStack() as stack:
-        engine, folder = stack.enter_context(dynamodb_local.engine()), stack.enter_context(tempfile.TemporaryDirectory())
-        if shutil.which('redis-server'):
-            broker = f'redis://127.0.0.1:{stack.enter_context(redis_server(folder))}'
+        engine, folder = stack.enter_context(dynamodb_local.engine()), Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        if redis_local.is_installed():
+            broker = f'redis://127.0.0.1:{stack.enter_context(redis_local.redis_server(folder))}'
         else:
-            print('without Redis, since no redis-server is here (on Debian: apt install redis-server)', file=sys.stderr)
-            broker = folder
+            print(f'without Redis: {redis_local.INSTALL}', file=sys.stderr)
+            broker = str(folder)
             names.remove(REDIS)
             Path(folder, 'control').mkdir()
+        warm_up(engine.endpoint, 100 if arguments.quick else 4000)
         print(f'{engine.description}; a worker with {THREADS} threads each\n\n{"per task:":51}requests   reads  writes   $/mill.   '
               'wall s   CPU s  peak MB')
         for latency in arguments.latency:
             print(f'with {latency * 1000:.0f} ms added to each request')
             for name in names:
-                made = redis_backend(folder, latency) if name == REDIS else dynamodb(engine.endpoint, latency)
-                with made as (url, meter):
-                    table = f'bench-{uuid.uuid4().hex}'
-                    backend = {OURS: f'dyna_veggie.DynamoDBBackend+dynamodb://local/{table}?endpoint_url={quote(url, safe="")}',
-                               CELERYS: f'celery.backends.dynamodb.DynamoDBBackend+dynamodb://@{url.partition("//")[2]}/{table}',
-                               REDIS: url}[name]
-                    for row in measure(name, backend, meter, broker, latency, Path(folder), arguments.quick):
-                        rows.append(row)
-                        print(show(row), flush=True)
+                with contextlib.ExitStack() as peer:
+                    if name == REDIS:
+                        url, meter = peer.enter_context(redis_backend(folder, latency))
+                        found = measured(name, url, broker, folder, arguments.quick, meter=meter)
+                    else:
+                        found = measured_on_dynamodb(name, engine.endpoint, latency, broker, folder, arguments.quick)
+                    for row in found:
+                        rows.append({'backend': name, 'latency': latency, **row})
+                        print(show(rows[-1]), flush=True)
     print('\n' + '\n'.join(goals(rows)))
     if not arguments.quick:
         import botocore

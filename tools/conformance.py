@@ -10,21 +10,18 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
-import socket
 import subprocess
 import sys
 import tarfile
 import tempfile
-import time
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
 import celery
 
 import dynamodb_local
+import redis_local
 
 TOOLS = Path(__file__).resolve().parent
 FILES = ['test_canvas.py', 'test_tasks.py', 'test_group_chains.py']
@@ -46,30 +43,13 @@ def tests_of_celery(folder: Path) -> None:
     (folder / 'pytest.ini').write_text('[pytest]\npython_classes = test_*\nmarkers = amqp\n')
 
 
-@contextlib.contextmanager
-def redis_server(folder: Path) -> Iterator[int]:
-    if not shutil.which('redis-server'):
-        sys.exit('redis-server is needed, as the broker (on Debian: apt install redis-server)')
-    with socket.socket() as listener:
-        listener.bind(('127.0.0.1', 0))
-        port = listener.getsockname()[1]
-    server = subprocess.Popen(['redis-server', '--port', str(port), '--save', '', '--dir', str(folder)], stdout=subprocess.DEVNULL)
-    try:
-        for _ in range(100):
-            with contextlib.suppress(OSError), socket.create_connection(('127.0.0.1', port)):
-                break
-            time.sleep(0.05)
-        yield port
-    finally:
-        server.terminate()
-        server.wait()
-
-
 def main(arguments: list[str]) -> int:
+    if not redis_local.is_installed():
+        sys.exit(f'conformance: {redis_local.INSTALL}, and it is the broker')
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
         folder = Path(name)
         tests_of_celery(folder)
-        port = stack.enter_context(redis_server(folder))
+        port = stack.enter_context(redis_local.redis_server(folder))
         redis = f'redis://127.0.0.1:{port}'
         if os.environ.get('PEER') == 'redis':
             backend, place = f'{redis}/0', 'a Redis server'
