@@ -253,7 +253,8 @@ def _parse_named(given: Mapping[str, Any]) -> dict[str, Any]:
             hint = f'did you mean {near[0]}?' if near else 'the options are ' + ', '.join(sorted(_PARSERS))
             raise ImproperlyConfigured(f'dynamodb result backend: there is no option {name!r}; {hint}')
         if option in values:
-            raise ImproperlyConfigured(f'dynamodb result backend: {name} and {option} are the same option; give one')
+            synonyms = ' and '.join(each for each in given if _SYNONYMS.get(each, each) == option)
+            raise ImproperlyConfigured(f'dynamodb result backend: {synonyms} are the same option; give one')
         # an endpoint that is refused may be so because it holds a password
         values[option] = _checked(name, raw, _PARSERS[option], '…' if option == 'endpoint_url' else raw)
     return values

@@ -4,13 +4,15 @@ from pathlib import Path
 from setuptools import setup
 
 HERE = Path(__file__).parent
+README = (HERE / 'README.rst').read_text('utf-8')
 
 setup(
     name='dyna-veggie',
     # read, not imported: what it imports may not be installed yet
     version=re.search(r"^__version__ = '(.+)'$", (HERE / 'dyna_veggie.py').read_text('utf-8'), re.MULTILINE)[1],
     description='A DynamoDB result backend for Celery, in one module',
-    long_description=(HERE / 'README.rst').read_text('utf-8'),
+    # a package index cannot show pictures that lie beside the text
+    long_description=re.sub(r'^\.\. image:: .*\n(?: +:.*\n)*\n', '', README, flags=re.MULTILINE),
     long_description_content_type='text/x-rst',
     author='The Dyna-Veggie developers',
     license='Apache-2.0',
