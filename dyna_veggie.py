@@ -553,6 +553,11 @@ class UnreadableValue(Exception):
     """A stored value of which chunks are missing, or an item that this module did not write."""
 
 
+def expiry(lifetime: float | None) -> Item:
+    """What an item holds to expire in so many seconds; nothing where it never does."""
+    return {'ttl': int(time.time() + lifetime)} if lifetime else {}
+
+
 def _popped(queue: deque[Any]) -> Iterator[Any]:
     while True:
         try:
@@ -1031,15 +1036,14 @@ class Values:
 
         status_of tells the status from a value whose item has none.
         """
-        now = time.time()
-        item: Item = {'id': id, 'timestamp': now, **({'status': status} if status else {})}
-        expiry: Item = {'ttl': int(now + lifetime)} if lifetime else {}
+        ttl = expiry(lifetime)
+        item: Item = {'id': id, 'timestamp': time.time(), **ttl, **({'status': status} if status else {})}
         chunks: list[Item] = []
         if len(value) <= _VALUE_LIMIT:
-            item.update(expiry, result=value)
+            item.update(result=value)
         else:
-            item.update(expiry, version=uuid.uuid4().bytes, size=len(value), chunks=math.ceil(len(value) / _VALUE_LIMIT))
-            chunks = [{'id': chunk_id, 'result': value[number * _VALUE_LIMIT:(number + 1) * _VALUE_LIMIT], **expiry}
+            item.update(version=uuid.uuid4().bytes, size=len(value), chunks=math.ceil(len(value) / _VALUE_LIMIT))
+            chunks = [{'id': chunk_id, 'result': value[number * _VALUE_LIMIT:(number + 1) * _VALUE_LIMIT], **ttl}
                       for number, chunk_id in enumerate(_chunk_ids(item))]
             self.table.write_many(puts=chunks)
 
@@ -1131,8 +1135,8 @@ class Values:
 
     def expire(self, id: str, lifetime: float | None) -> None:
         """Lets a value expire in so many seconds (None: never)."""
-        update = 'SET #ttl = :ttl' if lifetime else 'REMOVE #ttl'
-        ttl = {'ttl': int(time.time() + (lifetime or 0))}
+        ttl = expiry(lifetime)
+        update = 'SET #ttl = :ttl' if ttl else 'REMOVE #ttl'
         exists = 'attribute_exists(#id)'
         applied, item = self.table.update(id, update, ttl, condition=exists)
         for chunk_id in _chunk_ids(item if applied else None):
@@ -1298,9 +1302,6 @@ class ChordCounter:
     def _id(self, position: Position) -> str:
         return f'{self.key}.{position.level}.{position.number}'
 
-    def _ttl(self) -> Item:
-        return {'ttl': int(time.time() + self.lifetime)} if self.lifetime else {}
-
     def _node(self, position: Position, item: Item) -> Node:
         capacity = math.inf if self.single else position.capacity
         return Node(
@@ -1320,14 +1321,14 @@ class ChordCounter:
         """Writes all nodes for a header of known length, in batches.  Resets those of an earlier run."""
         levels = self._levels(parts)
         self.table.write_many(puts=(
-            {'id': self._id(Position(level, number)), **self._ttl(),
+            {'id': self._id(Position(level, number)), **expiry(self.lifetime),
              **({'expected': last, 'root': nodes == 1} if number == nodes - 1 else {})}
             for level, nodes, last in levels for number in range(nodes)))
 
     def open_unsized(self) -> None:
         """Prepares for a header whose length nobody knows yet: resets what an earlier run closed."""
         first = Position(0, 0)
-        old = self.table.put({'id': self._id(first), **self._ttl()}).item
+        old = self.table.put({'id': self._id(first), **expiry(self.lifetime)}).item
         if old and 'closed' in old:
             self.table.write_many(deletes=(
                 self._id(Position(level, number))
@@ -1348,7 +1349,7 @@ class ChordCounter:
 
     def _update(self, position: Position, update: str, values: Mapping[str, Any],
                 condition: str | None = None) -> tuple[bool, Node]:
-        ttl = self._ttl()
+        ttl = expiry(self.lifetime)
         text = update.replace('{ttl}', ', #ttl = :ttl' if ttl else '')
         applied, item = self.table.update(self._id(position), text, {**values, **ttl}, condition=condition)
         return applied, self._node(position, item or {})
@@ -1444,9 +1445,8 @@ class ChordCounter:
 
     def close(self, parts: int) -> None:
         """Overwrites every node, so that late duplicates are refused; they expire soon."""
-        ttl = int(time.time() + _CLOSED_TTL)
         self.table.write_many(puts=(
-            {'id': self._id(Position(level, number)), 'closed': True, 'parts': parts, 'ttl': ttl}
+            {'id': self._id(Position(level, number)), 'closed': True, 'parts': parts, **expiry(_CLOSED_TTL)}
             for level, nodes, _ in self._levels(parts) for number in range(nodes)))
 
 
@@ -2440,7 +2440,7 @@ def _check(backend: DynamoDBBackend) -> tuple[Any, Iterable[str]]:
     rows.append(('region', True, table.client.meta.region_name))
     rows.append(('endpoint', True, table.client.meta.endpoint_url))
     id = f'dyna-veggie-check-{uuid.uuid4()}'
-    probe: Item = {'id': id, 'ttl': int(time.time()) + 3600}
+    probe: Item = {'id': id, **expiry(3600)}
 
     def reached() -> str:
         try:
