@@ -549,6 +549,9 @@ class MissingTable(ImproperlyConfigured):
     """The table does not exist and must not be created."""
 
 
+FAILURES = (ClientError, BotoCoreError, ImproperlyConfigured)  # what a request raises when it is given up
+
+
 class UnreadableValue(Exception):
     """A stored value of which chunks are missing, or an item that this module did not write."""
 
@@ -900,7 +903,7 @@ class Table:
     def _check_key_schema(self, exc: ClientError) -> None:
         try:
             key = _key_of(self._send('describe_table', {'TableName': self.name})['Table'])
-        except (ClientError, BotoCoreError, ImproperlyConfigured):
+        except FAILURES:
             return  # the caller raises what it was refused for
         if key != _KEY:
             raise _wrong('table', self.name, f'a table with the key {_KEY}; its key is {key}') from exc
@@ -918,7 +921,7 @@ class Table:
             elif found and found.get('AttributeName') != 'ttl':
                 logger.error('DynamoDB table %s: time to live is on attribute %s, not on "ttl": expired results stay',
                              self.name, found.get('AttributeName'))
-        except (ClientError, BotoCoreError, ImproperlyConfigured) as exc:
+        except FAILURES as exc:
             if 'already enabled' not in str(exc):  # by another process, since it was asked
                 logger.error('DynamoDB table %s: time to live was not enabled, expired results stay: %s', self.name, exc)
 
@@ -2404,7 +2407,7 @@ def _command(name: str) -> Callable[[Callable[..., Any]], Any]:
         def command(backend: DynamoDBBackend, as_json: bool, **options: Any) -> None:
             try:
                 answer, lines = run(backend, **options)
-            except (ClientError, BotoCoreError, ImproperlyConfigured) as exc:
+            except FAILURES as exc:
                 raise click.ClickException(str(exc)) from exc
             click.echo(json.dumps(answer, indent=2, default=str) if as_json else '\n'.join(lines))
             if isinstance(answer, dict) and answer.get('ok') is False:
@@ -2431,7 +2434,7 @@ def _check(backend: DynamoDBBackend) -> tuple[Any, Iterable[str]]:
             answer = call()
             rows.append((name, True, answer if isinstance(answer, str) else 'allowed'))
             return answer
-        except (ClientError, BotoCoreError, ImproperlyConfigured) as exc:
+        except FAILURES as exc:
             rows.append((name, False if needed else None, str(exc)))
             return None
 
