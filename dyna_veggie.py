@@ -2375,6 +2375,7 @@ class DynamoDBBackend(AsyncBackendMixin, BaseKeyValueStoreBackend):
 
 _WORKER_ACTIONS = ('GetItem', 'PutItem', 'UpdateItem', 'DeleteItem', 'BatchGetItem', 'BatchWriteItem')
 _BOOTSTRAP_ACTIONS = ('CreateTable', 'DescribeTable', 'DescribeTimeToLive', 'UpdateTimeToLive')
+_Answer = tuple[dict[str, Any], Iterable[str]]  # what a command prints with --json, and the lines that it prints without
 
 
 @click.group('dynamodb')
@@ -2397,23 +2398,20 @@ def commands(ctx: click.Context, app: str | None, result_backend: str | None) ->
     ctx.obj = backend
 
 
-def _command(name: str) -> Callable[[Callable[..., Any]], Any]:
-    """A command that returns what --json prints, and prints it otherwise as its second value says."""
-    def register(run: Callable[..., tuple[Any, Iterable[str]]]) -> Any:
-        @commands.command(name, help=run.__doc__)
-        @click.option('--json', 'as_json', is_flag=True, help='For machines.')
-        @click.pass_obj
-        @functools.wraps(run)
-        def command(backend: DynamoDBBackend, as_json: bool, **options: Any) -> None:
-            try:
-                answer, lines = run(backend, **options)
-            except FAILURES as exc:
-                raise click.ClickException(str(exc)) from exc
-            click.echo(json.dumps(answer, indent=2, default=str) if as_json else '\n'.join(lines))
-            if isinstance(answer, dict) and answer.get('ok') is False:
-                sys.exit(1)
-        return command
-    return register
+def _command(run: Callable[..., _Answer]) -> click.Command:
+    @commands.command(run.__name__.strip('_').replace('_', '-'))
+    @click.option('--json', 'as_json', is_flag=True, help='For machines.')
+    @click.pass_obj
+    @functools.wraps(run)
+    def command(backend: DynamoDBBackend, as_json: bool, **options: Any) -> None:
+        try:
+            answer, lines = run(backend, **options)
+        except FAILURES as exc:
+            raise click.ClickException(str(exc)) from exc
+        click.echo(json.dumps(answer, indent=2, default=str) if as_json else '\n'.join(lines))
+        if answer.get('ok') is False:
+            sys.exit(1)
+    return command
 
 
 def _table_as_it_is(backend: DynamoDBBackend) -> Table:
@@ -2421,8 +2419,8 @@ def _table_as_it_is(backend: DynamoDBBackend) -> Table:
     return Table(dataclasses.replace(backend.options, create_table=False, ttl_seconds=None, retry_timeout=5.0))
 
 
-@_command('check')
-def _check(backend: DynamoDBBackend) -> tuple[Any, Iterable[str]]:
+@_command
+def _check(backend: DynamoDBBackend) -> _Answer:
     """Checks credentials, table and permissions; exit code 1 if a worker would fail.
 
     Writes and deletes an item of its own."""
@@ -2472,19 +2470,18 @@ def _check(backend: DynamoDBBackend) -> tuple[Any, Iterable[str]]:
             [f'{marks[passed]}  {name:15} {text}' for name, passed, text in rows])
 
 
-@_command('create-table')
-def _create_table(backend: DynamoDBBackend) -> tuple[Any, Iterable[str]]:
+@_command
+def _create_table(backend: DynamoDBBackend) -> _Answer:
     """Creates the table as the options say, with time to live, and waits until it can be used."""
     table = Table(dataclasses.replace(backend.options, create_table=True))
-    created = table.bootstrap()
-    described = table.describe()
-    return {'created': created, **described}, [
-        f'table {table.name} in {table.client.meta.region_name}: {"created" if created else "exists"}, {described["status"]}']
+    answer = {'created': table.bootstrap(), **table.describe()}
+    return answer, [f'table {table.name} in {table.client.meta.region_name}: '
+                    f'{"created" if answer["created"] else "exists"}, {answer["status"]}']
 
 
-@_command('policy')
+@_command
 @click.option('--bootstrap', is_flag=True, help='Also to create the table.')
-def _policy(backend: DynamoDBBackend, bootstrap: bool) -> tuple[Any, Iterable[str]]:
+def _policy(backend: DynamoDBBackend, bootstrap: bool) -> _Answer:
     """Prints the least IAM policy for workers and clients."""
     options, session = backend.options, open_session(backend.options)
     region = options.region or session.get_config_variable('region')
@@ -2496,18 +2493,18 @@ def _policy(backend: DynamoDBBackend, bootstrap: bool) -> tuple[Any, Iterable[st
     return policy, [json.dumps(policy, indent=2)]
 
 
-@_command('show')
+@_command
 @click.argument('id')
-def _show(backend: DynamoDBBackend, id: str) -> tuple[Any, Iterable[str]]:
+def _show(backend: DynamoDBBackend, id: str) -> _Answer:
     """Shows a task, or a chord that is under way (by the id of its group)."""
     table = _table_as_it_is(backend)
     shown: dict[str, Any] = {'id': id}
-    stored = table.get(backend._id(backend.get_key_for_task(id))) or {}
-    meta = backend.look([id]).get(id)
-    if meta:
-        value = meta.value['result']
-        shown.update(state=meta.value['status'], result=repr(value)[:500], size=stored.get('size', len(stored.get('result', b''))),
-                     chunks=stored.get('chunks', 0), stored=_moment(stored.get('timestamp')), expires=_moment(stored.get('ttl')))
+    item = table.get(backend._id(backend.get_key_for_task(id))) or {}
+    seen = backend.look([id]).get(id)
+    if seen:
+        shown.update(state=seen.value['status'], result=repr(seen.value['result'])[:500],
+                     size=item.get('size', len(item.get('result', b''))), chunks=item.get('chunks', 0),
+                     stored=_moment(item.get('timestamp')), expires=_moment(item.get('ttl')))
     progress = ChordCounter(table, backend._id(backend.get_key_for_chord(id)), None).progress()
     if progress:
         shown.update(chord='done' if progress.closed else f'{progress.counted} of {progress.expected or "?"} parts counted')
@@ -2520,9 +2517,9 @@ def _moment(seconds: float | None) -> str | None:
     return datetime.fromtimestamp(seconds, timezone.utc).isoformat(' ', 'seconds') if seconds else None
 
 
-@_command('purge')
+@_command
 @click.option('--dry-run', is_flag=True, help='Only count.')
-def _purge(backend: DynamoDBBackend, dry_run: bool) -> tuple[Any, Iterable[str]]:
+def _purge(backend: DynamoDBBackend, dry_run: bool) -> _Answer:
     """Deletes expired items, for tables where time to live is off.  Reads the whole table."""
     table = _table_as_it_is(backend)
     expired = 0
