@@ -925,8 +925,15 @@ class Table:
             if 'already enabled' not in str(exc):  # by another process, since it was asked
                 logger.error('DynamoDB table %s: time to live was not enabled, expired results stay: %s', self.name, exc)
 
-
     # --- for an operator --------------------------------------------------------------------------------
+
+    def reach(self) -> str:
+        """The table's name, if it answers, be it that the action is denied: others may be allowed."""
+        try:
+            self.get('dyna-veggie-check')
+        except DeniedAction:
+            pass
+        return self.name
 
     def describe(self) -> dict[str, Any]:
         """What DescribeTable says, in short."""
@@ -963,6 +970,29 @@ class Table:
         with ThreadPoolExecutor(min(_OVERLAPPED, self.options.max_pool_connections), 'dyna-veggie') as pool:
             for _ in pool.map(delete, ids):
                 pass
+
+
+#: what a worker does, each to be tried on an item of its own, which the last one deletes
+WORKER_ACTIONS: dict[str, Callable[[Table, Item], Any]] = {
+    'GetItem': lambda table, item: table.get(item['id']),
+    'PutItem': lambda table, item: table.put(item),
+    'UpdateItem': lambda table, item: table.update(item['id'], 'SET #ttl = :ttl', item),
+    'BatchGetItem': lambda table, item: table.get_many([item['id']]),
+    'BatchWriteItem': lambda table, item: table.write_many(puts=[item]),
+    'DeleteItem': lambda table, item: table.delete(item['id']),
+}
+
+
+def needed_actions(options: Options, bootstrap: bool) -> list[str]:
+    """The IAM actions of a worker; bootstrap: of one that creates the table, too."""
+    actions = [*WORKER_ACTIONS]
+    if bootstrap:
+        actions += ['CreateTable', 'DescribeTable']
+    if bootstrap or (options.ttl_seconds or 0) > 0:
+        actions += ['DescribeTimeToLive', 'UpdateTimeToLive']
+    if bootstrap and options.tags:
+        actions += ['TagResource']
+    return actions
 
 
 _tables: dict[Options, Table] = {}
@@ -2373,8 +2403,6 @@ class DynamoDBBackend(AsyncBackendMixin, BaseKeyValueStoreBackend):
 #
 # celery -A proj dynamodb COMMAND, or from a file that was vendored python -m proj.vendor.dyna_veggie -A proj COMMAND
 
-_WORKER_ACTIONS = ('GetItem', 'PutItem', 'UpdateItem', 'DeleteItem', 'BatchGetItem', 'BatchWriteItem')
-_BOOTSTRAP_ACTIONS = ('CreateTable', 'DescribeTable', 'DescribeTimeToLive', 'UpdateTimeToLive')
 _Answer = tuple[dict[str, Any], Iterable[str]]  # what a command prints with --json, and the lines that it prints without
 
 
@@ -2424,50 +2452,32 @@ def _check(backend: DynamoDBBackend) -> _Answer:
     """Checks credentials, table and permissions; exit code 1 if a worker would fail.
 
     Writes and deletes an item of its own."""
-    table, options = _table_as_it_is(backend), backend.options
-    rows: list[tuple[str, bool | None, str]] = []  # None: not needed by a worker
+    table = _table_as_it_is(backend)
+    source = credentials_source(backend.options, open_session(backend.options))
+    rows: list[dict[str, Any]] = [{'name': 'credentials', 'ok': source is not None, 'found': source or 'none were found'}]
 
-    def step(name: str, needed: bool, call: Callable[[], Any]) -> Any:
+    def check(name: str, call: Callable[[], Any], failed: bool | None = False) -> bool | None:
+        ok: bool | None = True
         try:
-            answer = call()
-            rows.append((name, True, answer if isinstance(answer, str) else 'allowed'))
-            return answer
+            found = call()
         except FAILURES as exc:
-            rows.append((name, False if needed else None, str(exc)))
-            return None
+            ok, found = failed, str(exc)
+        rows.append({'name': name, 'ok': ok, 'found': found if isinstance(found, str) else 'allowed'})
+        return ok
 
-    source = credentials_source(options, open_session(options))
-    rows.append(('credentials', source is not None, source or 'none were found'))
-    rows.append(('region', True, table.client.meta.region_name))
-    rows.append(('endpoint', True, table.client.meta.endpoint_url))
-    id = f'dyna-veggie-check-{uuid.uuid4()}'
-    probe: Item = {'id': id, **expiry(3600)}
-
-    def reached() -> str:
-        try:
-            table.get(id)
-        except DeniedAction:
-            pass  # others may be allowed
-        return table.name
-
-    step('table', True, reached)
-    if rows[-1][1]:
-        described = step('DescribeTable', False, table.describe)
-        if described:
-            rows[-1] = ('schema', described['key_is_right'], f'key {described["key"]}, {described["status"]}, {described["billing_mode"]}')
-        step('time to live', False, table.time_to_live)
+    check('region', lambda: table.client.meta.region_name)
+    check('endpoint', lambda: table.client.meta.endpoint_url)
+    if check('table', table.reach):
+        check('DescribeTable', lambda: 'key {key}, {status}, {billing_mode}'.format(**table.describe()), None)
+        check('time to live', table.time_to_live, None)
+        item = {'id': f'dyna-veggie-check-{uuid.uuid4()}', **expiry(3600)}
         began = time.monotonic()
-        step('GetItem', True, lambda: table.get(id))
-        rows.append(('round trip', True, f'{(time.monotonic() - began) * 1000:.0f} ms'))
-        step('PutItem', True, lambda: table.put(probe))
-        step('UpdateItem', True, lambda: table.update(id, 'SET #ttl = :ttl', probe))
-        step('BatchGetItem', True, lambda: table.get_many([id, 'dyna-veggie-check']))
-        step('BatchWriteItem', True, lambda: table.write_many(puts=[probe]))
-        step('DeleteItem', True, lambda: table.delete(id))
-    ok = all(passed is not False for _, passed, _ in rows)
-    marks = {True: 'ok', None: '--', False: 'NO'}
-    return ({'ok': ok, 'checks': [{'name': name, 'ok': passed, 'found': text} for name, passed, text in rows]},
-            [f'{marks[passed]}  {name:15} {text}' for name, passed, text in rows])
+        for action, call in WORKER_ACTIONS.items():
+            check(action, functools.partial(call, table, item))
+        check('round trip', lambda: f'{1000 * (time.monotonic() - began) / len(WORKER_ACTIONS):.0f} ms')
+    marks = {True: 'ok', None: '--', False: 'NO'}  # None: a worker can do without
+    return ({'ok': all(row['ok'] is not False for row in rows), 'checks': rows},
+            [f'{marks[row["ok"]]}  {row["name"]:15} {row["found"]}' for row in rows])
 
 
 @_command
@@ -2483,13 +2493,11 @@ def _create_table(backend: DynamoDBBackend) -> _Answer:
 @click.option('--bootstrap', is_flag=True, help='Also to create the table.')
 def _policy(backend: DynamoDBBackend, bootstrap: bool) -> _Answer:
     """Prints the least IAM policy for workers and clients."""
-    options, session = backend.options, open_session(backend.options)
-    region = options.region or session.get_config_variable('region')
-    actions = [*_WORKER_ACTIONS, *(_BOOTSTRAP_ACTIONS if bootstrap else _BOOTSTRAP_ACTIONS[2:] if (options.ttl_seconds or 0) > 0 else ()),
-               *(['TagResource'] if bootstrap and options.tags else [])]
+    options, region = backend.options, backend.values.table.client.meta.region_name
+    partition = open_session(options).get_partition_for_region(region)
     policy = {'Version': '2012-10-17', 'Statement': [{
-        'Effect': 'Allow', 'Action': [f'dynamodb:{action}' for action in actions],
-        'Resource': f'arn:{session.get_partition_for_region(region)}:dynamodb:{region}:*:table/{options.table}'}]}
+        'Effect': 'Allow', 'Action': [f'dynamodb:{action}' for action in needed_actions(options, bootstrap)],
+        'Resource': f'arn:{partition}:dynamodb:{region}:*:table/{options.table}'}]}
     return policy, [json.dumps(policy, indent=2)]
 
 
