@@ -474,13 +474,15 @@ class Backoff:
             time.sleep(min(left, self.pause(number, random.random())))
 
 
+# DynamoDB's codes for errors that may pass by themselves
 _THROTTLED = frozenset({
     'ProvisionedThroughputExceededException', 'ThrottlingException', 'Throttling', 'RequestLimitExceeded',
     'LimitExceededException', 'TooManyRequestsException'})
-
-
 # the token of temporary credentials: a new one may be there, where these came from
 _EXPIRED = frozenset({'ExpiredTokenException', 'ExpiredToken'})
+_TRANSIENT = _THROTTLED | _EXPIRED | {
+    'InternalServerError', 'ServiceUnavailable', 'RequestTimeout', 'RequestTimeoutException',
+    'ReplicatedWriteConflictException'}  # of a global table with strong consistency
 
 
 def error_code(exc: BaseException) -> str:
@@ -496,9 +498,7 @@ def is_transient(exc: BaseException) -> bool:
     """Whether the same request may succeed later: throttling, 5xx, connection and time-out errors, expired tokens."""
     if isinstance(exc, ClientError):
         status = exc.response.get('ResponseMetadata', {}).get('HTTPStatusCode', 0)
-        return is_throttled(exc) or status >= 500 or error_code(exc) in _EXPIRED or error_code(exc) in (
-            'InternalServerError', 'ServiceUnavailable', 'RequestTimeout', 'RequestTimeoutException',
-            'ReplicatedWriteConflictException')  # of a global table with strong consistency
+        return error_code(exc) in _TRANSIENT or status >= 500
     if isinstance(exc, SSLError) and 'CERTIFICATE_VERIFY_FAILED' in str(exc):
         return False
     return isinstance(exc, (BotoConnectionError, HTTPClientError, ResponseParserError, CredentialRetrievalError))
