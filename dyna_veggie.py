@@ -746,14 +746,14 @@ class Table:
                     deadline: float | None = None) -> None:
         """Sends work in pages, some at once, and again what comes back unprocessed, until nothing does."""
         pending = deque(work)
-        pages = math.ceil(len(pending) / size)
-        threads = min(pages, _OVERLAPPED, self.options.max_pool_connections)
+        send_pages = functools.partial(self._send_pages, pending, size, send, deadline)
+        threads = min(math.ceil(len(pending) / size), _OVERLAPPED, self.options.max_pool_connections)
         if threads <= 1:
-            self._send_pages(pending, size, send, deadline)
+            send_pages()
             return
         with ThreadPoolExecutor(threads - 1, 'dyna-veggie') as pool:
-            others = [pool.submit(self._send_pages, pending, size, send, deadline) for _ in range(threads - 1)]
-            self._send_pages(pending, size, send, deadline)
+            others = [pool.submit(send_pages) for _ in range(threads - 1)]
+            send_pages()
         for other in others:
             other.result()
 
@@ -766,22 +766,18 @@ class Table:
                 pending.extendleft(reversed(unprocessed))
                 if not unprocessed:
                     stalled = None
-                    continue
-                if len(unprocessed) < len(page):
+                elif len(unprocessed) < len(page) and (deadline is None or time.monotonic() < deadline):
                     stalled = None  # some were done: not a failure, whatever patience is left
-                    if deadline is None or time.monotonic() < deadline:
-                        time.sleep(self.backoff.pause(0, random.random()))
-                        continue
+                    time.sleep(self.backoff.pause(0, random.random()))
                 else:
                     if stalled is None:
                         stalled = self.backoff.tries(deadline)
                         next(stalled)
-                    if next(stalled, None) is not None:
-                        continue
-                raise ClientError({'Error': {
-                    'Code': 'ProvisionedThroughputExceededException',
-                    'Message': f'{len(pending)} items of table {self.name} were still unprocessed when time was up',
-                }}, send.__name__)
+                    if next(stalled, None) is None:
+                        raise ClientError({'Error': {
+                            'Code': 'ProvisionedThroughputExceededException',
+                            'Message': f'{len(pending)} items of table {self.name} were still unprocessed when time was up',
+                        }}, send.__name__)
         except BaseException:
             pending.clear()  # the other threads need not go on
             raise
