@@ -1341,18 +1341,18 @@ class ChordCounter:
     def _leaf(self, group_index: int) -> Position:
         return Position(0, 0 if self.single else group_index // _LEAF_CAPACITY)
 
-    def _levels(self, parts: int) -> list[Shape]:
-        return [Shape(0, 1, parts)] if self.single else list(tree(parts))
+    def _nodes(self, parts: int) -> dict[Position, Item]:
+        """The nodes that count so many parts, leaves first, each with what it is to hold before it counts."""
+        levels = [Shape(0, 1, parts)] if self.single else tree(parts)
+        return {Position(level, number): {'expected': last, 'root': nodes == 1} if number == nodes - 1 else {}
+                for level, nodes, last in levels for number in range(nodes)}
 
     # --- before the parts return -----------------------------------------------------------
 
     def open(self, parts: int) -> None:
         """Writes all nodes for a header of known length, in batches.  Resets those of an earlier run."""
-        levels = self._levels(parts)
         self.table.write_many(puts=(
-            {'id': self._id(Position(level, number)), **expiry(self.lifetime),
-             **({'expected': last, 'root': nodes == 1} if number == nodes - 1 else {})}
-            for level, nodes, last in levels for number in range(nodes)))
+            {'id': self._id(position), **expiry(self.lifetime), **size} for position, size in self._nodes(parts).items()))
 
     def open_unsized(self) -> None:
         """Prepares for a header whose length nobody knows yet: resets what an earlier run closed."""
@@ -1360,15 +1360,13 @@ class ChordCounter:
         old = self.table.put({'id': self._id(first), **expiry(self.lifetime)}).item
         if old and 'closed' in old:
             self.table.write_many(deletes=(
-                self._id(Position(level, number))
-                for level, nodes, _ in self._levels(old['parts']) for number in range(nodes)
-                if (level, number) != first))
+                self._id(position) for position in self._nodes(old['parts']) if position != first))
 
     def resize(self, parts: int) -> None:
         """Says how many parts there are.  Must be called before the last one is sent."""
-        for level, nodes, last in self._levels(parts):
-            self._update(Position(level, nodes - 1), 'SET #expected = :expected, #root = :root{ttl}',
-                         {'expected': last, 'root': nodes == 1})
+        for position, size in self._nodes(parts).items():
+            if size:
+                self._update(position, 'SET #expected = :expected, #root = :root{ttl}', size)
 
     def add(self, group_index: int, task_id: str) -> None:
         """Adds a task to the header, on behalf of the part with this index, which has not returned yet."""
@@ -1434,11 +1432,11 @@ class ChordCounter:
     def progress(self) -> Progress | None:
         """How far the chord is; None where there is none."""
         leaves: list[Item] = []
-        while len(leaves) % _GET_BATCH == 0:
-            ids = [self._id(Position(0, len(leaves) + number)) for number in range(_GET_BATCH)]
+        for start in itertools.count(0, _GET_BATCH):
+            ids = [self._id(Position(0, number)) for number in range(start, start + _GET_BATCH)]
             found = self.table.get_many(ids)
             leaves += [found[id] for id in ids if id in found]
-            if not found:
+            if len(found) < _GET_BATCH:
                 break
         if not leaves:
             return None
@@ -1475,8 +1473,7 @@ class ChordCounter:
     def close(self, parts: int) -> None:
         """Overwrites every node, so that late duplicates are refused; they expire soon."""
         self.table.write_many(puts=(
-            {'id': self._id(Position(level, number)), 'closed': True, 'parts': parts, **expiry(_CLOSED_TTL)}
-            for level, nodes, _ in self._levels(parts) for number in range(nodes)))
+            {'id': self._id(position), 'closed': True, 'parts': parts, **expiry(_CLOSED_TTL)} for position in self._nodes(parts)))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
