@@ -1263,26 +1263,26 @@ def tree(parts: int) -> Iterator[Shape]:
 
 @dataclass(frozen=True)
 class Node:
-    """A counter node as it was read."""
+    """A counter node as it was read: its place, and the attributes of its item."""
 
     position: Position
-    count: int
-    capacity: float
-    members: frozenset[bytes]
-    added: frozenset[bytes]
-    root: bool
-    owner: bytes | None
-    lease: float
+    expected: float
     term: float
-    closed: bool
+    count: int = 0
+    members: frozenset[bytes] = frozenset()
+    added: frozenset[bytes] = frozenset()
+    root: bool = False
+    owner: bytes | None = None
+    lease: float = 0
+    closed: bool = False
 
     @property
     def is_full(self) -> bool:
-        return self.count == self.capacity + len(self.added)
+        return self.count == self.expected + len(self.added)
 
     @property
     def is_one_over(self) -> bool:
-        return self.count == self.capacity + len(self.added) + 1
+        return self.count == self.expected + len(self.added) + 1
 
 
 class Claim(NamedTuple):
@@ -1332,11 +1332,9 @@ class ChordCounter:
         return f'{self.key}.{position.level}.{position.number}'
 
     def _node(self, position: Position, item: Item) -> Node:
-        capacity = math.inf if self.single else position.capacity
-        return Node(
-            position, item.get('count', 0), item.get('expected', capacity), item.get('members', frozenset()),
-            item.get('added', frozenset()), item.get('root', False), item.get('owner'), item.get('lease', 0),
-            item.get('term', self.LEASE), item.get('closed', False))
+        attributes = {each.name: item[each.name] for each in dataclasses.fields(Node) if each.name in item}
+        expected = math.inf if self.single else position.capacity
+        return Node(position, **{'expected': expected, 'term': self.LEASE, **attributes})
 
     def _leaf(self, group_index: int) -> Position:
         return Position(0, 0 if self.single else group_index // _LEAF_CAPACITY)
@@ -1399,7 +1397,7 @@ class ChordCounter:
             if counted and node.is_one_over:
                 raise MixedHeader(
                     f'{node.count} parts came to leaf {position.number} of the chord, which has room for '
-                    f'{node.capacity}: the header is a generator that mixes groups and tasks. Give it as a list.')
+                    f'{node.expected}: the header is a generator that mixes groups and tasks. Give it as a list.')
             if not node.is_full:
                 return None
             # a full node is reported again by each duplicate: the first to fill it may have died before
@@ -1460,7 +1458,7 @@ class ChordCounter:
         parts = sorted((part_of(member).group_index, member in node.added, part_of(member))
                        for node in nodes for member in node.members)
         last = nodes[-1]
-        return [part for _, _, part in parts], last.position.number * _LEAF_CAPACITY + int(last.capacity)
+        return [part for _, _, part in parts], last.position.number * _LEAF_CAPACITY + int(last.expected)
 
     def renew(self, root: Node, publishing: bool = False) -> bool:
         """Extends the lease; False when the join is no longer ours, and nothing must be published."""
