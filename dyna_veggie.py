@@ -1736,7 +1736,7 @@ def asked_in_order(result: ResultBase, task_id: str) -> list[str]:
     """The ids of the tasks that are asked one by one, this one among them, where no state is known yet."""
     leaves = list(leaf_results(result))
     parents = itertools.chain.from_iterable(map(parents_of, leaves))
-    for results in (leaves, parents) if isinstance(result, ResultSet) else (parents,):
+    for results in (leaves, parents):
         ids = dict.fromkeys(leaf.id for leaf in results if leaf._cache is None)
         if task_id in ids:
             return list(ids)
@@ -1906,11 +1906,11 @@ def _every(times: int, call: Callable[[], Any] | None) -> Callable[[], Any] | No
 class _Bulk:
     """What one such call has asked and is about to ask: state of a thread."""
 
-    def __init__(self, frame: FrameType | None = None) -> None:
-        self.frame_id = id(frame)
+    def __init__(self, call: FrameType) -> None:
+        self.frame_id = id(call)
         self.asked = time.monotonic()
         self.size = 1
-        self.order: deque[str] | None = None
+        self.order: deque[str] = deque()
         self.metas: dict[str, dict[str, Any]] = {}
         self.done: set[str] = set()
         self.forgotten: Counter[str] = Counter()
@@ -2103,8 +2103,12 @@ class DynamoDBBackend(AsyncBackendMixin, BaseKeyValueStoreBackend):
         return super().get_task_meta(task_id, cache) if meta is None else meta
 
     def _get_task_meta_for(self, task_id: str) -> dict[str, Any]:
-        seen = self.look([task_id]).get(task_id)
-        return {'status': states.PENDING, 'result': None} if seen is None else seen.value
+        return self._metas([task_id])[task_id]
+
+    def _metas(self, task_ids: list[str]) -> dict[str, dict[str, Any]]:
+        """The metas of tasks, pending where nothing is stored."""
+        seen = self.look(task_ids)
+        return {id: seen[id].value if id in seen else {'status': states.PENDING, 'result': None} for id in task_ids}
 
     def _bulk(self, call: FrameType | None, task_id: str) -> _Bulk | None:
         """What was read ahead for a call that asks for one result after the other."""
@@ -2117,13 +2121,11 @@ class DynamoDBBackend(AsyncBackendMixin, BaseKeyValueStoreBackend):
         if task_id not in bulk.metas:
             # not ahead of the first: ready() ends at the first that is not
             if bulk.size > 1:
-                if bulk.order is None or task_id not in bulk.order:
+                if task_id not in bulk.order:
                     bulk.order = deque(asked_in_order(call.f_locals['self'], task_id))
                 while bulk.order and bulk.order[0] != task_id:
                     bulk.order.popleft()
-                ahead = list(itertools.islice(_popped(bulk.order), bulk.size))
-                seen = self.look(ahead)
-                bulk.metas = {id: seen[id].value if id in seen else {'status': states.PENDING, 'result': None} for id in ahead}
+                bulk.metas = self._metas(list(itertools.islice(_popped(bulk.order), bulk.size)))
             bulk.size = min(bulk.size * 8, _GET_BATCH)
         bulk.done.add(task_id)
         bulk.asked = time.monotonic()
