@@ -2310,16 +2310,16 @@ class DynamoDBBackend(AsyncBackendMixin, BaseKeyValueStoreBackend):
 
     def _join_chord(self, group_id: str, body: Any, counter: ChordCounter, claim: Claim) -> None:
         """Calls the body with what the header returned, or its errbacks; then closes the chord."""
-        parts: list[Part] = []
-        stash: list[str] = []
         size = 0
+        stash: list[str] = []
         try:
             parts, size = counter.collect(claim.root)
             # whoever owned the join before may have died between publishing the body and closing the chord
-            published = claim.taken_over and self._has_state(body)
+            published = claim.taken_over and self.look(first_and_last(body, self.app))
             if not published:
                 header, stash = self._header_values(group_id, parts, counter, claim.root)
         except Exception as exc:
+            # told in here: Celery stores the traceback of the exception that is being handled
             logger.exception('Chord %r raised: %r', group_id, exc)
             if not counter.renew(claim.root, publishing=True):
                 return
@@ -2330,20 +2330,19 @@ class DynamoDBBackend(AsyncBackendMixin, BaseKeyValueStoreBackend):
                 logger.warning('Chord %r: the body was not published here, another worker has taken over', group_id)
                 return
             if not published:
-                try:
-                    # in versions of Celery that have it, this waits between its tries to publish
-                    publish = getattr(self.app.amqp, '_retry_publish', lambda call, *args: call(*args))
-                    publish(body.delay, header)
-                except Exception as exc:
-                    logger.exception('Chord callback for %r raised: %r', group_id, exc)
-                    self.chord_error_from_stack(body, ChordError(f'Callback error: {exc!r}'))
-        if parts:
+                self._publish(group_id, body, header)
+        if size:
             counter.close(size)
-        if stash:
-            self.values.delete_many(stash)
+        self.values.delete_many(stash)
 
-    def _has_state(self, body: Any) -> bool:
-        return bool(self.look(first_and_last(body, self.app)))
+    def _publish(self, group_id: str, body: Any, header: list[Any]) -> None:
+        try:
+            # in versions of Celery that have it, this waits between its tries to publish
+            publish = getattr(self.app.amqp, '_retry_publish', lambda call, *args: call(*args))
+            publish(body.delay, header)
+        except Exception as exc:
+            logger.exception('Chord callback for %r raised: %r', group_id, exc)
+            self.chord_error_from_stack(body, ChordError(f'Callback error: {exc!r}'))
 
     def _header_values(self, group_id: str, parts: list[Part], counter: ChordCounter, root: Node) -> tuple[list[Any], list[str]]:
         """What the body is called with, and the ids of what was stored for the chord alone.
