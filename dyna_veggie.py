@@ -2093,9 +2093,6 @@ class DynamoDBBackend(AsyncBackendMixin, BaseKeyValueStoreBackend):
             error = BackendGetMetaError(f'the stored result cannot be read: {why}', task_id=task_id)
             return {'task_id': task_id, 'status': states.FAILURE, 'result': error, 'traceback': None, 'children': []}
 
-    def _ready_metas(self, task_ids: Iterable[str]) -> dict[str, dict[str, Any]]:
-        return {task_id: seen.value for task_id, seen in self.look(task_ids).items() if seen.final}
-
     def get_task_meta(self, task_id: str, cache: bool = True) -> dict[str, Any]:
         """The meta of a task; where a ResultSet asks for those of many, they are read together."""
         bulk = self._bulk(bulk_call(sys._getframe(1)), task_id)
@@ -2349,6 +2346,17 @@ class DynamoDBBackend(AsyncBackendMixin, BaseKeyValueStoreBackend):
 
         Raises ChordError for the first part that failed, and TimeoutError if results do not appear.
         """
+        metas, stash = self._header_metas(group_id, parts, counter, root)
+        saved = self.values.get(self._id(self.get_key_for_chord(group_id, '.header'))) if counter.single else None
+        if saved is None:
+            return [self._part_value(part, metas[part]) for part in parts], stash
+        by_id = {part.task_id: meta for part, meta in metas.items()}
+        structure = result_from_tuple(self.decode(saved.value)['result'], self.app)
+        return arrange(structure, by_id), [*stash, *saved.ids]
+
+    def _header_metas(self, group_id: str, parts: list[Part], counter: ChordCounter,
+                      root: Node) -> tuple[dict[Part, dict[str, Any]], list[str]]:
+        """The metas of all parts, and the ids of those that were stored for the chord alone; renews the lease meanwhile."""
         metas: dict[Part, dict[str, Any]] = {}
         stash: list[str] = []
         renewed = time.monotonic()
@@ -2357,7 +2365,7 @@ class DynamoDBBackend(AsyncBackendMixin, BaseKeyValueStoreBackend):
             missing = [part for part in parts if part not in metas]
             for start in range(0, len(missing), _GET_BATCH):
                 page = missing[start:start + _GET_BATCH]
-                ready = self._ready_metas(part.task_id for part in page)
+                ready = {task_id: seen.value for task_id, seen in self.look(part.task_id for part in page).items() if seen.final}
                 metas.update((part, ready[part.task_id]) for part in page if part.task_id in ready)
                 ignored = {self._id(self._stash_key(group_id, part)): part for part in page if part not in metas}
                 for id, stored in self.values.get_many(ignored).items():
@@ -2367,18 +2375,11 @@ class DynamoDBBackend(AsyncBackendMixin, BaseKeyValueStoreBackend):
                     counter.renew(root)
                     renewed = time.monotonic()
             if len(metas) == len(parts):
-                break
-        else:
-            first = next(part for part in parts if part not in metas)
-            raise TimeoutError(f'{len(parts) - len(metas)} results of the header, that of {first.task_id} first, '
-                               f'did not appear in {patience:g} s; if the chord takes long, they may have expired: '
-                               'see result_chord_expires')
-        saved = self.values.get(self._id(self.get_key_for_chord(group_id, '.header'))) if counter.single else None
-        if saved is None:
-            return [self._part_value(part, metas[part]) for part in parts], stash
-        by_id = {part.task_id: meta for part, meta in metas.items()}
-        structure = result_from_tuple(self.decode(saved.value)['result'], self.app)
-        return arrange(structure, by_id), [*stash, *saved.ids]
+                return metas, stash
+        first = next(part for part in parts if part not in metas)
+        raise TimeoutError(f'{len(parts) - len(metas)} results of the header, that of {first.task_id} first, '
+                           f'did not appear in {patience:g} s; if the chord takes long, they may have expired: '
+                           'see result_chord_expires')
 
     @staticmethod
     def _part_value(part: Part, meta: Mapping[str, Any]) -> Any:
