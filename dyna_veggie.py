@@ -21,6 +21,7 @@ import dataclasses
 import difflib
 import functools
 import importlib
+import io
 import itertools
 import json
 import logging
@@ -125,14 +126,18 @@ def _table_name(raw: Any) -> str:
     raise ValueError('3 to 255 letters, digits, "_", "-" and "."')
 
 
-def _endpoint_url(raw: Any) -> str:
+def _is_endpoint_url(raw: Any) -> bool:
     try:
         parts = urlsplit(raw)
         valid = is_valid_endpoint_url(raw) or is_valid_ipv6_endpoint_url(raw)
-        if parts.scheme in ('http', 'https') and valid and '@' not in parts.netloc and parts.port != 0:
-            return str(raw)
+        return parts.scheme in ('http', 'https') and valid and '@' not in parts.netloc and parts.port != 0
     except (AttributeError, TypeError, ValueError):
-        pass
+        return False
+
+
+def _endpoint_url(raw: Any) -> str:
+    if _is_endpoint_url(raw):
+        return str(raw)
     raise ValueError('http(s)://host:port without user name or password')
 
 
@@ -140,7 +145,7 @@ def _tags(raw: Any) -> tuple[tuple[str, str], ...]:
     if isinstance(raw, Mapping):
         pairs = [(str(key), str(value)) for key, value in raw.items()]
     elif isinstance(raw, str):
-        pairs = [(key.strip(), value.strip()) for key, _, value in (pair.partition(':') for pair in raw.split(','))]
+        pairs = [(key.strip() if colon else '', value.strip()) for key, colon, value in (pair.partition(':') for pair in raw.split(','))]
     else:
         pairs = []
     if pairs and all(key for key, _ in pairs):
@@ -249,7 +254,7 @@ def _parse_named(given: Mapping[str, Any]) -> dict[str, Any]:
     for name, raw in given.items():
         option = _SYNONYMS.get(name, name)
         if option not in _PARSERS:
-            near = difflib.get_close_matches(name, [*_PARSERS, *_SYNONYMS], n=1)
+            near = difflib.get_close_matches(name, [*_PARSERS, *_SYNONYMS], n=1, cutoff=0.75)
             hint = f'did you mean {near[0]}?' if near else 'the options are ' + ', '.join(sorted(_PARSERS))
             raise ImproperlyConfigured(f'dynamodb result backend: there is no option {name!r}; {hint}')
         if option in values:
@@ -307,8 +312,8 @@ def _parse_place(parts: SplitResult) -> dict[str, Any]:
     elif host:
         raise _wrong('region', host, 'an AWS region such as eu-west-1, "local" for DynamoDB Local, or host:port')
 
-    if values.get('endpoint_url'):
-        _checked('host', values['endpoint_url'], _endpoint_url, host)
+    if values.get('endpoint_url') and not _is_endpoint_url(values['endpoint_url']):
+        raise _wrong('host', host, 'a host name, of letters, digits, "-" and "."')
     table = unquote(parts.path.strip('/'))
     if table:
         values.update(table=_checked('table', table, _table_name))
@@ -580,16 +585,17 @@ def open_session(options: Options) -> Any:
     """A botocore session with a profile that exists and, from anywhere, a region.  Raises ImproperlyConfigured."""
     try:
         session = botocore.session.Session(profile=options.profile)
+        session.get_scoped_config()  # raises for a profile that does not exist, also one of the environment
         region = options.region or session.get_config_variable('region')
     except ProfileNotFound as exc:
-        raise _wrong('profile', options.profile, f"a profile of AWS's configuration files ({exc})") from None
+        raise _wrong('profile', exc.kwargs['profile'], "a profile of AWS's configuration files") from None
     if not region:
         raise ImproperlyConfigured(
             'dynamodb result backend: no region: name it in the URL (dynamodb://eu-west-1/…), or set AWS_DEFAULT_REGION')
     return session
 
 
-_NOT_NEEDED = 'none are needed'
+_NOT_NEEDED = 'not needed'
 
 
 def credentials_source(options: Options, session: Any) -> str | None:
@@ -790,7 +796,7 @@ class Table:
             return self._send(method, params, deadline)
         except ClientError as exc:
             if error_code(exc) == 'ValidationException':
-                self._check_key_schema(exc)
+                self._explain_invalid()
             if error_code(exc) != 'ResourceNotFoundException':
                 raise
         self.bootstrap()
@@ -871,7 +877,7 @@ class Table:
         if not self.options.create_table:
             raise MissingTable(
                 f'dynamodb result backend: table={self.name!r} does not exist in {self.client.meta.region_name} and '
-                'create_table=false: create it (celery -A … dynamodb create-table), or allow create_table')
+                'create_table=false: create it with the command create-table, or allow create_table')
         missing = False
         with self._lock:  # one thread of a process is enough
             for _ in _BOOTSTRAP.tries():
@@ -882,6 +888,7 @@ class Table:
                     # another process may be first, or the table may still be going
                     self._control('create_table', self.creation(), allowed=('ResourceInUseException', 'LimitExceededException'))
                 elif answer['Table']['TableStatus'] in ('ACTIVE', 'UPDATING'):
+                    self._check_key(answer['Table'])
                     self._enable_ttl()
                     return missing
         raise ImproperlyConfigured(
@@ -896,13 +903,18 @@ class Table:
                 return None
             raise
 
-    def _check_key_schema(self, exc: ClientError) -> None:
+    def _check_key(self, table: Mapping[str, Any]) -> None:
+        key = _key_of(table)
+        if key != _KEY:
+            raise _wrong('table', self.name, f'a table with the key {_KEY}; its key is {key}')
+
+    def _explain_invalid(self) -> None:
+        """Raises ImproperlyConfigured where requests are not valid since the table has another key."""
         try:
-            key = _key_of(self._send('describe_table', {'TableName': self.name})['Table'])
+            table = self._send('describe_table', {'TableName': self.name})['Table']
         except FAILURES:
             return  # the caller raises what it was refused for
-        if key != _KEY:
-            raise _wrong('table', self.name, f'a table with the key {_KEY}; its key is {key}') from exc
+        self._check_key(table)
 
     def _enable_ttl(self) -> None:
         """Turns on time to live.  A failure is logged, no more: reads hide what has expired all the same."""
@@ -932,16 +944,19 @@ class Table:
         return self.name
 
     def describe(self) -> dict[str, Any]:
-        """What DescribeTable says, in short."""
+        """What DescribeTable says, in short.  Raises ImproperlyConfigured for a table with another key."""
         table = self._request('describe_table', TableName=self.name)['Table']
-        return {'status': table['TableStatus'], 'key': _key_of(table), 'key_is_right': _key_of(table) == _KEY,
-                'billing_mode': table.get('BillingModeSummary', {}).get('BillingMode', 'PROVISIONED'), 'items': table['ItemCount'],
-                'bytes': table['TableSizeBytes']}
+        self._check_key(table)
+        return {'status': table['TableStatus'], 'key': _key_of(table), 'items': table['ItemCount'], 'bytes': table['TableSizeBytes'],
+                'billing_mode': table.get('BillingModeSummary', {}).get('BillingMode', 'PROVISIONED')}
 
     def time_to_live(self) -> str:
+        """What DescribeTimeToLive says.  Raises ImproperlyConfigured where it deletes nothing of ours."""
         found = self._request('describe_time_to_live', TableName=self.name)['TimeToLiveDescription']
-        status = found.get('TimeToLiveStatus', 'DISABLED')
-        return f'{status}, on {found["AttributeName"]}' if 'AttributeName' in found else f'{status}: expired items stay until a purge'
+        text = f'{found.get("TimeToLiveStatus", "DISABLED")}, on {found.get("AttributeName", "no attribute")}'
+        if text not in ('ENABLED, on ttl', 'ENABLING, on ttl'):
+            raise ImproperlyConfigured(f'{text}: expired items stay until a purge; create-table turns it on where it is off')
+        return text
 
     def expired(self) -> Iterator[tuple[int, list[str]]]:
         """Reads the whole table; yields page by page how many items there were, and the ids of the expired ones."""
@@ -1630,7 +1645,7 @@ class Poller:
                 wait.take(window, seen)
             yield from wait.take_news()
         if wait.left:
-            raise TimeoutError(f'The operation timed out: {len(wait.left)} results were not ready in {timeout:g} s.')
+            raise TimeoutError(f'The operation timed out after {timeout:g} s; results not ready: {len(wait.left)}.')
 
     def serve(self, timeout: float) -> None:
         """Looks for what is wanted without a wait, for so many seconds."""
@@ -1693,6 +1708,8 @@ if hasattr(os, 'register_at_fork'):
 
 class ResultTooLarge(BackendStoreError, EncodeError):
     """A result above ``max_result_size``.  An EncodeError, for which Celery's worker fails the task."""
+
+    __repr__ = Exception.__repr__  # BackendStoreError's ends in the state and id of a task, which are not known here
 
 
 #: the tasks of a generator header come without group_index
@@ -2407,15 +2424,19 @@ def commands(ctx: click.Context, app: str | None, result_backend: str | None) ->
     """The DynamoDB table of the result backend."""
     try:
         if result_backend:
-            backend = DynamoDBBackend(app=celery.Celery(set_as_current=False), url=result_backend)
+            url = result_backend.rpartition('+')[2] if '+dynamodb://' in result_backend else result_backend
+            if not url.startswith('dynamodb://'):
+                raise click.UsageError('the URL must start with dynamodb://')
+            backend = DynamoDBBackend(app=celery.Celery(set_as_current=False), url=url)
         elif app or ctx.obj:
             backend = (find_app(app) if app else ctx.obj.app).backend
         else:
             raise click.UsageError('name an app with -A, or a table with -b dynamodb://...')
-    except ImproperlyConfigured as exc:
+    except (ImproperlyConfigured, ImportError, AttributeError) as exc:  # the latter of an app that is not there
         raise click.ClickException(str(exc)) from exc
     if not hasattr(backend, 'values'):
-        raise click.ClickException(f'the result backend of this app is {type(backend).__module__}.{type(backend).__name__}')
+        raise click.ClickException(f'the result backend of this app is {type(backend).__module__}.{type(backend).__name__}; '
+                                   'set result_backend to dynamodb://…')
     ctx.obj = backend
 
 
@@ -2453,6 +2474,8 @@ def _check(backend: DynamoDBBackend) -> _Answer:
         ok: bool | None = True
         try:
             found = call()
+        except MissingTable as exc:
+            ok, found = (None, 'does not exist yet: the first request creates it') if backend.options.create_table else (False, str(exc))
         except FAILURES as exc:
             ok, found = failed, str(exc)
         rows.append({'name': name, 'ok': ok, 'found': found if isinstance(found, str) else 'allowed'})
@@ -2477,9 +2500,9 @@ def _check(backend: DynamoDBBackend) -> _Answer:
 def _create_table(backend: DynamoDBBackend) -> _Answer:
     """Creates the table as the options say, with time to live, and waits until it can be used."""
     table = Table(dataclasses.replace(backend.options, create_table=True))
-    answer = {'created': table.bootstrap(), **table.describe()}
-    return answer, [f'table {table.name} in {table.client.meta.region_name}: '
-                    f'{"created" if answer["created"] else "exists"}, {answer["status"]}']
+    answer = {'created': table.bootstrap(), **table.describe(), 'time_to_live': table.time_to_live()}
+    return answer, [f'table {table.name} in {table.client.meta.region_name}: {"created" if answer["created"] else "exists"}, '
+                    f'{answer["status"]}, {answer["billing_mode"]}, time to live {answer["time_to_live"]}']
 
 
 @_command
@@ -2497,21 +2520,25 @@ def _policy(backend: DynamoDBBackend, bootstrap: bool) -> _Answer:
 @_command
 @click.argument('id')
 def _show(backend: DynamoDBBackend, id: str) -> _Answer:
-    """Shows a task, or a chord that is under way (by the id of its group)."""
+    """Shows a task, a saved group, or by its group's id a chord that is running."""
     table = _table_as_it_is(backend)
     shown: dict[str, Any] = {'id': id}
-    item = table.get(backend._id(backend.get_key_for_task(id))) or {}
+    item = table.get(backend._id(backend.get_key_for_task(id)))
     seen = backend.look([id]).get(id)
-    if seen:
+    if item and seen:
         shown.update(state=seen.value['status'], result=repr(seen.value['result'])[:500],
                      size=item.get('size', len(item.get('result', b''))), chunks=item.get('chunks', 0),
                      stored=_moment(item.get('timestamp')), expires=_moment(item.get('ttl')))
+    saved = backend.get(backend.get_key_for_group(id))
+    if saved:
+        shown['group'] = f'{len(result_from_tuple(backend.decode(saved)["result"], backend.app))} results'
     progress = ChordCounter(table, backend._id(backend.get_key_for_chord(id)), None).progress()
     if progress:
-        shown.update(chord='done' if progress.closed else f'{progress.counted} of {progress.expected or "?"} parts counted')
+        shown['chord'] = 'closed: its body was called, or its errbacks' if progress.closed else (
+            f'{progress.counted} of {progress.expected or "?"} parts counted')
     if len(shown) == 1:
-        shown.update(state=states.PENDING, result='nothing is stored')
-    return shown, [f'{name:8} {value}' for name, value in shown.items()]
+        shown.update(state=states.PENDING, result=f'expired {_moment(item.get("ttl"))}, not deleted yet' if item else 'nothing is stored')
+    return shown, [f'{name:8} {value}{" bytes" if name == "size" else ""}' for name, value in shown.items()]
 
 
 def _moment(seconds: float | None) -> str | None:
@@ -2524,7 +2551,8 @@ def _purge(backend: DynamoDBBackend, dry_run: bool) -> _Answer:
     """Deletes expired items, for tables where time to live is off.  Reads the whole table."""
     table = _table_as_it_is(backend)
     expired = 0
-    with click.progressbar(length=table.describe()['items'], label=table.name, file=sys.stderr) as bar:
+    terminal = sys.stderr if sys.stderr.isatty() else io.StringIO()  # into a file click would write the label alone
+    with click.progressbar(length=table.describe()['items'], label=table.name, file=terminal) as bar:
         for scanned, ids in table.expired():
             bar.update(scanned)
             expired += len(ids)
@@ -2536,4 +2564,5 @@ def _purge(backend: DynamoDBBackend, dry_run: bool) -> _Answer:
 
 if __name__ == '__main__':
     # not this copy: the app's backend is of the module by its name
-    importlib.import_module(__spec__.name).commands(prog_name=f'python -m {__spec__.name}')
+    name = __spec__.name if __spec__ else 'dyna_veggie'
+    importlib.import_module(name).commands(prog_name=f'python -m {name}')

@@ -239,7 +239,9 @@ BAD_URLS = [
     ('dynamodb://eu-west-1?billing_mode=free', "billing_mode='free' must be provisioned or on_demand"),
     ('dynamodb://eu-west-1?billing_mode=on_demand&read=5', 'left out where billing_mode=on_demand'),
     ('dynamodb://eu-west-1?create_table=maybe', "create_table='maybe' must be true or false"),
-    ('dynamodb://dynamo_db:8000', "host='dynamo_db' must be"),
+    ('dynamodb://dynamo_db:8000', "host='dynamo_db' must be a host name, of letters, digits, \"-\" and \".\""),
+    ('dynamodb://eu-west-1?tags=team', "tags='team' must be key:value"),
+    ('dynamodb://eu-west-1?visibility_timeout=9', "there is no option 'visibility_timeout'; the options are"),
     ('dynamodb://eu-west-1?ttl_seconds=1_0', "ttl_seconds='1_0' must be a whole number"),
     ('dynamodb://eu-west-1?ttl_seconds=soon', "ttl_seconds='soon' must be a whole number"),
     ('dynamodb://eu-west-1?retry_timeout=-1', "retry_timeout='-1' must be seconds, 0 or more"),
@@ -329,6 +331,9 @@ def test_a_profile_that_does_not_exist_is_named(monkeypatch: pytest.MonkeyPatch,
     (tmp_path / 'config').write_text('[profile prod]\nregion = eu-west-2\n')
     monkeypatch.setenv('AWS_CONFIG_FILE', str(tmp_path / 'config'))
     app = Celery('p', backend='dyna_veggie.DynamoDBBackend+dynamodb:///t-1?profile=nope', set_as_current=False)
+    with pytest.raises(ImproperlyConfigured, match="profile='nope' must be a profile of AWS's"):
+        app.backend  # noqa: B018
+    app.conf.result_backend = 'dyna_veggie.DynamoDBBackend+dynamodb://eu-west-2/t-1?profile=nope'
     with pytest.raises(ImproperlyConfigured, match="profile='nope' must be a profile of AWS's"):
         app.backend  # noqa: B018
     app.conf.result_backend = 'dyna_veggie.DynamoDBBackend+dynamodb:///t-1?profile=prod'
@@ -2321,7 +2326,7 @@ def test_time_outs_look_at_everything_once_more_and_then_raise() -> None:
     looks = Looks({**dict.fromkeys(ids, 10**9), '249': 0})
     waiting = dv.Poller(looks).wait(ids, timeout=0, interval=0.5)
     assert next(waiting)[0] == '249'
-    with pytest.raises(TimeoutError, match='249 results were not ready in 0 s'):
+    with pytest.raises(TimeoutError, match='timed out after 0 s; results not ready: 249'):
         next(waiting)
     assert [len(window) for window in looks.windows] == [250] and looks.exact == [True]
     looks = Looks({'a': 10**9})
@@ -3040,7 +3045,7 @@ def test_check_says_what_a_worker_would_find(
         run: Any, backend: dv.DynamoDBBackend, proxy: Proxy, client: Any, table_name: str) -> None:
     code, output = run('check')
     assert code == 0 and 'NO' not in output
-    for text in ('none are needed', 'us-east-1', proxy.url, table_name, 'id (S, HASH), ACTIVE, PROVISIONED', 'on ttl'):
+    for text in ('not needed', 'us-east-1', proxy.url, table_name, 'id (S, HASH), ACTIVE, PROVISIONED', 'ENABLED, on ttl'):
         assert text in output
     code, answer = run('check', '--json')
     assert answer['ok'] and {'GetItem', 'PutItem', 'UpdateItem', 'DeleteItem', 'BatchGetItem', 'BatchWriteItem'} <= {
@@ -3061,8 +3066,13 @@ def test_check_says_what_a_worker_would_find(
 
 def test_check_does_not_create_the_table_and_create_table_does(run: Any, proxy: Proxy, client: Any, table_name: str) -> None:
     code, output = run('check')
-    assert code == 1 and 'does not exist' in output and 'CreateTable' not in operations(proxy)
-    assert run('create-table', query='&create_table=false&billing_mode=on_demand')[0] == 0
+    assert code == 0 and '--  table           does not exist yet: the first request creates it' in output and 'GetItem' not in output
+    code, output = run('check', query='&create_table=false')
+    assert code == 1 and 'NO  table' in output and f"table='{table_name}' does not exist in us-east-1" in output
+    assert 'CreateTable' not in operations(proxy)
+    code, output = run('create-table', query='&create_table=false&billing_mode=on_demand')
+    assert code == 0 and output == (
+        f'table {table_name} in us-east-1: created, ACTIVE, PAY_PER_REQUEST, time to live ENABLED, on ttl\n')
     table = client.describe_table(TableName=table_name)['Table']
     assert table['BillingModeSummary']['BillingMode'] == 'PAY_PER_REQUEST'
     assert client.describe_time_to_live(TableName=table_name)['TimeToLiveDescription']['AttributeName'] == 'ttl'
@@ -3070,10 +3080,21 @@ def test_check_does_not_create_the_table_and_create_table_does(run: Any, proxy: 
     assert run('check')[0] == 0
 
 
+def test_time_to_live_that_is_off_is_told_and_turned_on(run: Any, client: Any, table_name: str) -> None:
+    create_table(client, table_name, 'id')
+    code, output = run('check')
+    assert code == 0 and '--  time to live    DISABLED, on no attribute: expired items stay' in output
+    assert 'exists, ACTIVE' in run('create-table')[1]
+    assert 'ok  time to live    ENABLED, on ttl' in run('check')[1]
+
+
 def test_check_finds_another_key(run: Any, client: Any, table_name: str) -> None:
     create_table(client, table_name, 'pk')
     code, output = run('check')
     assert code == 1 and 'its key is pk (S, HASH)' in output
+    code, output = run('create-table')
+    assert code == 1 and 'its key is pk (S, HASH)' in output
+    assert client.describe_time_to_live(TableName=table_name)['TimeToLiveDescription']['TimeToLiveStatus'] == 'DISABLED'
 
 
 def test_policies_name_the_actions_that_are_used(run: Any, backend: dv.DynamoDBBackend, proxy: Proxy, table_name: str) -> None:
@@ -3098,11 +3119,16 @@ def test_policies_name_the_actions_that_are_used(run: Any, backend: dv.DynamoDBB
     assert set(actions(query='&ttl_seconds=9')) - set(actions()) == {'DescribeTimeToLive', 'UpdateTimeToLive'}
 
 
-def test_show_a_task_and_a_chord(run: Any, backend: dv.DynamoDBBackend) -> None:
-    assert 'PENDING' in run('show', 'none')[1]
+def test_show_a_task_and_a_chord(run: Any, backend: dv.DynamoDBBackend, client: Any, table_name: str) -> None:
+    assert 'PENDING' in run('show', 'none')[1] and 'nothing is stored' in run('show', 'none')[1]
+    client.put_item(TableName=table_name, Item={'id': {'S': 'celery-task-meta-old'}, 'ttl': {'N': '86400'}})
+    assert 'expired 1970-01-02 00:00:00+00:00, not deleted yet' in run('show', 'old')[1]
+    backend.app.GroupResult('saved', [backend.app.AsyncResult(str(number)) for number in range(3)]).save()
+    assert 'group    3 results' in run('show', 'saved')[1]
     backend.store_result('small', {'a': 1}, states.SUCCESS)
     answer = run('show', 'small', '--json')[1]
     assert (answer['state'], answer['result'], answer['chunks']) == ('SUCCESS', "{'a': 1}", 0) and 50 < answer['size'] < 300
+    assert f'size     {answer["size"]} bytes' in run('show', 'small')[1]
     assert answer['stored'] < answer['expires'] and answer['expires'].endswith('+00:00')
     backend.store_result('large', 'x' * 900 * KB, states.SUCCESS)
     answer = run('show', 'large', '--json')[1]
@@ -3120,7 +3146,7 @@ def test_show_a_task_and_a_chord(run: Any, backend: dv.DynamoDBBackend) -> None:
         assert f'2 of {parts} parts counted' in run('show', drive.group_id)[1]
         for index in range(2, parts):
             drive.returns(index)
-        assert run('show', drive.group_id, '--json')[1]['chord'] == 'done'
+        assert run('show', drive.group_id, '--json')[1]['chord'] == 'closed: its body was called, or its errbacks'
 
 
 def test_purge_deletes_what_has_expired_and_nothing_else(
@@ -3138,7 +3164,7 @@ def test_purge_deletes_what_has_expired_and_nothing_else(
             client.put_item(TableName=table_name, Item={'id': {'S': 'old-7'}, 'ttl': {'N': str(now + 999)}})
     proxy.faults = one_is_replaced
     code, output = run('purge')
-    assert code == 0 and '60 expired items' in output
+    assert code == 0 and output == '60 expired items deleted\n'
     assert {item['id'] for item in all_items(client, table_name)} == {'celery-task-meta-new', 'for ever', 'old-7'}
 
 
@@ -3157,7 +3183,12 @@ def test_commands_for_what_is_no_dynamodb_backend() -> None:
     assert "table='x' must be" in runner.invoke(dv.commands, ['-b', 'dynamodb://eu-west-1/x', 'check']).output
     app = Celery('other', backend='cache+memory://', set_as_current=False)
     done = runner.invoke(dv.commands, ['policy'], obj=type('Context', (), {'app': app}))
-    assert done.exit_code == 1 and 'the result backend of this app is celery.backends.cache.CacheBackend' in done.output
+    assert done.exit_code == 1 and 'the result backend of this app is celery.backends.cache.CacheBackend; set result_backend' in done.output
+    assert 'the URL must start with dynamodb://' in runner.invoke(dv.commands, ['-b', 'redis://localhost', 'check']).output
+    done = runner.invoke(dv.commands, ['-A', 'no_such_module', 'check'])
+    assert done.exit_code == 1 and "No module named 'no_such_module'" in done.output and 'Traceback' not in done.output
+    vendored = 'proj.vendor.dyna_veggie.DynamoDBBackend+dynamodb://eu-west-1/vendored'
+    assert 'table/vendored' in runner.invoke(dv.commands, ['-b', vendored, 'policy']).output
 
 
 def test_commands_as_they_are_called(tmp_path: Path, table_name: str, endpoint: str) -> None:
@@ -3169,8 +3200,9 @@ def test_commands_as_they_are_called(tmp_path: Path, table_name: str, endpoint: 
     (tmp_path / 'installed.py').write_text(f"import celery\napp = celery.Celery('i', backend='{url}')")
     environ = {**os.environ, 'PYTHONPATH': str(ROOT)}
     for command in (['proj.vendor.dyna_veggie', '-A', 'vendored', 'create-table'], ['celery', '-A', 'installed', 'dynamodb', 'check'],
-                    ['dyna_veggie', '-b', url, 'check']):
-        done = subprocess.run([sys.executable, '-m', *command], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                    ['dyna_veggie', '-b', url, 'check'], [str(ROOT / 'dyna_veggie.py'), '-b', url, 'check']):
+        how = [] if command[0].endswith('.py') else ['-m']
+        done = subprocess.run([sys.executable, *how, *command], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                               text=True, env=environ)
         assert done.returncode == 0 and table_name in done.stdout and 'Warning' not in done.stdout, done.stdout
 
@@ -3617,14 +3649,17 @@ def test_the_readme_lists_every_option_with_its_default() -> None:
 
 def test_the_guarantees_of_the_readme_have_tests() -> None:
     section = README.partition('What it guarantees, and what it does not\n---')[2].partition('\n\n\n')[0]
-    for sentence in re.split(r'\n- ', section)[1:]:
-        named = re.findall(r'``(test_\w+)``', sentence)
-        assert named and all(callable(globals().get(name)) for name in named), sentence
+    sentences, *notes = section.split('\n.. [#] ')
+    assert all(sentence.rstrip().partition('\n\n')[0].endswith(' [#]_') for sentence in sentences.split('\n- ')[1:])
+    assert sentences.count('[#]_') == sentences.count('\n- ') == len(notes)
+    for note in notes:
+        named = re.findall(r'``(test_\w+)``', note)
+        assert named and all(callable(globals().get(name)) for name in named), note
 
 
-def block_of_the_readme(language: str, containing: str = '') -> str:
+def blocks_of_the_readme(language: str) -> list[str]:
     blocks = re.findall(rf'\.\. code-block:: {language}\n\n((?:    .*\n|\n)+)', README)
-    return textwrap.dedent(next(block for block in blocks if containing in block))
+    return [textwrap.dedent(block) for block in blocks]
 
 
 def test_the_readme_renders_on_a_package_index() -> None:
@@ -3649,10 +3684,12 @@ def test_the_table_as_code_is_the_one_that_is_created(make_app: MakeApp, proxy: 
     created = {**sent['CreateTable'], 'TableName': 'celery'}
     time_to_live = sent['UpdateTimeToLive']['TimeToLiveSpecification']
 
-    (resource,) = yaml.safe_load(block_of_the_readme('yaml'))['Resources'].values()
+    (template,) = map(yaml.safe_load, blocks_of_the_readme('yaml'))
+    (resource,) = template['Resources'].values()
     assert resource == {'Type': 'AWS::DynamoDB::Table', 'Properties': {**created, 'TimeToLiveSpecification': time_to_live}}
 
-    table = hcl2.loads(block_of_the_readme('terraform'))['resource'][0]
+    (terraform,) = blocks_of_the_readme('terraform')
+    table = hcl2.loads(terraform)['resource'][0]
     (named,) = table.values()
     (arguments,) = named.values()
 
@@ -3668,10 +3705,10 @@ def test_the_table_as_code_is_the_one_that_is_created(make_app: MakeApp, proxy: 
 
 
 def test_the_quick_start_prints_what_the_readme_says(tmp_path: Path, table_name: str, endpoint: str) -> None:
-    program = block_of_the_readme('python', 'chord')
-    assert "broker='redis://localhost', backend='dynamodb://eu-west-1/celery'" in program
+    program = blocks_of_the_readme('python')[1]
+    assert "broker='redis://localhost', backend='dynamodb://local:8000/celery'" in program
     backend = f'dynamodb://local/{table_name}?endpoint_url={quote(endpoint, safe="")}'
-    program = program.replace('dynamodb://eu-west-1/celery', backend).replace(
+    program = program.replace('dynamodb://local:8000/celery', backend).replace(
         "broker='redis://localhost', ", '').replace('\n@app.task', "\napp.config_from_object('broker')\n\n@app.task", 1)
     (tmp_path / 'proj.py').write_text(program)
     (tmp_path / 'messages' / 'control').mkdir(parents=True)
@@ -3682,10 +3719,31 @@ def test_the_quick_start_prints_what_the_readme_says(tmp_path: Path, table_name:
     try:
         time.sleep(3)  # a worker declares its queue, which a broker in files needs first
         done = subprocess.run([sys.executable, 'proj.py'], cwd=tmp_path, env=environ, timeout=60, stdout=subprocess.PIPE, text=True)
-        assert done.stdout == '9900\n' and 'it prints 9900' in README
+        assert done.stdout == '9900\n' and '``python proj.py`` prints 9900' in README
     finally:
         worker.send_signal(signal.SIGTERM)
         worker.wait(30)
+
+
+def test_the_configurations_of_the_readme() -> None:
+    first, _, transport = blocks_of_the_readme('python')
+    names: dict[str, Any] = {'Celery': Celery}
+    exec(first.replace("'proj'", "'proj', set_as_current=False"), names)
+    assert names['app'].backend.options.billing_mode == 'PAY_PER_REQUEST'
+    names['app'] = Celery('transport', set_as_current=False)
+    exec(transport, names)
+    assert names['app'].backend.options == dv.Options(
+        region='eu-west-1', billing_mode='PAY_PER_REQUEST', tags=(('team', 'data'),), retry_timeout=60)
+
+
+def test_the_policy_of_the_readme() -> None:
+    done = click.testing.CliRunner().invoke(dv.commands, ['-b', 'dynamodb://eu-west-1/celery', 'policy'])
+    assert [json.loads(block) for block in blocks_of_the_readme('json')] == [json.loads(done.output)]
+
+
+def test_dynamodb_local_is_started_as_the_readme_says() -> None:
+    (arguments,) = re.findall(r'amazon/dynamodb-local (-jar .+)', README)
+    assert str(arguments.split()) in (ROOT / 'tools' / 'dynamodb_local.py').read_text()
 
 
 def test_the_commands_of_the_readme(run: Any, backend: dv.DynamoDBBackend) -> None:
