@@ -462,15 +462,13 @@ class Backoff:
         # Celery's setting for the base may be 0
         return jitter * min(self.maximum, max(self.base, 0.001) * 2.0 ** min(retry, 64))
 
-    def tries(self, deadline: float | None = None) -> Iterator[int]:
+    def tries(self, deadline: float = math.inf) -> Iterator[int]:
         """Yields the number of each try, from 0, and sleeps before each but the first.
 
         Ends after the timeout, or at the deadline (of ``time.monotonic``) if that comes first: the last
         pause is cut so that one more try is made right then.
         """
-        end = time.monotonic() + self.timeout
-        if deadline is not None:
-            end = min(end, deadline)
+        end = min(time.monotonic() + self.timeout, deadline)
         for number in itertools.count():
             yield number
             left = end - time.monotonic()
@@ -682,12 +680,12 @@ class Table:
 
     # --- items ---------------------------------------------------------------
 
-    def get(self, id: str, *, consistent: bool = True, deadline: float | None = None) -> Item | None:
+    def get(self, id: str, *, consistent: bool = True, deadline: float = math.inf) -> Item | None:
         answer = self._request('get_item', deadline, TableName=self.name, Key=marshal_item({'id': id}),
                                ConsistentRead=consistent)
         return unmarshal_item(answer['Item']) if 'Item' in answer else None
 
-    def get_many(self, ids: Iterable[str], *, consistent: bool = True, deadline: float | None = None) -> dict[str, Item]:
+    def get_many(self, ids: Iterable[str], *, consistent: bool = True, deadline: float = math.inf) -> dict[str, Item]:
         """The items that exist, by id."""
         found: dict[str, Item] = {}
 
@@ -749,7 +747,7 @@ class Table:
         return Update(False, unmarshal_item(attributes) if attributes else self.get(id))
 
     def _in_batches(self, work: Iterable[Any], size: int, send: Callable[[list[Any]], list[Any]],
-                    deadline: float | None = None) -> None:
+                    deadline: float = math.inf) -> None:
         """Sends work in pages, some at once, and again what comes back unprocessed, until nothing does."""
         pending = deque(work)
         send_pages = functools.partial(self._send_pages, pending, size, send, deadline)
@@ -764,7 +762,7 @@ class Table:
             other.result()
 
     def _send_pages(self, pending: deque[Any], size: int, send: Callable[[list[Any]], list[Any]],
-                    deadline: float | None) -> None:
+                    deadline: float) -> None:
         stalled: Iterator[int] | None = None
         try:
             while page := list(itertools.islice(_popped(pending), size)):
@@ -772,7 +770,7 @@ class Table:
                 pending.extendleft(reversed(unprocessed))
                 if not unprocessed:
                     stalled = None
-                elif len(unprocessed) < len(page) and (deadline is None or time.monotonic() < deadline):
+                elif len(unprocessed) < len(page) and time.monotonic() < deadline:
                     stalled = None  # some were done: not a failure, whatever patience is left
                     time.sleep(self.backoff.pause(0, random.random()))
                 else:
@@ -788,7 +786,7 @@ class Table:
             pending.clear()  # the other threads need not go on
             raise
 
-    def _request(self, method: str, deadline: float | None = None, **params: Any) -> Any:
+    def _request(self, method: str, deadline: float = math.inf, **params: Any) -> Any:
         if self._check_ttl:
             self._check_ttl = False
             self._enable_ttl()
@@ -803,7 +801,7 @@ class Table:
         # ACTIVE is what the control plane says; the data plane can still need a moment
         return self._send(method, params, deadline, missing_is_transient=True)
 
-    def _send(self, method: str, params: Mapping[str, Any], deadline: float | None = None,
+    def _send(self, method: str, params: Mapping[str, Any], deadline: float = math.inf,
               missing_is_transient: bool = False) -> Any:
         error: Exception | None = None
         for _ in self.backoff.tries(deadline):
@@ -1113,11 +1111,11 @@ class Values:
                 condition = self.NOT_OURS
         raise UnreadableValue(f'DynamoDB table {self.table.name}, item {id}: it can neither be kept nor be replaced')
 
-    def get(self, id: str, *, consistent: bool = True, deadline: float | None = None) -> Stored | None:
+    def get(self, id: str, *, consistent: bool = True, deadline: float = math.inf) -> Stored | None:
         item = self.table.get(id, consistent=consistent, deadline=deadline)
         return self._read({id: item}, deadline).get(id) if item else None
 
-    def get_many(self, ids: Iterable[str], *, consistent: bool = True, deadline: float | None = None) -> dict[str, Stored]:
+    def get_many(self, ids: Iterable[str], *, consistent: bool = True, deadline: float = math.inf) -> dict[str, Stored]:
         """The values that exist and have not expired, by id."""
         ids = list(ids)
         if len(ids) == 1:
@@ -1125,7 +1123,7 @@ class Values:
             return {ids[0]: stored} if stored else {}
         return self._read(self.table.get_many(ids, consistent=consistent, deadline=deadline), deadline)
 
-    def _read(self, items: Mapping[str, Item], deadline: float | None) -> dict[str, Stored]:
+    def _read(self, items: Mapping[str, Item], deadline: float) -> dict[str, Stored]:
         values: dict[str, Stored] = {}
         for last in (False, False, False, False, True):
             torn = []
@@ -1151,7 +1149,7 @@ class Values:
     def _unreadable(self, id: str, why: str) -> Stored:
         return Stored(b'', (id,), UnreadableValue(f'DynamoDB table {self.table.name}, item {id}: {why}'))
 
-    def _value(self, item: Item, deadline: float | None) -> bytes | None:
+    def _value(self, item: Item, deadline: float) -> bytes | None:
         """The value of an item; None if chunks are missing.  Raises whatever an item of the wrong form leads to."""
         if 'result' in item:
             return _bytes(item['result'])
@@ -1527,7 +1525,7 @@ class Seen(NamedTuple):
 
 
 class Look(Protocol):
-    def __call__(self, ids: list[str], *, deadline: float | None, exact: bool) -> Mapping[str, Seen]: ...
+    def __call__(self, ids: list[str], *, deadline: float, exact: bool) -> Mapping[str, Seen]: ...
 
 
 class Wait:
@@ -1614,7 +1612,7 @@ class Poller:
         """
         interval = max(interval, 0.001)
         called = time.monotonic()
-        deadline = None if timeout is None else called + timeout
+        deadline = math.inf if timeout is None else called + timeout
         wait = Wait(ids, interval, all_changes)
         looks_once = timeout is not None and timeout <= 0
         at_once = bool(wait.left) and not looks_once
@@ -1626,12 +1624,12 @@ class Poller:
             with self._changed:
                 self._waits.append(wait)
             try:
-                while wait.left and (deadline is None or time.monotonic() < deadline):
+                while wait.left and time.monotonic() < deadline:
                     if on_interval is not None and time.monotonic() - called >= interval:
                         on_interval()
                         called = time.monotonic()  # after it: it may take longer than the interval
                     until = called + interval if on_interval is not None else math.inf
-                    self._poll(wait, until if deadline is None else min(until, deadline), deadline)
+                    self._poll(wait, min(until, deadline), deadline)
                     yield from wait.take_news()
             finally:
                 with self._changed:
@@ -1651,9 +1649,9 @@ class Poller:
         """Looks for what is wanted without a wait, for so many seconds."""
         until = time.monotonic() + timeout
         while time.monotonic() < until:
-            self._poll(self._standing, until, None)
+            self._poll(self._standing, until, math.inf)
 
-    def _poll(self, wait: Wait, until: float, deadline: float | None) -> None:
+    def _poll(self, wait: Wait, until: float, deadline: float) -> None:
         """Sleeps until there is news for a wait, or ``until``; looks for all who wait, unless another thread does."""
         while True:
             with self._changed:
@@ -1663,9 +1661,8 @@ class Poller:
                 waits = [*self._waits, self._standing]
                 due = min(each.due for each in waits)
                 if self._polling or due > now:
-                    pause = (math.inf if self._polling else due) - now
-                    pause = min(pause, until - now)
-                    self._changed.wait(None if pause == math.inf else pause)
+                    wake = until if self._polling else min(due, until)
+                    self._changed.wait(None if wake == math.inf else wake - now)
                     continue
                 self._refresh_standing(now)
                 turns = [(each, each.window()) for each in waits if each.due <= now + each.interval / 10]
@@ -2078,13 +2075,13 @@ class DynamoDBBackend(AsyncBackendMixin, BaseKeyValueStoreBackend):
             self._local.stored = task_id
         return result
 
-    def look(self, ids: Iterable[str], *, deadline: float | None = None, exact: bool = True) -> dict[str, Seen]:
+    def look(self, ids: Iterable[str], *, deadline: float = math.inf, exact: bool = True) -> dict[str, Seen]:
         """The metas that are stored for tasks, by task id.  Raises TimeoutError once the deadline has passed."""
         keys = {task_id: self._id(self.get_key_for_task(task_id)) for task_id in ids}
         try:
             found = self.values.get_many(keys.values(), consistent=exact, deadline=deadline)
         except Exception as exc:
-            if deadline is not None and is_transient(exc) and time.monotonic() >= deadline:
+            if is_transient(exc) and time.monotonic() >= deadline:
                 raise TimeoutError('The operation timed out while DynamoDB was not answering.') from exc
             raise
         seen = {}
