@@ -1610,32 +1610,13 @@ class Poller:
         timeout, interval: seconds; 0 looks once.  on_interval is called once per ``interval``.  Raises TimeoutError,
         after a last look at everything.
         """
-        interval = max(interval, 0.001)
         called = time.monotonic()
         deadline = math.inf if timeout is None else called + timeout
-        wait = Wait(ids, interval, all_changes)
-        looks_once = timeout is not None and timeout <= 0
-        at_once = bool(wait.left) and not looks_once
-        while at_once:
-            window = wait.window()
-            at_once = wait.take(window, self._look(window, deadline=deadline, exact=len(wait.left) == 1)) and bool(wait.left)
-            yield from wait.take_news()
-        if wait.left and not looks_once:
-            with self._changed:
-                self._waits.append(wait)
-            try:
-                while wait.left and time.monotonic() < deadline:
-                    if on_interval is not None and time.monotonic() - called >= interval:
-                        on_interval()
-                        called = time.monotonic()  # after it: it may take longer than the interval
-                    until = called + interval if on_interval is not None else math.inf
-                    self._poll(wait, min(until, deadline), deadline)
-                    yield from wait.take_news()
-            finally:
-                with self._changed:
-                    if wait in self._waits:
-                        self._waits.remove(wait)
-                    self._changed.notify_all()
+        wait = Wait(ids, max(interval, 0.001), all_changes)
+        if timeout is None or timeout > 0:
+            yield from self._read_batches(wait, deadline)
+            if wait.left:
+                yield from self._wait_with_others(wait, deadline, called, on_interval)
         if wait.left:
             window = list(wait.left)
             seen = self._look(window, deadline=deadline, exact=True)
@@ -1644,6 +1625,33 @@ class Poller:
             yield from wait.take_news()
         if wait.left:
             raise TimeoutError(f'The operation timed out after {timeout:g} s; results not ready: {len(wait.left)}.')
+
+    def _read_batches(self, wait: Wait, deadline: float) -> Iterator[tuple[str, Seen]]:
+        """Looks for one batch after the other, until one is not there whole."""
+        at_once = True
+        while at_once and wait.left:
+            window = wait.window()
+            at_once = wait.take(window, self._look(window, deadline=deadline, exact=len(wait.left) == 1))
+            yield from wait.take_news()
+
+    def _wait_with_others(self, wait: Wait, deadline: float, called: float,
+                          on_interval: Callable[[], Any] | None) -> Iterator[tuple[str, Seen]]:
+        """Takes part in the polls of all threads.  called: when on_interval was, or would have been."""
+        with self._changed:
+            self._waits.append(wait)
+        try:
+            while wait.left and time.monotonic() < deadline:
+                if on_interval is not None and time.monotonic() - called >= wait.interval:
+                    on_interval()
+                    called = time.monotonic()  # after it: it may take longer than the interval
+                until = called + wait.interval if on_interval is not None else math.inf
+                self._poll(wait, min(until, deadline), deadline)
+                yield from wait.take_news()
+        finally:
+            with self._changed:
+                if wait in self._waits:
+                    self._waits.remove(wait)
+                self._changed.notify_all()
 
     def serve(self, timeout: float) -> None:
         """Looks for what is wanted without a wait, for so many seconds."""
