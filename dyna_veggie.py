@@ -237,8 +237,12 @@ _RETRY_SETTINGS = (
 )
 
 
+def misconfigured(text: str, kind: type[ImproperlyConfigured] = ImproperlyConfigured) -> ImproperlyConfigured:
+    return kind(f'dynamodb result backend: {text}')
+
+
 def _wrong(name: str, raw: Any, expected: str) -> ImproperlyConfigured:
-    return ImproperlyConfigured(f'dynamodb result backend: {name}={raw!r} must be {expected}')
+    return misconfigured(f'{name}={raw!r} must be {expected}')
 
 
 def _checked(name: str, raw: Any, parse: Callable[[Any], Any], shown: Any = None) -> Any:
@@ -256,10 +260,10 @@ def _parse_named(given: Mapping[str, Any]) -> dict[str, Any]:
         if option not in _PARSERS:
             near = difflib.get_close_matches(name, [*_PARSERS, *_SYNONYMS], n=1, cutoff=0.75)
             hint = f'did you mean {near[0]}?' if near else 'the options are ' + ', '.join(sorted(_PARSERS))
-            raise ImproperlyConfigured(f'dynamodb result backend: there is no option {name!r}; {hint}')
+            raise misconfigured(f'there is no option {name!r}; {hint}')
         if option in values:
             synonyms = ' and '.join(each for each in given if _SYNONYMS.get(each, each) == option)
-            raise ImproperlyConfigured(f'dynamodb result backend: {synonyms} are the same option; give one')
+            raise misconfigured(f'{synonyms} are the same option; give one')
         # an endpoint that is refused may be so because it holds a password
         values[option] = _checked(name, raw, _PARSERS[option], '…' if option == 'endpoint_url' else raw)
     return values
@@ -270,8 +274,8 @@ def _split_url(url: str) -> SplitResult:
     # the table's name.
     authority, _, path = url.partition('?')[0].partition('://')[2].partition('/')
     if authority.count('@') > 1 or '@' in path or '#' in url:
-        raise ImproperlyConfigured(
-            'dynamodb result backend: URL-quote the keys in the URL ("/" as %2F, "+" as %2B, "@" as %40, "#" as %23): '
+        raise misconfigured(
+            'URL-quote the keys in the URL ("/" as %2F, "+" as %2B, "@" as %40, "#" as %23): '
             'urllib.parse.quote(key, safe="")')
     try:
         parts = urlsplit(url)
@@ -279,8 +283,8 @@ def _split_url(url: str) -> SplitResult:
             return parts
     except ValueError:
         pass
-    raise ImproperlyConfigured(
-        'dynamodb result backend: the URL must be dynamodb://access_key:secret_key@region:port/table?option=value, '
+    raise misconfigured(
+        'the URL must be dynamodb://access_key:secret_key@region:port/table?option=value, '
         'the port a number from 1 to 65535; the keys and the port may be left out')
 
 
@@ -289,14 +293,11 @@ def _parse_place(parts: SplitResult) -> dict[str, Any]:
     values: dict[str, Any] = {}
     access_key, secret_key = unquote(parts.username or ''), unquote(parts.password or '')
     if bool(access_key) != bool(secret_key):
-        raise ImproperlyConfigured(
-            'dynamodb result backend: the URL has '
-            + ('an access key without a secret key' if access_key else 'a secret key without an access key')
-            + '; give both, or none to use the credentials that botocore finds')
+        found = 'an access key without a secret key' if access_key else 'a secret key without an access key'
+        raise misconfigured(f'the URL has {found}; give both, or none to use the credentials that botocore finds')
     if secret_key == _MASK:
-        raise ImproperlyConfigured(
-            f'dynamodb result backend: the secret key in the URL is {_MASK}, the mask of as_uri() and of pickled '
-            'backends; give the real one in result_backend')
+        raise misconfigured(
+            f'the secret key in the URL is {_MASK}, the mask of as_uri() and of pickled backends; give the real one in result_backend')
     if access_key:
         values.update(access_key=access_key, secret_key=secret_key)
 
@@ -341,13 +342,12 @@ def parse_options(url: str | None, settings: Any, table: str | None = None) -> O
     """
     parts = _split_url(url or 'dynamodb://')
     query = parse_qsl(parts.query, keep_blank_values=True)
-    twice = [name for name, _ in query if [n for n, _ in query].count(name) > 1]
+    twice = [name for name, times in Counter(name for name, _ in query).items() if times > 1]
     if twice:
-        raise ImproperlyConfigured(f'dynamodb result backend: the URL has the option {twice[0]} twice; give it once')
+        raise misconfigured(f'the URL has the option {twice[0]} twice; give it once')
     in_query, in_transport = _parse_named(dict(query)), dict(settings.get('result_backend_transport_options') or {})
     if 'global_keyprefix' in in_query:
-        raise ImproperlyConfigured(
-            'dynamodb result backend: give global_keyprefix in result_backend_transport_options, where Celery reads it')
+        raise misconfigured('give global_keyprefix in result_backend_transport_options, where Celery reads it')
     named = {**_parse_settings(settings), **_parse_named(in_transport), **in_query}
     values = {**({'table': _checked('table_name', table, _table_name)} if table else {}), **_parse_place(parts), **named}
     options = Options(**values)
@@ -588,8 +588,7 @@ def open_session(options: Options) -> Any:
     except ProfileNotFound as exc:
         raise _wrong('profile', exc.kwargs['profile'], "a profile of AWS's configuration files") from None
     if not region:
-        raise ImproperlyConfigured(
-            'dynamodb result backend: no region: name it in the URL (dynamodb://eu-west-1/…), or set AWS_DEFAULT_REGION')
+        raise misconfigured('no region: name it in the URL (dynamodb://eu-west-1/…), or set AWS_DEFAULT_REGION')
     return session
 
 
@@ -833,9 +832,8 @@ class Table:
         # AWS explains a wrong signature with the whole request, and so with the session token
         said = str(error).partition('\n')[0]
         kind = DeniedAction if code.startswith('AccessDenied') else ImproperlyConfigured
-        return kind(
-            f'dynamodb result backend: table={self.name!r} in region {self.options.region or "of the configuration"}: '
-            f'{remedy} ({said})')
+        return misconfigured(
+            f'table={self.name!r} in region {self.options.region or "of the configuration"}: {remedy} ({said})', kind)
 
     def _log_failure(self, method: str, error: Exception) -> None:
         # one line per outage, and where requests fail now and then, one a minute: not one per try, nor per request
@@ -873,9 +871,9 @@ class Table:
     def bootstrap(self) -> bool:
         """Creates the table where it is missing, and turns on time to live.  Returns whether it was missing."""
         if not self.options.create_table:
-            raise MissingTable(
-                f'dynamodb result backend: table={self.name!r} does not exist in {self.client.meta.region_name} and '
-                'create_table=false: create it with the command create-table, or allow create_table')
+            raise misconfigured(
+                f'table={self.name!r} does not exist in {self.client.meta.region_name} and create_table=false: '
+                'create it with the command create-table, or allow create_table', MissingTable)
         missing = False
         with self._lock:  # one thread of a process is enough
             for _ in _BOOTSTRAP.tries():
@@ -889,8 +887,7 @@ class Table:
                     self._check_key(answer['Table'])
                     self._enable_ttl()
                     return missing
-        raise ImproperlyConfigured(
-            f'dynamodb result backend: table={self.name!r} was not usable {_BOOTSTRAP.timeout:g} s after its creation')
+        raise misconfigured(f'table={self.name!r} was not usable {_BOOTSTRAP.timeout:g} s after its creation')
 
     def _control(self, method: str, params: Mapping[str, Any], allowed: tuple[str, ...] = ()) -> Any:
         """A control-plane request; None where it fails with an allowed code."""
