@@ -1974,19 +1974,19 @@ class DynamoDBBackend(AsyncBackendMixin, BaseKeyValueStoreBackend):
         if self.options.region is None or self.options.profile:
             open_session(self.options)
         own_expires = self.options.ttl_seconds if kwargs.get('expires') is None else None
-        self.expires: int | None = self._lifetime(self.expires if own_expires is None else own_expires)
-        failure_expires, chord_expires = conf.get('result_failure_expires'), conf.get('result_chord_expires')
-        self.failure_expires = self.expires if failure_expires is None else self._lifetime(failure_expires)
-        self._chord_lifetime = self.expires if chord_expires is None else self._lifetime(chord_expires)
+        self.expires: int | None = self._lifetime(own_expires, self._lifetime(self.expires))
+        self.failure_expires = self._lifetime(conf.get('result_failure_expires'), self.expires)
+        self._chord_lifetime = self._lifetime(conf.get('result_chord_expires'), self.expires)
         self._opened_chords: LRUCache = LRUCache(limit=1000)  # a header that is sent half way is never sized
         self._chunked: LRUCache = LRUCache(limit=1000)  # ids of the chunks of large values that were read
         self._local = threading.local()  # with result_backend_thread_safe, threads share the backend
         self.result_consumer = ResultConsumer(
             self, self.app, self.accept, self._pending_results, self._pending_messages)
 
-    def _lifetime(self, expires: Any) -> int | None:
-        seconds = self.prepare_expires(expires) if expires is not None else None
-        return math.ceil(seconds) if seconds and seconds > 0 else None
+    def _lifetime(self, setting: Any, default: int | None = None) -> int | None:
+        """Whole seconds (None: for ever) from a setting in any of Celery's forms; default: what holds where it is not set."""
+        seconds = default if setting is None else math.ceil(self.prepare_expires(setting))
+        return seconds if seconds and seconds > 0 else None
 
     def __reduce__(self, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
         # a pickle travels and is kept: it holds no secret key, and finds it again in the app's result_backend
