@@ -1032,6 +1032,12 @@ class Stored(NamedTuple):
     ids: tuple[str, ...]
     error: UnreadableValue | None = None
 
+    def read(self) -> bytes:
+        """The value, or raises what keeps it from being read."""
+        if self.error is not None:
+            raise self.error
+        return self.value
+
 
 def _is_expired(item: Item) -> bool:
     # DynamoDB deletes hours to days late.  To be judged as by the conditions of Values, in whole seconds, and true is no number
@@ -2026,18 +2032,12 @@ class DynamoDBBackend(AsyncBackendMixin, BaseKeyValueStoreBackend):
             return None
 
     def get(self, key: Any) -> bytes | None:
-        return self._readable(self.values.get(self._id(key)))
+        return self.mget([key])[0]
 
     def mget(self, keys: Iterable[Any]) -> list[bytes | None]:
         ids = [self._id(key) for key in keys]
         stored = self.values.get_many(ids)
-        return [self._readable(stored.get(id)) for id in ids]
-
-    @staticmethod
-    def _readable(stored: Stored | None) -> bytes | None:
-        if stored is not None and stored.error is not None:
-            raise stored.error
-        return stored.value if stored is not None else None
+        return [stored[id].read() if id in stored else None for id in ids]
 
     def set(self, key: Any, value: Any) -> None:
         self._put(key, value, None, self.expires)
@@ -2101,9 +2101,7 @@ class DynamoDBBackend(AsyncBackendMixin, BaseKeyValueStoreBackend):
     def _meta(self, task_id: str, stored: Stored) -> dict[str, Any]:
         """The meta in a stored value; of one that cannot be read, that of a failure which says so."""
         try:
-            if stored.error is not None:
-                raise stored.error
-            meta: dict[str, Any] = self.decode_result(stored.value)
+            meta: dict[str, Any] = self.decode_result(stored.read())
             if not isinstance(meta['status'], str):
                 raise TypeError('its status is not a text')
             return {'result': None, **meta, 'task_id': task_id}
@@ -2370,7 +2368,7 @@ class DynamoDBBackend(AsyncBackendMixin, BaseKeyValueStoreBackend):
         if saved is None:
             return [self._part_value(part, metas[part]) for part in parts], stash
         by_id = {part.task_id: meta for part, meta in metas.items()}
-        structure = result_from_tuple(self.decode(saved.value)['result'], self.app)
+        structure = result_from_tuple(self.decode(saved.read())['result'], self.app)
         return arrange(structure, by_id), [*stash, *saved.ids]
 
     def _header_metas(self, group_id: str, parts: list[Part], counter: ChordCounter,
