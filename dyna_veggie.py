@@ -1058,6 +1058,16 @@ def _chunk_ids(item: Item | None) -> list[str]:
     return []
 
 
+def _items_of(id: str, value: bytes, status: str | None, ttl: Item) -> tuple[Item, list[Item]]:
+    """The item that holds a value, and those with its chunks if it is too large for one."""
+    item: Item = {'id': id, 'timestamp': time.time(), **({'status': status} if status else {}), **ttl}
+    if len(value) <= _VALUE_LIMIT:
+        return {**item, 'result': value}, []
+    pieces = [value[start:start + _VALUE_LIMIT] for start in range(0, len(value), _VALUE_LIMIT)]
+    item.update(version=uuid.uuid4().bytes, size=len(value), chunks=len(pieces))
+    return item, [{'id': chunk_id, 'result': piece, **ttl} for chunk_id, piece in zip(_chunk_ids(item), pieces)]
+
+
 class Values:
     """Values of any size in a table, each with a status and an expiry.
 
@@ -1081,16 +1091,8 @@ class Values:
 
         status_of tells the status from a value whose item has none.
         """
-        ttl = expiry(lifetime)
-        item: Item = {'id': id, 'timestamp': time.time(), **ttl, **({'status': status} if status else {})}
-        chunks: list[Item] = []
-        if len(value) <= _VALUE_LIMIT:
-            item.update(result=value)
-        else:
-            item.update(version=uuid.uuid4().bytes, size=len(value), chunks=math.ceil(len(value) / _VALUE_LIMIT))
-            chunks = [{'id': chunk_id, 'result': value[number * _VALUE_LIMIT:(number + 1) * _VALUE_LIMIT], **ttl}
-                      for number, chunk_id in enumerate(_chunk_ids(item))]
-            self.table.write_many(puts=chunks)
+        item, chunks = _items_of(id, value, status, expiry(lifetime))
+        self.table.write_many(puts=chunks)
 
         condition, seen = (self.REPLACEABLE if keep else None), None
         for _ in range(100):  # each was refused for what another writer did since the one before
@@ -1102,7 +1104,7 @@ class Values:
                 self._delete_chunks(old)
                 return
             live: Item = old if old and not _is_expired(old) else {'status': None}  # gone meanwhile: to be replaced
-            if live.get('status', keep) == keep and ('status' in live or status_of(live.get('result', b'')) == keep):
+            if (live['status'] if 'status' in live else status_of(live.get('result', b''))) == keep:
                 self._delete_chunks(item)
                 return
             timestamp = live.get('timestamp')
