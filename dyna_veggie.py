@@ -1931,7 +1931,7 @@ def _every(times: int, call: Callable[[], Any] | None) -> Callable[[], Any] | No
 # each of their results, and give it no sign that more will come.  The stack does.
 
 class _Bulk:
-    """What one such call has asked and is about to ask: state of a thread."""
+    """What one such call has asked and is about to ask."""
 
     def __init__(self, call: FrameType) -> None:
         self.frame_id = id(call)
@@ -1956,6 +1956,14 @@ def bulk_call(frame: FrameType | None) -> FrameType | None:
             outermost = frame
         frame = frame.f_back
     return outermost
+
+
+class _Local(threading.local):
+    """What a backend knows of one thread: with result_backend_thread_safe, threads share the backend."""
+
+    stored: str | None = None  # the task whose result was stored last
+    reading: _Bulk | None = None
+    forgetting: _Bulk | None = None
 
 
 class DynamoDBBackend(AsyncBackendMixin, BaseKeyValueStoreBackend):
@@ -1987,7 +1995,7 @@ class DynamoDBBackend(AsyncBackendMixin, BaseKeyValueStoreBackend):
         self._chord_lifetime = self._lifetime(conf.get('result_chord_expires'), self.expires)
         self._opened_chords: LRUCache = LRUCache(limit=1000)  # a header that is sent half way is never sized
         self._chunked: LRUCache = LRUCache(limit=1000)  # ids of the chunks of large values that were read
-        self._local = threading.local()  # with result_backend_thread_safe, threads share the backend
+        self._local = _Local()
         self.result_consumer = ResultConsumer(
             self, self.app, self.accept, self._pending_results, self._pending_messages)
 
@@ -2114,9 +2122,8 @@ class DynamoDBBackend(AsyncBackendMixin, BaseKeyValueStoreBackend):
 
     def get_task_meta(self, task_id: str, cache: bool = True) -> dict[str, Any]:
         """The meta of a task; where a ResultSet asks for those of many, they are read together."""
-        bulk = self._bulk(bulk_call(sys._getframe(1)), task_id)
-        meta = bulk.metas.pop(task_id, None) if bulk and not self.is_cached(task_id) else None
-        return super().get_task_meta(task_id, cache) if meta is None else meta
+        meta = self._read_ahead(bulk_call(sys._getframe(1)), task_id)
+        return super().get_task_meta(task_id, cache) if meta is None or self.is_cached(task_id) else meta
 
     def _get_task_meta_for(self, task_id: str) -> dict[str, Any]:
         return self._metas([task_id])[task_id]
@@ -2126,14 +2133,14 @@ class DynamoDBBackend(AsyncBackendMixin, BaseKeyValueStoreBackend):
         seen = self.look(task_ids)
         return {id: seen[id].value if id in seen else {'status': states.PENDING, 'result': None} for id in task_ids}
 
-    def _bulk(self, call: FrameType | None, task_id: str) -> _Bulk | None:
-        """What was read ahead for a call that asks for one result after the other."""
-        bulk: _Bulk | None = getattr(self._local, 'bulk', None)
+    def _read_ahead(self, call: FrameType | None, task_id: str) -> dict[str, Any] | None:
+        """The meta of a task, if it was read together with others, for a call that asks for one after the other."""
+        bulk = self._local.reading
         if call is None:
-            self._local.bulk = None
+            self._local.reading = None
             return None
         if bulk is None or not bulk.goes_on(call, task_id):
-            bulk = self._local.bulk = _Bulk(call)
+            bulk = self._local.reading = _Bulk(call)
         if task_id not in bulk.metas:
             # not ahead of the first: ready() ends at the first that is not
             if bulk.size > 1:
@@ -2145,7 +2152,7 @@ class DynamoDBBackend(AsyncBackendMixin, BaseKeyValueStoreBackend):
             bulk.size = min(bulk.size * 8, _GET_BATCH)
         bulk.done.add(task_id)
         bulk.asked = time.monotonic()
-        return bulk
+        return bulk.metas.pop(task_id, None)
 
     def forget(self, task_id: str) -> None:
         """Deletes the result of a task; those of a ResultSet together, when it forgets them all."""
@@ -2154,7 +2161,7 @@ class DynamoDBBackend(AsyncBackendMixin, BaseKeyValueStoreBackend):
         if call is None or call.f_code.co_name != 'forget':
             super().forget(task_id)
             return
-        bulk: _Bulk | None = getattr(self._local, 'forgetting', None)
+        bulk = self._local.forgetting
         if bulk is None or not bulk.goes_on(call, task_id) or not bulk.forgotten[task_id]:
             bulk = self._local.forgetting = _Bulk(call)
             bulk.forgotten.update(result.id for result in with_parents(call.f_locals['self']))
@@ -2225,9 +2232,8 @@ class DynamoDBBackend(AsyncBackendMixin, BaseKeyValueStoreBackend):
 
     def wait_for_pending(self, result: AsyncResult, callback: Any = None, propagate: bool = True, **kwargs: Any) -> Any:
         """Waits for a result and returns it.  Raises celery.exceptions.TimeoutError, and what the task raised."""
-        bulk = self._bulk(bulk_call(sys._getframe(1)), result.id)
-        if bulk:
-            result._maybe_set_cache(bulk.metas.pop(result.id, None))  # join() asks for one result after the other
+        # join() asks for one result after the other
+        result._maybe_set_cache(self._read_ahead(bulk_call(sys._getframe(1)), result.id))
         return super().wait_for_pending(result, callback=callback, propagate=propagate, **kwargs)
 
     def iter_native(self, result: ResultSet, no_ack: bool = True, **kwargs: Any) -> Iterator[tuple[str, Any]]:
@@ -2306,7 +2312,7 @@ class DynamoDBBackend(AsyncBackendMixin, BaseKeyValueStoreBackend):
         if not group_id or not task_id:
             return
         part = Part(request.group_index or 0, task_id)
-        if getattr(self._local, 'stored', None) != task_id:
+        if self._local.stored != task_id:
             # its result was ignored, yet the body wants it
             self._put(self._stash_key(group_id, part), self.encode(
                 {'task_id': task_id, 'status': state, 'result': self.encode_result(result, state)}), state, self._chord_lifetime)
