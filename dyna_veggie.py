@@ -374,6 +374,16 @@ def mask_secret(url: str) -> str:
     return parts.geturl()
 
 
+def unmask_secret(url: str | None, configured: Any) -> str | None:
+    """The URL of a pickled backend, whose secret key is masked, with the key of the configured URL if that is the same."""
+    if url and isinstance(configured, str):
+        scheme, separator, rest = configured.partition('://')
+        own = scheme.rpartition('+')[2] + separator + rest
+        if own != url and mask_secret(own) == url:
+            return own
+    return url
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Attributes
 # ---------------------------------------------------------------------------------------------------------------------
@@ -425,17 +435,16 @@ def expressions(values: Mapping[str, Any], **texts: str | None) -> dict[str, Any
 
     Every attribute is written ``#name``, since many of ours are reserved words, and every value ``:name``.
     """
-    given = {name: text for name, text in texts.items() if text}
-    used = ' '.join(given.values())
-    names = {f'#{name}': name for name in re.findall(r'#(\w+)', used)}
-    needed = {f':{name}': marshal(values[name]) for name in re.findall(r':(\w+)', used)}
-    params: dict[str, Any] = dict(given)
-    if names:
-        params['ExpressionAttributeNames'] = names
-    if needed:
-        params['ExpressionAttributeValues'] = needed
+    params: dict[str, Any] = {name: text for name, text in texts.items() if text}
+    used = ' '.join(params.values())
     if 'ConditionExpression' in params:
         params['ReturnValuesOnConditionCheckFailure'] = 'ALL_OLD'
+    names = {f'#{name}': name for name in re.findall(r'#(\w+)', used)}
+    if names:
+        params['ExpressionAttributeNames'] = names
+    needed = {f':{name}': marshal(values[name]) for name in re.findall(r':(\w+)', used)}
+    if needed:
+        params['ExpressionAttributeValues'] = needed
     return params
 
 
@@ -889,7 +898,7 @@ class Table:
                     return missing
         raise misconfigured(f'table={self.name!r} was not usable {_BOOTSTRAP.timeout:g} s after its creation')
 
-    def _control(self, method: str, params: Mapping[str, Any], allowed: tuple[str, ...] = ()) -> Any:
+    def _control(self, method: str, params: Mapping[str, Any], allowed: tuple[str, ...]) -> Any:
         """A control-plane request; None where it fails with an allowed code."""
         try:
             return self._send(method, params)
@@ -914,11 +923,10 @@ class Table:
     def _enable_ttl(self) -> None:
         """Turns on time to live.  A failure is logged, no more: reads hide what has expired all the same."""
         try:
-            answer = self._control(
-                'describe_time_to_live', {'TableName': self.name}, allowed=('ResourceNotFoundException',))
+            answer = self._control('describe_time_to_live', {'TableName': self.name}, allowed=('ResourceNotFoundException',))
             found = answer['TimeToLiveDescription'] if answer else {}
             if found.get('TimeToLiveStatus') in ('DISABLED', 'DISABLING'):
-                self._control('update_time_to_live', {
+                self._send('update_time_to_live', {
                     'TableName': self.name, 'TimeToLiveSpecification': {'Enabled': True, 'AttributeName': 'ttl'}})
                 logger.info('DynamoDB table %s: time to live enabled', self.name)
             elif found and found.get('AttributeName') != 'ttl':
@@ -1731,16 +1739,6 @@ class _Opened(NamedTuple):
 
     parts: int | None
     single: bool
-
-
-def unmask_secret(url: str | None, configured: Any) -> str | None:
-    """The URL of a pickled backend, whose secret key is masked, with the key of the configured URL if that is the same."""
-    if url and isinstance(configured, str):
-        scheme, separator, rest = configured.partition('://')
-        own = scheme.rpartition('+')[2] + separator + rest
-        if own != url and mask_secret(own) == url:
-            return own
-    return url
 
 
 def leaf_results(result: ResultBase) -> Iterator[AsyncResult]:
