@@ -337,8 +337,8 @@ def _parse_settings(settings: Any) -> dict[str, Any]:
 def parse_options(url: str | None, settings: Any, table: str | None = None) -> Options:
     """The options from a URL and from Celery's settings (``app.conf``).
 
-    The URL's query wins over ``result_backend_transport_options``, these over Celery's other settings, and
-    all of them over the URL's host.  Raises ImproperlyConfigured, which never shows a key.
+    table: its name, where the URL has none.  The URL's query wins over ``result_backend_transport_options``, these over
+    Celery's other settings, and all of them over the URL's host.  Raises ImproperlyConfigured, which never shows a key.
     """
     parts = _split_url(url or 'dynamodb://')
     query = parse_qsl(parts.query, keep_blank_values=True)
@@ -503,6 +503,7 @@ def error_code(exc: BaseException) -> str:
 
 
 def is_throttled(exc: BaseException) -> bool:
+    """Whether DynamoDB wants fewer requests."""
     return error_code(exc) in _THROTTLED
 
 
@@ -686,9 +687,10 @@ class Table:
                     self._client = connect(self.options)
         return self._client
 
-    # --- items ---------------------------------------------------------------
+    # --- items -------------------------------------------------------------------------------------------------------
 
     def get(self, id: str, *, consistent: bool = True, deadline: float = math.inf) -> Item | None:
+        """An item, or None.  Where it need not be consistent, it can be a second old, and costs half."""
         answer = self._request('get_item', deadline, TableName=self.name, Key=marshal_item({'id': id}),
                                ConsistentRead=consistent)
         return unmarshal_item(answer['Item']) if 'Item' in answer else None
@@ -745,7 +747,7 @@ class Table:
 
         self._in_batches(requests, _WRITE_BATCH, send)
 
-    # --- requests --------------------------------------------------------------------------------
+    # --- requests ----------------------------------------------------------------------------------------------------
 
     def _refused(self, exc: ClientError, id: str) -> Update:
         if error_code(exc) != 'ConditionalCheckFailedException':
@@ -860,7 +862,7 @@ class Table:
         if since is not None and time.monotonic() - since > 1:
             logger.warning('DynamoDB table %s: requests succeed again, after %.0f s', self.name, time.monotonic() - since)
 
-    # --- bootstrap ------------------------------------------------------------------------------------
+    # --- bootstrap ---------------------------------------------------------------------------------------------------
 
     def creation(self) -> dict[str, Any]:
         """The CreateTable request."""
@@ -936,7 +938,7 @@ class Table:
             if 'already enabled' not in str(exc):  # by another process, since it was asked
                 logger.error('DynamoDB table %s: time to live was not enabled, expired results stay: %s', self.name, exc)
 
-    # --- for an operator --------------------------------------------------------------------------------
+    # --- for an operator ---------------------------------------------------------------------------------------------
 
     def reach(self) -> str:
         """The table's name, if it answers, be it that the action is denied: others may be allowed."""
@@ -1125,6 +1127,7 @@ class Values:
         raise UnreadableValue(f'DynamoDB table {self.table.name}, item {id}: it can neither be kept nor be replaced')
 
     def get(self, id: str, *, consistent: bool = True, deadline: float = math.inf) -> Stored | None:
+        """A value; None where there is none, or it has expired."""
         item = self.table.get(id, consistent=consistent, deadline=deadline)
         return self._read({id: item}, deadline).get(id) if item else None
 
@@ -1174,6 +1177,7 @@ class Values:
         return value if len(value) == item['size'] else None
 
     def delete(self, id: str) -> None:
+        """Deletes a value with its chunks."""
         self._delete_chunks(self.table.delete(id))
 
     def delete_many(self, ids: Iterable[str], *, with_chunks: bool = False) -> None:
@@ -1246,6 +1250,7 @@ def member_of(part: Part) -> bytes:
 
 
 def part_of(member: bytes) -> Part:
+    """The part that member_of() made this of."""
     number, task_id = int.from_bytes(member[:4], 'big'), member[4:]
     if number & _TEXT_ID:
         return Part(number ^ _TEXT_ID, task_id.decode())
@@ -1371,7 +1376,7 @@ class ChordCounter:
         return {Position(level, number): {'expected': last, 'root': nodes == 1} if number == nodes - 1 else {}
                 for level, nodes, last in levels for number in range(nodes)}
 
-    # --- before the parts return -----------------------------------------------------------
+    # --- before the parts return -------------------------------------------------------------------------------------
 
     def open(self, parts: int) -> None:
         """Writes all nodes for a header of known length, in batches.  Resets those of an earlier run."""
@@ -1405,7 +1410,7 @@ class ChordCounter:
         applied, item = self.table.update(self._id(position), text, {**values, **ttl}, condition=condition)
         return applied, self._node(position, item or {})
 
-    # --- when a part returns -----------------------------------------------------------------------
+    # --- when a part returns -----------------------------------------------------------------------------------------
 
     def count(self, part: Part) -> Claim | None:
         """Counts a part that returned.  Returns a claim if this delivery is to join the chord.
@@ -1468,7 +1473,7 @@ class ChordCounter:
         before = (len(leaves) - 1) * _LEAF_CAPACITY + sum(len(leaf.get('added', ())) for leaf in leaves)
         return Progress(sum(leaf.get('count', 0) for leaf in leaves), None if last is None else before + last, 'closed' in leaves[0])
 
-    # --- while joining ------------------------------------------------------------------------------------
+    # --- while joining -----------------------------------------------------------------------------------------------
 
     def collect(self, root: Node) -> tuple[list[Part], int]:
         """All parts that were counted, in the header's order, and how many the header had when it was sent.
@@ -1556,6 +1561,7 @@ class Wait:
         self.size, self.idle_polls, self.due = _GET_BATCH, 0, 0.0
 
     def window(self) -> list[str]:
+        """The ids to look at next; they are not offered again until take() was told."""
         return [self.turns.popleft() for _ in range(min(self.size, len(self.turns)))]
 
     def take(self, window: list[str], seen: Mapping[str, Seen]) -> bool:
@@ -1725,7 +1731,7 @@ if hasattr(os, 'register_at_fork'):
 # ---------------------------------------------------------------------------------------------------------------------
 
 class ResultTooLarge(BackendStoreError, EncodeError):
-    """A result above ``max_result_size``.  An EncodeError, for which Celery's worker fails the task."""
+    """A result of more bytes than ``max_result_size``.  An EncodeError, for which Celery's worker fails the task."""
 
     __repr__ = Exception.__repr__  # BackendStoreError's ends in the state and id of a task, which are not known here
 
@@ -1923,7 +1929,7 @@ def _every(times: int, call: Callable[[], Any] | None) -> Callable[[], Any] | No
     return lambda: None if next(count) % times else call()
 
 
-# --- what ResultSet asks one by one ------------------------------------------------------------------------------
+# --- what ResultSet asks one by one ----------------------------------------------------------------------------------
 #
 # ResultSet.ready(), .forget(), .join() and their like, and AsyncResult.get() for its parents, call the backend once for
 # each of their results, and give it no sign that more will come.  The stack does.
@@ -1969,6 +1975,10 @@ class DynamoDBBackend(AsyncBackendMixin, BaseKeyValueStoreBackend):
 
     url: ``dynamodb://access_key:secret_key@region:port/table?option=value``; see Options.  table_name: the table, where
     the URL has none.  Raises ImproperlyConfigured for an option that is unknown or malformed.
+
+    Methods try again for up to ``retry_timeout`` seconds, then raise botocore's ClientError or BotoCoreError; they raise
+    ImproperlyConfigured where somebody has to act (credentials, permissions, a table that is missing or has
+    another key), and ResultTooLarge for what they do not store.
     """
 
     supports_autoexpire = True
@@ -2019,7 +2029,7 @@ class DynamoDBBackend(AsyncBackendMixin, BaseKeyValueStoreBackend):
     def values(self) -> Values:
         return Values(shared_table(self.options))
 
-    # --- keys and values -----------------------------------------------------------------------------------------
+    # --- keys and values ---------------------------------------------------------------------------------------------
 
     def _id(self, key: Any) -> str:
         # Celery's own backend stores str(key), and its keys are bytes
@@ -2062,7 +2072,7 @@ class DynamoDBBackend(AsyncBackendMixin, BaseKeyValueStoreBackend):
     def incr(self, key: Any) -> int:
         return self.values.increment(self._id(key))
 
-    # --- results ------------------------------------------------------------------------------------------
+    # --- results -----------------------------------------------------------------------------------------------------
 
     def _state_lifetime(self, state: str, chord: Any = None) -> int | None:
         lifetime = self.failure_expires if state == states.FAILURE else self.expires
@@ -2089,7 +2099,10 @@ class DynamoDBBackend(AsyncBackendMixin, BaseKeyValueStoreBackend):
         return result
 
     def look(self, ids: Iterable[str], *, deadline: float = math.inf, exact: bool = True) -> dict[str, Seen]:
-        """The metas that are stored for tasks, by task id.  Raises TimeoutError once the deadline has passed."""
+        """The metas that are stored for tasks, by task id.  Raises TimeoutError once the deadline has passed.
+
+        deadline: of ``time.monotonic``.  exact: strongly consistent, at twice the cost.
+        """
         keys = {task_id: self._id(self.get_key_for_task(task_id)) for task_id in ids}
         try:
             found = self.values.get_many(keys.values(), consistent=exact, deadline=deadline)
@@ -2186,7 +2199,7 @@ class DynamoDBBackend(AsyncBackendMixin, BaseKeyValueStoreBackend):
                 return meta
         return None
 
-    # --- waiting ----------------------------------------------------------------------------------------------
+    # --- waiting -----------------------------------------------------------------------------------------------------
 
     def get_many(self, task_ids: Iterable[str], timeout: float | None = None, interval: float | None = 0.5,
                  no_ack: bool = True, on_message: Any = None, on_interval: Any = None,
@@ -2257,7 +2270,7 @@ class DynamoDBBackend(AsyncBackendMixin, BaseKeyValueStoreBackend):
                 if not missing[number]:
                     yield outcome(number)
 
-    # --- chords -----------------------------------------------------------------------------------------------------
+    # --- chords ------------------------------------------------------------------------------------------------------
 
     def _counter(self, group_id: str, single: bool) -> ChordCounter:
         key = self._id(self.get_key_for_chord(group_id))
