@@ -940,6 +940,10 @@ class Table:
 
     # --- for an operator ---------------------------------------------------------------------------------------------
 
+    def as_it_is(self) -> Table:
+        """This table, as one that is not created, and is given up on soon."""
+        return Table(dataclasses.replace(self.options, create_table=False, ttl_seconds=None, retry_timeout=5.0))
+
     def reach(self) -> str:
         """The table's name, if it answers, be it that the action is denied: others may be allowed."""
         try:
@@ -999,16 +1003,20 @@ WORKER_ACTIONS: dict[str, Callable[[Table, Item], Any]] = {
 }
 
 
-def needed_actions(options: Options, bootstrap: bool) -> list[str]:
-    """The IAM actions of a worker; bootstrap: of one that creates the table, too."""
+def least_policy(table: Table, bootstrap: bool) -> dict[str, Any]:
+    """The IAM policy of a worker; bootstrap: of one that creates the table, too."""
     actions = [*WORKER_ACTIONS]
     if bootstrap:
         actions += ['CreateTable', 'DescribeTable']
-    if bootstrap or (options.ttl_seconds or 0) > 0:
+    if bootstrap or (table.options.ttl_seconds or 0) > 0:
         actions += ['DescribeTimeToLive', 'UpdateTimeToLive']
-    if bootstrap and options.tags:
+    if bootstrap and table.options.tags:
         actions += ['TagResource']
-    return actions
+    region = table.client.meta.region_name
+    partition = open_session(table.options).get_partition_for_region(region)
+    return {'Version': '2012-10-17', 'Statement': [{
+        'Effect': 'Allow', 'Action': [f'dynamodb:{action}' for action in actions],
+        'Resource': f'arn:{partition}:dynamodb:{region}:*:table/{table.name}'}]}
 
 
 _tables: dict[Options, Table] = {}
@@ -2475,17 +2483,12 @@ def _command(run: Callable[..., _Answer]) -> click.Command:
     return command
 
 
-def _table_as_it_is(backend: DynamoDBBackend) -> Table:
-    """The table, which is not created, and is given up on soon."""
-    return Table(dataclasses.replace(backend.options, create_table=False, ttl_seconds=None, retry_timeout=5.0))
-
-
 @_command
 def _check(backend: DynamoDBBackend) -> _Answer:
     """Checks credentials, table and permissions; exit code 1 if a worker would fail.
 
     Writes and deletes an item of its own."""
-    table = _table_as_it_is(backend)
+    table = backend.values.table.as_it_is()
     source = credentials_source(backend.options, open_session(backend.options))
     rows: list[dict[str, Any]] = [{'name': 'credentials', 'ok': source is not None, 'found': source or 'none were found'}]
 
@@ -2528,11 +2531,7 @@ def _create_table(backend: DynamoDBBackend) -> _Answer:
 @click.option('--bootstrap', is_flag=True, help='Also to create the table.')
 def _policy(backend: DynamoDBBackend, bootstrap: bool) -> _Answer:
     """Prints the least IAM policy for workers and clients."""
-    options, region = backend.options, backend.values.table.client.meta.region_name
-    partition = open_session(options).get_partition_for_region(region)
-    policy = {'Version': '2012-10-17', 'Statement': [{
-        'Effect': 'Allow', 'Action': [f'dynamodb:{action}' for action in needed_actions(options, bootstrap)],
-        'Resource': f'arn:{partition}:dynamodb:{region}:*:table/{options.table}'}]}
+    policy = least_policy(backend.values.table, bootstrap)
     return policy, [json.dumps(policy, indent=2)]
 
 
@@ -2540,7 +2539,7 @@ def _policy(backend: DynamoDBBackend, bootstrap: bool) -> _Answer:
 @click.argument('id')
 def _show(backend: DynamoDBBackend, id: str) -> _Answer:
     """Shows a task, a saved group, or by its group's id a chord that is running."""
-    table = _table_as_it_is(backend)
+    table = backend.values.table.as_it_is()
     shown: dict[str, Any] = {'id': id}
     item = table.get(backend._id(backend.get_key_for_task(id)))
     seen = backend.look([id]).get(id)
@@ -2568,7 +2567,7 @@ def _moment(seconds: float | None) -> str | None:
 @click.option('--dry-run', is_flag=True, help='Only count.')
 def _purge(backend: DynamoDBBackend, dry_run: bool) -> _Answer:
     """Deletes expired items, for tables where time to live is off.  Reads the whole table."""
-    table = _table_as_it_is(backend)
+    table = backend.values.table.as_it_is()
     expired = 0
     terminal = sys.stderr if sys.stderr.isatty() else io.StringIO()  # into a file click would write the label alone
     with click.progressbar(length=table.describe()['items'], label=table.name, file=terminal) as bar:
@@ -2577,8 +2576,7 @@ def _purge(backend: DynamoDBBackend, dry_run: bool) -> _Answer:
             expired += len(ids)
             if not dry_run:
                 table.delete_expired(ids)
-    return {'expired': expired, 'deleted': 0 if dry_run else expired}, [
-        f'{expired:,} expired items {"found" if dry_run else "deleted"}']
+    return {'expired': expired, 'deleted': 0 if dry_run else expired}, [f'{expired:,} expired items {"found" if dry_run else "deleted"}']
 
 
 if __name__ == '__main__':
