@@ -180,9 +180,10 @@ class Options:
     endpoint_url: str | None = _option(
         None, _endpoint_url, 'endpoint to use in place of the one that the URL or the region names')
     profile: str | None = _option(None, _text, "profile of AWS's shared configuration files")
-    use_fips_endpoint: bool = _option(False, _boolean, 'use the FIPS endpoint of the region')
-    use_dualstack_endpoint: bool = _option(False, _boolean, 'use the endpoint of the region that also speaks IPv6')
-    max_pool_connections: int = _option(10, _positive, 'connections kept open, in each process')
+    use_fips_endpoint: bool | None = _option(None, _boolean, "use the FIPS endpoint of the region; default: as AWS's tools are configured")
+    use_dualstack_endpoint: bool | None = _option(
+        None, _boolean, "use the endpoint of the region that also speaks IPv6; default: as AWS's tools are configured")
+    max_pool_connections: int = _option(10, _positive, 'connections kept open, in each process: at least as many as a worker has threads')
     connect_timeout: float = _option(5.0, _above_zero, 'seconds to wait for a connection')
     read_timeout: float = _option(10.0, _above_zero, 'seconds to wait for an answer')
 
@@ -207,7 +208,7 @@ class Options:
     max_result_size: int = _option(16 * 2**20, _positive, 'largest result, in bytes as it is stored')
     celery_keys: bool = _option(
         False, _boolean, "write ids in the form of Celery's own DynamoDB backend, to share its table while you migrate")
-    global_keyprefix: str | None = _option(None, _text, 'prefix of every id, as on other backends (transport options only)')
+    global_keyprefix: str | None = _option(None, str, 'prefix of every id, as on other backends (transport options only)')
 
     # patience
     retry_if_throttled: bool = _option(True, _boolean, 'try again when DynamoDB throttles; otherwise raise at once')
@@ -256,6 +257,8 @@ def _parse_named(given: Mapping[str, Any]) -> dict[str, Any]:
     """The values of options that were given by name.  Raises ImproperlyConfigured."""
     values: dict[str, Any] = {}
     for name, raw in given.items():
+        if raw is None:
+            continue  # as if it were left out
         option = _SYNONYMS.get(name, name)
         if option not in _PARSERS:
             near = difflib.get_close_matches(name, [*_PARSERS, *_SYNONYMS], n=1, cutoff=0.75)
@@ -375,11 +378,11 @@ def mask_secret(url: str) -> str:
 
 
 def unmask_secret(url: str | None, configured: Any) -> str | None:
-    """The URL of a pickled backend, whose secret key is masked, with the key of the configured URL if that is the same."""
-    if url and isinstance(configured, str):
+    """The URL of a pickled backend, whose secret key is masked, with the keys of the configured URL if that is the same place."""
+    if url and isinstance(configured, str) and f':{_MASK}@' in url:
         scheme, separator, rest = configured.partition('://')
         own = scheme.rpartition('+')[2] + separator + rest
-        if own != url and mask_secret(own) == url:
+        if own.rpartition('@')[2] == url.rpartition('@')[2]:
             return own
     return url
 
@@ -517,6 +520,13 @@ def is_transient(exc: BaseException) -> bool:
     return isinstance(exc, (BotoConnectionError, HTTPClientError, ResponseParserError, CredentialRetrievalError))
 
 
+def interruption(exc: BaseException) -> Exception | None:
+    """What a signal handler raised during a request, such as Celery's soft time limit: botocore wraps it like an error of the network."""
+    inner = exc.kwargs.get('error') if isinstance(exc, HTTPClientError) else None
+    network = isinstance(inner, OSError) or type(inner).__module__.partition('.')[0] in ('urllib3', 'http', 'botocore')
+    return inner if isinstance(inner, Exception) and not network else None
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Table
 # ---------------------------------------------------------------------------------------------------------------------
@@ -525,6 +535,7 @@ def is_transient(exc: BaseException) -> bool:
 _GET_BATCH = 100
 _WRITE_BATCH = 25
 _QUIET = 60.0  # seconds between two warnings that requests fail
+_FULL_ANSWER = 8 * 2**20  # bytes of an answer that left out what was too much for it: the limit is 16 MB
 _OVERLAPPED = 8  # batches of one call that are under way at once
 # of the 400 KB of an item: an id takes up to 2048 bytes, and the names and values of the other attributes some 100
 _VALUE_LIMIT = 400_000
@@ -536,10 +547,11 @@ _KEY_ATTRIBUTES = [{'AttributeName': 'id', 'AttributeType': 'S'}]
 _KEY = 'id (S, HASH)'
 
 
+_DENIED = ('AccessDeniedException', 'AccessDenied')
 # what to do about errors that last until somebody does something
 _REMEDIES = {
     'NoCredentials': "there are no credentials: put keys into the URL, or into one of the places where AWS's tools look for them",
-    **dict.fromkeys(('AccessDeniedException', 'AccessDenied'), 'the IAM action dynamodb:{action} is needed, and denied'),
+    **dict.fromkeys(_DENIED, 'the IAM action {action} is needed, and denied'),
     **dict.fromkeys(('UnrecognizedClientException', 'InvalidClientTokenId', 'MissingAuthenticationTokenException'),
                     'AWS does not know these credentials there: check the access key, and that the region is one of its account'),
     **dict.fromkeys(('InvalidSignatureException', 'SignatureDoesNotMatch', 'IncompleteSignatureException'),
@@ -562,7 +574,7 @@ class MissingTable(ImproperlyConfigured):
     """The table does not exist and must not be created."""
 
 
-FAILURES = (ClientError, BotoCoreError, ImproperlyConfigured)  # what a request raises when it is given up
+FAILURES = (ClientError, BotoCoreError, ResponseParserError, ImproperlyConfigured)  # what a request raises when it is given up
 
 
 class UnreadableValue(Exception):
@@ -571,7 +583,7 @@ class UnreadableValue(Exception):
 
 def expiry(lifetime: float | None) -> Item:
     """What an item holds to expire in so many seconds; nothing where it never does."""
-    return {'ttl': int(time.time() + lifetime)} if lifetime else {}
+    return {'ttl': math.ceil(time.time() + lifetime)} if lifetime else {}
 
 
 def _popped(queue: deque[Any]) -> Iterator[Any]:
@@ -616,7 +628,7 @@ def credentials_source(options: Options, session: Any) -> str | None:
 
 
 # as a header, in JSON, in XML, or as Python shows any of these
-_CREDENTIAL = re.compile(r'''(?i)(token|secret-?access-?key)(["']?\s*[:>]\s*(?:b?["'])?)[^\s"'<>,;}\\]+''')
+_CREDENTIAL = re.compile(r'''(?i)(token|secret-?access-?key|client-?secret)(["']?\s*[:>]\s*(?:b?["'])?)[^\s"'<>,;}\\]+''')
 
 
 def _hide_credentials(record: logging.LogRecord) -> bool:
@@ -640,8 +652,7 @@ def connect(options: Options) -> Any:
             retries={'total_max_attempts': 1, 'mode': 'standard'},  # the retries are ours
             max_pool_connections=options.max_pool_connections,
             connect_timeout=options.connect_timeout, read_timeout=options.read_timeout,
-            use_fips_endpoint=options.use_fips_endpoint or None,
-            use_dualstack_endpoint=options.use_dualstack_endpoint or None,
+            use_fips_endpoint=options.use_fips_endpoint, use_dualstack_endpoint=options.use_dualstack_endpoint,
             tcp_keepalive=True,
             # botocore validates what we marshal ourselves, and builds its default user agent anew for each request
             parameter_validation=False, user_agent=f'Botocore/{botocore.__version__} dyna-veggie/{__version__}'))
@@ -656,7 +667,10 @@ def _parse_answer(response_dict: dict[str, Any], customized_response_dict: dict[
     # botocore walks over every attribute of an answer with its model of the service, which takes longer than all else
     # that it does for a batch.  Versions before 1.36 do not ask; then unmarshal() gets what botocore made of it.
     if response_dict['status_code'] == 200:
-        customized_response_dict.update(json.loads(response_dict['body']))
+        try:
+            customized_response_dict.update(json.loads(response_dict['body']))
+        except ValueError as exc:
+            raise ResponseParserError(f'an answer that is not JSON: {exc}') from exc
         response_dict['body'] = b'{}'
 
 
@@ -700,11 +714,15 @@ class Table:
         found: dict[str, Item] = {}
 
         def send(page: list[str]) -> list[str]:
-            keys = {'Keys': [marshal_item({'id': id}) for id in page], 'ConsistentRead': consistent}
-            answer = self._request('batch_get_item', deadline, RequestItems={self.name: keys})
-            for attributes in answer['Responses'].get(self.name, ()):
-                found[attributes['id']['S']] = unmarshal_item(attributes)
-            return [key['id']['S'] for key in answer.get('UnprocessedKeys', {}).get(self.name, {}).get('Keys', ())]
+            while True:
+                keys = {'Keys': [marshal_item({'id': id}) for id in page], 'ConsistentRead': consistent}
+                answer = self._request('batch_get_item', deadline, RequestItems={self.name: keys})
+                for attributes in answer['Responses'].get(self.name, ()):
+                    found[attributes['id']['S']] = unmarshal_item(attributes)
+                page = [key['id']['S'] for key in answer.get('UnprocessedKeys', {}).get(self.name, {}).get('Keys', ())]
+                if int(answer['ResponseMetadata']['HTTPHeaders'].get('content-length', 0)) < _FULL_ANSWER or not page:
+                    return page
+                # as much as an answer holds, not throttled: the rest is asked for at once
 
         self._in_batches(dict.fromkeys(ids), _GET_BATCH, send, deadline)
         return found
@@ -815,34 +833,47 @@ class Table:
               missing_is_transient: bool = False) -> Any:
         error: Exception | None = None
         for _ in self.backoff.tries(deadline):
-            client = self.client
+            client = None
             try:
+                client = self.client
                 answer = getattr(client, method)(**params)
                 self._log_recovery()
                 return answer
-            except (ClientError, BotoCoreError) as exc:
+            except (ClientError, BotoCoreError, ResponseParserError) as exc:
                 error = exc
+            except RuntimeError as exc:  # of credentials that were renewed too late: botocore has no class for it
+                if 'still expired' not in str(exc):
+                    raise
+                error = CredentialRetrievalError(provider='refreshable', error_msg=str(exc))
+            interrupted = interruption(error)
+            if interrupted:
+                raise interrupted from None
+            if self._remedy(error) not in (None, _REMEDIES[_DENIED[0]]) and self._client is client:
+                self._client = None  # the next one asks anew where credentials come from
             missing = missing_is_transient and error_code(error) == 'ResourceNotFoundException'
             if not (missing or is_transient(error)) or (is_throttled(error) and not self.options.retry_if_throttled):
                 break
-            if error_code(error) in _EXPIRED and self._client is client:
-                self._client = None  # the next one asks anew where credentials come from
             self._log_failure(method, error)
         assert error is not None
         raise self._explained(error)
 
+    @staticmethod
+    def _remedy(error: Exception) -> str | None:
+        return _REMEDIES.get('NoCredentials' if isinstance(error, NoCredentialsError) else error_code(error))
+
     def _explained(self, error: Exception) -> Exception:
         """The error; in place of one that only a person can mend, one that says what there is to do."""
-        code = 'NoCredentials' if isinstance(error, NoCredentialsError) else error_code(error)
-        if code not in _REMEDIES:
+        remedy, action = self._remedy(error), getattr(error, 'operation_name', '')
+        if remedy is None:
             return error
-        action = error.operation_name if isinstance(error, ClientError) else ''
-        remedy = _REMEDIES[code].format(action=action)
+        # those of STS are named as they are
+        service = 'dynamodb:' if self._client and action in self._client.meta.service_model.operation_names else ''
+        remedy = remedy.format(action=service + action)
         if action in ('CreateTable', 'DescribeTable'):
             remedy += '; or create the table, with the string hash key "id" and time to live on "ttl", with the rights of an operator'
         # AWS explains a wrong signature with the whole request, and so with the session token
         said = str(error).partition('\n')[0]
-        kind = DeniedAction if code.startswith('AccessDenied') else ImproperlyConfigured
+        kind = DeniedAction if error_code(error) in _DENIED else ImproperlyConfigured
         return misconfigured(
             f'table={self.name!r} in region {self.options.region or "of the configuration"}: {remedy} ({said})', kind)
 
@@ -883,8 +914,8 @@ class Table:
         """Creates the table where it is missing, and turns on time to live.  Returns whether it was missing."""
         if not self.options.create_table:
             raise misconfigured(
-                f'table={self.name!r} does not exist in {self.client.meta.region_name} and create_table=false: '
-                'create it with the command create-table, or allow create_table', MissingTable)
+                f'table={self.name!r} does not exist in {self.client.meta.region_name}: '
+                'create it with the command create-table, or let a worker do it (create_table=true)', MissingTable)
         missing = False
         with self._lock:  # one thread of a process is enough
             for _ in _BOOTSTRAP.tries():
@@ -940,9 +971,9 @@ class Table:
 
     # --- for an operator ---------------------------------------------------------------------------------------------
 
-    def as_it_is(self) -> Table:
-        """This table, as one that is not created, and is given up on soon."""
-        return Table(dataclasses.replace(self.options, create_table=False, ttl_seconds=None, retry_timeout=5.0))
+    def as_it_is(self, retry_timeout: float) -> Table:
+        """This table, as one that is not created."""
+        return Table(dataclasses.replace(self.options, create_table=False, ttl_seconds=None, retry_timeout=retry_timeout))
 
     def reach(self) -> str:
         """The table's name, if it answers, be it that the action is denied: others may be allowed."""
@@ -1236,6 +1267,7 @@ class Values:
 _LEAF_CAPACITY = 40
 _NODE_CAPACITY = 200
 _CLOSED_TTL = 3600  # seconds; outlives the usual visibility time-outs of brokers
+_SINGLE_LIMIT = 15_000  # members of 20 bytes, and their item is limited to 400 KB
 _TEXT_ID = 1 << 31  # marks a member whose task id is not a UUID
 
 
@@ -1339,8 +1371,8 @@ class Progress(NamedTuple):
     closed: bool
 
 
-class MixedHeader(Exception):
-    """More parts came to a leaf than the header can have there."""
+class MiscountedChord(Exception):
+    """What was counted is not what the header has."""
 
 
 class ChordCounter:
@@ -1387,17 +1419,20 @@ class ChordCounter:
     # --- before the parts return -------------------------------------------------------------------------------------
 
     def open(self, parts: int) -> None:
-        """Writes all nodes for a header of known length, in batches.  Resets those of an earlier run."""
+        """Writes all nodes for a header of known length, in batches.  Resets those of an earlier run.  Raises ValueError."""
+        if self.single and parts > _SINGLE_LIMIT:
+            raise ValueError(f'the header of this chord has {parts:,} tasks, some in chains that end in groups, and such a header '
+                             f'can have {_SINGLE_LIMIT:,}: make it flat, or split it')
         self.table.write_many(puts=(
             {'id': self._id(position), **expiry(self.lifetime), **size} for position, size in self._nodes(parts).items()))
 
     def open_unsized(self) -> None:
-        """Prepares for a header whose length nobody knows yet: resets what an earlier run closed."""
+        """Prepares for a header whose length nobody knows yet: resets what an earlier run left."""
         first = Position(0, 0)
-        old = self.table.put({'id': self._id(first), **expiry(self.lifetime)}).item
-        if old and 'closed' in old:
-            self.table.write_many(deletes=(
-                self._id(position) for position in self._nodes(old['parts']) if position != first))
+        earlier = self.table.put({'id': self._id(first), **expiry(self.lifetime)}).item
+        leaves = 0 if earlier is None or self.single else max((leaf.number for leaf, _ in self._leaves()), default=0) + 1
+        self.table.write_many(deletes=(
+            self._id(position) for position in self._nodes(leaves * _LEAF_CAPACITY) if position != first))
 
     def resize(self, parts: int) -> None:
         """Says how many parts there are.  Must be called before the last one is sent."""
@@ -1423,7 +1458,7 @@ class ChordCounter:
     def count(self, part: Part) -> Claim | None:
         """Counts a part that returned.  Returns a claim if this delivery is to join the chord.
 
-        Sleeps while another delivery holds the lease of a join that is not done.  Raises MixedHeader.
+        Sleeps while another delivery holds the lease of a join that is not done.  Raises MiscountedChord.
         """
         position, member = self._leaf(part.group_index), member_of(part)
         while True:
@@ -1434,7 +1469,7 @@ class ChordCounter:
                 logger.debug('Chord node %s is closed, part %s came late', self._id(position), part.task_id)
                 return None
             if counted and node.is_one_over:
-                raise MixedHeader(
+                raise MiscountedChord(
                     f'{node.count} parts came to leaf {position.number} of the chord, which has room for '
                     f'{node.expected}: the header is a generator that mixes groups and tasks. Give it as a list.')
             if not node.is_full:
@@ -1468,36 +1503,47 @@ class ChordCounter:
 
     def progress(self) -> Progress | None:
         """How far the chord is; None where there is none."""
-        leaves: list[Item] = []
-        for start in itertools.count(0, _GET_BATCH):
-            ids = [self._id(Position(0, number)) for number in range(start, start + _GET_BATCH)]
-            found = self.table.get_many(ids)
-            leaves += [found[id] for id in ids if id in found]
-            if len(found) < _GET_BATCH:
-                break
+        leaves = list(self._leaves())
         if not leaves:
             return None
-        last = leaves[-1].get('expected')
-        before = (len(leaves) - 1) * _LEAF_CAPACITY + sum(len(leaf.get('added', ())) for leaf in leaves)
-        return Progress(sum(leaf.get('count', 0) for leaf in leaves), None if last is None else before + last, 'closed' in leaves[0])
+        last_position, last = leaves[-1]
+        expected = None
+        if 'expected' in last:
+            expected = last_position.number * _LEAF_CAPACITY + last['expected'] + sum(len(leaf.get('added', ())) for _, leaf in leaves)
+        return Progress(sum(leaf.get('count', 0) for _, leaf in leaves), expected, 'closed' in leaves[0][1])
+
+    def _leaves(self) -> Iterator[tuple[Position, Item]]:
+        """The leaves that there are, in order, until there is none among the next hundred: some can have expired."""
+        for start in itertools.count(0, _GET_BATCH):
+            positions = [Position(0, start + number) for number in range(_GET_BATCH)]
+            found = self.table.get_many(self._id(position) for position in positions)
+            yield from ((position, found[self._id(position)]) for position in positions if self._id(position) in found)
+            if not found:
+                return
 
     # --- while joining -----------------------------------------------------------------------------------------------
 
     def collect(self, root: Node) -> tuple[list[Part], int]:
         """All parts that were counted, in the header's order, and how many the header had when it was sent.
 
-        A part that was added follows the one that added it.
+        A part that was added follows the one that added it.  Raises MiscountedChord.
         """
         nodes = [root]
         while nodes[0].position.level:
             below = sorted(Position(node.position.level - 1, int.from_bytes(number, 'big'))
                            for node in nodes for number in node.members)
             items = self.table.get_many(self._id(position) for position in below)
-            nodes = [self._node(position, items.get(self._id(position), {})) for position in below]
+            if len(items) < len(below):
+                raise MiscountedChord(f'{len(below) - len(items)} of {len(below)} counters have expired or were deleted; '
+                                      'if the chord takes long, see result_chord_expires')
+            nodes = [self._node(position, items[self._id(position)]) for position in below]
         parts = sorted((part_of(member).group_index, member in node.added, part_of(member))
                        for node in nodes for member in node.members)
         last = nodes[-1]
-        return [part for _, _, part in parts], last.position.number * _LEAF_CAPACITY + int(last.expected)
+        size = last.position.number * _LEAF_CAPACITY + int(last.expected)
+        if len(parts) != size + sum(len(node.added) for node in nodes):
+            raise MiscountedChord(f'{len(parts)} parts were counted, and the header has {size}')
+        return [part for _, _, part in parts], size
 
     def renew(self, root: Node, publishing: bool = False) -> bool:
         """Extends the lease; False when the join is no longer ours, and nothing must be published."""
@@ -1510,7 +1556,7 @@ class ChordCounter:
     def close(self, parts: int) -> None:
         """Overwrites every node, so that late duplicates are refused; they expire soon."""
         self.table.write_many(puts=(
-            {'id': self._id(position), 'closed': True, 'parts': parts, **expiry(_CLOSED_TTL)} for position in self._nodes(parts)))
+            {'id': self._id(position), 'closed': True, **expiry(_CLOSED_TTL)} for position in self._nodes(parts)))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -1841,7 +1887,7 @@ class ResultConsumer(BaseResultConsumer):
         # a result is held by whoever made it, or because of its callback, which is not known before then() returns
         self._known: dict[str, dict[int, weakref.ref[AsyncResult]]] = {}
         self._held: dict[int, AsyncResult] = {}
-        self._unsettled: deque[AsyncResult] = deque()
+        self._unsettled: deque[tuple[AsyncResult, int, float]] = deque()  # and the thread that made each, and when
 
     # add() and remove() run in any thread, remove() also in the middle of anything, called by AsyncResult.__del__: no locks
 
@@ -1853,7 +1899,7 @@ class ResultConsumer(BaseResultConsumer):
             if self._known.get(result.id) is results:  # else remove() has just dropped it
                 break
         if not weak:
-            self._unsettled.append(result)
+            self._unsettled.append((result, threading.get_ident(), time.monotonic()))
 
     def remove(self, result: ResultBase) -> None:
         self._held.pop(id(result), None)
@@ -1867,7 +1913,11 @@ class ResultConsumer(BaseResultConsumer):
             self.remove(result)
 
     def _settle(self) -> None:
-        for result in _popped(self._unsettled):
+        for result, thread, made in _popped(self._unsettled):
+            if thread != threading.get_ident() and time.monotonic() - made < 1:
+                # that thread may be between making the result and its callback
+                self._unsettled.appendleft((result, thread, made))
+                return
             if id(result) in self._known.get(result.id, ()) and has_callback(result.on_ready, {}):
                 self._held[id(result)] = result
 
@@ -1942,12 +1992,23 @@ def _every(times: int, call: Callable[[], Any] | None) -> Callable[[], Any] | No
 # ResultSet.ready(), .forget(), .join() and their like, and AsyncResult.get() for its parents, call the backend once for
 # each of their results, and give it no sign that more will come.  The stack does.
 
+def time_limit(frame: FrameType | None) -> float:
+    """The time-out of the get() that a call is part of, in seconds."""
+    while frame is not None:
+        if frame.f_code is AsyncResult.get.__code__:
+            timeout = frame.f_locals.get('timeout')
+            return math.inf if timeout is None else float(timeout)
+        frame = frame.f_back
+    return math.inf
+
+
 class _Bulk:
     """What one such call has asked and is about to ask."""
 
     def __init__(self, call: FrameType) -> None:
         self.frame_id = id(call)
         self.asked = time.monotonic()
+        self.deadline = self.asked + time_limit(call)
         self.size = 1
         self.order: deque[str] = deque()
         self.metas: dict[str, dict[str, Any]] = {}
@@ -2149,7 +2210,8 @@ class DynamoDBBackend(AsyncBackendMixin, BaseKeyValueStoreBackend):
 
     def _metas(self, task_ids: list[str]) -> dict[str, dict[str, Any]]:
         """The metas of tasks, pending where nothing is stored."""
-        seen = self.look(task_ids)
+        bulk = self._local.reading
+        seen = self.look(task_ids, deadline=bulk.deadline if bulk else math.inf)
         return {id: seen[id].value if id in seen else {'status': states.PENDING, 'result': None} for id in task_ids}
 
     def _read_ahead(self, call: FrameType | None, task_id: str) -> dict[str, Any] | None:
@@ -2285,7 +2347,7 @@ class DynamoDBBackend(AsyncBackendMixin, BaseKeyValueStoreBackend):
         return ChordCounter(shared_table(self.options), key, self._chord_lifetime, single)
 
     def apply_chord(self, header_result_args: tuple[Any, ...], body: Any, **kwargs: Any) -> None:
-        """Prepares the counters, before the first part is sent."""
+        """Prepares the counters, before the first part is sent.  Raises ValueError for a header that cannot be counted."""
         self.ensure_chords_allowed()
         group_id, results = header_result_args[0], header_result_args[1]
         # Celery's lazy list, a subclass, must not be exhausted: the first parts are to run while it still yields.
@@ -2299,13 +2361,13 @@ class DynamoDBBackend(AsyncBackendMixin, BaseKeyValueStoreBackend):
         if single:
             # parts of groups have the indexes of their groups; the message tells each part where to count
             body[self._SINGLE] = True
-            if not is_lazy:
-                self._put(self.get_key_for_chord(group_id, '.header'), self.encode(
-                    {'result': self.app.GroupResult(*header_result_args).as_tuple()}), None, self._chord_lifetime)
         if parts is None:
             counter.open_unsized()
         else:
             counter.open(parts)
+            if single:
+                self._put(self.get_key_for_chord(group_id, '.header'), self.encode(
+                    {'result': self.app.GroupResult(*header_result_args).as_tuple()}), None, self._chord_lifetime)
         self._opened_chords[group_id] = _Opened(parts, single)
 
     def set_chord_size(self, group_id: str, chord_size: int) -> None:
@@ -2339,7 +2401,7 @@ class DynamoDBBackend(AsyncBackendMixin, BaseKeyValueStoreBackend):
         counter = self._counter(group_id, self._is_single(request))
         try:
             claim = counter.count(part)
-        except MixedHeader as exc:
+        except MiscountedChord as exc:
             logger.error('Chord %r: %s', group_id, exc)
             self.chord_error_from_stack(maybe_signature(request.chord, app=self.app), ChordError(str(exc)))
             return
@@ -2347,7 +2409,7 @@ class DynamoDBBackend(AsyncBackendMixin, BaseKeyValueStoreBackend):
             self._join_chord(group_id, maybe_signature(request.chord, app=self.app), counter, claim)
 
     def _stash_key(self, group_id: str, part: Part) -> bytes:
-        return self.get_key_for_chord(group_id, f'.{part.group_index}.{part.task_id}')
+        return self.get_key_for_chord(group_id, f'.part.{part.group_index}.{part.task_id}')
 
     def _join_chord(self, group_id: str, body: Any, counter: ChordCounter, claim: Claim) -> None:
         """Calls the body with what the header returned, or its errbacks; then closes the chord."""
@@ -2440,6 +2502,7 @@ class DynamoDBBackend(AsyncBackendMixin, BaseKeyValueStoreBackend):
 #
 # celery -A proj dynamodb COMMAND, or from a file that was vendored python -m proj.vendor.dyna_veggie -A proj COMMAND
 
+_PATIENCE = 5.0  # seconds of tries, for somebody who waits at a terminal
 _Answer = tuple[dict[str, Any], Iterable[str]]  # what a command prints with --json, and the lines that it prints without
 
 
@@ -2488,7 +2551,7 @@ def _check(backend: DynamoDBBackend) -> _Answer:
     """Checks credentials, table and permissions; exit code 1 if a worker would fail.
 
     Writes and deletes an item of its own."""
-    table = backend.values.table.as_it_is()
+    table = backend.values.table.as_it_is(_PATIENCE)
     source = credentials_source(backend.options, open_session(backend.options))
     rows: list[dict[str, Any]] = [{'name': 'credentials', 'ok': source is not None, 'found': source or 'none were found'}]
 
@@ -2539,7 +2602,7 @@ def _policy(backend: DynamoDBBackend, bootstrap: bool) -> _Answer:
 @click.argument('id')
 def _show(backend: DynamoDBBackend, id: str) -> _Answer:
     """Shows a task, a saved group, or by its group's id a chord that is running."""
-    table = backend.values.table.as_it_is()
+    table = backend.values.table.as_it_is(_PATIENCE)
     shown: dict[str, Any] = {'id': id}
     item = table.get(backend._id(backend.get_key_for_task(id)))
     seen = backend.look([id]).get(id)
@@ -2567,7 +2630,7 @@ def _moment(seconds: float | None) -> str | None:
 @click.option('--dry-run', is_flag=True, help='Only count.')
 def _purge(backend: DynamoDBBackend, dry_run: bool) -> _Answer:
     """Deletes expired items, for tables where time to live is off.  Reads the whole table."""
-    table = backend.values.table.as_it_is()
+    table = backend.values.table.as_it_is(backend.options.retry_timeout)
     expired = 0
     terminal = sys.stderr if sys.stderr.isatty() else io.StringIO()  # into a file click would write the label alone
     with click.progressbar(length=table.describe()['items'], label=table.name, file=terminal) as bar:
