@@ -971,8 +971,8 @@ class Table:
 
     # --- for an operator ---------------------------------------------------------------------------------------------
 
-    def as_it_is(self, retry_timeout: float) -> Table:
-        """This table, as one that is not created."""
+    def as_it_is(self, retry_timeout: float = 5.0) -> Table:
+        """This table, as one that is not created, and for somebody who waits at a terminal."""
         return Table(dataclasses.replace(self.options, create_table=False, ttl_seconds=None, retry_timeout=retry_timeout))
 
     def reach(self) -> str:
@@ -2502,7 +2502,6 @@ class DynamoDBBackend(AsyncBackendMixin, BaseKeyValueStoreBackend):
 #
 # celery -A proj dynamodb COMMAND, or from a file that was vendored python -m proj.vendor.dyna_veggie -A proj COMMAND
 
-_PATIENCE = 5.0  # seconds of tries, for somebody who waits at a terminal
 _Answer = tuple[dict[str, Any], Iterable[str]]  # what a command prints with --json, and the lines that it prints without
 
 
@@ -2519,10 +2518,14 @@ def commands(ctx: click.Context, app: str | None, result_backend: str | None) ->
                 raise click.UsageError('the URL must start with dynamodb://')
             backend = DynamoDBBackend(app=celery.Celery(set_as_current=False), url=url)
         elif app or ctx.obj:
-            backend = (find_app(app) if app else ctx.obj.app).backend
+            try:
+                found = find_app(app) if app else ctx.obj.app
+            except (ImportError, AttributeError) as exc:
+                raise click.ClickException(f'there is no app {app!r}: {exc}') from exc
+            backend = found.backend
         else:
             raise click.UsageError('name an app with -A, or a table with -b dynamodb://...')
-    except (ImproperlyConfigured, ImportError, AttributeError) as exc:  # the latter of an app that is not there
+    except ImproperlyConfigured as exc:
         raise click.ClickException(str(exc)) from exc
     if not hasattr(backend, 'values'):
         raise click.ClickException(f'the result backend of this app is {type(backend).__module__}.{type(backend).__name__}; '
@@ -2551,7 +2554,7 @@ def _check(backend: DynamoDBBackend) -> _Answer:
     """Checks credentials, table and permissions; exit code 1 if a worker would fail.
 
     Writes and deletes an item of its own."""
-    table = backend.values.table.as_it_is(_PATIENCE)
+    table = backend.values.table.as_it_is()
     source = credentials_source(backend.options, open_session(backend.options))
     rows: list[dict[str, Any]] = [{'name': 'credentials', 'ok': source is not None, 'found': source or 'none were found'}]
 
@@ -2602,7 +2605,7 @@ def _policy(backend: DynamoDBBackend, bootstrap: bool) -> _Answer:
 @click.argument('id')
 def _show(backend: DynamoDBBackend, id: str) -> _Answer:
     """Shows a task, a saved group, or by its group's id a chord that is running."""
-    table = backend.values.table.as_it_is(_PATIENCE)
+    table = backend.values.table.as_it_is()
     shown: dict[str, Any] = {'id': id}
     item = table.get(backend._id(backend.get_key_for_task(id)))
     seen = backend.look([id]).get(id)
