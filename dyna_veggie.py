@@ -919,24 +919,24 @@ class Table:
         missing = False
         with self._lock:  # one thread of a process is enough
             for _ in _BOOTSTRAP.tries():
-                answer = self._control('describe_table', {'TableName': self.name}, allowed=('ResourceNotFoundException',))
+                answer = self._send_unless(('ResourceNotFoundException',), 'describe_table', {'TableName': self.name})
                 if answer is None:
                     missing = True
                     logger.info('DynamoDB table %s does not exist, creating it', self.name)
                     # another process may be first, or the table may still be going
-                    self._control('create_table', self.creation(), allowed=('ResourceInUseException', 'LimitExceededException'))
+                    self._send_unless(('ResourceInUseException', 'LimitExceededException'), 'create_table', self.creation())
                 elif answer['Table']['TableStatus'] in ('ACTIVE', 'UPDATING'):
                     self._check_key(answer['Table'])
                     self._enable_ttl()
                     return missing
         raise misconfigured(f'table={self.name!r} was not usable {_BOOTSTRAP.timeout:g} s after its creation')
 
-    def _control(self, method: str, params: Mapping[str, Any], allowed: tuple[str, ...]) -> Any:
-        """A control-plane request; None where it fails with an allowed code."""
+    def _send_unless(self, codes: tuple[str, ...], method: str, params: Mapping[str, Any]) -> Any:
+        """The answer to a request; None where it fails with one of the codes."""
         try:
             return self._send(method, params)
         except ClientError as exc:
-            if error_code(exc) in allowed:
+            if error_code(exc) in codes:
                 return None
             raise
 
@@ -956,7 +956,7 @@ class Table:
     def _enable_ttl(self) -> None:
         """Turns on time to live.  A failure is logged, no more: reads hide what has expired all the same."""
         try:
-            answer = self._control('describe_time_to_live', {'TableName': self.name}, allowed=('ResourceNotFoundException',))
+            answer = self._send_unless(('ResourceNotFoundException',), 'describe_time_to_live', {'TableName': self.name})
             found = answer['TimeToLiveDescription'] if answer else {}
             if found.get('TimeToLiveStatus') in ('DISABLED', 'DISABLING'):
                 self._send('update_time_to_live', {
@@ -1012,12 +1012,9 @@ class Table:
     def delete_expired(self, ids: Iterable[str]) -> None:
         """Deletes expired items, but not what has replaced one meanwhile."""
         def delete(id: str) -> None:
-            try:
-                self._request('delete_item', TableName=self.name, Key=marshal_item({'id': id}), **expressions(
-                    {'now': int(time.time())}, ConditionExpression='#ttl <= :now'))
-            except ClientError as exc:
-                if error_code(exc) != 'ConditionalCheckFailedException':
-                    raise
+            still = expressions({'now': int(time.time())}, ConditionExpression='#ttl <= :now')
+            self._send_unless(('ConditionalCheckFailedException',), 'delete_item', {
+                'TableName': self.name, 'Key': marshal_item({'id': id}), **still})
         with ThreadPoolExecutor(min(_OVERLAPPED, self.options.max_pool_connections), 'dyna-veggie') as pool:
             for _ in pool.map(delete, ids):
                 pass
@@ -1152,12 +1149,14 @@ class Values:
             if applied:
                 self._delete_chunks(old)
                 return
-            live: Item = old if old and not _is_expired(old) else {'status': None}  # gone meanwhile: to be replaced
-            if (live['status'] if 'status' in live else status_of(live.get('result', b''))) == keep:
+            if not old or _is_expired(old):
+                condition = self.REPLACEABLE  # it is gone meanwhile
+                continue
+            if (old['status'] if 'status' in old else status_of(old.get('result', b''))) == keep:
                 self._delete_chunks(item)
                 return
-            timestamp = live.get('timestamp')
-            if 'status' in live:
+            timestamp = old.get('timestamp')
+            if 'status' in old:
                 condition = self.REPLACEABLE
             elif isinstance(timestamp, (int, float)) and timestamp != seen:
                 condition, seen = self.UNCHANGED, timestamp
@@ -1180,7 +1179,7 @@ class Values:
 
     def _read(self, items: Mapping[str, Item], deadline: float) -> dict[str, Stored]:
         values: dict[str, Stored] = {}
-        for last in (False, False, False, False, True):
+        for rereads_left in reversed(range(5)):
             torn = []
             for id, item in items.items():
                 if _is_expired(item):
@@ -1192,7 +1191,7 @@ class Values:
                     continue
                 if value is not None:
                     values[id] = Stored(value, (id, *_chunk_ids(item)))
-                elif last:
+                elif not rereads_left:
                     values[id] = self._unreadable(id, 'chunks are missing')
                 else:
                     torn.append(id)

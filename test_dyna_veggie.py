@@ -1103,334 +1103,6 @@ def test_a_reader_that_finds_the_chunks_gone_starts_again(backend: dv.DynamoDBBa
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Backend: results
-# ---------------------------------------------------------------------------------------------------------------------
-
-def test_what_it_supports(app: Celery) -> None:
-    backend = app.backend
-    assert isinstance(backend, dv.DynamoDBBackend)
-    assert backend.supports_autoexpire and backend.supports_native_join and backend.supports_result_compression
-    assert backend.supports_failure_expires
-
-
-def test_the_costs_of_single_operations(backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
-    for state in (states.STARTED, 'PROGRESS', states.SUCCESS):
-        backend.store_result('id', {'some': 'result'}, state)
-        assert cost(proxy) == (1, 0, 1)
-    assert backend.get_task_meta('id', cache=False)['result'] == {'some': 'result'}
-    assert cost(proxy) == (1, 1, 0)
-    assert backend.get_state('none') == states.PENDING
-    assert cost(proxy) == (1, 1, 0)
-    backend.forget('id')
-    assert cost(proxy) == (1, 0, 1)
-    assert backend.get_state('id') == states.PENDING
-
-
-@pytest.mark.parametrize('size', [1, 100, 250])
-def test_a_ready_group_is_read_in_batches(size: int, backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
-    ids = [str(uuid.uuid4()) for _ in range(size)]
-    for number, id in enumerate(ids):
-        backend.store_result(id, number, states.SUCCESS)
-    proxy.reset()
-    result = backend.app.GroupResult('g', [backend.app.AsyncResult(id) for id in ids])
-    assert result.join_native(timeout=10) == list(range(size))
-    requests, reads, writes = cost(proxy)
-    assert requests == -(-size // 100) and reads <= size and writes == 0
-
-
-def test_items_carry_what_the_layout_says(make_app: MakeApp, client: Any, table_name: str) -> None:
-    backend = make_app(result_expires=100).backend
-    before = time.time()
-    backend.store_result('abc', [1], states.SUCCESS)
-    item, = all_items(client, table_name)
-    assert set(item) == {'id', 'result', 'timestamp', 'status', 'ttl'}
-    assert item['id'] == 'celery-task-meta-abc' and item['status'] == 'SUCCESS'
-    assert before <= item['timestamp'] <= time.time() and before + 100 <= item['ttl'] < time.time() + 101
-    meta = json.loads(item['result'])
-    assert (meta['task_id'], meta['status'], meta['result']) == ('abc', 'SUCCESS', [1])
-
-
-@pytest.mark.parametrize(('query', 'conf', 'expected'), [
-    ('', {}, 86400), ('', {'result_expires': 60}, 60), ('', {'result_expires': datetime.timedelta(minutes=2)}, 120),
-    ('', {'result_expires': None}, None), ('', {'result_expires': 0}, None), ('ttl_seconds=30', {}, 30),
-    ('ttl_seconds=30', {'result_expires': 60}, 30), ('ttl_seconds=-1', {}, None), ('ttl_seconds=0', {}, None)])
-def test_how_long_results_are_kept(query: str, conf: Any, expected: int | None, make_app: MakeApp, client: Any, table_name: str) -> None:
-    backend = make_app(query, **conf).backend
-    assert backend.expires == expected
-    backend.store_result('id', 1, states.SUCCESS)
-    backend.store_result('failed', ValueError(), states.FAILURE)
-    for item in all_items(client, table_name):
-        if expected is None:
-            assert 'ttl' not in item
-        else:
-            assert expected - 5 < item['ttl'] - time.time() < expected + 1
-
-
-def test_failures_expire_on_their_own_where_celery_has_it(make_app: MakeApp, client: Any, table_name: str) -> None:
-    app = make_app(result_expires=1000)
-    app.conf.result_failure_expires = 50
-    app.backend.store_result('good', 1, states.SUCCESS)
-    app.backend.store_result('failed', ValueError(), states.FAILURE)
-    ttls = {item['id'][17:]: item['ttl'] - time.time() for item in all_items(client, table_name)}
-    assert 40 < ttls['failed'] < 51 and 990 < ttls['good'] < 1001
-
-
-def test_expired_items_are_hidden_and_replaced(backend: dv.DynamoDBBackend, client: Any, table_name: str) -> None:
-    backend.store_result('id', 1, states.SUCCESS)
-    key = {'id': {'S': 'celery-task-meta-id'}}
-    client.update_item(TableName=table_name, Key=key, UpdateExpression='SET #t = :t', ExpressionAttributeNames={'#t': 'ttl'},
-                       ExpressionAttributeValues={':t': {'N': str(int(time.time()) - 1)}})
-    assert backend.get_state('id') == states.PENDING
-    assert backend.mget(['celery-task-meta-id']) == [None]
-    backend.store_result('id', 2, states.STARTED)
-    assert backend.get_task_meta('id')['result'] == 2
-
-
-def test_expiry_is_judged_by_the_clock_of_who_reads(make_app: MakeApp, proxy: Proxy, table_name: str) -> None:
-    backend = make_app('ttl_seconds=60').backend
-    backend.store_result('id', 1, states.SUCCESS)
-    program = f'''
-        import time
-        clock = time.time
-        time.time = lambda: clock() + {{}}
-        from celery import Celery
-        app = Celery(backend='dyna_veggie.DynamoDBBackend+dynamodb://local/{table_name}?endpoint_url={quote(proxy.url, safe='')}')
-        print(app.AsyncResult('id').state)
-    '''
-    for skew, state in ((-600, states.SUCCESS), (30, states.SUCCESS), (600, states.PENDING)):
-        assert run_python(sys.path, program.format(skew)) == state + '\n'
-
-
-def test_a_result_that_expires_while_another_is_stored(make_app: MakeApp, proxy: Proxy) -> None:
-    backend = ready(make_app(result_expires=1), proxy)
-    backend.store_result('id', 1, states.SUCCESS)
-    backend.expires = 100
-    backend.store_result('id', 2, states.SUCCESS)
-    assert backend.get_result('id') in (1, 2)
-    time.sleep(1.1)
-    backend.store_result('id', 3, states.SUCCESS)
-    assert backend.get_task_meta('id', cache=False)['result'] in (2, 3)
-
-
-@pytest.mark.parametrize('state', [states.STARTED, states.RETRY, states.FAILURE, states.SUCCESS, 'PROGRESS'])
-def test_success_is_never_overwritten(state: str, backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
-    backend.store_result('id', 'first', states.SUCCESS)
-    proxy.reset()
-    backend.store_result('id', ValueError('x') if state == states.FAILURE else 'second', state)
-    assert [request.operation for request in proxy.requests if request.error is None] in ([], ['GetItem'])
-    assert backend.get_task_meta('id')['result'] == 'first'
-
-
-@pytest.mark.parametrize('state', [states.STARTED, states.RETRY, states.FAILURE, 'PROGRESS'])
-def test_other_states_are_overwritten(state: str, backend: dv.DynamoDBBackend) -> None:
-    backend.store_result('id', ValueError('x') if state in states.EXCEPTION_STATES else 'first', state)
-    assert backend.get_state('id') == state
-    backend.store_result('id', 'second', states.SUCCESS)
-    assert backend.get_result('id') == 'second'
-
-
-def test_a_large_result_that_is_refused_leaves_no_chunk(backend: dv.DynamoDBBackend, client: Any, table_name: str) -> None:
-    backend.store_result('id', 'first', states.SUCCESS)
-    backend.store_result('id', 'x' * 900 * KB, states.SUCCESS)
-    assert backend.get_result('id') == 'first'
-    assert len(all_items(client, table_name)) == 1
-
-
-def test_exactly_one_of_many_racing_successes_is_kept(app: Celery, backend: dv.DynamoDBBackend) -> None:
-    seen: list[Any] = []
-
-    def store(number: int) -> None:
-        app.backend.store_result('id', number, states.SUCCESS)
-        seen.append(app.backend.get_task_meta('id', cache=False)['result'])
-
-    threads = [threading.Thread(target=store, args=(number,)) for number in range(12)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(seen) == 12 and len(set(seen)) == 1
-
-
-def celerys_item(client: Any, table: str, key: str, state: str, result: Any, ttl: int | None = None) -> None:
-    """As Celery's own DynamoDB backend writes it."""
-    meta = {'status': state, 'result': result, 'traceback': None, 'children': [], 'date_done': None, 'task_id': 'id'}
-    item = {'id': {'S': key}, 'result': {'B': json.dumps(meta).encode()}, 'timestamp': {'N': str(time.time())}}
-    client.put_item(TableName=table, Item={**item, **({'ttl': {'N': str(ttl)}} if ttl else {})})
-
-
-def test_celerys_own_items_are_read_and_its_successes_kept(make_app: MakeApp, proxy: Proxy, client: Any, table_name: str) -> None:
-    backend = ready(make_app('celery_keys=true'), proxy)
-    key = "b'celery-task-meta-id'"
-    celerys_item(client, table_name, key, states.STARTED, None)
-    assert backend.get_state('id') == states.STARTED
-    backend.store_result('id', 'ours', 'PROGRESS')
-    assert backend.get_state('id') == 'PROGRESS'
-    assert [item['id'] for item in all_items(client, table_name)] == [key]
-
-    celerys_item(client, table_name, key, states.SUCCESS, 'theirs')
-    backend.store_result('id', 'ours', states.SUCCESS)
-    assert backend.get_task_meta('id', cache=False)['result'] == 'theirs'
-    celerys_item(client, table_name, key, states.SUCCESS, 'theirs', ttl=int(time.time()) - 5)
-    backend.store_result('id', 'ours', states.SUCCESS)
-    assert backend.get_task_meta('id', cache=False)['result'] == 'ours'
-
-
-@pytest.mark.skipif(importlib.util.find_spec('boto3') is None, reason="Celery's own backend needs boto3")
-def test_celerys_own_backend_and_ours_read_each_others_results(
-        make_app: MakeApp, proxy: Proxy, table_name: str, endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ('AWS_ACCESS_KEY_ID', 'AWS_SECRET_ACCESS_KEY'):
-        monkeypatch.setenv(name, 'local')
-    ours = ready(make_app('celery_keys=true'), proxy)
-    place = endpoint.replace('http://', '').replace('127.0.0.1', 'localhost')   # Celery 5.3 takes another for a region
-    theirs = Celery('theirs', backend=f'celery.backends.dynamodb.DynamoDBBackend+dynamodb://@{place}/{table_name}',
-                    set_as_current=False).backend
-    for writer, reader in ((ours, theirs), (theirs, ours)):
-        name = writer.__class__.__module__
-        writer.store_result(f'{name}-1', {'a': ['ü', 1.5]}, states.SUCCESS)
-        writer.store_result(f'{name}-2', KeyError('no'), states.FAILURE, traceback='where')
-        writer.store_result(f'{name}-3', {'done': 3}, 'PROGRESS')
-        assert reader.get_result(f'{name}-1') == {'a': ['ü', 1.5]}
-        assert isinstance(reader.get_result(f'{name}-2'), KeyError) and reader.get_traceback(f'{name}-2') == 'where'
-        assert reader.get_task_meta(f'{name}-3')['result'] == {'done': 3}
-        saved = [writer.app.AsyncResult(f'{name}-{number}') for number in (1, 2)]
-        writer.save_group(f'{name}-group', writer.app.GroupResult(f'{name}-group', saved))
-        assert [result.id for result in reader.restore_group(f'{name}-group').results] == [result.id for result in saved]
-        reader.forget(f'{name}-1')
-        assert writer.get_state(f'{name}-1') == states.PENDING
-    # none overwrites the other's success
-    ours.store_result('both', 'ours', states.SUCCESS)
-    theirs.store_result('both', 'theirs', states.FAILURE)
-    assert ours.get_task_meta('both', cache=False)['result'] == 'ours'
-
-
-def test_the_urls_of_dyna_veggie_0_3() -> None:
-    parsed = options(f'dynamodb://AKID:{quote(SECRET, safe="")}@eu-west-1:8000/results?read_throughput=10&write_throughput=20'
-                     '&retry_if_throttled=false&consistency_wait_time=2')
-    assert (parsed.access_key, parsed.secret_key, parsed.region, parsed.table) == ('AKID', SECRET, 'eu-west-1', 'results')
-    assert (parsed.read_throughput, parsed.write_throughput, parsed.retry_if_throttled, parsed.consistency_wait_time) == (
-        10, 20, False, 2)
-
-
-def test_a_celery_item_that_changes_meanwhile_is_looked_at_again(
-        make_app: MakeApp, proxy: Proxy, client: Any, table_name: str) -> None:
-    backend = ready(make_app('celery_keys=true'), proxy)
-    key = "b'celery-task-meta-id'"
-    celerys_item(client, table_name, key, states.STARTED, None)
-    puts = iter(range(9))
-
-    def success_comes_before_the_second_put(operation: str, body: Any) -> None:
-        if operation == 'PutItem' and next(puts) == 1:
-            celerys_item(client, table_name, key, states.SUCCESS, 'theirs')
-
-    proxy.faults = success_comes_before_the_second_put
-    backend.store_result('id', 'ours', states.SUCCESS)
-    assert backend.get_result('id') == 'theirs'
-
-
-@pytest.mark.parametrize('meanwhile', [
-    {'status': {'S': 'STARTED'}}, {'timestamp': {'N': '7'}, 'ttl': {'N': '1'}}, {'timestamp': {'N': '7'}}, {'timestamp': {'S': '7'}}])
-def test_a_celery_item_that_anything_replaces_meanwhile_can_be_replaced(
-        meanwhile: dict[str, Any], make_app: MakeApp, proxy: Proxy, client: Any, table_name: str) -> None:
-    backend = ready(make_app('celery_keys=true'), proxy)
-    key = "b'celery-task-meta-id'"
-    celerys_item(client, table_name, key, states.STARTED, None)
-    puts = iter(range(9))
-
-    def another_comes_before_the_second_put(operation: str, body: Any) -> None:
-        if operation == 'PutItem' and next(puts) == 1:
-            client.put_item(TableName=table_name, Item={'id': {'S': key}, 'result': {'B': b'{}'}, **meanwhile})
-
-    proxy.faults = another_comes_before_the_second_put
-    backend.store_result('id', 'ours', states.SUCCESS)
-    assert backend.get_result('id') == 'ours'
-    assert next(puts) <= 4
-
-
-def test_items_that_are_not_ours_can_be_replaced(backend: dv.DynamoDBBackend, client: Any, table_name: str) -> None:
-    client.put_item(TableName=table_name, Item={'id': {'S': 'celery-task-meta-id'}, 'what': {'L': [{'NULL': True}]}})
-    assert backend.get_state('id') == states.PENDING
-    backend.store_result('id', 1, states.SUCCESS)
-    assert backend.get_result('id') == 1
-    digits = {'N': '1795540229.12345678901234567'}  # more than a float has
-    client.put_item(TableName=table_name, Item={'id': {'S': 'celery-task-meta-other'}, 'timestamp': digits})
-    backend.store_result('other', 2, states.SUCCESS)
-    assert backend.get_result('other') == 2
-
-
-def test_keys_values_and_counters(backend: dv.DynamoDBBackend) -> None:
-    backend.set('key', 'text é')
-    assert backend.get('key') == backend.get(b'key') == 'text é'.encode()
-    backend.delete('key')
-    backend.delete('key')
-    assert backend.get('key') is None
-    assert [backend.incr('count') for _ in range(3)] == [1, 2, 3]
-    assert backend.get('count') == b'3'
-    backend.expire('none', 5)
-    assert backend.get('none') is None
-    assert backend.mget([]) == []
-    assert backend.cleanup() is None
-
-
-def test_groups_are_saved_restored_and_deleted(backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
-    app = backend.app
-    result = app.GroupResult('g', [app.AsyncResult('a'), app.GroupResult('h', [app.AsyncResult('b')])])
-    result.save()
-    proxy.reset()
-    assert celery.result.GroupResult.restore('g', app=app) == result
-    assert cost(proxy) == (1, 1, 0)
-    result.delete()
-    backend.options = dv.dataclasses.replace(backend.options, consistency_wait_time=0.1)
-    assert celery.result.GroupResult.restore('g', app=app) is None
-
-
-def test_restoring_a_group_waits_for_it_to_appear(backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
-    app = backend.app
-    result = app.GroupResult('g', [app.AsyncResult('a')])
-    timer = threading.Timer(0.3, lambda: app.backend.save_group('g', result))
-    timer.start()
-    assert backend.restore_group('g') == result
-    timer.join()
-    assert {request.body['ConsistentRead'] for request in proxy.requests if request.operation == 'GetItem'} == {True}
-
-
-def test_reads_of_states_are_strongly_consistent_and_polls_are_not(backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
-    backend.get_state('id')
-    backend.mget(['id'])
-    with pytest.raises(TimeoutError):
-        backend.app.AsyncResult('id').get(timeout=0.1)
-    consistent = [body.get('ConsistentRead') for request in proxy.requests
-                  for body in request.body.get('RequestItems', {'': request.body}).values()]
-    assert consistent[:3] == [True, True, True] and set(consistent[3:-1]) == {False} and consistent[-1] is True
-
-
-@pytest.mark.skipif(not hasattr(celery.backends.base, 'compress_payload'), reason='Celery 5.7')
-def test_compressed_results(make_app: MakeApp, client: Any, table_name: str) -> None:
-    backend = make_app(result_compression='gzip').backend
-    backend.store_result('id', 'x' * 2_000_000, states.SUCCESS)
-    assert backend.get_result('id') == 'x' * 2_000_000
-    item, = all_items(client, table_name)
-    assert len(item['result']) < 10_000
-
-
-@pytest.mark.parametrize('serializer', ['json', 'pickle', 'yaml', 'msgpack'])
-def test_serializers(serializer: str, make_app: MakeApp) -> None:
-    pytest.importorskip({'json': 'json', 'pickle': 'pickle', 'yaml': 'yaml', 'msgpack': 'msgpack'}[serializer])
-    backend = make_app(result_serializer=serializer, result_accept_content=[serializer]).backend
-    backend.store_result('id', {'a': [1, 'é']}, states.SUCCESS)
-    assert backend.get_result('id') == {'a': [1, 'é']}
-    backend.store_result('failed', KeyError('x'), states.FAILURE)
-    with pytest.raises(KeyError):
-        backend.app.AsyncResult('failed').get(timeout=1)
-
-
-def test_the_global_key_prefix(make_app: MakeApp, client: Any, table_name: str) -> None:
-    backend = make_app(result_backend_transport_options={'global_keyprefix': 'mine'}).backend
-    backend.store_result('id', 1, states.SUCCESS)
-    assert [item['id'] for item in all_items(client, table_name)] == ['mine_celery-task-meta-id']
-    assert backend.get_result('id') == 1
-
-
-# ---------------------------------------------------------------------------------------------------------------------
 # Chord: the tree
 # ---------------------------------------------------------------------------------------------------------------------
 
@@ -3174,6 +2846,334 @@ def test_any_item_is_read_or_a_clear_error_and_can_be_replaced(
         assert backend.get_result('odd') == 'replaced'
     backend.forget('odd')
     assert backend.get_state('odd') == states.PENDING
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Backend: results
+# ---------------------------------------------------------------------------------------------------------------------
+
+def test_what_it_supports(app: Celery) -> None:
+    backend = app.backend
+    assert isinstance(backend, dv.DynamoDBBackend)
+    assert backend.supports_autoexpire and backend.supports_native_join and backend.supports_result_compression
+    assert backend.supports_failure_expires
+
+
+def test_the_costs_of_single_operations(backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
+    for state in (states.STARTED, 'PROGRESS', states.SUCCESS):
+        backend.store_result('id', {'some': 'result'}, state)
+        assert cost(proxy) == (1, 0, 1)
+    assert backend.get_task_meta('id', cache=False)['result'] == {'some': 'result'}
+    assert cost(proxy) == (1, 1, 0)
+    assert backend.get_state('none') == states.PENDING
+    assert cost(proxy) == (1, 1, 0)
+    backend.forget('id')
+    assert cost(proxy) == (1, 0, 1)
+    assert backend.get_state('id') == states.PENDING
+
+
+@pytest.mark.parametrize('size', [1, 100, 250])
+def test_a_ready_group_is_read_in_batches(size: int, backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
+    ids = [str(uuid.uuid4()) for _ in range(size)]
+    for number, id in enumerate(ids):
+        backend.store_result(id, number, states.SUCCESS)
+    proxy.reset()
+    result = backend.app.GroupResult('g', [backend.app.AsyncResult(id) for id in ids])
+    assert result.join_native(timeout=10) == list(range(size))
+    requests, reads, writes = cost(proxy)
+    assert requests == -(-size // 100) and reads <= size and writes == 0
+
+
+def test_items_carry_what_the_layout_says(make_app: MakeApp, client: Any, table_name: str) -> None:
+    backend = make_app(result_expires=100).backend
+    before = time.time()
+    backend.store_result('abc', [1], states.SUCCESS)
+    item, = all_items(client, table_name)
+    assert set(item) == {'id', 'result', 'timestamp', 'status', 'ttl'}
+    assert item['id'] == 'celery-task-meta-abc' and item['status'] == 'SUCCESS'
+    assert before <= item['timestamp'] <= time.time() and before + 100 <= item['ttl'] < time.time() + 101
+    meta = json.loads(item['result'])
+    assert (meta['task_id'], meta['status'], meta['result']) == ('abc', 'SUCCESS', [1])
+
+
+@pytest.mark.parametrize(('query', 'conf', 'expected'), [
+    ('', {}, 86400), ('', {'result_expires': 60}, 60), ('', {'result_expires': datetime.timedelta(minutes=2)}, 120),
+    ('', {'result_expires': None}, None), ('', {'result_expires': 0}, None), ('ttl_seconds=30', {}, 30),
+    ('ttl_seconds=30', {'result_expires': 60}, 30), ('ttl_seconds=-1', {}, None), ('ttl_seconds=0', {}, None)])
+def test_how_long_results_are_kept(query: str, conf: Any, expected: int | None, make_app: MakeApp, client: Any, table_name: str) -> None:
+    backend = make_app(query, **conf).backend
+    assert backend.expires == expected
+    backend.store_result('id', 1, states.SUCCESS)
+    backend.store_result('failed', ValueError(), states.FAILURE)
+    for item in all_items(client, table_name):
+        if expected is None:
+            assert 'ttl' not in item
+        else:
+            assert expected - 5 < item['ttl'] - time.time() < expected + 1
+
+
+def test_failures_expire_on_their_own_where_celery_has_it(make_app: MakeApp, client: Any, table_name: str) -> None:
+    app = make_app(result_expires=1000)
+    app.conf.result_failure_expires = 50
+    app.backend.store_result('good', 1, states.SUCCESS)
+    app.backend.store_result('failed', ValueError(), states.FAILURE)
+    ttls = {item['id'][17:]: item['ttl'] - time.time() for item in all_items(client, table_name)}
+    assert 40 < ttls['failed'] < 51 and 990 < ttls['good'] < 1001
+
+
+def test_expired_items_are_hidden_and_replaced(backend: dv.DynamoDBBackend, client: Any, table_name: str) -> None:
+    backend.store_result('id', 1, states.SUCCESS)
+    key = {'id': {'S': 'celery-task-meta-id'}}
+    client.update_item(TableName=table_name, Key=key, UpdateExpression='SET #t = :t', ExpressionAttributeNames={'#t': 'ttl'},
+                       ExpressionAttributeValues={':t': {'N': str(int(time.time()) - 1)}})
+    assert backend.get_state('id') == states.PENDING
+    assert backend.mget(['celery-task-meta-id']) == [None]
+    backend.store_result('id', 2, states.STARTED)
+    assert backend.get_task_meta('id')['result'] == 2
+
+
+def test_expiry_is_judged_by_the_clock_of_who_reads(make_app: MakeApp, proxy: Proxy, table_name: str) -> None:
+    backend = make_app('ttl_seconds=60').backend
+    backend.store_result('id', 1, states.SUCCESS)
+    program = f'''
+        import time
+        clock = time.time
+        time.time = lambda: clock() + {{}}
+        from celery import Celery
+        app = Celery(backend='dyna_veggie.DynamoDBBackend+dynamodb://local/{table_name}?endpoint_url={quote(proxy.url, safe='')}')
+        print(app.AsyncResult('id').state)
+    '''
+    for skew, state in ((-600, states.SUCCESS), (30, states.SUCCESS), (600, states.PENDING)):
+        assert run_python(sys.path, program.format(skew)) == state + '\n'
+
+
+def test_a_result_that_expires_while_another_is_stored(make_app: MakeApp, proxy: Proxy) -> None:
+    backend = ready(make_app(result_expires=1), proxy)
+    backend.store_result('id', 1, states.SUCCESS)
+    backend.expires = 100
+    backend.store_result('id', 2, states.SUCCESS)
+    assert backend.get_result('id') in (1, 2)
+    time.sleep(1.1)
+    backend.store_result('id', 3, states.SUCCESS)
+    assert backend.get_task_meta('id', cache=False)['result'] in (2, 3)
+
+
+@pytest.mark.parametrize('state', [states.STARTED, states.RETRY, states.FAILURE, states.SUCCESS, 'PROGRESS'])
+def test_success_is_never_overwritten(state: str, backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
+    backend.store_result('id', 'first', states.SUCCESS)
+    proxy.reset()
+    backend.store_result('id', ValueError('x') if state == states.FAILURE else 'second', state)
+    assert [request.operation for request in proxy.requests if request.error is None] in ([], ['GetItem'])
+    assert backend.get_task_meta('id')['result'] == 'first'
+
+
+@pytest.mark.parametrize('state', [states.STARTED, states.RETRY, states.FAILURE, 'PROGRESS'])
+def test_other_states_are_overwritten(state: str, backend: dv.DynamoDBBackend) -> None:
+    backend.store_result('id', ValueError('x') if state in states.EXCEPTION_STATES else 'first', state)
+    assert backend.get_state('id') == state
+    backend.store_result('id', 'second', states.SUCCESS)
+    assert backend.get_result('id') == 'second'
+
+
+def test_a_large_result_that_is_refused_leaves_no_chunk(backend: dv.DynamoDBBackend, client: Any, table_name: str) -> None:
+    backend.store_result('id', 'first', states.SUCCESS)
+    backend.store_result('id', 'x' * 900 * KB, states.SUCCESS)
+    assert backend.get_result('id') == 'first'
+    assert len(all_items(client, table_name)) == 1
+
+
+def test_exactly_one_of_many_racing_successes_is_kept(app: Celery, backend: dv.DynamoDBBackend) -> None:
+    seen: list[Any] = []
+
+    def store(number: int) -> None:
+        app.backend.store_result('id', number, states.SUCCESS)
+        seen.append(app.backend.get_task_meta('id', cache=False)['result'])
+
+    threads = [threading.Thread(target=store, args=(number,)) for number in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(seen) == 12 and len(set(seen)) == 1
+
+
+def celerys_item(client: Any, table: str, key: str, state: str, result: Any, ttl: int | None = None) -> None:
+    """As Celery's own DynamoDB backend writes it."""
+    meta = {'status': state, 'result': result, 'traceback': None, 'children': [], 'date_done': None, 'task_id': 'id'}
+    item = {'id': {'S': key}, 'result': {'B': json.dumps(meta).encode()}, 'timestamp': {'N': str(time.time())}}
+    client.put_item(TableName=table, Item={**item, **({'ttl': {'N': str(ttl)}} if ttl else {})})
+
+
+def test_celerys_own_items_are_read_and_its_successes_kept(make_app: MakeApp, proxy: Proxy, client: Any, table_name: str) -> None:
+    backend = ready(make_app('celery_keys=true'), proxy)
+    key = "b'celery-task-meta-id'"
+    celerys_item(client, table_name, key, states.STARTED, None)
+    assert backend.get_state('id') == states.STARTED
+    backend.store_result('id', 'ours', 'PROGRESS')
+    assert backend.get_state('id') == 'PROGRESS'
+    assert [item['id'] for item in all_items(client, table_name)] == [key]
+
+    celerys_item(client, table_name, key, states.SUCCESS, 'theirs')
+    backend.store_result('id', 'ours', states.SUCCESS)
+    assert backend.get_task_meta('id', cache=False)['result'] == 'theirs'
+    celerys_item(client, table_name, key, states.SUCCESS, 'theirs', ttl=int(time.time()) - 5)
+    backend.store_result('id', 'ours', states.SUCCESS)
+    assert backend.get_task_meta('id', cache=False)['result'] == 'ours'
+
+
+@pytest.mark.skipif(importlib.util.find_spec('boto3') is None, reason="Celery's own backend needs boto3")
+def test_celerys_own_backend_and_ours_read_each_others_results(
+        make_app: MakeApp, proxy: Proxy, table_name: str, endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ('AWS_ACCESS_KEY_ID', 'AWS_SECRET_ACCESS_KEY'):
+        monkeypatch.setenv(name, 'local')
+    ours = ready(make_app('celery_keys=true'), proxy)
+    place = endpoint.replace('http://', '').replace('127.0.0.1', 'localhost')   # Celery 5.3 takes another for a region
+    theirs = Celery('theirs', backend=f'celery.backends.dynamodb.DynamoDBBackend+dynamodb://@{place}/{table_name}',
+                    set_as_current=False).backend
+    for writer, reader in ((ours, theirs), (theirs, ours)):
+        name = writer.__class__.__module__
+        writer.store_result(f'{name}-1', {'a': ['ü', 1.5]}, states.SUCCESS)
+        writer.store_result(f'{name}-2', KeyError('no'), states.FAILURE, traceback='where')
+        writer.store_result(f'{name}-3', {'done': 3}, 'PROGRESS')
+        assert reader.get_result(f'{name}-1') == {'a': ['ü', 1.5]}
+        assert isinstance(reader.get_result(f'{name}-2'), KeyError) and reader.get_traceback(f'{name}-2') == 'where'
+        assert reader.get_task_meta(f'{name}-3')['result'] == {'done': 3}
+        saved = [writer.app.AsyncResult(f'{name}-{number}') for number in (1, 2)]
+        writer.save_group(f'{name}-group', writer.app.GroupResult(f'{name}-group', saved))
+        assert [result.id for result in reader.restore_group(f'{name}-group').results] == [result.id for result in saved]
+        reader.forget(f'{name}-1')
+        assert writer.get_state(f'{name}-1') == states.PENDING
+    # none overwrites the other's success
+    ours.store_result('both', 'ours', states.SUCCESS)
+    theirs.store_result('both', 'theirs', states.FAILURE)
+    assert ours.get_task_meta('both', cache=False)['result'] == 'ours'
+
+
+def test_the_urls_of_dyna_veggie_0_3() -> None:
+    parsed = options(f'dynamodb://AKID:{quote(SECRET, safe="")}@eu-west-1:8000/results?read_throughput=10&write_throughput=20'
+                     '&retry_if_throttled=false&consistency_wait_time=2')
+    assert (parsed.access_key, parsed.secret_key, parsed.region, parsed.table) == ('AKID', SECRET, 'eu-west-1', 'results')
+    assert (parsed.read_throughput, parsed.write_throughput, parsed.retry_if_throttled, parsed.consistency_wait_time) == (
+        10, 20, False, 2)
+
+
+def test_a_celery_item_that_changes_meanwhile_is_looked_at_again(
+        make_app: MakeApp, proxy: Proxy, client: Any, table_name: str) -> None:
+    backend = ready(make_app('celery_keys=true'), proxy)
+    key = "b'celery-task-meta-id'"
+    celerys_item(client, table_name, key, states.STARTED, None)
+    puts = iter(range(9))
+
+    def success_comes_before_the_second_put(operation: str, body: Any) -> None:
+        if operation == 'PutItem' and next(puts) == 1:
+            celerys_item(client, table_name, key, states.SUCCESS, 'theirs')
+
+    proxy.faults = success_comes_before_the_second_put
+    backend.store_result('id', 'ours', states.SUCCESS)
+    assert backend.get_result('id') == 'theirs'
+
+
+@pytest.mark.parametrize('meanwhile', [
+    {'status': {'S': 'STARTED'}}, {'timestamp': {'N': '7'}, 'ttl': {'N': '1'}}, {'timestamp': {'N': '7'}}, {'timestamp': {'S': '7'}}])
+def test_a_celery_item_that_anything_replaces_meanwhile_can_be_replaced(
+        meanwhile: dict[str, Any], make_app: MakeApp, proxy: Proxy, client: Any, table_name: str) -> None:
+    backend = ready(make_app('celery_keys=true'), proxy)
+    key = "b'celery-task-meta-id'"
+    celerys_item(client, table_name, key, states.STARTED, None)
+    puts = iter(range(9))
+
+    def another_comes_before_the_second_put(operation: str, body: Any) -> None:
+        if operation == 'PutItem' and next(puts) == 1:
+            client.put_item(TableName=table_name, Item={'id': {'S': key}, 'result': {'B': b'{}'}, **meanwhile})
+
+    proxy.faults = another_comes_before_the_second_put
+    backend.store_result('id', 'ours', states.SUCCESS)
+    assert backend.get_result('id') == 'ours'
+    assert next(puts) <= 4
+
+
+def test_items_that_are_not_ours_can_be_replaced(backend: dv.DynamoDBBackend, client: Any, table_name: str) -> None:
+    client.put_item(TableName=table_name, Item={'id': {'S': 'celery-task-meta-id'}, 'what': {'L': [{'NULL': True}]}})
+    assert backend.get_state('id') == states.PENDING
+    backend.store_result('id', 1, states.SUCCESS)
+    assert backend.get_result('id') == 1
+    digits = {'N': '1795540229.12345678901234567'}  # more than a float has
+    client.put_item(TableName=table_name, Item={'id': {'S': 'celery-task-meta-other'}, 'timestamp': digits})
+    backend.store_result('other', 2, states.SUCCESS)
+    assert backend.get_result('other') == 2
+
+
+def test_keys_values_and_counters(backend: dv.DynamoDBBackend) -> None:
+    backend.set('key', 'text é')
+    assert backend.get('key') == backend.get(b'key') == 'text é'.encode()
+    backend.delete('key')
+    backend.delete('key')
+    assert backend.get('key') is None
+    assert [backend.incr('count') for _ in range(3)] == [1, 2, 3]
+    assert backend.get('count') == b'3'
+    backend.expire('none', 5)
+    assert backend.get('none') is None
+    assert backend.mget([]) == []
+    assert backend.cleanup() is None
+
+
+def test_groups_are_saved_restored_and_deleted(backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
+    app = backend.app
+    result = app.GroupResult('g', [app.AsyncResult('a'), app.GroupResult('h', [app.AsyncResult('b')])])
+    result.save()
+    proxy.reset()
+    assert celery.result.GroupResult.restore('g', app=app) == result
+    assert cost(proxy) == (1, 1, 0)
+    result.delete()
+    backend.options = dv.dataclasses.replace(backend.options, consistency_wait_time=0.1)
+    assert celery.result.GroupResult.restore('g', app=app) is None
+
+
+def test_restoring_a_group_waits_for_it_to_appear(backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
+    app = backend.app
+    result = app.GroupResult('g', [app.AsyncResult('a')])
+    timer = threading.Timer(0.3, lambda: app.backend.save_group('g', result))
+    timer.start()
+    assert backend.restore_group('g') == result
+    timer.join()
+    assert {request.body['ConsistentRead'] for request in proxy.requests if request.operation == 'GetItem'} == {True}
+
+
+def test_reads_of_states_are_strongly_consistent_and_polls_are_not(backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
+    backend.get_state('id')
+    backend.mget(['id'])
+    with pytest.raises(TimeoutError):
+        backend.app.AsyncResult('id').get(timeout=0.1)
+    consistent = [body.get('ConsistentRead') for request in proxy.requests
+                  for body in request.body.get('RequestItems', {'': request.body}).values()]
+    assert consistent[:3] == [True, True, True] and set(consistent[3:-1]) == {False} and consistent[-1] is True
+
+
+@pytest.mark.skipif(not hasattr(celery.backends.base, 'compress_payload'), reason='Celery 5.7')
+def test_compressed_results(make_app: MakeApp, client: Any, table_name: str) -> None:
+    backend = make_app(result_compression='gzip').backend
+    backend.store_result('id', 'x' * 2_000_000, states.SUCCESS)
+    assert backend.get_result('id') == 'x' * 2_000_000
+    item, = all_items(client, table_name)
+    assert len(item['result']) < 10_000
+
+
+@pytest.mark.parametrize('serializer', ['json', 'pickle', 'yaml', 'msgpack'])
+def test_serializers(serializer: str, make_app: MakeApp) -> None:
+    pytest.importorskip({'json': 'json', 'pickle': 'pickle', 'yaml': 'yaml', 'msgpack': 'msgpack'}[serializer])
+    backend = make_app(result_serializer=serializer, result_accept_content=[serializer]).backend
+    backend.store_result('id', {'a': [1, 'é']}, states.SUCCESS)
+    assert backend.get_result('id') == {'a': [1, 'é']}
+    backend.store_result('failed', KeyError('x'), states.FAILURE)
+    with pytest.raises(KeyError):
+        backend.app.AsyncResult('failed').get(timeout=1)
+
+
+def test_the_global_key_prefix(make_app: MakeApp, client: Any, table_name: str) -> None:
+    backend = make_app(result_backend_transport_options={'global_keyprefix': 'mine'}).backend
+    backend.store_result('id', 1, states.SUCCESS)
+    assert [item['id'] for item in all_items(client, table_name)] == ['mine_celery-task-meta-id']
+    assert backend.get_result('id') == 1
 
 
 # ---------------------------------------------------------------------------------------------------------------------
