@@ -395,7 +395,7 @@ def readme_table(rows: list[dict[str, Any]], latency: float) -> str:
         cells = []
         for backend in (OURS, CELERYS, REDIS):
             row = next((row for row in rows if (row['backend'], row['what'], row['latency']) == (backend, what, latency)), {})
-            cells.append('fails' if 'failed' in row else form.format(row[field] * (factor or 1 / row['tasks'])) if field in row else '–')
+            cells.append('fails' if 'failed' in row else form.format(row[field] * (factor or 1 / row['tasks'])) if field in row else 'n/a')
         lines += [f'   {mark} - {text}'.rstrip() for mark, text in zip('*   ', [heading, *cells])]
     return '\n'.join(lines) + '\n'
 
