@@ -54,7 +54,8 @@ class Progress:
         self.seconds = time.monotonic() - self._start
         self._ended.set()
         self._ticker.join()
-        self._show('done' if exc_type is None else 'stopped', end='\n')
+        total = f'{self.total} of {self.total}, ' if self.total else ''
+        self._show(f'{total}done' if exc_type is None else 'stopped', end='\n')
 
     def _tick(self) -> None:
         ticks = 0
@@ -106,7 +107,7 @@ def running_worker(log: Path) -> Iterator[None]:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         worker.terminate()
         try:
-            with Progress('the worker finishes'), contextlib.suppress(subprocess.TimeoutExpired):
+            with Progress('stopping the worker'), contextlib.suppress(subprocess.TimeoutExpired):
                 worker.wait(10)
         finally:
             with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -154,7 +155,7 @@ def run_chord(tasks: Any, files: list[str], proxy: Proxy) -> tuple[dict[str, int
 
 
 def show_answer(counts: dict[str, int]) -> None:
-    print('\nThe most common words:')
+    print(f'\nThe most common words in the {FILES} largest modules of the standard library:')
     words = list(counts.items())[:10]
     for word, count in words:
         print(f'{word:10}{count:7,}  {"#" * round(40 * count / words[0][1])}')
@@ -181,7 +182,7 @@ def demo(proxy: Proxy, log: Path) -> int:
     # sent before there is a worker: this makes the broker's files, and its result says that the worker is ready
     first = wordcount.count_words.delay(files[0])
     with running_worker(log):
-        with Progress(f'a worker with {PROCESSES} processes, and a table'):
+        with Progress('starting a worker, creating a table'):
             first.get(timeout=TIMEOUT)
         by_group, group_run = run_group(wordcount, files, proxy)
         by_chord, chord_run = run_chord(wordcount, files, proxy)
