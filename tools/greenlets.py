@@ -1,0 +1,91 @@
+"""Waits for results in greenlets, for test_greenlets in test_dyna_veggie.py.
+
+    python tools/greenlets.py gevent|eventlet URL-OF-A-RESULT-BACKEND
+"""
+from __future__ import annotations
+
+import importlib
+import sys
+
+LIBRARY, URL = sys.argv[1:]
+if LIBRARY == 'gevent':
+    importlib.import_module('gevent.monkey').patch_all()
+else:
+    importlib.import_module('eventlet').monkey_patch()
+
+# patched, as in a worker, before anything else is imported
+from typing import Any  # noqa: E402
+
+from celery import Celery  # noqa: E402
+from celery.exceptions import TimeoutError  # noqa: E402
+
+library = importlib.import_module(LIBRARY)
+spawn, sleep = library.spawn, library.sleep
+app = Celery(backend=URL)
+stored = app.backend.store_result
+
+
+def wait_until(numbers: Any, length: int) -> None:
+    """Waits until something has so many members, or for ten seconds."""
+    for _ in range(100):
+        if len(numbers) == length:
+            break
+        sleep(0.1)
+
+
+def callbacks_are_called() -> None:
+    called: list[Any] = []
+    app.AsyncResult('then').then(lambda result: called.append(result.result))
+    pair = app.GroupResult('pair', [app.AsyncResult('one'), app.AsyncResult('two')])
+    pair.then(lambda results: called.append(results.get()))
+    stored('then', 'now', 'SUCCESS')
+    stored('one', 1, 'SUCCESS')
+    stored('two', 2, 'SUCCESS')
+    wait_until(called, 2)
+    assert sorted(map(str, called)) == ['[1, 2]', 'now'], called
+
+
+def greenlets_wait_while_others_go_on() -> None:
+    got: dict[int, Any] = {}
+    ticks = []
+
+    def wait(number: int) -> None:
+        got[number] = app.AsyncResult(f'id-{number}').get(timeout=60)
+
+    def tick() -> None:
+        while len(got) < 30:
+            ticks.append(1)
+            sleep(0.01)
+
+    for number in range(30):
+        spawn(wait, number)
+    spawn(tick)
+    sleep(0.5)
+    for number in range(30):
+        stored(f'id-{number}', number, 'SUCCESS')
+    wait_until(got, 30)
+    assert got == {number: number for number in range(30)}, got
+    assert len(ticks) > 20
+
+
+def large_groups_are_joined() -> None:
+    for number in range(300):
+        stored(f'big-{number}', number, 'SUCCESS')
+    results = app.GroupResult('big', [app.AsyncResult(f'big-{number}') for number in range(300)])
+    assert results.get(timeout=60) == list(range(300))
+
+
+def waiting_times_out() -> None:
+    try:
+        app.AsyncResult('none').get(timeout=0.3)
+    except TimeoutError:
+        return
+    raise AssertionError('no TimeoutError')
+
+
+assert type(app.backend.result_consumer.drainer).__name__ == LIBRARY + 'Drainer'
+callbacks_are_called()
+greenlets_wait_while_others_go_on()
+large_groups_are_joined()
+waiting_times_out()
+print('all right')
