@@ -1,13 +1,15 @@
-"""Dyna-Veggie beside Celery's own DynamoDB backend and its Redis backend: the same tasks, on one machine, in one run.
+"""Compares Dyna-Veggie with Celery's own DynamoDB and Redis backends: the same tasks in one run.
 
     make bench                      # everything, some twenty minutes
     make bench ARGS="--quick"       # small groups and chords only
 
-Each backend has a worker of its own (8 threads) and is used by Celery's public interface alone.  Time, CPU and memory are the
-medians of three rounds, with nothing between a backend and its store but a relay that adds latency, the same for all.  Requests
-and capacity units are counted in a round before these, through tools/proxy.py.  The engine is warmed up first: DynamoDB Local is
-a Java program, three times as slow when it is new.  The broker is a Redis server for all; where none is installed, it is a
-folder, and that peer is left out.  Writes results.json and results.svg beside this file.
+Each backend has a worker of its own (8 threads) and is used by Celery's public interface alone.
+Time, CPU and memory are the medians of three rounds, with nothing between a backend and its store
+but a relay that adds latency, the same for all.  Requests and capacity units are counted in a round
+before these, through tools/proxy.py.  The engine is warmed up first: DynamoDB Local is a Java
+program, three times as slow when it is new.  The broker is a Redis server for all; if none is
+installed, it is a folder, and that peer is left out.  Writes results.json and results.svg beside
+this file.
 """
 from __future__ import annotations
 
@@ -39,7 +41,8 @@ sys.path[:0] = PATHS
 import dynamodb_local  # noqa: E402
 import redis_local  # noqa: E402
 
-# On-demand capacity in us-east-1, https://aws.amazon.com/dynamodb/pricing/on-demand/, as of November 2026
+# on-demand capacity in us-east-1, as of November 2026:
+# https://aws.amazon.com/dynamodb/pricing/on-demand/
 DOLLARS_PER_READ_UNIT, DOLLARS_PER_WRITE_UNIT = 0.125e-6, 0.625e-6
 OURS, CELERYS, REDIS = 'Dyna-Veggie', "Celery's DynamoDB", "Celery's Redis"
 THREADS = 8
@@ -49,7 +52,7 @@ TOO_LONG = 600.0  # seconds
 Meter = Callable[[], dict[str, float]]
 
 
-# --- what stands between a backend and its store ------------------------------------------------------------------
+# --- what stands between a backend and its store --------------------------------------------------
 
 def serve_proxy(endpoint: str, pipe: Any) -> None:
     from proxy import Proxy
@@ -57,7 +60,8 @@ def serve_proxy(endpoint: str, pipe: Any) -> None:
         pipe.send(proxy.url)
         while (latency := pipe.recv()) is not None:
             usage = proxy.usage()
-            pipe.send({'requests': usage.requests, 'read_units': usage.read_units, 'write_units': usage.write_units})
+            pipe.send({'requests': usage.requests, 'read_units': usage.read_units,
+                       'write_units': usage.write_units})
             proxy.reset()
             proxy.latency = latency
 
@@ -66,7 +70,8 @@ def serve_proxy(endpoint: str, pipe: Any) -> None:
 def dynamodb(endpoint: str, latency: float) -> Iterator[tuple[str, Meter]]:
     """A proxy's URL, and what was used since the last call."""
     here, there = multiprocessing.Pipe()
-    process = multiprocessing.get_context('spawn').Process(target=serve_proxy, args=(endpoint, there), daemon=True)
+    process = multiprocessing.get_context('spawn').Process(
+        target=serve_proxy, args=(endpoint, there), daemon=True)
     process.start()
 
     def meter() -> dict[str, float]:
@@ -118,7 +123,8 @@ def relayed(port: int, latency: float) -> Iterator[int]:
         yield port
         return
     between = redis_local.free_port()
-    relay = multiprocessing.get_context('spawn').Process(target=serve_relay, args=(between, port, latency), daemon=True)
+    relay = multiprocessing.get_context('spawn').Process(
+        target=serve_relay, args=(between, port, latency), daemon=True)
     relay.start()
     try:
         time.sleep(1)
@@ -144,37 +150,49 @@ def warm_up(endpoint: str, times: int) -> None:
     """Makes an engine that was just started as fast as it will be."""
     import botocore.session
     client = botocore.session.Session().create_client(
-        'dynamodb', 'us-east-1', endpoint_url=endpoint, aws_access_key_id='local', aws_secret_access_key='local')
+        'dynamodb', 'us-east-1', endpoint_url=endpoint,
+        aws_access_key_id='local', aws_secret_access_key='local')
     table = f'warm-up-{uuid.uuid4().hex}'
-    client.create_table(TableName=table, BillingMode='PAY_PER_REQUEST', KeySchema=[{'AttributeName': 'id', 'KeyType': 'HASH'}],
-                        AttributeDefinitions=[{'AttributeName': 'id', 'AttributeType': 'S'}])
+    client.create_table(
+        TableName=table, BillingMode='PAY_PER_REQUEST',
+        KeySchema=[{'AttributeName': 'id', 'KeyType': 'HASH'}],
+        AttributeDefinitions=[{'AttributeName': 'id', 'AttributeType': 'S'}])
 
     def work(number: int) -> None:
         key = {'id': {'S': str(number)}}
-        client.put_item(TableName=table, Item={**key, 'result': {'B': b'x' * 200}}, ConditionExpression='attribute_not_exists(id)')
-        client.update_item(TableName=table, Key=key, UpdateExpression='ADD parts :one', ConditionExpression='attribute_exists(id)',
+        client.put_item(TableName=table, Item={**key, 'result': {'B': b'x' * 200}},
+                        ConditionExpression='attribute_not_exists(id)')
+        client.update_item(TableName=table, Key=key, UpdateExpression='ADD parts :one',
+                           ConditionExpression='attribute_exists(id)',
                            ExpressionAttributeValues={':one': {'N': '1'}})
         client.get_item(TableName=table, Key=key)
-        client.batch_get_item(RequestItems={table: {'Keys': [{'id': {'S': str(number // 2)}}, key][:1 + (number > 0)]}})
+        keys = [{'id': {'S': str(number // 2)}}]
+        if number:  # else it is the same key
+            keys.append(key)
+        client.batch_get_item(RequestItems={table: {'Keys': keys}})
     with ThreadPoolExecutor(4) as pool:
         for _ in pool.map(work, range(times)):
             pass
     client.delete_table(TableName=table)
 
 
-# --- a worker, and what it takes -----------------------------------------------------------------------------------
+# --- a worker, and what it takes ------------------------------------------------------------------
 
 class Worker:
     def __init__(self, broker: str, url: str, log: Path) -> None:
-        environ = {**os.environ, 'BROKER': broker, 'RESULT_BACKEND': url, 'AWS_ACCESS_KEY_ID': 'local', 'AWS_SECRET_ACCESS_KEY': 'local',
-                   'AWS_EC2_METADATA_DISABLED': 'true', 'PYTHONPATH': os.pathsep.join(PATHS)}
-        os.environ.update({name: environ[name] for name in environ if name.startswith('AWS_') or name in ('BROKER', 'RESULT_BACKEND')})
+        # this process uses them too, when it imports the tasks
+        os.environ.update({
+            'BROKER': broker, 'RESULT_BACKEND': url, 'AWS_ACCESS_KEY_ID': 'local',
+            'AWS_SECRET_ACCESS_KEY': 'local', 'AWS_EC2_METADATA_DISABLED': 'true'})
+        command = [
+            sys.executable, '-m', 'celery', '-A', 'bench_tasks', 'worker',
+            '--pool', 'threads', '--concurrency', str(THREADS),
+            '--without-gossip', '--without-mingle', '--without-heartbeat', '-l', 'WARNING']
+        environ = {**os.environ, 'PYTHONPATH': os.pathsep.join(PATHS)}
         self.log = log
         with log.open('w') as file:
             self.process = subprocess.Popen(
-                [sys.executable, '-m', 'celery', '-A', 'bench_tasks', 'worker', '--pool', 'threads', '--concurrency', str(THREADS),
-                 '--without-gossip', '--without-mingle', '--without-heartbeat', '-l', 'WARNING'],
-                env=environ, stdout=file, stderr=subprocess.STDOUT)
+                command, env=environ, stdout=file, stderr=subprocess.STDOUT)
 
     def cpu(self) -> float:
         fields = Path(f'/proc/{self.process.pid}/stat').read_text().rpartition(')')[2].split()
@@ -195,11 +213,15 @@ class Worker:
         self.process.kill()
 
 
-# --- the work ------------------------------------------------------------------------------------------------------
+# --- the work -------------------------------------------------------------------------------------
 
 @dataclass(frozen=True)
 class Scenario:
-    """run: gets the module of the tasks, and returns what it measured itself.  stored: nobody waits for the results."""
+    """One measurement.
+
+    run: gets the module of the tasks, and returns what it measured itself.
+    stored: nobody waits for the results.
+    """
 
     what: str
     tasks: int
@@ -239,7 +261,8 @@ def scenarios(name: str, quick: bool) -> Iterator[Scenario]:
 
     def large(tasks: Any) -> None:
         # Celery's own cannot store it, and whoever waits is not told
-        assert len(tasks.megabyte.delay().get(timeout=10 if name == CELERYS else TOO_LONG)) == 2**20
+        timeout = 10 if name == CELERYS else TOO_LONG
+        assert len(tasks.megabyte.delay().get(timeout=timeout)) == 2**20
 
     yield Scenario('200 tasks, nobody waits', 200, stored, stored=True)
     yield Scenario('200 single tasks', 200, singles)
@@ -256,7 +279,10 @@ Row = dict[str, Any]
 
 
 def settled(meter: Meter) -> dict[str, float]:
-    """What was used since the last call, and until nothing more is: what comes after a result is there is its cost, too."""
+    """What was used since the last call, and until no more is.
+
+    What follows after a result has come is part of its cost.
+    """
     used: Counter[str] = Counter()
     for _ in range(20):
         time.sleep(0.5)
@@ -300,7 +326,9 @@ def measured(name: str, url: str, broker: str, folder: Path, quick: bool, rounds
             rows: list[Row] = []
             while len(rows) < min(rounds, scenario.rounds) and not (rows and 'failed' in rows[-1]):
                 rows.append(once(scenario))
-            row = rows[-1] if 'failed' in rows[-1] else {key: statistics.median(row[key] for row in rows) for key in rows[0]}
+            row = rows[-1]
+            if 'failed' not in row:
+                row = {key: statistics.median(row[key] for row in rows) for key in rows[0]}
             if scenario.stored:
                 row.pop('wall', None)    # of the sending alone
             yield {'what': scenario.what, 'tasks': scenario.tasks, **row}
@@ -309,8 +337,10 @@ def measured(name: str, url: str, broker: str, folder: Path, quick: bool, rounds
         tasks.app.close()
 
 
-def measured_on_dynamodb(name: str, engine: str, latency: float, broker: str, folder: Path, quick: bool) -> Iterator[Row]:
-    """What is counted comes from a pass through the proxy, and what is timed from one without it."""
+def measured_on_dynamodb(
+        name: str, engine: str, latency: float, broker: str, folder: Path,
+        quick: bool) -> Iterator[Row]:
+    """What is counted comes from a pass through the proxy; what is timed, from one without it."""
     table = f'bench-{uuid.uuid4().hex}'
 
     def url(host: str) -> str:
@@ -318,15 +348,18 @@ def measured_on_dynamodb(name: str, engine: str, latency: float, broker: str, fo
             return f'dyna_veggie.DynamoDBBackend+dynamodb://{host}/{table}'
         return f'celery.backends.dynamodb.DynamoDBBackend+dynamodb://@{host}/{table}'
     with dynamodb(engine, latency) as (proxy, meter):
-        counted = list(measured(name, url(proxy.partition('//')[2]), broker, folder, quick, 1, meter))
+        through_proxy = url(proxy.partition('//')[2])
+        counted = list(measured(name, through_proxy, broker, folder, quick, 1, meter))
     with relayed(int(engine.rpartition(':')[2]), latency) as port:
-        for row, timed in zip(counted, measured(name, url(f'127.0.0.1:{port}'), broker, folder, quick)):
+        timed_rows = measured(name, url(f'127.0.0.1:{port}'), broker, folder, quick)
+        for row, timed in zip(counted, timed_rows):
             for field in ('requests', 'read_units', 'write_units'):
                 if field in row:
                     timed[field] = row[field]
             if 'write_units' in row:
-                timed['dollars_per_million'] = 1e6 / row['tasks'] * (
-                    row['read_units'] * DOLLARS_PER_READ_UNIT + row['write_units'] * DOLLARS_PER_WRITE_UNIT)
+                dollars = (row['read_units'] * DOLLARS_PER_READ_UNIT
+                           + row['write_units'] * DOLLARS_PER_WRITE_UNIT)
+                timed['dollars_per_million'] = 1e6 / row['tasks'] * dollars
             yield timed
 
 
@@ -335,13 +368,16 @@ def show(row: Row) -> str:
         return f'  {row["what"]:30} {row["backend"]:18} failed: {row["failed"][:70]}'
 
     def shown(field: str, form: str, divisor: float = 1) -> str:
-        return format(row[field] / divisor, form) if field in row else ' ' * int(form.partition('.')[0])
+        if field in row:
+            return format(row[field] / divisor, form)
+        return ' ' * int(form.partition('.')[0])
     tasks = row['tasks']
     seen = f'   seen after {row["seen_after"] * 1000:.0f} ms' if 'seen_after' in row else ''
     return ' '.join([
-        f'  {row["what"]:30} {row["backend"]:18}', shown('requests', '8.2f', tasks), shown('read_units', '7.2f', tasks),
-        shown('write_units', '7.2f', tasks), shown('dollars_per_million', '8.2f'), shown('wall', '8.2f'), shown('cpu', '7.2f'),
-        shown('peak_mb', '6.0f')]) + seen
+        f'  {row["what"]:30} {row["backend"]:18}',
+        shown('requests', '8.2f', tasks), shown('read_units', '7.2f', tasks),
+        shown('write_units', '7.2f', tasks), shown('dollars_per_million', '8.2f'),
+        shown('wall', '8.2f'), shown('cpu', '7.2f'), shown('peak_mb', '6.0f')]) + seen
 
 
 def chart(rows: list[dict[str, Any]], path: Path) -> None:
@@ -357,16 +393,20 @@ def chart(rows: list[dict[str, Any]], path: Path) -> None:
     figure, axes = pyplot.subplots(1, len(panels), figsize=(11, 2.8), layout='constrained')
     for axis, (what, field, factor, label) in zip(axes, panels):
         chosen = [row for row in rows if row['what'] == what and row['latency']]
-        bars = axis.barh([row['backend'] for row in chosen], [row.get(field, 0) * factor for row in chosen],
-                         color=['#2a7f4f' if row['backend'] == OURS else '#b0b0b0' for row in chosen])
-        axis.bar_label(bars, [f'{row[field] * factor:.3g}' if field in row else 'no such price' for row in chosen], padding=2)
+        lengths = [row.get(field, 0) * factor for row in chosen]
+        labels = [f'{row[field] * factor:.3g}' if field in row else 'no such price'
+                  for row in chosen]
+        colours = ['#2a7f4f' if row['backend'] == OURS else '#b0b0b0' for row in chosen]
+        bars = axis.barh([row['backend'] for row in chosen], lengths, color=colours)
+        axis.bar_label(bars, labels, padding=2)
         axis.set_xlabel(label)
         axis.margins(x=0.25)
         axis.invert_yaxis()
         axis.spines[['top', 'right']].set_visible(False)
         if axis is not axes[0]:
             axis.set_yticks([])
-    figure.suptitle('Less is better; 10 ms of latency added to each request', fontsize=9, color='#606060')
+    figure.suptitle('Less is better; 10 ms of latency added to each request',
+                    fontsize=9, color='#606060')
     figure.savefig(path, metadata={'Date': None})
 
 
@@ -374,12 +414,14 @@ def chart(rows: list[dict[str, Any]], path: Path) -> None:
 SHOWN = [
     ('200 tasks, nobody waits', 'requests', None, '{:.1f}', 'requests to store a result'),
     ('200 single tasks', 'requests', None, '{:.1f}', 'requests to store a result and get it'),
-    ('30 tasks of 10 ms, one by one', 'seen_after', 1000, '{:.0f} ms', 'a result is seen by ``get()`` after (median)'),
+    ('30 tasks of 10 ms, one by one', 'seen_after', 1000, '{:.0f} ms',
+     'a result is seen by ``get()`` after (median)'),
     ('200 single tasks', 'wall', 1, '{:.1f} s', '200 single tasks, sent and then waited for'),
     ('a group of 1,000', 'wall', 1, '{:.1f} s', 'a group of 1,000'),
     ('a chord of 1,000', 'wall', 1, '{:.1f} s', 'a chord of 1,000'),
     ('a chord of 1,000', 'requests', None, '{:.1f}', 'requests per part of it'),
-    ('a chord of 1,000', 'dollars_per_million', 1, '{:.2f}', 'US dollars per million such parts, on demand'),
+    ('a chord of 1,000', 'dollars_per_million', 1, '{:.2f}',
+     'US dollars per million such parts, on demand'),
     ('a chord of 1,000', 'cpu', 1, '{:.1f} s', 'CPU of worker and client for it'),
     ('a chord of 1,000', 'peak_mb', 1, '{:.0f} MB', 'peak memory of the worker'),
     ('a chord of 10,000', 'wall', 1, '{:.0f} s', 'a chord of 10,000'),
@@ -387,29 +429,49 @@ SHOWN = [
 ]
 
 
+def row_of(
+        rows: list[dict[str, Any]], backend: str, what: str, latency: float) -> dict[str, Any]:
+    """What was measured, or an empty row."""
+    wanted = (backend, what, latency)
+    for row in rows:
+        if (row['backend'], row['what'], row['latency']) == wanted:
+            return row
+    return {}
+
+
 def readme_table(rows: list[dict[str, Any]], latency: float) -> str:
     """What the README shows of the results, as a table in reStructuredText."""
+    def lines_of_row(cells: list[str]) -> list[str]:
+        return [f'   {mark} - {text}'.rstrip() for mark, text in zip('*   ', cells)]
+
     lines = ['.. list-table::', '   :header-rows: 1', '']
-    lines += [f'   {mark} - {text}'.rstrip() for mark, text in zip('*   ', ['', OURS, CELERYS, REDIS])]
+    lines += lines_of_row(['', OURS, CELERYS, REDIS])
     for what, field, factor, form, heading in SHOWN:
-        cells = []
+        cells = [heading]
         for backend in (OURS, CELERYS, REDIS):
-            row = next((row for row in rows if (row['backend'], row['what'], row['latency']) == (backend, what, latency)), {})
-            cells.append('fails' if 'failed' in row else form.format(row[field] * (factor or 1 / row['tasks'])) if field in row else 'n/a')
-        lines += [f'   {mark} - {text}'.rstrip() for mark, text in zip('*   ', [heading, *cells])]
+            row = row_of(rows, backend, what, latency)
+            if 'failed' in row:
+                cells.append('fails')
+            elif field in row:
+                cells.append(form.format(row[field] * (factor or 1 / row['tasks'])))
+            else:
+                cells.append('n/a')
+        lines += lines_of_row(cells)
     return '\n'.join(lines) + '\n'
 
 
 def goals(rows: list[dict[str, Any]]) -> Iterator[str]:
     def of(backend: str, what: str, field: str, latency: float) -> float | None:
-        return next((row[field] for row in rows if (row['backend'], row['what'], row['latency']) == (backend, what, latency)
-                     and field in row and 'failed' not in row), None)
+        row = row_of(rows, backend, what, latency)
+        return None if 'failed' in row else row.get(field)
     for latency in sorted({row['latency'] for row in rows}):
         for what, field, peer, text in (
                 ('a chord of 1,000', 'wall', CELERYS, 'chord of 1,000: times faster than'),
                 ('a chord of 1,000', 'wall', REDIS, 'chord of 1,000: of the speed of'),
-                ('200 tasks, nobody waits', 'requests', CELERYS, 'requests to store a result: times fewer than'),
-                ('30 tasks of 10 ms, one by one', 'seen_after', CELERYS, 'get() sees a result: times sooner than')):
+                ('200 tasks, nobody waits', 'requests', CELERYS,
+                 'requests to store a result: times fewer than'),
+                ('30 tasks of 10 ms, one by one', 'seen_after', CELERYS,
+                 'get() sees a result: times sooner than')):
             ours, theirs = of(OURS, what, field, latency), of(peer, what, field, latency)
             if ours and theirs:
                 yield f'{latency * 1000:3.0f} ms  {text} {peer}: {theirs / ours:.2f}'
@@ -417,13 +479,16 @@ def goals(rows: list[dict[str, Any]]) -> Iterator[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
-    parser.add_argument('--quick', action='store_true', help='small groups and chords only; writes no files')
-    parser.add_argument('--latency', type=float, nargs='*', default=[0.0, 0.01], help='seconds added to each request')
+    parser.add_argument('--quick', action='store_true',
+                        help='small groups and chords only; writes no files')
+    parser.add_argument('--latency', type=float, nargs='*', default=[0.0, 0.01],
+                        help='seconds added to each request')
     arguments = parser.parse_args()
     rows: list[Row] = []
     names = [OURS, CELERYS, REDIS]
     with contextlib.ExitStack() as stack:
-        engine, folder = stack.enter_context(dynamodb_local.engine()), Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        engine = stack.enter_context(dynamodb_local.engine())
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         if redis_local.is_installed():
             broker = f'redis://127.0.0.1:{stack.enter_context(redis_local.redis_server(folder))}'
         else:
@@ -432,8 +497,8 @@ def main() -> None:
             names.remove(REDIS)
             Path(folder, 'control').mkdir()
         warm_up(engine.endpoint, 100 if arguments.quick else 4000)
-        print(f'{engine.description}; a worker with {THREADS} threads each\n\n{"per task:":51}requests   reads  writes   $/mill.   '
-              'wall s   CPU s  peak MB')
+        print(f'{engine.description}; a worker with {THREADS} threads each\n')
+        print(f'{"per task:":51}requests   reads  writes   $/mill.   wall s   CPU s  peak MB')
         for latency in arguments.latency:
             print(f'with {latency * 1000:.0f} ms added to each request')
             for name in names:
@@ -442,7 +507,8 @@ def main() -> None:
                         url, meter = peer.enter_context(redis_backend(folder, latency))
                         found = measured(name, url, broker, folder, arguments.quick, meter=meter)
                     else:
-                        found = measured_on_dynamodb(name, engine.endpoint, latency, broker, folder, arguments.quick)
+                        found = measured_on_dynamodb(
+                            name, engine.endpoint, latency, broker, folder, arguments.quick)
                     for row in found:
                         rows.append({'backend': name, 'latency': latency, **row})
                         print(show(rows[-1]), flush=True)
@@ -450,10 +516,14 @@ def main() -> None:
     if not arguments.quick:
         import botocore
         import celery
-        about = {'date': time.strftime('%Y-%m-%d'), 'python': platform.python_version(), 'celery': celery.__version__,
-                 'botocore': botocore.__version__, 'cores': os.cpu_count(), 'threads': THREADS,
-                 'dollars per read unit': DOLLARS_PER_READ_UNIT, 'dollars per write unit': DOLLARS_PER_WRITE_UNIT}
-        (HERE / 'results.json').write_text(json.dumps({'about': about, 'rows': rows}, indent=1) + '\n')
+        about = {
+            'date': time.strftime('%Y-%m-%d'), 'python': platform.python_version(),
+            'celery': celery.__version__, 'botocore': botocore.__version__,
+            'cores': os.cpu_count(), 'threads': THREADS,
+            'dollars per read unit': DOLLARS_PER_READ_UNIT,
+            'dollars per write unit': DOLLARS_PER_WRITE_UNIT}
+        results = json.dumps({'about': about, 'rows': rows}, indent=1)
+        (HERE / 'results.json').write_text(results + '\n')
         chart(rows, HERE / 'results.svg')
         print('\nfor README.rst:\n\n' + readme_table(rows, max(arguments.latency)))
 

@@ -12,7 +12,9 @@ if '://' in os.environ['BROKER']:
 else:
     os.environ['BROKER_FOLDER'] = os.environ['BROKER']
     app.config_from_object('broker')
-app.conf.update(worker_enable_remote_control=False, broker_connection_retry_on_startup=True, worker_prefetch_multiplier=8)
+app.conf.update(
+    worker_enable_remote_control=False, broker_connection_retry_on_startup=True,
+    worker_prefetch_multiplier=8)
 
 
 @app.task

@@ -1,8 +1,9 @@
 """What waiting costs: joins of many results whose batches overlap or not, and the latency of get().
 
-    python benchmarks/waiting.py [results]      (default: 10,000; DYNAMODB_ENDPOINT overrides the engine)
+    python benchmarks/waiting.py [results]
 
-Each request takes 10 ms more than the engine needs, added by one of botocore's events in the client.
+10,000 results, if no number is given; DYNAMODB_ENDPOINT overrides the engine.  Each request takes
+10 ms more than the engine needs, which one of botocore's events in the client adds.
 """
 from __future__ import annotations
 
@@ -62,20 +63,27 @@ def main() -> None:
         ids = [f'{index:08d}-6d0c-4c3e-9a5b-000000000000' for index in range(number)]
         for id in ids[:1]:
             backend.store_result(id, 0, 'SUCCESS')
-        backend.values.table.write_many(puts=(
-            {'id': backend.get_key_for_task(id).decode(), 'status': 'SUCCESS', 'timestamp': time.time(),
-             'ttl': int(time.time()) + 86400, 'result': backend.encode(
-                 {'status': 'SUCCESS', 'result': index, 'traceback': None, 'children': [], 'task_id': id}).encode()}
-            for index, id in enumerate(ids)))
+
+        def item(index: int, id: str) -> dict[str, Any]:
+            meta = {'status': 'SUCCESS', 'result': index, 'traceback': None, 'children': [],
+                    'task_id': id}
+            return {'id': backend.get_key_for_task(id).decode(), 'status': 'SUCCESS',
+                    'timestamp': time.time(), 'ttl': int(time.time()) + 86400,
+                    'result': backend.encode(meta).encode()}
+
+        backend.values.table.write_many(puts=(item(index, id) for index, id in enumerate(ids)))
         client = backend.values.table.client
         client.meta.events.register('before-send.dynamodb', lambda **kwargs: time.sleep(LATENCY))
         print(f'join of {number:,} results, each request 10 ms more than {engine.description}')
         for _ in range(2):
             (slow, slow_cpu), (fast, fast_cpu) = join(app, ids, 1), join(app, ids, 8)
-            print(f'  one batch at a time {slow:.2f} s ({slow_cpu:.2f} s CPU), overlapped {fast:.2f} s ({fast_cpu:.2f} s CPU):'
-                  f' {slow / fast:.1f} times faster')
+            print(f'  one batch at a time {slow:.2f} s ({slow_cpu:.2f} s CPU), '
+                  f'overlapped {fast:.2f} s ({fast_cpu:.2f} s CPU): '
+                  f'{slow / fast:.1f} times faster')
         seen = latency(app, 50)
-        print(f'get() of a task that takes 10 ms: seen {statistics.median(seen) * 1000:.0f} ms after it was stored (median of 50)')
+        median = statistics.median(seen) * 1000
+        print('get() of a task that takes 10 ms: '
+              f'seen {median:.0f} ms after it was stored (median of 50)')
 
 
 if __name__ == '__main__':

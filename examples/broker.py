@@ -1,4 +1,7 @@
-"""A broker in a folder, so that none needs to be installed: Celery's settings for kombu's file-system transport."""
+"""A broker in a folder, so that none needs to be installed.
+
+These are Celery's settings for kombu's file-system transport.
+"""
 import os
 import time
 import uuid
@@ -13,8 +16,8 @@ FOLDER = os.environ['BROKER_FOLDER']
 class Channel(filesystem.Channel):
     """Its messages appear whole.
 
-    kombu opens a message's file under its final name and writes it then: a worker that looks in between finds an
-    empty message, and dies of it.
+    kombu opens a message's file under its final name and writes it then: a worker that looks in
+    between finds an empty message, and dies of it.
     """
 
     def _put(self, queue: str, payload: Any, **kwargs: Any) -> None:

@@ -1,7 +1,7 @@
-"""Counts the words of the standard library's sources with a Celery worker that keeps its results in DynamoDB.
+"""Counts the words of the standard library with a Celery worker whose results are in DynamoDB.
 
-Run it by `make demo`.  The app is in wordcount.py; here is what starts the worker, gives it the work in two ways,
-shows the answer and what it took.
+Run it by `make demo`.  The app is in wordcount.py; here is what starts the worker, gives it the
+work in two ways, and shows the answer and what it took.
 """
 from __future__ import annotations
 
@@ -35,7 +35,10 @@ TIMEOUT = 120   # seconds, for each step
 
 
 class Progress:
-    """Shows how far a step is: on a terminal in one line that changes, else in a line now and then.  Asks nobody."""
+    """Shows how far a step is, without a request.
+
+    On a terminal it is one line that changes, elsewhere a line now and then.
+    """
 
     def __init__(self, label: str, total: int = 0) -> None:
         self.label, self.total = label, total
@@ -126,9 +129,11 @@ class Run:
 def source_files() -> list[str]:
     """The largest modules of the standard library."""
     library = Path(os.__file__).parent
-    others = {'encodings', 'pydoc_data', 'test', 'tests', 'idle_test', 'site-packages', 'dist-packages'}
+    others = {
+        'encodings', 'pydoc_data', 'test', 'tests', 'idle_test', 'site-packages', 'dist-packages'}
     files = [file for file in library.rglob('*.py') if not others.intersection(file.parts)]
-    return [str(file) for file in sorted(files, key=lambda file: (-file.stat().st_size, file))[:FILES]]
+    files.sort(key=lambda file: (-file.stat().st_size, file))
+    return [str(file) for file in files[:FILES]]
 
 
 def run_group(tasks: Any, files: list[str], proxy: Proxy) -> tuple[dict[str, int], Run]:
@@ -149,7 +154,7 @@ def run_chord(tasks: Any, files: list[str], proxy: Proxy) -> tuple[dict[str, int
     proxy.reset()
     with Progress(f'a chord of {len(files)} tasks and a merge') as progress:
         result = chord([tasks.count_words.s(file) for file in files])(tasks.merge.s())
-        # the merge fails where a part does: no need to have Celery read every part as well
+        # the merge fails if a part does: no need to have Celery read every part as well
         merged = result.get(timeout=TIMEOUT, follow_parents=False)
     return merged, Run('chord', len(files) + 1, progress.seconds, proxy.usage())
 
@@ -165,7 +170,8 @@ def show_cost(runs: list[Run]) -> None:
     print(f'\n{"":10}  tasks  seconds     requests   read units  write units')
     for run in runs:
         figures = [run.usage.requests, run.usage.read_units, run.usage.write_units]
-        print(f'{run.name:10}{run.tasks:7,}{run.seconds:9.1f}' + ''.join(f'{figure:13,.0f}' for figure in figures))
+        totals = ''.join(f'{figure:13,.0f}' for figure in figures)
+        print(f'{run.name:10}{run.tasks:7,}{run.seconds:9.1f}{totals}')
         print(f'{"  per task":26}' + ''.join(f'{figure / run.tasks:13.2f}' for figure in figures))
 
 
@@ -174,12 +180,14 @@ def demo(proxy: Proxy, log: Path) -> int:
 
     backend, _ = by_url(wordcount.app.conf.result_backend, wordcount.app.loader)
     if backend is not DynamoDBBackend:
-        print(f'dynamodb:// leads to {backend.__module__}.{backend.__qualname__}: install this checkout to make it '
-              'lead to Dyna-Veggie (pip install -e .)', file=sys.stderr)
+        print(f'dynamodb:// leads to {backend.__module__}.{backend.__qualname__}: '
+              'install this checkout to make it lead to Dyna-Veggie (pip install -e .)',
+              file=sys.stderr)
         return 1
 
     files = source_files()
-    # sent before there is a worker: this makes the broker's files, and its result says that the worker is ready
+    # sent before there is a worker: this makes the broker's files, and its result says that the
+    # worker is ready
     first = wordcount.count_words.delay(files[0])
     with running_worker(log):
         with Progress('starting a worker, creating a table'):
@@ -197,7 +205,8 @@ def demo(proxy: Proxy, log: Path) -> int:
 def main() -> int:
     endpoint = os.environ.get('DYNAMODB_ENDPOINT')
     if not endpoint:
-        print('DYNAMODB_ENDPOINT is not set: use `make demo`, which starts a DynamoDB.', file=sys.stderr)
+        print('DYNAMODB_ENDPOINT is not set: use `make demo`, which starts a DynamoDB.',
+              file=sys.stderr)
         return 2
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, frame: sys.exit(128 + number))
@@ -205,7 +214,8 @@ def main() -> int:
         log, broker = Path(folder, 'worker.log'), Path(folder, 'broker')
         broker.mkdir()
         os.environ['BROKER_FOLDER'] = str(broker)
-        os.environ['RESULT_BACKEND'] = f'dynamodb://local/wordcount?endpoint_url={quote(proxy.url, safe="")}'
+        url = f'dynamodb://local/wordcount?endpoint_url={quote(proxy.url, safe="")}'
+        os.environ['RESULT_BACKEND'] = url
         try:
             return demo(proxy, log)
         except KeyboardInterrupt:
@@ -214,8 +224,8 @@ def main() -> int:
         except (Exception, WorkerDied) as exc:
             print(f'{type(exc).__name__}: {exc}', file=sys.stderr)
             if log.exists():
-                print('The end of the worker\'s log:', *log.read_text(errors='replace').splitlines()[-30:], sep='\n  ',
-                      file=sys.stderr)
+                last_lines = log.read_text(errors='replace').splitlines()[-30:]
+                print('The end of the worker\'s log:', *last_lines, sep='\n  ', file=sys.stderr)
             return 1
 
 

@@ -5,7 +5,8 @@ from collections import Counter
 
 from celery import Celery
 
-app = Celery('wordcount', backend=os.environ['RESULT_BACKEND'])     # dynamodb://eu-west-1/wordcount, say
+# RESULT_BACKEND is dynamodb://eu-west-1/wordcount, say
+app = Celery('wordcount', backend=os.environ['RESULT_BACKEND'])
 app.config_from_object('broker')
 
 
