@@ -1,4 +1,4 @@
-# Needs make and Python 3.9 or newer; the rest is installed into .venv.  `make help` says what there is.
+# Needs make and Python 3.9 or newer; the rest goes into .venv.  `make help` lists the targets.
 PYTHON = python3
 VENV = .venv
 READY = $(VENV)/ready
@@ -7,20 +7,24 @@ SOURCES = $(wildcard *.py tools examples benchmarks)
 help:
 	@echo 'make demo    a Celery worker counts words, with its results in DynamoDB'
 	@echo 'make test    all tests; ARGS="-k chord -x" goes to pytest'
-	@echo 'make test-matrix   the same on every Python that is here and every Celery; SESSIONS="oldest newest" for the corners'
-	@echo 'make bench   beside Celery'"'"'s own DynamoDB backend and its Redis backend; ARGS=--quick for the short form'
-	@echo 'make conformance   Celery'"'"'s own integration tests against this backend; PEER=redis against its Redis backend'
+	@echo 'make test-matrix   the same with every Celery on every Python that is here;'
+	@echo '             SESSIONS="oldest newest" for the corners'
+	@echo 'make bench   beside the DynamoDB and Redis backends of Celery; ARGS=--quick for a short one'
+	@echo 'make conformance   the integration tests of Celery against this backend;'
+	@echo '             PEER=redis against its Redis backend'
 	@echo 'make lint    ruff and mypy'
 	@echo 'make clean   removes what these made'
 	@echo
-	@echo 'demo and test take the DynamoDB at DYNAMODB_ENDPOINT=http://..., else start one, in Docker where that runs,'
-	@echo 'else embedded; ENGINE=docker or ENGINE=embedded allows only that; QUICK=1 leaves out what takes minutes.  PYTHON=python3.12 picks the Python.'
+	@echo 'demo and test use the DynamoDB at DYNAMODB_ENDPOINT=http://..., else they start one:'
+	@echo 'in Docker if that runs, else embedded.  ENGINE=docker or ENGINE=embedded allows only that.'
+	@echo 'QUICK=1 leaves out what takes minutes.  PYTHON=python3.12 picks the Python.'
 
 demo: $(READY)
 	@$(VENV)/bin/python tools/dynamodb_local.py $(VENV)/bin/python examples/demo.py
 
 test: $(READY)
-	@$(VENV)/bin/python tools/dynamodb_local.py $(VENV)/bin/python -m pytest -o faulthandler_timeout=400 $(ARGS)
+	@$(VENV)/bin/python tools/dynamodb_local.py \
+		$(VENV)/bin/python -m pytest -o faulthandler_timeout=400 $(ARGS)
 
 test-matrix: $(READY)
 	@$(VENV)/bin/python tools/dynamodb_local.py $(VENV)/bin/python -m nox -f tools/noxfile.py \
@@ -42,7 +46,8 @@ clean:
 	rm -rf $(VENV) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
-# The venv is made anew when setup.py changed, when its Python is gone, and when it was moved: its scripts hold its path.
+# The venv is made anew if setup.py changed, if its Python is gone, and if it was moved, since its
+# scripts hold its path.
 ifneq ($(shell { $(VENV)/bin/python -c "" && cat $(READY); } 2>/dev/null),$(CURDIR))
 .PHONY: $(READY)
 endif

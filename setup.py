@@ -5,13 +5,14 @@ from setuptools import setup
 
 HERE = Path(__file__).parent
 README = (HERE / 'README.rst').read_text('utf-8')
+MODULE = (HERE / 'dyna_veggie.py').read_text('utf-8')
 
 setup(
     name='dyna-veggie',
-    # read, not imported: what it imports may not be installed yet
-    version=re.search(r"^__version__ = '(.+)'$", (HERE / 'dyna_veggie.py').read_text('utf-8'), re.MULTILINE)[1],
+    # read, not imported: what the module imports may not be installed yet
+    version=re.search(r"^__version__ = '(.+)'$", MODULE, re.MULTILINE)[1],
     description='A DynamoDB result backend for Celery, in one module',
-    # a package index cannot show pictures that lie beside the text
+    # without its pictures: a package index has only the text
     long_description=re.sub(r'^\.\. image:: .*\n(?: +:.*\n)*\n', '', README, flags=re.MULTILINE),
     long_description_content_type='text/x-rst',
     author='The Dyna-Veggie developers',
@@ -37,21 +38,22 @@ setup(
     py_modules=['dyna_veggie'],
     install_requires=[
         'celery>=5.3',
-        'botocore>=1.29.164',   # the first that knows ReturnValuesOnConditionCheckFailure
+        'botocore>=1.29.164',   # the first with ReturnValuesOnConditionCheckFailure
     ],
     extras_require={
         'test': [
             'pytest',
             'hypothesis',
             'docker',
-            # moto's server; its extra of that name also brings what other services than DynamoDB need, 25 packages
+            # for moto's server; the extra "server" would bring 25 packages that only other
+            # services than DynamoDB need
             'moto[dynamodb]>=5',
             'flask',
             'flask-cors',
             'gevent',
             'eventlet',
             'nox',
-            'boto3',        # of Celery's own backend
+            'boto3',        # for Celery's own backend
             'pyyaml',
             'python-hcl2',
             'readme_renderer',
@@ -59,8 +61,9 @@ setup(
             'twine',
         ],
         'bench': ['celery[redis]', 'matplotlib'],
-        'conformance': ['celery[redis]', 'pydantic', 'pytest-rerunfailures', 'pytest-timeout', 'pytest-subtests'],
-        'lint': ['mypy<3', 'ruff==0.17.*'],      # newer ones find more
+        'conformance': ['celery[redis]', 'pydantic', 'pytest-rerunfailures', 'pytest-timeout',
+                        'pytest-subtests'],
+        'lint': ['mypy<3', 'ruff==0.17.*'],     # newer ones complain of more
     },
     entry_points={
         'celery.result_backends': ['dynamodb = dyna_veggie:DynamoDBBackend'],

@@ -1,14 +1,15 @@
-"""Starts a DynamoDB, runs a command with DYNAMODB_ENDPOINT set to it, and stops it again, whatever happens.
+"""Starts a DynamoDB, runs a command with DYNAMODB_ENDPOINT set to it, and always stops it again.
 
     python tools/dynamodb_local.py COMMAND [ARGUMENT]...
 
 It takes the first of these that works, and says which and why:
 
-    DYNAMODB_ENDPOINT   one that runs already, where that variable is set
+    DYNAMODB_ENDPOINT   one that runs already, if that variable is set
     ENGINE=docker       DynamoDB Local, image amazon/dynamodb-local, in memory
     ENGINE=embedded     moto's server, from PyPI
 
-Setting ENGINE allows only that one.  The exit code is the command's, or 2 where there is no DynamoDB.  From Python:
+If ENGINE is set, it takes only that one.  The exit code is the command's, or 2 if there is no
+DynamoDB.  From Python:
 
     with engine() as started:
         print(started.endpoint, started.description)
@@ -31,8 +32,8 @@ from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 IMAGE = 'amazon/dynamodb-local'
-OWNER = 'dyna-veggie.owner'     # the label of our containers: HOST/PID of who started them
-SERVE = '--serve-embedded'      # how this file runs itself
+OWNER = 'dyna-veggie.owner'     # the label of our containers: HOST/PID of the process that owns it
+SERVE = '--serve-embedded'      # the argument with which this file runs itself
 PATIENCE = 60.0                 # seconds for an engine to start: Java on a busy machine
 INSTALL = "pip install '.[test]' installs what is needed"
 
@@ -44,7 +45,7 @@ def _cannot() -> None:
 class Engine(NamedTuple):
     endpoint: str
     description: str
-    pause: Callable[[], None] = _cannot     # it accepts connections, but does and answers nothing until ...
+    pause: Callable[[], None] = _cannot     # it still accepts connections, but answers nothing
     resume: Callable[[], None] = _cannot
 
 
@@ -62,7 +63,9 @@ def engine(environ: Mapping[str, str] = os.environ) -> Iterator[Engine]:
     endpoint, forced = environ.get('DYNAMODB_ENDPOINT'), environ.get('ENGINE')
     if endpoint:
         wait(endpoint, 5, remedy='start one there, or unset DYNAMODB_ENDPOINT')
-        why = 'DYNAMODB_ENDPOINT is set' + (f', which wins over ENGINE={forced}' if forced else '')
+        why = 'DYNAMODB_ENDPOINT is set'
+        if forced:
+            why += f', which wins over ENGINE={forced}'
         yield Engine(endpoint, f'the DynamoDB at {endpoint}, since {why}')
         return
     if forced and forced not in ENGINES:
@@ -77,11 +80,16 @@ def engine(environ: Mapping[str, str] = os.environ) -> Iterator[Engine]:
                 failed.append(exc)
         else:
             raise Unavailable('; or '.join(map(str, failed)))
-        why = f'ENGINE={forced}' if forced else '; '.join(exc.problem for exc in failed) or 'a Docker engine answers'
-        yield started._replace(description=f'{started.description} at {started.endpoint}, since {why}')
+        if forced:
+            why = f'ENGINE={forced}'
+        else:
+            why = '; '.join(exc.problem for exc in failed) or 'a Docker engine answers'
+        yield started._replace(
+            description=f'{started.description} at {started.endpoint}, since {why}')
 
 
-def wait(endpoint: str, seconds: float, alive: Callable[[], bool] = lambda: True, remedy: str = '') -> None:
+def wait(endpoint: str, seconds: float, alive: Callable[[], bool] = lambda: True,
+         remedy: str = '') -> None:
     """Returns once a DynamoDB answers there.  Raises Unavailable."""
     import botocore.session
     from botocore.config import Config
@@ -92,7 +100,8 @@ def wait(endpoint: str, seconds: float, alive: Callable[[], bool] = lambda: True
 
     try:
         client = botocore.session.Session().create_client(
-            'dynamodb', 'us-east-1', endpoint_url=endpoint, aws_access_key_id='local', aws_secret_access_key='local',
+            'dynamodb', 'us-east-1', endpoint_url=endpoint,
+            aws_access_key_id='local', aws_secret_access_key='local',
             config=Config(connect_timeout=2, read_timeout=10, retries={'total_max_attempts': 1}))
     except (BotoCoreError, ValueError) as exc:
         raise unavailable(exc) from exc
@@ -105,7 +114,8 @@ def wait(endpoint: str, seconds: float, alive: Callable[[], bool] = lambda: True
             detail = str(exc)
         except ClientError as exc:
             code = exc.response['Error']['Code']
-            if not code.isdigit():  # a DynamoDB that dislikes our keys answers, too; other servers have just a status
+            # a DynamoDB that refuses our keys is one, too; other servers give just a status
+            if not code.isdigit():
                 return
             detail = f'HTTP status {code}'
         if time.monotonic() > end or not alive():
@@ -113,7 +123,7 @@ def wait(endpoint: str, seconds: float, alive: Callable[[], bool] = lambda: True
         time.sleep(0.1)
 
 
-# --- Docker ----------------------------------------------------------------------------------------------------------
+# --- Docker ---------------------------------------------------------------------------------------
 
 @contextlib.contextmanager
 def docker_engine(environ: Mapping[str, str]) -> Iterator[Engine]:
@@ -127,7 +137,8 @@ def docker_engine(environ: Mapping[str, str]) -> Iterator[Engine]:
     def create() -> Any:
         container = client.containers.create(
             IMAGE, ['-jar', 'DynamoDBLocal.jar', '-inMemory', '-sharedDb'], auto_remove=True,
-            ports={'8000/tcp': ('127.0.0.1', None)}, labels={OWNER: f'{socket.gethostname()}/{os.getpid()}'})
+            ports={'8000/tcp': ('127.0.0.1', None)},
+            labels={OWNER: f'{socket.gethostname()}/{os.getpid()}'})
         stack.callback(remove, container)
         return container
 
@@ -142,8 +153,8 @@ def docker_engine(environ: Mapping[str, str]) -> Iterator[Engine]:
         try:
             client = docker.from_env(environment=environ)
         except DockerException as exc:
-            raise Unavailable(
-                f'no Docker engine answers ({reason(exc)})', 'start it, or set DOCKER_HOST to where it is') from exc
+            raise Unavailable(f'no Docker engine answers ({reason(exc)})',
+                              'start it, or set DOCKER_HOST to where it is') from exc
         stack.callback(client.close)
         try:
             remove_leftovers(client)
@@ -152,20 +163,22 @@ def docker_engine(environ: Mapping[str, str]) -> Iterator[Engine]:
             except ImageNotFound:
                 print(f'dynamodb_local: pulling {IMAGE}', file=sys.stderr, flush=True)
                 client.images.pull(IMAGE, tag='latest')
-            # in a thread, for which the stack waits: should a Ctrl-C lose the answer, nobody would remove the container
+            # in a thread, for which the stack waits: if a Ctrl-C came between the request and its
+            # answer, nobody would remove the container
             container = stack.enter_context(ThreadPoolExecutor()).submit(create).result()
             container.start()
             container.reload()
             port = container.ports['8000/tcp'][0]['HostPort']
         except (DockerException, RequestException, LookupError) as exc:
-            raise Unavailable(f'Docker cannot run {IMAGE} ({reason(exc)})', f'see `docker run {IMAGE}`') from exc
+            raise Unavailable(f'Docker cannot run {IMAGE} ({reason(exc)})',
+                              f'see `docker run {IMAGE}`') from exc
         endpoint = f'http://127.0.0.1:{port}'
         wait(endpoint, PATIENCE, alive, f'see `docker run {IMAGE}`')
         yield Engine(endpoint, f'{IMAGE} in Docker', container.pause, container.unpause)
 
 
 def reason(exc: BaseException) -> str:
-    """What Docker says, or else the first cause: between the two are layers of HTTP."""
+    """What Docker says, else the first cause: the exceptions in between only wrap it."""
     if getattr(exc, 'explanation', None):
         return str(exc.explanation)     # type: ignore[attr-defined]
     while exc.__context__:
@@ -174,7 +187,7 @@ def reason(exc: BaseException) -> str:
 
 
 def remove(container: Any) -> None:
-    """Removes a container in any state, and returns when it is gone."""
+    """Removes a container in any state, and returns once it is gone."""
     from docker.errors import APIError, NotFound
     from requests import RequestException
 
@@ -183,15 +196,16 @@ def remove(container: Any) -> None:
             container.remove(force=True, v=True)
         except NotFound:
             return
-        except (APIError, RequestException):    # auto_remove is at it, for one
+        except (APIError, RequestException):    # auto_remove may be removing it already
             time.sleep(0.1)
 
 
 def remove_leftovers(client: Any) -> None:
-    """Removes the containers of owners that were killed before they could."""
-    for container in client.containers.list(all=True, ignore_removed=True, filters={'label': OWNER}):
+    """Removes the containers of owners that were killed before they could do it."""
+    found = client.containers.list(all=True, ignore_removed=True, filters={'label': OWNER})
+    for container in found:
         host, _, pid = container.labels[OWNER].rpartition('/')
-        if host == socket.gethostname():    # an engine can serve many machines
+        if host == socket.gethostname():    # a Docker engine can serve many machines
             try:
                 os.kill(int(pid), 0)
             except ProcessLookupError:
@@ -200,18 +214,18 @@ def remove_leftovers(client: Any) -> None:
                 pass
 
 
-# --- embedded --------------------------------------------------------------------------------------------------------
+# --- embedded -------------------------------------------------------------------------------------
 
 @contextlib.contextmanager
 def embedded_engine(environ: Mapping[str, str]) -> Iterator[Engine]:
     missing = [name for name in ('moto', 'flask', 'flask_cors') if not find_spec(name)]
     if missing:
         raise Unavailable(f'no module named {", ".join(missing)}', INSTALL)
-    # its own session, so that a Ctrl-C leaves it running until the command has ended; and should we be killed, it ends
-    # with its input
+    # in a session of its own, so that a Ctrl-C leaves it running until the command has ended; if we
+    # are killed, its input ends, and so does the server
     with subprocess.Popen(
-            [sys.executable, __file__, SERVE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            env=environ, start_new_session=True) as server:
+            [sys.executable, __file__, SERVE], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            text=True, env=environ, start_new_session=True) as server:
         try:
             assert server.stdout is not None
             port = server.stdout.readline().strip()
@@ -220,7 +234,8 @@ def embedded_engine(environ: Mapping[str, str]) -> Iterator[Engine]:
             endpoint = f'http://127.0.0.1:{port}'
             wait(endpoint, PATIENCE, alive=lambda: server.poll() is None)
             yield Engine(endpoint, "moto's server (one request at a time)",
-                         lambda: server.send_signal(signal.SIGSTOP), lambda: server.send_signal(signal.SIGCONT))
+                         pause=lambda: server.send_signal(signal.SIGSTOP),
+                         resume=lambda: server.send_signal(signal.SIGCONT))
         finally:
             server.kill()
 
@@ -235,7 +250,7 @@ def comparable(holds: Callable[[Any, Any], bool]) -> Callable[[Any, Any], bool]:
 
 
 def serve() -> None:
-    """The server's process: prints the port it chose, and serves until its input ends."""
+    """The server's process: prints its port, and serves until its input ends."""
     from moto.dynamodb import comparisons
     from moto.dynamodb.models.dynamo_type import DynamoType
     from moto.server import DomainDispatcherApplication, create_backend_app
@@ -245,11 +260,11 @@ def serve() -> None:
         def log_request(self, *args: Any) -> None:
             pass
 
-    # moto takes the size of binary values in base64: it would refuse items of 300 KB as above 400
+    # moto counts the base64 of binary values: it would refuse items of 300 KB as above 400
     measure = DynamoType.size
     DynamoType.size = lambda self: measure(self) * 3 // 4 if self.is_binary() else measure(self)
 
-    # moto fails where a condition compares values of two types; in DynamoDB, no such condition holds
+    # moto fails if a condition compares values of two types; in DynamoDB such a condition is false
     for operator in (comparisons.OpLessThan, comparisons.OpLessThanOrEqual,
                      comparisons.OpGreaterThan, comparisons.OpGreaterThanOrEqual):
         operator.expr = comparable(operator.expr)
@@ -257,11 +272,12 @@ def serve() -> None:
     moto = DomainDispatcherApplication(create_backend_app)
     turn = threading.Lock()
 
-    # moto's operations are not atomic: two at once lose updates.  A server without threads would do, too, but could be
-    # blocked by one client that connects and then sends nothing
+    # moto's operations are not atomic: two at once lose updates.  A server without threads would
+    # do, too, but one client that connects and sends nothing could block it
     def one_at_a_time(environ: dict[str, Any], start_response: Any) -> Any:
-        environ['wsgi.input'] = io.BytesIO(environ['wsgi.input'].read(int(environ.get('CONTENT_LENGTH') or 0)))
-        # one database for all regions, and for those that AWS does not have: as DynamoDB Local's -sharedDb
+        length = int(environ.get('CONTENT_LENGTH') or 0)
+        environ['wsgi.input'] = io.BytesIO(environ['wsgi.input'].read(length))
+        # one database for all regions, real or not, as with DynamoDB Local's -sharedDb
         environ['HTTP_AUTHORIZATION'] = re.sub(
             '/[^/]+/dynamodb/', '/us-east-1/dynamodb/', environ.get('HTTP_AUTHORIZATION', ''))
         with turn:
@@ -274,10 +290,12 @@ def serve() -> None:
 
 
 ENGINES: dict[str, Callable[[Mapping[str, str]], contextlib.AbstractContextManager[Engine]]] = {
-    'docker': docker_engine, 'embedded': embedded_engine}
+    'docker': docker_engine,
+    'embedded': embedded_engine,
+}
 
 
-# --- command ---------------------------------------------------------------------------------------------------------
+# --- command --------------------------------------------------------------------------------------
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -288,12 +306,12 @@ def handle(handler: Any) -> None:
 
 
 def leave(number: int, frame: Any) -> None:
-    handle(signal.SIG_IGN)      # nothing may disturb the cleaning up
+    handle(signal.SIG_IGN)      # nothing may interrupt the clean-up
     sys.exit(128 + number)
 
 
 def run(command: list[str], environ: Mapping[str, str]) -> int:
-    """Runs a command, passes signals on to it, and returns its exit code as a shell does."""
+    """Runs a command, passes signals on to it, and returns its exit code as a shell would."""
     try:
         process = subprocess.Popen(command, env=environ)
     except OSError as exc:
@@ -301,7 +319,7 @@ def run(command: list[str], environ: Mapping[str, str]) -> int:
         return 127 if isinstance(exc, FileNotFoundError) else 126
 
     def pass_on(number: int, frame: Any) -> None:
-        if not (number == signal.SIGINT and in_foreground()):   # Ctrl-C reached the command already
+        if not (number == signal.SIGINT and in_foreground()):   # the command got a Ctrl-C itself
             process.send_signal(number)
 
     handle(pass_on)

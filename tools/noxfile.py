@@ -1,4 +1,7 @@
-"""The tests on every Python and Celery that are supported: `make test-matrix`, or SESSIONS="oldest newest" for the corners."""
+"""The tests on every supported Python with every supported Celery: `make test-matrix`.
+
+SESSIONS="oldest newest" runs the corners alone.
+"""
 from __future__ import annotations
 
 from pathlib import Path
@@ -8,6 +11,11 @@ import nox
 ROOT = Path(__file__).parent.parent
 PYTHONS = ['3.9', '3.10', '3.11', '3.12', '3.13']
 CELERYS = ['5.3', '5.4', '5.5', '5.6', '5.7']
+VERSIONS = """
+import platform, botocore, celery
+print('Python', platform.python_version(), 'Celery', celery.__version__,
+      'botocore', botocore.__version__)
+"""
 
 nox.options.envdir = ROOT / '.venv' / 'matrix'
 nox.options.reuse_existing_virtualenvs = True
@@ -18,9 +26,9 @@ nox.options.error_on_missing_interpreters = False
 def test(session: nox.Session, *requirements: str) -> None:
     session.chdir(ROOT)
     session.install('--editable', '.[test]', *requirements)
-    session.run('python', '-c', 'import sys, celery, botocore; '
-                'print("Python", *sys.version_info[:2], "Celery", celery.__version__, "botocore", botocore.__version__)')
-    session.run('python', '-m', 'pytest', '-o', 'faulthandler_timeout=400', *session.posargs, env={'QUICK': '1'})
+    session.run('python', '-c', VERSIONS)
+    session.run('python', '-m', 'pytest', '-o', 'faulthandler_timeout=400', *session.posargs,
+                env={'QUICK': '1'})
 
 
 @nox.session(python=PYTHONS)

@@ -1,4 +1,4 @@
-"""A reverse proxy between DynamoDB's clients and a DynamoDB: it meters what they cost, and makes requests fail.
+"""A reverse proxy between clients and a DynamoDB: it meters their requests, and makes some fail.
 
     with Proxy(os.environ['DYNAMODB_ENDPOINT']) as proxy:
         client = session.create_client('dynamodb', endpoint_url=proxy.url, ...)
@@ -28,14 +28,14 @@ from urllib.parse import urlsplit
 READS = frozenset({'GetItem', 'BatchGetItem', 'Query', 'Scan', 'TransactGetItems'})
 WRITES = frozenset({'PutItem', 'UpdateItem', 'DeleteItem', 'BatchWriteItem', 'TransactWriteItems'})
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Faults: what `Proxy.faults` can return for a request
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
+# Faults: what `Proxy.faults` may return for a request
+# --------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Error:
-    """The request is not forwarded and answered with this error."""
+    """The request is not forwarded, but answered with this error."""
     code: str
     message: str = ''
     status: int = 400
@@ -44,7 +44,8 @@ class Error:
 @dataclass(frozen=True)
 class Throttle(Error):
     code: str = field(default='ProvisionedThroughputExceededException', init=False)
-    message: str = field(default='The level of configured provisioned throughput was exceeded', init=False)
+    message: str = field(
+        default='The level of configured provisioned throughput was exceeded', init=False)
     status: int = field(default=400, init=False)
 
 
@@ -62,7 +63,7 @@ class ResetBefore:
 
 @dataclass(frozen=True)
 class ResetAfter:
-    """The request is forwarded, then the connection is reset: it was applied, but the answer is lost."""
+    """The request is forwarded, then the connection is reset: applied, but the answer is lost."""
 
 
 @dataclass(frozen=True)
@@ -78,29 +79,29 @@ class Partial:
 
 Fault = Union[Error, ResetBefore, ResetAfter, Delay, Partial]
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Metering
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Request:
     operation: str
-    table: str | None           # the first one's name, where a batch has several
+    table: str | None           # of a batch for several tables: the first
     body: dict[str, Any]        # as the client sent it
     status: int                 # 0: the engine was not asked, or did not answer
     read_units: float
     write_units: float
-    error: str | None           # an error's code, or the exception's name where the engine did not answer
+    error: str | None           # the error's code, or an exception's name if no answer came
     fault: Fault | None
-    began: float                # of time.monotonic: when it came
+    began: float                # when it came, by time.monotonic
     ended: float                # when its answer was about to be sent
-    port: int                   # of the client's end of the connection
-    access_key: str             # whose signature it has
+    port: int                   # the client's end of the connection
+    access_key: str             # that signed it
 
     @property
     def ids(self) -> list[str]:
-        """The keys of the items it is about, in a table whose key is Celery's `id`."""
+        """The keys of its items, in a table whose key is Celery's `id`."""
         entries = [entry for _, entry in _entries(self.body.get('RequestItems', {}))] or [self.body]
         for wrapper in ('PutRequest', 'DeleteRequest', 'Item', 'Key'):
             entries = [entry.get(wrapper, entry) for entry in entries]
@@ -123,7 +124,7 @@ def _entries(request_items: dict[str, Any]) -> list[tuple[str, Any]]:
 
 
 def _request_items(entries: list[tuple[str, Any]], like: dict[str, Any]) -> dict[str, Any]:
-    """The reverse of `_entries`; ConsistentRead and the like are those of the batch `like`."""
+    """The reverse of `_entries`; ConsistentRead and the like are taken from the batch `like`."""
     items: dict[str, Any] = {}
     for table, entry in entries:
         if isinstance(like[table], list):
@@ -144,39 +145,51 @@ def _table_of(body: dict[str, Any]) -> str | None:
 def _units(operation: str, body: dict[str, Any], answer: dict[str, Any]) -> float:
     """The capacity units that an answered request used, as AWS would count them.
 
-    That is what the engine reports, where it can be relied on.  DynamoDB Local reports nothing for the keys that a
-    batch did not find, moto knows neither sizes nor consistency, and neither reports anything for a failed condition,
-    which costs as the write would have: by the larger of the new item and the old one (known if the client asked).
+    That is what the engine reports, if it can be relied on.  DynamoDB Local reports nothing for
+    the keys that a batch did not find, moto knows neither sizes nor consistency, and neither
+    reports anything for a failed condition.  That costs what the write would have cost: by the
+    larger of the new item and the old one (which is known if the client asked for it).
     """
     consumed = answer.get('ConsumedCapacity') or []
-    reported = sum(each['CapacityUnits'] for each in (consumed if isinstance(consumed, list) else [consumed]))
+    if not isinstance(consumed, list):
+        consumed = [consumed]
+    reported = sum(each['CapacityUnits'] for each in consumed)
     if operation == 'GetItem':
         found = [answer['Item']] if 'Item' in answer else []
         return _read_units({'': {**body, 'Keys': [body['Key']]}}, {'': found}, {}, reported)
     if operation == 'BatchGetItem':
-        return _read_units(body['RequestItems'], answer['Responses'], answer.get('UnprocessedKeys', {}), reported)
+        unprocessed = answer.get('UnprocessedKeys', {})
+        return _read_units(body['RequestItems'], answer['Responses'], unprocessed, reported)
     if operation == 'BatchWriteItem':
-        unprocessed = _entries(answer.get('UnprocessedItems', {}))
-        done = [entry for table, entry in _entries(body['RequestItems']) if (table, entry) not in unprocessed]
-        return max(reported, sum(_blocks(entry.get('PutRequest', {}).get('Item', {}), 1024) for entry in done))
+        left = _entries(answer.get('UnprocessedItems', {}))
+        puts = [write.get('PutRequest', {}).get('Item', {})
+                for table, write in _entries(body['RequestItems']) if (table, write) not in left]
+        return max(reported, sum(_blocks(item, 1024) for item in puts))
     if operation in ('PutItem', 'UpdateItem', 'DeleteItem'):
-        return max(reported, _blocks(body.get('Item', {}), 1024), _blocks(answer.get('Item', {}), 1024))
+        new, old = body.get('Item', {}), answer.get('Item', {})
+        return max(reported, _blocks(new, 1024), _blocks(old, 1024))
     return reported
 
 
-def _read_units(asked: dict[str, Any], found: dict[str, Any], unprocessed: dict[str, Any], reported: float) -> float:
+def _read_units(asked: dict[str, Any], found: dict[str, Any], unprocessed: dict[str, Any],
+                reported: float) -> float:
     units = 0.0
     for table, reads in asked.items():
         items = found.get(table, [])
-        missing = len(reads['Keys']) - len(unprocessed.get(table, {'Keys': []})['Keys']) - len(items)
+        left = unprocessed.get(table, {}).get('Keys', [])
+        missing = len(reads['Keys']) - len(left) - len(items)
         blocks = sum(_blocks(item, 4096) for item in items) + missing
         units += blocks if reads.get('ConsistentRead') else blocks / 2
-    # the size of an item that comes in part is known to the engine only
-    return max(units, reported) if any('ProjectionExpression' in reads for reads in asked.values()) else units
+    # only the engine knows the size of an item of which it returns a part
+    if any('ProjectionExpression' in reads for reads in asked.values()):
+        return max(units, reported)
+    return units
 
 
 def _blocks(item: dict[str, Any], size: int) -> int:
-    return max(1, -(-sum(len(name.encode()) + _size(value) for name, value in item.items()) // size))
+    """How many blocks of that size an item takes, at least one."""
+    bytes_ = sum(len(name.encode()) + _size(value) for name, value in item.items())
+    return max(1, -(-bytes_ // size))
 
 
 def _error_code(answer: dict[str, Any]) -> str | None:
@@ -201,23 +214,23 @@ def _size(attribute: dict[str, Any]) -> int:
     return 1
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # The proxy
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 
 class Proxy:
-    """Everything may be read and set at any time, from any thread."""
+    """All its attributes may be read and set at any time, from any thread."""
 
     def __init__(self, endpoint_url: str) -> None:
         self.endpoint_url = endpoint_url
-        #: called with each request's operation and body, one call at a time
+        #: called with the operation and the body of each request, one call at a time
         self.faults: Callable[[str, dict[str, Any]], Fault | None] | None = None
         #: seconds added to each request
         self.latency = 0.0
         #: an outage: connections are accepted and reset at once
         self.down = False
-        #: in the order in which they were answered; a request is here before its client sees the answer
+        #: in the order of their answers; a request is here before its client sees the answer
         self.requests: list[Request] = []
         self._closing = threading.Event()
         self._fault_lock = threading.Lock()
@@ -225,7 +238,8 @@ class Proxy:
     def __enter__(self) -> Proxy:
         self._server = _Server(self)
         self.url = f'http://127.0.0.1:{self._server.server_address[1]}'
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(0.05,), daemon=True)
         self._thread.start()
         return self
 
@@ -245,7 +259,7 @@ class Proxy:
         )
 
     def reset(self) -> None:
-        """Forget the requests so far."""
+        """Forgets the requests so far."""
         self.requests = []
 
     def _fault(self, operation: str, body: dict[str, Any]) -> Fault | None:
@@ -255,7 +269,8 @@ class Proxy:
 
 class _Server(socketserver.ThreadingTCPServer):
     daemon_threads = True
-    request_queue_size = 128    # of 5, some of many clients that connect at once would wait a second
+    # with the default of 5, some of many clients that connect at once would wait a second
+    request_queue_size = 128
 
     def __init__(self, proxy: Proxy) -> None:
         self.proxy = proxy
@@ -268,8 +283,9 @@ class _Server(socketserver.ThreadingTCPServer):
         return not self.proxy.down
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        # socketserver knows its threads only where they are no daemons
-        thread = threading.Thread(target=self.process_request_thread, args=(request, client_address), daemon=True)
+        # socketserver keeps no list of daemon threads
+        thread = threading.Thread(
+            target=self.process_request_thread, args=(request, client_address), daemon=True)
         self.connections[thread] = request
         thread.start()
 
@@ -280,7 +296,7 @@ class _Server(socketserver.ThreadingTCPServer):
             del self.connections[threading.current_thread()]
 
     def shutdown_request(self, request: Any) -> None:
-        # without socketserver's shutdown(SHUT_WR), whose FIN the client would see in place of a reset
+        # socketserver would call shutdown(SHUT_WR) first, and the client would see no reset
         self.close_request(request)
 
     def server_close(self) -> None:
@@ -288,13 +304,15 @@ class _Server(socketserver.ThreadingTCPServer):
         deadline = time.monotonic() + 5
         for thread, connection in list(self.connections.items()):
             try:
-                connection.shutdown(socket.SHUT_RDWR)   # wakes a thread that waits for its next request
+                # wakes a thread that waits for its next request
+                connection.shutdown(socket.SHUT_RDWR)
             except OSError:
-                pass    # closed in the meantime
+                pass    # it was closed in the meantime
             thread.join(max(0, deadline - time.monotonic()))
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        if not isinstance(sys.exc_info()[1], ConnectionError):   # clients may leave when they like
+        # clients may leave when they like
+        if not isinstance(sys.exc_info()[1], ConnectionError):
             super().handle_error(request, client_address)
 
 
@@ -318,14 +336,14 @@ class _Answer:
         ], payload)
 
 
-# The body may be changed or the connection another one, and the answer must be readable: not compressed.
+# The body may be changed, the connection is another one, and the answer must not be compressed.
 _NOT_FORWARDED = frozenset({
     'accept-encoding', 'connection', 'content-length', 'host', 'keep-alive', 'transfer-encoding',
 })
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """One client's connection, with a connection to the engine of its own."""
+    """One client's connection, which has a connection of its own to the engine."""
     protocol_version = 'HTTP/1.1'
     disable_nagle_algorithm = True      # a delayed acknowledgement would add 40 ms
     server: _Server
@@ -365,17 +383,28 @@ class _Handler(BaseHTTPRequestHandler):
         units = 0.0
         if answer and (answer.status == 200 or error == 'ConditionalCheckFailedException'):
             units = _units(operation, body, said)
+        credential = self.headers.get('Authorization', '').partition('Credential=')[2]
         proxy.requests.append(Request(
-            operation, _table_of(body), body, answer.status if answer else 0,
-            units if operation in READS else 0, units if operation in WRITES else 0, error, fault, began, time.monotonic(),
-            self.client_address[1], self.headers.get('Authorization', '').partition('Credential=')[2].partition('/')[0],
+            operation=operation,
+            table=_table_of(body),
+            body=body,
+            status=answer.status if answer else 0,
+            read_units=units if operation in READS else 0,
+            write_units=units if operation in WRITES else 0,
+            error=error,
+            fault=fault,
+            began=began,
+            ended=time.monotonic(),
+            port=self.client_address[1],
+            access_key=credential.partition('/')[0],
         ))
         if answer is None or isinstance(fault, ResetAfter):
             self._reset()
         else:
             self._send(answer)
 
-    def _answer(self, fault: Fault | None, operation: str, body: dict[str, Any], payload: bytes) -> _Answer | None:
+    def _answer(self, fault: Fault | None, operation: str, body: dict[str, Any],
+                payload: bytes) -> _Answer | None:
         if isinstance(fault, ResetBefore):
             return None
         if isinstance(fault, Error):
@@ -386,10 +415,12 @@ class _Handler(BaseHTTPRequestHandler):
         return self._forward(operation, body, payload)
 
     def _forward(self, operation: str, body: dict[str, Any], payload: bytes) -> _Answer:
-        if operation in READS | WRITES and body.get('ReturnConsumedCapacity') not in ('TOTAL', 'INDEXES'):
+        metered = body.get('ReturnConsumedCapacity') in ('TOTAL', 'INDEXES')
+        if operation in READS | WRITES and not metered:
             payload = json.dumps({**body, 'ReturnConsumedCapacity': 'TOTAL'}).encode()
-        headers = {name: value for name, value in self.headers.items() if name.lower() not in _NOT_FORWARDED}
-        # Found out before, since a request that failed may have been applied and cannot just be sent again.
+        headers = {name: value for name, value in self.headers.items()
+                   if name.lower() not in _NOT_FORWARDED}
+        # checked before: a request that failed may have been applied, so it cannot be sent again
         if self.upstream.sock and _is_stale(self.upstream.sock):
             self.upstream.close()
         self.upstream.request('POST', self.path, payload, headers)
@@ -411,7 +442,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send(self, answer: _Answer) -> None:
         head = [f'HTTP/1.1 {answer.status} {self.responses.get(answer.status, ("",))[0]}']
-        head += [f'{name}: {value}' for name, value in answer.headers if name.lower() not in _NOT_FORWARDED]
+        head += [f'{name}: {value}' for name, value in answer.headers
+                 if name.lower() not in _NOT_FORWARDED]
         head += [f'Content-Length: {len(answer.payload)}', '', '']
         self.wfile.write('\r\n'.join(head).encode('latin-1') + answer.payload)
 
@@ -432,7 +464,7 @@ def _json_object(payload: bytes) -> dict[str, Any]:
 
 
 def _is_stale(connection: socket.socket) -> bool:
-    """Whether an idle connection was closed by the other side (or has something to say, which nobody asked for)."""
+    """Whether the other side closed an idle connection, or sent what nobody asked for."""
     try:
         connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
     except BlockingIOError:

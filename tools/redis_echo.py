@@ -1,7 +1,8 @@
 """Our backend under a name that Celery's integration tests do not skip.
 
-Many of them skip every result backend whose URL does not start with "redis", since they use Redis as the channel over which
-tasks tell in which order they ran.  Here it is that channel, and the broker, but not the backend.
+Many of them skip each result backend whose URL does not start with "redis": their tasks tell
+through Redis in which order they ran.  Here Redis is there for that, and as the broker, but it is
+not the backend.
 """
 from dyna_veggie import DynamoDBBackend
 

@@ -1,4 +1,4 @@
-"""Starts a Redis server of its own, for the benchmarks and for Celery's integration tests.
+"""Starts a Redis server, for the benchmarks and for Celery's integration tests.
 
     with redis_server(folder) as port:
         ...
@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-INSTALL = 'no redis-server is here (on Debian: apt install redis-server)'
+INSTALL = 'there is no redis-server (on Debian: apt install redis-server)'
 
 
 def is_installed() -> bool:
@@ -30,7 +30,9 @@ def free_port() -> int:
 def redis_server(folder: Path) -> Iterator[int]:
     """The port of a Redis server that answers, for as long as the block runs."""
     port = free_port()
-    server = subprocess.Popen(['redis-server', '--port', str(port), '--save', '', '--dir', str(folder)], stdout=subprocess.DEVNULL)
+    server = subprocess.Popen(
+        ['redis-server', '--port', str(port), '--save', '', '--dir', str(folder)],
+        stdout=subprocess.DEVNULL)
     try:
         for _ in range(100):
             with contextlib.suppress(OSError), socket.create_connection(('127.0.0.1', port)):
