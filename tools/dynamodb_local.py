@@ -5,7 +5,8 @@
 It takes the first of these that works, and says which and why:
 
     DYNAMODB_ENDPOINT   one that runs already, if that variable is set
-    ENGINE=docker       DynamoDB Local, image amazon/dynamodb-local, in memory
+    ENGINE=docker       DynamoDB Local, in memory; IMAGE=... names another image of it than
+                        amazon/dynamodb-local
     ENGINE=embedded     moto's server, from PyPI
 
 If ENGINE is set, it takes only that one.  The exit code is the command's, or 2 if there is no
@@ -28,6 +29,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
@@ -136,7 +138,7 @@ def docker_engine(environ: Mapping[str, str]) -> Iterator[Engine]:
 
     def create() -> Any:
         container = client.containers.create(
-            IMAGE, ['-jar', 'DynamoDBLocal.jar', '-inMemory', '-sharedDb'], auto_remove=True,
+            image, ['-jar', 'DynamoDBLocal.jar', '-inMemory', '-sharedDb'], auto_remove=True,
             ports={'8000/tcp': ('127.0.0.1', None)},
             labels={OWNER: f'{socket.gethostname()}/{os.getpid()}'})
         stack.callback(remove, container)
@@ -149,6 +151,7 @@ def docker_engine(environ: Mapping[str, str]) -> Iterator[Engine]:
             return False
         return True
 
+    image = environ.get('IMAGE') or IMAGE
     with contextlib.ExitStack() as stack:
         try:
             client = docker.from_env(environment=environ)
@@ -159,10 +162,10 @@ def docker_engine(environ: Mapping[str, str]) -> Iterator[Engine]:
         try:
             remove_leftovers(client)
             try:
-                client.images.get(IMAGE)
+                client.images.get(image)
             except ImageNotFound:
-                print(f'dynamodb_local: pulling {IMAGE}', file=sys.stderr, flush=True)
-                client.images.pull(IMAGE, tag='latest')
+                print(f'dynamodb_local: pulling {image}', file=sys.stderr, flush=True)
+                client.images.pull(image)
             # in a thread, for which the stack waits: if a Ctrl-C came between the request and its
             # answer, nobody would remove the container
             container = stack.enter_context(ThreadPoolExecutor()).submit(create).result()
@@ -170,11 +173,29 @@ def docker_engine(environ: Mapping[str, str]) -> Iterator[Engine]:
             container.reload()
             port = container.ports['8000/tcp'][0]['HostPort']
         except (DockerException, RequestException, LookupError) as exc:
-            raise Unavailable(f'Docker cannot run {IMAGE} ({reason(exc)})',
-                              f'see `docker run {IMAGE}`') from exc
+            raise Unavailable(f'Docker cannot run {image} ({reason(exc)})',
+                              f'see `docker run {image}`') from exc
         endpoint = f'http://127.0.0.1:{port}'
-        wait(endpoint, PATIENCE, alive, f'see `docker run {IMAGE}`')
-        yield Engine(endpoint, f'{IMAGE} in Docker', container.pause, container.unpause)
+        wait(endpoint, PATIENCE, alive, f'see `docker run {image}`')
+        yield Engine(endpoint, f'{description(container)} (Docker image {image})',
+                     container.pause, container.unpause)
+
+
+def description(container: Any) -> str:
+    """Which DynamoDB Local runs there: recent ones log it, the release notes tell it of older ones.
+
+    It is no error if neither can be read: this is only for people.
+    """
+    from docker.errors import APIError
+
+    found = None
+    with contextlib.suppress(APIError):
+        found = re.search(rb'^Version:\s*(\S+)', container.logs(), re.MULTILINE)
+    if not found:
+        with contextlib.suppress(APIError):
+            notes = b''.join(container.get_archive('/home/dynamodblocal/README.txt')[0])
+            found = re.search(rb'^\d{4}-\d+-\d+ \((\S+)\)', notes, re.MULTILINE)
+    return 'DynamoDB Local ' + (found[1].decode() if found else 'of an unknown version')
 
 
 def reason(exc: BaseException) -> str:
@@ -233,7 +254,7 @@ def embedded_engine(environ: Mapping[str, str]) -> Iterator[Engine]:
                 raise Unavailable("moto's server did not start", INSTALL)
             endpoint = f'http://127.0.0.1:{port}'
             wait(endpoint, PATIENCE, alive=lambda: server.poll() is None)
-            yield Engine(endpoint, "moto's server (one request at a time)",
+            yield Engine(endpoint, f"moto {version('moto')}'s server (one request at a time)",
                          pause=lambda: server.send_signal(signal.SIGSTOP),
                          resume=lambda: server.send_signal(signal.SIGCONT))
         finally:
