@@ -18,7 +18,8 @@ help:
 	@echo 'demo and test use the DynamoDB at DYNAMODB_ENDPOINT=http://..., else they start one:'
 	@echo 'in Docker if that runs, else embedded.  ENGINE=docker or ENGINE=embedded allows only that.'
 	@echo 'IMAGE=... names another image of DynamoDB Local than amazon/dynamodb-local.'
-	@echo 'QUICK=1 leaves out what takes minutes.  PYTHON=python3.12 picks the Python.'
+	@echo 'QUICK=1 leaves out what takes minutes.  PYTHON=python3.12 picks the Python, and'
+	@echo 'VENV=.venv/3.12 gives it a venv beside the other one.'
 
 demo: $(READY)
 	@$(VENV)/bin/python tools/dynamodb_local.py $(VENV)/bin/python examples/demo.py

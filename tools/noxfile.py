@@ -4,19 +4,17 @@ SESSIONS="oldest newest" runs the corners alone, SESSIONS=tests-3.12 one Python.
 """
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import nox
 
 ROOT = Path(__file__).parent.parent
-PYTHONS = ['3.9', '3.10', '3.11', '3.12', '3.13', '3.14', '3.15']
+PYTHONS = re.findall(r"Python :: (3\.\d+)'", (ROOT / 'setup.py').read_text())
 CELERYS = ['5.3', '5.4', '5.5', '5.6', '5.7']
 IMPOSSIBLE = [('3.9', '5.7')]
-VERSIONS = """
-import platform, botocore, celery
-print('Python', platform.python_version(), 'Celery', celery.__version__,
-      'botocore', botocore.__version__)
-"""
+VERSIONS = ('import platform, celery, botocore; print("Python", platform.python_version(), '
+            '"Celery", celery.__version__, "botocore", botocore.__version__)')
 
 nox.options.envdir = ROOT / '.venv' / 'matrix'
 nox.options.reuse_existing_virtualenvs = True
