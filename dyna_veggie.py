@@ -2,17 +2,26 @@
 
     app = Celery('proj', backend='dynamodb://eu-west-1/celery')
 
-One module, to install or to vendor.  It speaks raw DynamoDB JSON through botocore and needs nothing beyond
-Celery and botocore.  It reads from top to bottom, and each section uses only what stands above it:
+One module, to install or to vendor.  It speaks raw DynamoDB JSON through botocore and needs nothing
+beyond Celery and botocore.  It reads from top to bottom: each section has one job, opens with what
+it holds, and uses only what stands above it.
 
     options     what the URL, the transport options and Celery's settings say, parsed once
     attributes  Python values to DynamoDB attribute values and back; expressions
-    backoff     when to try again, and for how long
-    table       requests, batches, bootstrap; stored values of any size.  Knows nothing of Celery
+    failures    what an error means, what to do about it, and when to try again
+    client      sessions, credentials, the request loop; what belongs to a process
+    table       items, batches of items, and the table's creation
+    values      stored values of any size, each with a status and an expiry
     chord       the tree of counters that joins a chord
-    waiting     when to look for results again
+    waiting     when to look for what somebody waits for, and who looks
+    awaiting    what Celery's result classes ask of the backend: to look, to wait, to call back
+    results     Celery's result classes, which read in batches
+    joining     what Celery asks of a backend for its chords
     backend     Celery's interface
     commands    celery -A proj dynamodb ..., or python -m dyna_veggie ...
+
+Names: ``__all__`` is for users.  Other names without an underscore are for the sections below,
+those with one are for their own section or class.
 """
 from __future__ import annotations
 
@@ -39,8 +48,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from types import FrameType
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 import botocore.session
@@ -62,15 +70,29 @@ from botocore.utils import is_valid_endpoint_url, is_valid_ipv6_endpoint_url
 from celery import chain, maybe_signature, states
 from celery._state import get_current_task
 from celery.app.utils import find_app
-from celery.backends.asynchronous import AsyncBackendMixin, BaseResultConsumer
 from celery.backends.base import BaseKeyValueStoreBackend
-from celery.exceptions import BackendGetMetaError, BackendStoreError, ChordError, ImproperlyConfigured, TimeoutError
-from celery.result import AsyncResult, GroupResult, ResultBase, ResultSet, result_from_tuple
+from celery.exceptions import (
+    BackendGetMetaError,
+    BackendStoreError,
+    ChordError,
+    ImproperlyConfigured,
+    TimeoutError,
+)
+from celery.result import (
+    AsyncResult,
+    GroupResult,
+    ResultBase,
+    ResultSet,
+    assert_will_not_block,
+    result_from_tuple,
+)
 from celery.utils.functional import LRUCache
 from celery.utils.log import get_logger
+from celery.utils.serialization import strtobool
 from kombu.exceptions import EncodeError
+from kombu.utils.compat import detect_environment
 from kombu.utils.encoding import bytes_to_str, ensure_bytes
-from vine import barrier, promise
+from vine import barrier
 
 __version__ = '1.0.0'
 __all__ = ('DynamoDBBackend', 'Options', 'ResultTooLarge', 'parse_options')
@@ -78,31 +100,45 @@ __all__ = ('DynamoDBBackend', 'Options', 'ResultTooLarge', 'parse_options')
 logger = get_logger(__name__)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Options
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
+#
+# One frozen object holds all that a backend was told, each value checked, so that nothing below
+# this section parses or doubts a setting.  A parser takes what was given and returns the value, or
+# raises a ValueError that says what would be right.  No message shows a key, nor a piece of one.
 
-def _text(raw: Any) -> str:
-    if isinstance(raw, str) and raw.strip():
-        return raw.strip()
+def configuration_error(
+        text: str, kind: type[ImproperlyConfigured] = ImproperlyConfigured) -> ImproperlyConfigured:
+    return kind(f'dynamodb result backend: {text}')
+
+
+def option_error(name: str, given: Any, expected: str) -> ImproperlyConfigured:
+    return configuration_error(f'{name}={given!r} must be {expected}')
+
+
+def _text(given: Any) -> str:
+    if isinstance(given, str) and given.strip():
+        return given.strip()
     raise ValueError('a text that is not empty')
 
 
-def _boolean(raw: Any) -> bool:
-    words = {'true': True, 'yes': True, 'on': True, '1': True, 'false': False, 'no': False, 'off': False, '0': False}
+def _boolean(given: Any) -> bool:
     try:
-        return words[str(raw).strip().lower()]
-    except KeyError:
+        return bool(strtobool(str(given).strip()))
+    except TypeError:
         raise ValueError('true or false') from None
 
 
-def _number(expected: str, kind: Callable[[Any], Any], fits: Callable[[Any], bool]) -> Callable[[Any], Any]:
-    def parse(raw: Any) -> Any:
+def _number(
+        expected: str, kind: Callable[[Any], Any],
+        fits: Callable[[Any], bool] = lambda value: True) -> Callable[[Any], Any]:
+    def parse(given: Any) -> Any:
         try:
-            if isinstance(raw, bool) or '_' in str(raw):  # Python would read 1_0 as 10
+            if isinstance(given, bool) or '_' in str(given):  # Python would read 1_0 as 10
                 raise ValueError
-            value = kind(raw)
-            if fits(value) and (not isinstance(raw, float) or raw == value):
+            value = kind(given)
+            if fits(value) and (not isinstance(given, float) or given == value):
                 return value
         except (TypeError, ValueError, OverflowError):
             pass
@@ -111,52 +147,58 @@ def _number(expected: str, kind: Callable[[Any], Any], fits: Callable[[Any], boo
 
 
 def _choice(**choices: str) -> Callable[[Any], str]:
-    def parse(raw: Any) -> str:
-        value = choices.get(str(raw).strip().lower())
+    def parse(given: Any) -> str:
+        value = choices.get(str(given).strip().lower())
         if value is None:
             raise ValueError(' or '.join(choices))
         return value
     return parse
 
 
-def _table_name(raw: Any) -> str:
-    # https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/HowItWorks.NamingRulesDataTypes.html
-    if isinstance(raw, str) and re.fullmatch(r'[A-Za-z0-9_.-]{3,255}', raw):
-        return raw
+def _table_name(given: Any) -> str:
+    # docs.aws.amazon.com/amazondynamodb/latest/developerguide/HowItWorks.NamingRulesDataTypes.html
+    if isinstance(given, str) and re.fullmatch(r'[A-Za-z0-9_.-]{3,255}', given):
+        return given
     raise ValueError('3 to 255 letters, digits, "_", "-" and "."')
 
 
-def _is_endpoint_url(raw: Any) -> bool:
+def _is_endpoint_url(given: Any) -> bool:
     try:
-        parts = urlsplit(raw)
-        valid = is_valid_endpoint_url(raw) or is_valid_ipv6_endpoint_url(raw)
-        return parts.scheme in ('http', 'https') and valid and '@' not in parts.netloc and parts.port != 0
+        parts = urlsplit(given)
+        valid = is_valid_endpoint_url(given) or is_valid_ipv6_endpoint_url(given)
+        return (parts.scheme in ('http', 'https') and valid
+                and '@' not in parts.netloc and parts.port != 0)
     except (AttributeError, TypeError, ValueError):
         return False
 
 
-def _endpoint_url(raw: Any) -> str:
-    if _is_endpoint_url(raw):
-        return str(raw)
+def _endpoint_url(given: Any) -> str:
+    if _is_endpoint_url(given):
+        return str(given)
     raise ValueError('http(s)://host:port without user name or password')
 
 
-def _tags(raw: Any) -> tuple[tuple[str, str], ...]:
-    if isinstance(raw, Mapping):
-        pairs = [(str(key), str(value)) for key, value in raw.items()]
-    elif isinstance(raw, str):
-        pairs = [(key.strip() if colon else '', value.strip()) for key, colon, value in (pair.partition(':') for pair in raw.split(','))]
-    else:
-        pairs = []
-    if pairs and all(key for key, _ in pairs):
-        return tuple(pairs)
+def _tags(given: Any) -> tuple[tuple[str, str], ...]:
+    tags: list[tuple[str, str]] = []
+    if isinstance(given, Mapping):
+        tags = [(str(key), str(value)) for key, value in given.items()]
+    elif isinstance(given, str):
+        for pair in given.split(','):
+            key, colon, value = pair.partition(':')
+            tags.append((key.strip() if colon else '', value.strip()))
+    if tags and all(key for key, _ in tags):
+        return tuple(tags)
     raise ValueError('key:value,key:value or a dict')
 
+
+_LARGEST_RESULT = 400_000_000  # bytes, 1,000 items: what one value can cost has a bound
 
 _seconds = _number('seconds, 0 or more', float, lambda value: 0 <= value < math.inf)
 _above_zero = _number('seconds, more than 0', float, lambda value: 0 < value < math.inf)
 _positive = _number('a whole number, 1 or more', int, lambda value: value > 0)
-_whole = _number('a whole number', int, lambda value: True)
+_whole = _number('a whole number', int)
+_result_size = _number(
+    f'a whole number, 1 to {_LARGEST_RESULT:,}', int, lambda value: 0 < value <= _LARGEST_RESULT)
 
 
 def _option(default: Any, parse: Callable[[Any], Any], doc: str) -> Any:
@@ -180,10 +222,15 @@ class Options:
     endpoint_url: str | None = _option(
         None, _endpoint_url, 'endpoint to use in place of the one that the URL or the region names')
     profile: str | None = _option(None, _text, "profile of AWS's shared configuration files")
-    use_fips_endpoint: bool | None = _option(None, _boolean, "use the FIPS endpoint of the region; default: as AWS's tools are configured")
+    use_fips_endpoint: bool | None = _option(
+        None, _boolean,
+        "use the FIPS endpoint of the region; default: as AWS's tools are configured")
     use_dualstack_endpoint: bool | None = _option(
-        None, _boolean, "use the endpoint of the region that also speaks IPv6; default: as AWS's tools are configured")
-    max_pool_connections: int = _option(10, _positive, 'connections kept open, in each process: at least as many as a worker has threads')
+        None, _boolean, 'use the endpoint of the region that also speaks IPv6; '
+        "default: as AWS's tools are configured")
+    max_pool_connections: int = _option(
+        10, _positive, 'connections kept open, in each process: '
+        'at least as many as a worker has threads')
     connect_timeout: float = _option(5.0, _above_zero, 'seconds to wait for a connection')
     read_timeout: float = _option(10.0, _above_zero, 'seconds to wait for an answer')
 
@@ -192,41 +239,57 @@ class Options:
     billing_mode: str = _option(
         'PROVISIONED', _choice(provisioned='PROVISIONED', on_demand='PAY_PER_REQUEST'),
         '``provisioned`` or ``on_demand``, for the table it creates')
-    read_throughput: int = _option(5, _positive, 'read capacity units of the table it creates; synonym ``read``')
-    write_throughput: int = _option(5, _positive, 'write capacity units of the table it creates; synonym ``write``')
+    read_throughput: int = _option(
+        5, _positive, 'read capacity units of the table it creates; synonym ``read``')
+    write_throughput: int = _option(
+        5, _positive, 'write capacity units of the table it creates; synonym ``write``')
     table_class: str | None = _option(
-        None, _choice(standard='STANDARD', standard_infrequent_access='STANDARD_INFREQUENT_ACCESS'),
+        None, _choice(
+            standard='STANDARD', standard_infrequent_access='STANDARD_INFREQUENT_ACCESS'),
         '``standard`` or ``standard_infrequent_access``, for the table it creates')
-    tags: tuple[tuple[str, str], ...] = _option((), _tags, 'tags of the table it creates: ``team:data,env:prod``, or a dict')
-    deletion_protection: bool = _option(False, _boolean, 'protect the table it creates from deletion')
+    tags: tuple[tuple[str, str], ...] = _option(
+        (), _tags, 'tags of the table it creates: ``team:data,env:prod``, or a dict')
+    deletion_protection: bool = _option(
+        False, _boolean, 'protect the table it creates from deletion')
     encryption_key: str | None = _option(
-        None, _text, 'KMS key (id, ARN or alias) that encrypts the table it creates; default: a key that AWS owns')
+        None, _text, 'KMS key (id, ARN or alias) that encrypts the table it creates; '
+        'default: a key that AWS owns')
 
     # what is stored
     ttl_seconds: int | None = _option(
-        None, _whole, "seconds that results are kept; 0 or negative: for ever; default: Celery's ``result_expires``")
-    max_result_size: int = _option(16 * 2**20, _positive, 'largest result, in bytes as it is stored')
+        None, _whole, 'seconds that results are kept; 0 or negative: for ever; '
+        "default: Celery's ``result_expires``")
+    max_result_size: int = _option(
+        16 * 2**20, _result_size, 'largest result, in bytes as it is stored')
     celery_keys: bool = _option(
-        False, _boolean, "write ids in the form of Celery's own DynamoDB backend, to share its table while you migrate")
-    global_keyprefix: str | None = _option(None, str, 'prefix of every id, as on other backends (transport options only)')
+        False, _boolean, "write ids in the form of Celery's own DynamoDB backend, "
+        'to share its table while you migrate')
+    global_keyprefix: str | None = _option(
+        None, str, 'prefix of every id, as on other backends (transport options only)')
 
     # patience
-    retry_if_throttled: bool = _option(True, _boolean, 'try again when DynamoDB throttles; otherwise raise at once')
+    retry_if_throttled: bool = _option(
+        True, _boolean, 'try again when DynamoDB throttles; otherwise raise at once')
     retry_base_delay: float = _option(
-        0.05, _above_zero, 'upper bound of the first pause between two tries, in seconds; doubled for each further one')
-    retry_max_delay: float = _option(5.0, _above_zero, 'upper bound of any pause between two tries, in seconds')
-    retry_timeout: float = _option(120.0, _seconds, 'seconds to go on trying; then the original error is raised')
-    max_retries: float = math.inf  # Celery's result_backend_max_retries, where the user set it
+        0.05, _above_zero, 'upper bound of the first pause between two tries, in seconds; '
+        'doubled for each further one')
+    retry_max_delay: float = _option(
+        5.0, _above_zero, 'upper bound of any pause between two tries, in seconds')
+    retry_timeout: float = _option(
+        120.0, _seconds, 'seconds to go on trying; then the original error is raised')
+    max_retries: float = math.inf  # Celery's result_backend_max_retries, if the user set it
     consistency_wait_time: float = _option(
-        1.0, _seconds, 'seconds that a read which must find something (a saved group, a part of a chord) waits for it')
+        1.0, _seconds, 'seconds that a read which must find something '
+        '(a saved group, a part of a chord) waits for it')
 
 
 _SYNONYMS = {'read': 'read_throughput', 'write': 'write_throughput'}
 _PARSERS: dict[str, Callable[[Any], Any]] = {
     f.name: f.metadata['parse'] for f in dataclasses.fields(Options) if 'parse' in f.metadata}
 
-# us-east-1, us-gov-west-1, eu-isoe-west-1, eusc-de-east-1, ...: by pattern, since a region can be newer than botocore
-_AWS_REGION = re.compile(r'[a-z]{2,4}(-[a-z]{2,4})?-(north|south|east|west|central|(north|south)(east|west))-\d+')
+# us-east-1, us-gov-west-1, eu-isoe-west-1, eusc-de-east-1, ...: a region can be newer than botocore
+_AWS_REGION = re.compile(
+    r'[a-z]{2,4}(-[a-z]{2,4})?-(north|south|east|west|central|(north|south)(east|west))-\d+')
 _LOCAL_PORT = 8000
 _MASK = '**'
 
@@ -236,48 +299,45 @@ _RETRY_SETTINGS = (
     ('result_backend_max_sleep_between_retries_ms', 'retry_max_delay', 1e-3),
     ('result_backend_max_retries', 'max_retries', 1),
 )
+_not_negative = _number('a number, 0 or more', float, lambda value: value >= 0)
 
 
-def misconfigured(text: str, kind: type[ImproperlyConfigured] = ImproperlyConfigured) -> ImproperlyConfigured:
-    return kind(f'dynamodb result backend: {text}')
-
-
-def _wrong(name: str, raw: Any, expected: str) -> ImproperlyConfigured:
-    return misconfigured(f'{name}={raw!r} must be {expected}')
-
-
-def _checked(name: str, raw: Any, parse: Callable[[Any], Any], shown: Any = None) -> Any:
+def _parse(name: str, given: Any, parse: Callable[[Any], Any], shown: Any = None) -> Any:
+    """The value of one option.  Raises ImproperlyConfigured, which shows ``shown`` if given."""
     try:
-        return parse(raw)
+        return parse(given)
     except ValueError as exc:
-        raise _wrong(name, raw if shown is None else shown, str(exc)) from None
+        raise option_error(name, given if shown is None else shown, str(exc)) from None
 
 
 def _parse_named(given: Mapping[str, Any]) -> dict[str, Any]:
     """The values of options that were given by name.  Raises ImproperlyConfigured."""
     values: dict[str, Any] = {}
-    for name, raw in given.items():
-        if raw is None:
+    for name, value in given.items():
+        if value is None:
             continue  # as if it were left out
         option = _SYNONYMS.get(name, name)
         if option not in _PARSERS:
             near = difflib.get_close_matches(name, [*_PARSERS, *_SYNONYMS], n=1, cutoff=0.75)
-            hint = f'did you mean {near[0]}?' if near else 'the options are ' + ', '.join(sorted(_PARSERS))
-            raise misconfigured(f'there is no option {name!r}; {hint}')
+            hint = 'the options are ' + ', '.join(sorted(_PARSERS))
+            if near:
+                hint = f'did you mean {near[0]}?'
+            raise configuration_error(f'there is no option {name!r}; {hint}')
         if option in values:
-            synonyms = ' and '.join(each for each in given if _SYNONYMS.get(each, each) == option)
-            raise misconfigured(f'{synonyms} are the same option; give one')
-        # an endpoint that is refused may be so because it holds a password
-        values[option] = _checked(name, raw, _PARSERS[option], '…' if option == 'endpoint_url' else raw)
+            same = ' and '.join(each for each in given if _SYNONYMS.get(each, each) == option)
+            raise configuration_error(f'{same} are the same option; give one')
+        # an endpoint may be refused because it holds a password
+        shown = '…' if option == 'endpoint_url' else None
+        values[option] = _parse(name, value, _PARSERS[option], shown)
     return values
 
 
 def _split_url(url: str) -> SplitResult:
-    # No message shows a piece of the URL that may be a piece of a key: an unquoted "/" moves the end of a key into
-    # the table's name.
+    # No message shows a piece of the URL that may be a piece of a key: an unquoted "/" moves the
+    # end of a key into the table's name.
     authority, _, path = url.partition('?')[0].partition('://')[2].partition('/')
     if authority.count('@') > 1 or '@' in path or '#' in url:
-        raise misconfigured(
+        raise configuration_error(
             'URL-quote the keys in the URL ("/" as %2F, "+" as %2B, "@" as %40, "#" as %23): '
             'urllib.parse.quote(key, safe="")')
     try:
@@ -286,41 +346,50 @@ def _split_url(url: str) -> SplitResult:
             return parts
     except ValueError:
         pass
-    raise misconfigured(
+    raise configuration_error(
         'the URL must be dynamodb://access_key:secret_key@region:port/table?option=value, '
         'the port a number from 1 to 65535; the keys and the port may be left out')
 
 
-def _parse_place(parts: SplitResult) -> dict[str, Any]:
-    """The values of options that the URL gives by position.  Raises ImproperlyConfigured."""
-    values: dict[str, Any] = {}
+def _parse_keys(parts: SplitResult) -> dict[str, Any]:
     access_key, secret_key = unquote(parts.username or ''), unquote(parts.password or '')
     if bool(access_key) != bool(secret_key):
-        found = 'an access key without a secret key' if access_key else 'a secret key without an access key'
-        raise misconfigured(f'the URL has {found}; give both, or none to use the credentials that botocore finds')
+        found = 'a secret key without an access key'
+        if access_key:
+            found = 'an access key without a secret key'
+        raise configuration_error(
+            f'the URL has {found}; give both, or none to use the credentials that botocore finds')
     if secret_key == _MASK:
-        raise misconfigured(
-            f'the secret key in the URL is {_MASK}, the mask of as_uri() and of pickled backends; give the real one in result_backend')
-    if access_key:
-        values.update(access_key=access_key, secret_key=secret_key)
+        raise configuration_error(
+            f'the secret key in the URL is {_MASK}, the mask of as_uri() and of pickled backends; '
+            'give the real one in result_backend')
+    return {'access_key': access_key, 'secret_key': secret_key} if access_key else {}
 
-    host, port = parts.hostname, parts.port
-    loopback = host is not None and (host == 'localhost' or ':' in host or re.fullmatch(r'[\d.]+', host) is not None)
+
+def _parse_place(parts: SplitResult) -> dict[str, Any]:
+    """The values of options that the URL gives by position.  Raises ImproperlyConfigured."""
+    values = _parse_keys(parts)
+    host, port = parts.hostname or '', parts.port
+    loopback = host == 'localhost' or ':' in host or re.fullmatch(r'[\d.]+', host) is not None
     if host == 'local':
-        values.update(local=True, region='us-east-1', endpoint_url=f'http://localhost:{port or _LOCAL_PORT}')
-    elif host and _AWS_REGION.fullmatch(host):
+        endpoint_url = f'http://localhost:{port or _LOCAL_PORT}'
+        values.update(local=True, region='us-east-1', endpoint_url=endpoint_url)
+    elif _AWS_REGION.fullmatch(host):
         values.update(region=host)
     elif host and (port or loopback):
         address = f'[{host}]' if ':' in host else host
-        values.update(region='us-east-1', endpoint_url=f'http://{address}:{port or _LOCAL_PORT}')
+        endpoint_url = f'http://{address}:{port or _LOCAL_PORT}'
+        if not _is_endpoint_url(endpoint_url):
+            raise option_error('host', host, 'a host name, of letters, digits, "-" and "."')
+        values.update(region='us-east-1', endpoint_url=endpoint_url)
     elif host:
-        raise _wrong('region', host, 'an AWS region such as eu-west-1, "local" for DynamoDB Local, or host:port')
+        raise option_error(
+            'region', host,
+            'an AWS region such as eu-west-1, "local" for DynamoDB Local, or host:port')
 
-    if values.get('endpoint_url') and not _is_endpoint_url(values['endpoint_url']):
-        raise _wrong('host', host, 'a host name, of letters, digits, "-" and "."')
     table = unquote(parts.path.strip('/'))
     if table:
-        values.update(table=_checked('table', table, _table_name))
+        values.update(table=_parse('table', table, _table_name))
     return values
 
 
@@ -329,8 +398,7 @@ def _parse_settings(settings: Any) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for setting, option, unit in _RETRY_SETTINGS:
         if settings.value_set_for(setting) and settings.get(setting) is not None:
-            parse = _number('a number, 0 or more', float, lambda value: value >= 0)
-            values[option] = _checked(setting, settings.get(setting), parse) * unit
+            values[option] = _parse(setting, settings.get(setting), _not_negative) * unit
     endpoint_url = settings.get('dynamodb_endpoint_url')
     if endpoint_url:
         values.update(_parse_named({'endpoint_url': endpoint_url}))
@@ -340,31 +408,42 @@ def _parse_settings(settings: Any) -> dict[str, Any]:
 def parse_options(url: str | None, settings: Any, table: str | None = None) -> Options:
     """The options from a URL and from Celery's settings (``app.conf``).
 
-    table: its name, where the URL has none.  The URL's query wins over ``result_backend_transport_options``, these over
-    Celery's other settings, and all of them over the URL's host.  Raises ImproperlyConfigured, which never shows a key.
+    table: its name, if the URL has none.  The URL's query wins over
+    ``result_backend_transport_options``, these over Celery's other settings, and all of them over
+    the URL's host.  Raises ImproperlyConfigured, which never shows a key.
     """
     parts = _split_url(url or 'dynamodb://')
     query = parse_qsl(parts.query, keep_blank_values=True)
     twice = [name for name, times in Counter(name for name, _ in query).items() if times > 1]
     if twice:
-        raise misconfigured(f'the URL has the option {twice[0]} twice; give it once')
-    in_query, in_transport = _parse_named(dict(query)), dict(settings.get('result_backend_transport_options') or {})
+        raise configuration_error(f'the URL has the option {twice[0]} twice; give it once')
+    in_query = _parse_named(dict(query))
     if 'global_keyprefix' in in_query:
-        raise misconfigured('give global_keyprefix in result_backend_transport_options, where Celery reads it')
-    named = {**_parse_settings(settings), **_parse_named(in_transport), **in_query}
-    values = {**({'table': _checked('table_name', table, _table_name)} if table else {}), **_parse_place(parts), **named}
-    options = Options(**values)
+        raise configuration_error(
+            'give global_keyprefix in result_backend_transport_options, where Celery reads it')
+    in_transport = _parse_named(settings.get('result_backend_transport_options') or {})
+    values: dict[str, Any] = {}
+    if table:
+        values['table'] = _parse('table_name', table, _table_name)
+    values.update(_parse_place(parts))
+    values.update(_parse_settings(settings))
+    values.update(in_transport)
+    values.update(in_query)
+    _refuse_conflicts(values)
+    return Options(**values)
 
-    if options.billing_mode == 'PAY_PER_REQUEST':
+
+def _refuse_conflicts(values: Mapping[str, Any]) -> None:
+    if values.get('billing_mode') == 'PAY_PER_REQUEST':
         for name in ('read_throughput', 'write_throughput'):
             if name in values:
-                raise _wrong(name, values[name], 'left out where billing_mode=on_demand')
+                raise option_error(name, values[name], 'left out if billing_mode=on_demand')
     for name in ('use_fips_endpoint', 'use_dualstack_endpoint'):
-        if values.get(name) and options.endpoint_url:
-            raise _wrong(name, True, 'left out where the endpoint is given: it chooses among the endpoints of a region')
-    if options.access_key and options.profile:
-        raise _wrong('profile', options.profile, 'left out where the URL has keys')
-    return options
+        if values.get(name) and values.get('endpoint_url'):
+            raise option_error(
+                name, True, 'left out if the endpoint is given: it is for those of a region')
+    if values.get('access_key') and values.get('profile'):
+        raise option_error('profile', values['profile'], 'left out if the URL has keys')
 
 
 def mask_secret(url: str) -> str:
@@ -378,7 +457,10 @@ def mask_secret(url: str) -> str:
 
 
 def unmask_secret(url: str | None, configured: Any) -> str | None:
-    """The URL of a pickled backend, whose secret key is masked, with the keys of the configured URL if that is the same place."""
+    """A pickled backend's URL, whose secret key is masked, with the keys of the configured one.
+
+    It stays masked if the two name different places.
+    """
     if url and isinstance(configured, str) and f':{_MASK}@' in url:
         scheme, separator, rest = configured.partition('://')
         own = scheme.rpartition('+')[2] + separator + rest
@@ -387,9 +469,11 @@ def unmask_secret(url: str | None, configured: Any) -> str | None:
     return url
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Attributes
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
+#
+# Pure functions between Python values and DynamoDB's JSON.  They know nothing of requests.
 
 Item = dict[str, Any]  # attribute name to str, int, float, bytes, bool or a set of bytes
 
@@ -404,13 +488,14 @@ def marshal(value: Any) -> dict[str, Any]:
         return {'N': repr(value)}
     if isinstance(value, (bytes, bytearray)):
         return {'B': bytes(value)}
-    if isinstance(value, (set, frozenset)) and value and all(isinstance(member, bytes) for member in value):
+    is_set = isinstance(value, (set, frozenset)) and value
+    if is_set and all(isinstance(member, bytes) for member in value):
         return {'BS': sorted(value)}
     raise TypeError(f'no DynamoDB attribute for {type(value).__name__}')
 
 
 def unmarshal(attribute: Mapping[str, Any]) -> Any:
-    """The Python value of a DynamoDB attribute value; of one that this module never writes, what is in it."""
+    """The Python value of an attribute value; of a kind that is never written here, its content."""
     (kind, value), = attribute.items()
     if kind == 'B':
         return _binary(value)
@@ -422,7 +507,8 @@ def unmarshal(attribute: Mapping[str, Any]) -> Any:
 
 
 def _binary(value: bytes | str) -> bytes:
-    return value if isinstance(value, bytes) else base64.b64decode(value)  # bytes where botocore has parsed it
+    # bytes if botocore has parsed the answer: see _parse_answer
+    return value if isinstance(value, bytes) else base64.b64decode(value)
 
 
 def marshal_item(item: Mapping[str, Any]) -> dict[str, Any]:
@@ -436,7 +522,8 @@ def unmarshal_item(attributes: Mapping[str, Any]) -> Item:
 def expressions(values: Mapping[str, Any], **texts: str | None) -> dict[str, Any]:
     """The request parameters for expressions, with names and values filled in.
 
-    Every attribute is written ``#name``, since many of ours are reserved words, and every value ``:name``.
+    Every attribute is written ``#name``, since many of ours are reserved words, and every value
+    ``:name``.
     """
     params: dict[str, Any] = {name: text for name, text in texts.items() if text}
     used = ' '.join(params.values())
@@ -451,9 +538,14 @@ def expressions(values: Mapping[str, Any], **texts: str | None) -> dict[str, Any
     return params
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Backoff
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
+# Failures
+# --------------------------------------------------------------------------------------------------
+#
+# What an error means is said once, in the table _BY_CODE: whether the same request may succeed
+# later, whether DynamoDB wants fewer requests, whether credentials are to be looked for anew, and
+# what a person can do.  Knows nothing of Celery, but for the class of errors that only a person
+# can mend.
 
 @dataclass(frozen=True)
 class Backoff:
@@ -474,11 +566,13 @@ class Backoff:
         # Celery's setting for the base may be 0
         return jitter * min(self.maximum, max(self.base, 0.001) * 2.0 ** min(retry, 64))
 
-    def tries(self, deadline: float = math.inf) -> Iterator[int]:
+    def tries(
+            self, deadline: float = math.inf, sleep: Callable[[float], Any] = time.sleep,
+    ) -> Iterator[int]:
         """Yields the number of each try, from 0, and sleeps before each but the first.
 
-        Ends after the timeout, or at the deadline (of ``time.monotonic``) if that comes first: the last
-        pause is cut so that one more try is made right then.
+        Ends after the timeout, or at the deadline (of ``time.monotonic``) if that comes first: the
+        last pause is cut so that one more try is made right then.
         """
         end = min(time.monotonic() + self.timeout, deadline)
         for number in itertools.count():
@@ -486,84 +580,7 @@ class Backoff:
             left = end - time.monotonic()
             if left <= 0 or number >= self.max_retries:
                 return
-            time.sleep(min(left, self.pause(number, random.random())))
-
-
-# DynamoDB's codes for errors that may pass by themselves
-_THROTTLED = frozenset({
-    'ProvisionedThroughputExceededException', 'ThrottlingException', 'Throttling', 'RequestLimitExceeded',
-    'LimitExceededException', 'TooManyRequestsException'})
-# the token of temporary credentials: a new one may be there, where these came from
-_EXPIRED = frozenset({'ExpiredTokenException', 'ExpiredToken'})
-_TRANSIENT = _THROTTLED | _EXPIRED | {
-    'InternalServerError', 'ServiceUnavailable', 'RequestTimeout', 'RequestTimeoutException',
-    'ReplicatedWriteConflictException'}  # of a global table with strong consistency
-
-
-def error_code(exc: BaseException) -> str:
-    """DynamoDB's code for an error, or '' where it did not come from DynamoDB."""
-    return exc.response.get('Error', {}).get('Code', '') if isinstance(exc, ClientError) else ''
-
-
-def is_throttled(exc: BaseException) -> bool:
-    """Whether DynamoDB wants fewer requests."""
-    return error_code(exc) in _THROTTLED
-
-
-def is_transient(exc: BaseException) -> bool:
-    """Whether the same request may succeed later: throttling, 5xx, connection and time-out errors, expired tokens."""
-    if isinstance(exc, ClientError):
-        status = exc.response.get('ResponseMetadata', {}).get('HTTPStatusCode', 0)
-        return error_code(exc) in _TRANSIENT or status >= 500
-    if isinstance(exc, SSLError) and 'CERTIFICATE_VERIFY_FAILED' in str(exc):
-        return False
-    return isinstance(exc, (BotoConnectionError, HTTPClientError, ResponseParserError, CredentialRetrievalError))
-
-
-def interruption(exc: BaseException) -> Exception | None:
-    """What a signal handler raised during a request, such as Celery's soft time limit: botocore wraps it like an error of the network."""
-    inner = exc.kwargs.get('error') if isinstance(exc, HTTPClientError) else None
-    network = isinstance(inner, OSError) or type(inner).__module__.partition('.')[0] in ('urllib3', 'http', 'botocore')
-    return inner if isinstance(inner, Exception) and not network else None
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Table
-# ---------------------------------------------------------------------------------------------------------------------
-
-# https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/ServiceQuotas.html
-_GET_BATCH = 100
-_WRITE_BATCH = 25
-_QUIET = 60.0  # seconds between two warnings that requests fail
-_FULL_ANSWER = 8 * 2**20  # bytes of an answer that left out what was too much for it: the limit is 16 MB
-_OVERLAPPED = 8  # batches of one call that are under way at once
-# of the 400 KB of an item: an id takes up to 2048 bytes, and the names and values of the other attributes some 100
-_VALUE_LIMIT = 400_000
-_MOST_CHUNKS = 10_000  # an item that says it has more was not written here
-
-_BOOTSTRAP = Backoff(base=0.05, maximum=5.0, timeout=300.0)
-_KEY_SCHEMA = [{'AttributeName': 'id', 'KeyType': 'HASH'}]
-_KEY_ATTRIBUTES = [{'AttributeName': 'id', 'AttributeType': 'S'}]
-_KEY = 'id (S, HASH)'
-
-
-_DENIED = ('AccessDeniedException', 'AccessDenied')
-# what to do about errors that last until somebody does something
-_REMEDIES = {
-    'NoCredentials': "there are no credentials: put keys into the URL, or into one of the places where AWS's tools look for them",
-    **dict.fromkeys(_DENIED, 'the IAM action {action} is needed, and denied'),
-    **dict.fromkeys(('UnrecognizedClientException', 'InvalidClientTokenId', 'MissingAuthenticationTokenException'),
-                    'AWS does not know these credentials there: check the access key, and that the region is one of its account'),
-    **dict.fromkeys(('InvalidSignatureException', 'SignatureDoesNotMatch', 'IncompleteSignatureException'),
-                    'the signature is not accepted: check the secret key, and the clock of this machine'),
-    **dict.fromkeys(_EXPIRED, 'the credentials have expired, and where they came from there are no new ones: renew them'),
-}
-
-
-def _key_of(table: Mapping[str, Any]) -> str:
-    """A table's key, as _KEY is written."""
-    types = {attribute['AttributeName']: attribute['AttributeType'] for attribute in table['AttributeDefinitions']}
-    return ', '.join(f'{key["AttributeName"]} ({types[key["AttributeName"]]}, {key["KeyType"]})' for key in table['KeySchema'])
+            sleep(min(left, self.pause(number, random.random())))
 
 
 class DeniedAction(ImproperlyConfigured):
@@ -574,65 +591,181 @@ class MissingTable(ImproperlyConfigured):
     """The table does not exist and must not be created."""
 
 
-FAILURES = (ClientError, BotoCoreError, ResponseParserError, ImproperlyConfigured)  # what a request raises when it is given up
+#: what a request raises when it is given up
+FAILURES = (ClientError, BotoCoreError, ResponseParserError, ImproperlyConfigured)
 
 
-class UnreadableValue(Exception):
-    """A stored value of which chunks are missing, or an item that this module did not write."""
+@dataclass(frozen=True)
+class Diagnosis:
+    """What an error of a request means.
+
+    transient: the same request may succeed later.  throttled: because DynamoDB wants fewer
+    requests. renew: other credentials may be there now, where these came from.  remedy: what a
+    person can do, who is told by an error of this ``kind``.
+    """
+
+    transient: bool = False
+    throttled: bool = False
+    renew: bool = False
+    remedy: str = ''
+    kind: type[ImproperlyConfigured] = ImproperlyConfigured
 
 
-def expiry(lifetime: float | None) -> Item:
-    """What an item holds to expire in so many seconds; nothing where it never does."""
-    return {'ttl': math.ceil(time.time() + lifetime)} if lifetime else {}
+_LASTING = Diagnosis()
+_TRANSIENT = Diagnosis(transient=True)
+_THROTTLED = Diagnosis(transient=True, throttled=True)
+_EXPIRED = Diagnosis(
+    transient=True, renew=True,
+    remedy='the credentials have expired, and where they came from there are no new ones: '
+           'renew them')
+_UNKNOWN_CREDENTIALS = Diagnosis(
+    renew=True,
+    remedy='AWS does not know these credentials there: check the access key, '
+           'and that the region is one of its account')
+_WRONG_SIGNATURE = Diagnosis(
+    renew=True,
+    remedy='the signature is not accepted: check the secret key, and the clock of this machine')
+_NO_CREDENTIALS = Diagnosis(
+    renew=True,
+    remedy='there are no credentials: put keys into the URL, '
+           "or into one of the places where AWS's tools look for them")
+_DENIED = Diagnosis(kind=DeniedAction, remedy='the IAM action {action} is needed, and denied')
+
+# https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Programming.Errors.html
+_BY_CODE = {
+    'ProvisionedThroughputExceededException': _THROTTLED,
+    'ThrottlingException': _THROTTLED,
+    'Throttling': _THROTTLED,
+    'RequestLimitExceeded': _THROTTLED,
+    'LimitExceededException': _THROTTLED,
+    'TooManyRequestsException': _THROTTLED,
+    'InternalServerError': _TRANSIENT,
+    'ServiceUnavailable': _TRANSIENT,
+    'RequestTimeout': _TRANSIENT,
+    'RequestTimeoutException': _TRANSIENT,
+    'ReplicatedWriteConflictException': _TRANSIENT,  # a global table with strong consistency
+    'ExpiredTokenException': _EXPIRED,
+    'ExpiredToken': _EXPIRED,
+    'UnrecognizedClientException': _UNKNOWN_CREDENTIALS,
+    'InvalidClientTokenId': _UNKNOWN_CREDENTIALS,
+    'MissingAuthenticationTokenException': _UNKNOWN_CREDENTIALS,
+    'InvalidSignatureException': _WRONG_SIGNATURE,
+    'SignatureDoesNotMatch': _WRONG_SIGNATURE,
+    'IncompleteSignatureException': _WRONG_SIGNATURE,
+    'AccessDeniedException': _DENIED,
+    'AccessDenied': _DENIED,
+}
 
 
-def _popped(queue: deque[Any]) -> Iterator[Any]:
-    while True:
-        try:
-            yield queue.popleft()
-        except IndexError:  # several threads may take from it
-            return
+def error_code(exc: BaseException) -> str:
+    """DynamoDB's code for an error, or '' if it did not come from DynamoDB."""
+    return exc.response.get('Error', {}).get('Code', '') if isinstance(exc, ClientError) else ''
 
 
-class Update(NamedTuple):
-    """What came of a conditional write: the item as it is now, or as it was when the condition failed."""
+def diagnose(exc: BaseException) -> Diagnosis:
+    """What an error of a request means."""
+    if isinstance(exc, ClientError):
+        status = exc.response.get('ResponseMetadata', {}).get('HTTPStatusCode', 0)
+        return _BY_CODE.get(error_code(exc), _TRANSIENT if status >= 500 else _LASTING)
+    if isinstance(exc, NoCredentialsError):
+        return _NO_CREDENTIALS
+    if isinstance(exc, SSLError) and 'CERTIFICATE_VERIFY_FAILED' in str(exc):
+        return _LASTING
+    network = (BotoConnectionError, HTTPClientError, ResponseParserError, CredentialRetrievalError)
+    return _TRANSIENT if isinstance(exc, network) else _LASTING
 
-    applied: bool
-    item: Item | None
+
+def throttling_reasons(exc: BaseException) -> str:
+    """Which limits were exceeded, if DynamoDB says so, which botocore passes on since 1.40.10."""
+    # https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/throttling-diagnosing.html
+    if not isinstance(exc, ClientError):
+        return ''
+    reasons = exc.response.get('ThrottlingReasons') or ()
+    return ', '.join(f'{each.get("reason")} of {each.get("resource")}' for each in reasons)
+
+
+def summary(exc: BaseException) -> str:
+    """An error in one line, with DynamoDB's throttling reasons."""
+    # a proxy's answer can be a page; and AWS explains a wrong signature with the whole request, and
+    # so with the session token
+    text, reasons = str(exc).partition('\n')[0], throttling_reasons(exc)
+    return f'{text} ({reasons})' if reasons and reasons not in text else text
+
+
+def with_reasons(exc: Exception) -> Exception:
+    """The error; for one with throttling reasons, one whose message names them."""
+    if isinstance(exc, ClientError) and throttling_reasons(exc) not in str(exc):
+        error = exc.response['Error']
+        message = f'{error.get("Message")} ({throttling_reasons(exc)})'
+        response = {**exc.response, 'Error': {**error, 'Message': message}}
+        return type(exc)(response, exc.operation_name)
+    return exc
+
+
+def interruption(exc: BaseException) -> Exception | None:
+    """What a signal handler raised during a request, such as Celery's soft time limit.
+
+    botocore wraps it like an error of the network.
+    """
+    inner = exc.kwargs.get('error') if isinstance(exc, HTTPClientError) else None
+    origin = type(inner).__module__.partition('.')[0]
+    network = isinstance(inner, OSError) or origin in ('urllib3', 'http', 'botocore')
+    return inner if isinstance(inner, Exception) and not network else None
+
+
+# --------------------------------------------------------------------------------------------------
+# Client
+# --------------------------------------------------------------------------------------------------
+#
+# One process has one client for each set of options, shared by its threads and made anew after a
+# fork.  A request is tried until it succeeds, until its error cannot pass by itself, or until time
+# is up.  Knows nothing of Celery, nor of tables but their name in an error.
+
+_QUIET = 60.0  # seconds between two warnings that requests fail
+_NOT_NEEDED = 'not needed'
+
+# as a header, in JSON, in XML, or as Python shows any of these
+_CREDENTIAL = re.compile(
+    r'(?i)(token|secret-?access-?key|client-?secret)'
+    r'''(["']?\s*[:>]\s*(?:b?["'])?)[^\s"'<>,;}\\]+''')
+
+Sleep = Callable[[float], Any]
+_T = TypeVar('_T')
 
 
 def open_session(options: Options) -> Any:
-    """A botocore session with a profile that exists and, from anywhere, a region.  Raises ImproperlyConfigured."""
+    """A botocore session with a profile that exists and, from anywhere, a region.
+
+    Raises ImproperlyConfigured.
+    """
     try:
         session = botocore.session.Session(profile=options.profile)
-        session.get_scoped_config()  # raises for a profile that does not exist, also one of the environment
+        session.get_scoped_config()  # raises for a profile that does not exist, also AWS_PROFILE's
         region = options.region or session.get_config_variable('region')
     except ProfileNotFound as exc:
-        raise _wrong('profile', exc.kwargs['profile'], "a profile of AWS's configuration files") from None
+        expected = "a profile of AWS's configuration files"
+        raise option_error('profile', exc.kwargs['profile'], expected) from None
     if not region:
-        raise misconfigured('no region: name it in the URL (dynamodb://eu-west-1/…), or set AWS_DEFAULT_REGION')
+        raise configuration_error(
+            'no region: name it in the URL (dynamodb://eu-west-1/…), or set AWS_DEFAULT_REGION')
     return session
 
 
-_NOT_NEEDED = 'not needed'
-
-
 def credentials_source(options: Options, session: Any) -> str | None:
-    """Where the credentials come from, in botocore's words; None where there are none."""
+    """Where the credentials come from, in botocore's words; None if there are none."""
     if options.access_key:
         return 'the URL'
     found = None if options.local else session.get_credentials()
     if found:
         return str(found.method)
-    return _NOT_NEEDED if options.local or (options.endpoint_url or '').startswith('http://') else None
+    if options.local or (options.endpoint_url or '').startswith('http://'):
+        return _NOT_NEEDED
+    return None
 
 
-# as a header, in JSON, in XML, or as Python shows any of these
-_CREDENTIAL = re.compile(r'''(?i)(token|secret-?access-?key|client-?secret)(["']?\s*[:>]\s*(?:b?["'])?)[^\s"'<>,;}\\]+''')
-
-
-def _hide_credentials(record: logging.LogRecord) -> bool:
-    # at DEBUG botocore logs whole requests, with their session token, and what STS answers, with new keys
+def _mask_credentials(record: logging.LogRecord) -> bool:
+    # at DEBUG botocore logs whole requests, with their session token, and what STS answers, with
+    # new keys
     record.msg, record.args = _CREDENTIAL.sub(rf'\1\2{_MASK}', record.getMessage()), ()
     return True
 
@@ -640,7 +773,7 @@ def _hide_credentials(record: logging.LogRecord) -> bool:
 def connect(options: Options) -> Any:
     """A botocore client.  Raises ImproperlyConfigured."""
     for name in ('botocore.auth', 'botocore.endpoint', 'botocore.parsers'):
-        logging.getLogger(name).addFilter(_hide_credentials)
+        logging.getLogger(name).addFilter(_mask_credentials)
     session = open_session(options)
     access_key, secret_key = options.access_key, options.secret_key
     if credentials_source(options, session) == _NOT_NEEDED:
@@ -652,10 +785,11 @@ def connect(options: Options) -> Any:
             retries={'total_max_attempts': 1, 'mode': 'standard'},  # the retries are ours
             max_pool_connections=options.max_pool_connections,
             connect_timeout=options.connect_timeout, read_timeout=options.read_timeout,
-            use_fips_endpoint=options.use_fips_endpoint, use_dualstack_endpoint=options.use_dualstack_endpoint,
-            tcp_keepalive=True,
-            # botocore validates what we marshal ourselves, and builds its default user agent anew for each request
-            parameter_validation=False, user_agent=f'Botocore/{botocore.__version__} dyna-veggie/{__version__}'))
+            use_fips_endpoint=options.use_fips_endpoint,
+            use_dualstack_endpoint=options.use_dualstack_endpoint, tcp_keepalive=True,
+            # botocore would validate what we marshal, and build its user agent for each request
+            parameter_validation=False,
+            user_agent=f'Botocore/{botocore.__version__} dyna-veggie/{__version__}'))
     events = client.meta.events
     events.register('before-parse.dynamodb', _parse_answer)
     # it would only write "reached max retries: 0" into each error
@@ -663,9 +797,12 @@ def connect(options: Options) -> Any:
     return client
 
 
-def _parse_answer(response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **kwargs: Any) -> None:
-    # botocore walks over every attribute of an answer with its model of the service, which takes longer than all else
-    # that it does for a batch.  Versions before 1.36 do not ask; then unmarshal() gets what botocore made of it.
+def _parse_answer(
+        response_dict: dict[str, Any], customized_response_dict: dict[str, Any],
+        **kwargs: Any) -> None:
+    # botocore walks over every attribute of an answer with its model of the service, which takes
+    # longer than all else that it does for a batch.  Versions before 1.36 do not ask; then
+    # unmarshal() gets what botocore made of it.
     if response_dict['status_code'] == 200:
         try:
             customized_response_dict.update(json.loads(response_dict['body']))
@@ -674,152 +811,399 @@ def _parse_answer(response_dict: dict[str, Any], customized_response_dict: dict[
         response_dict['body'] = b'{}'
 
 
+class Client:
+    """Sends requests to DynamoDB, and again while they fail for a reason that may pass."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.backoff = Backoff(
+            options.retry_base_delay, options.retry_max_delay, options.retry_timeout,
+            options.max_retries)
+        self._lock = threading.Lock()  # guards the making of _botocore
+        self._botocore: Any = None
+        self._failing_since: float | None = None
+        self._warned = -math.inf
+
+    @property
+    def botocore(self) -> Any:
+        """botocore's client.  Raises ImproperlyConfigured, and botocore's errors of credentials."""
+        client = self._botocore
+        if client is None:
+            with self._lock:
+                if self._botocore is None:
+                    self._botocore = connect(self.options)
+                client = self._botocore
+        return client
+
+    def send(
+            self, method: str, params: Mapping[str, Any], *, deadline: float = math.inf,
+            sleep: Sleep = time.sleep, transient: str = '') -> Any:
+        """The answer to a request.
+
+        method: of botocore's client.  deadline: of ``time.monotonic``.  sleep: pauses between
+        tries; it may raise.  transient: a code of errors that are expected to pass.  Raises
+        botocore's error when it is lasting or time is up; ImproperlyConfigured if a person has to
+        act.
+        """
+        error: Exception | None = None
+        for _ in self.backoff.tries(deadline, sleep):
+            client = None
+            try:
+                client = self.botocore
+                answer = getattr(client, method)(**params)
+                self._log_recovery()
+                return answer
+            except (ClientError, BotoCoreError, ResponseParserError) as exc:
+                error = exc
+            except RuntimeError as exc:  # botocore has no class for credentials renewed too late
+                if 'still expired' not in str(exc):
+                    raise
+                error = CredentialRetrievalError(provider='refreshable', error_msg=str(exc))
+            interrupted = interruption(error)
+            if interrupted:
+                raise interrupted from None
+            diagnosis = diagnose(error)
+            if diagnosis.renew and self._botocore is client:
+                self._botocore = None
+            if diagnosis.throttled and not self.options.retry_if_throttled:
+                break
+            if not diagnosis.transient and error_code(error) != (transient or None):
+                break
+            self._log_failure(method, error)
+        assert error is not None
+        raise self._explain(error)
+
+    def send_unless(self, codes: tuple[str, ...], method: str, params: Mapping[str, Any]) -> Any:
+        """The answer to a request; None if it fails with one of the codes."""
+        try:
+            return self.send(method, params)
+        except ClientError as exc:
+            if error_code(exc) in codes:
+                return None
+            raise
+
+    def _explain(self, error: Exception) -> Exception:
+        """What is raised for an error: one that only a person can mend says what there is to do."""
+        diagnosis, action = diagnose(error), getattr(error, 'operation_name', '')
+        if not diagnosis.remedy:
+            return with_reasons(error)
+        # the actions of STS are named as they are
+        known = self._botocore.meta.service_model.operation_names if self._botocore else ()
+        service = 'dynamodb:' if action in known else ''
+        remedy = diagnosis.remedy.format(action=service + action)
+        if action in ('CreateTable', 'DescribeTable'):
+            remedy += ('; or create the table, with the string hash key "id" and time to live on '
+                       '"ttl", with the rights of an operator')
+        region = self.options.region or 'of the configuration'
+        return configuration_error(
+            f'table={self.options.table!r} in region {region}: {remedy} ({summary(error)})',
+            diagnosis.kind)
+
+    def _log_failure(self, method: str, error: Exception) -> None:
+        # one line per outage, and one a minute if requests fail now and then; not one per try
+        now = time.monotonic()
+        news = self._failing_since is None and now - self._warned > _QUIET
+        self._failing_since = self._failing_since or now
+        if news:
+            self._warned = now
+        log = logger.warning if news else logger.debug
+        log('DynamoDB table %s: %s failed; this and other requests are tried again for up to '
+            '%g s each: %s', self.options.table, method, self.backoff.timeout, summary(error))
+
+    def _log_recovery(self) -> None:
+        since, self._failing_since = self._failing_since, None
+        if since is not None and time.monotonic() - since > 1:
+            logger.warning('DynamoDB table %s: requests succeed again, after %.0f s',
+                           self.options.table, time.monotonic() - since)
+
+
+_made_in_process: list[dict[Options, Any]] = []
+
+
+def shared_by_process(make: Callable[[Options], _T]) -> Callable[[Options], _T]:
+    """Makes one object for each set of options in a process, for all of its threads.
+
+    Two threads may both make one, of which one is kept: making it must send nothing.
+    """
+    made: dict[Options, _T] = {}
+    _made_in_process.append(made)
+
+    @functools.wraps(make)
+    def get(options: Options) -> _T:
+        if options not in made:
+            made.setdefault(options, make(options))
+        return made[options]
+    return get
+
+
+def _leave_to_parent() -> None:
+    # a child must not share its parent's connections, nor wait for a lock that a thread of the
+    # parent held
+    for made in _made_in_process:
+        made.clear()
+
+
+if hasattr(os, 'register_at_fork'):
+    os.register_at_fork(after_in_child=_leave_to_parent)
+
+
+# --------------------------------------------------------------------------------------------------
+# Table
+# --------------------------------------------------------------------------------------------------
+#
+# Reads and writes items, alone and in batches, and creates the table when a request finds it
+# missing. Knows nothing of Celery, nor of what the items hold, but that each has an ``id`` and may
+# have a ``ttl``.
+#
+#   batches     A call is cut into pages of DynamoDB's size.  The caller and up to seven helper
+#               threads take page after page; each page is sent until nothing of it comes back
+#   unprocessed. the end     The first error ends the batch for all: whoever sleeps between two
+#               tries wakes up.  An exception that a signal raises in the caller (a soft time limit,
+#               Ctrl-C) is such an error, and the caller does not wait for its helpers then.
+
+# https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/ServiceQuotas.html
+GET_BATCH = 100  # keys
+WRITE_BATCH = 25  # puts and deletes
+OVERLAPPED = 8  # pages of one call that are under way at once
+
+# An answer this large (bytes) left keys out because it was full: it holds 16 MB, of each partition
+# 1 MB.  That is no throttling.
+_FULL_ANSWER = 2**20
+
+_BOOTSTRAP = Backoff(base=0.05, maximum=5.0, timeout=300.0)
+_KEY_SCHEMA = [{'AttributeName': 'id', 'KeyType': 'HASH'}]
+_KEY_ATTRIBUTES = [{'AttributeName': 'id', 'AttributeType': 'S'}]
+_KEY = 'id (S, HASH)'
+
+
+def key_of(table: Mapping[str, Any]) -> str:
+    """A table's key, written as in ``id (S, HASH)``, from what DescribeTable says."""
+    types = {each['AttributeName']: each['AttributeType'] for each in table['AttributeDefinitions']}
+    return ', '.join(
+        f'{key["AttributeName"]} ({types[key["AttributeName"]]}, {key["KeyType"]})'
+        for key in table['KeySchema'])
+
+
+def expiry(lifetime: float | None) -> Item:
+    """What an item holds to expire in so many seconds; nothing if it never does (None or 0)."""
+    # rounded up: time to live is in whole seconds of the epoch
+    return {'ttl': math.ceil(time.time() + lifetime)} if lifetime else {}
+
+
+def is_expired(item: Item) -> bool:
+    # DynamoDB deletes hours to days late.  Judged as by a condition: in whole seconds, and true is
+    # no number.
+    ttl = item.get('ttl')
+    if isinstance(ttl, bool) or not isinstance(ttl, (int, float)):
+        return False
+    return ttl <= int(time.time())
+
+
+def popped(queue: deque[Any]) -> Iterator[Any]:
+    """Takes from a queue, which other threads may take from, until it is empty."""
+    while True:
+        try:
+            yield queue.popleft()
+        except IndexError:
+            return
+
+
+class WriteResult(NamedTuple):
+    """What came of a write: whether it was applied, and the item that put() replaced, that update()
+    left, or that failed the condition."""
+
+    applied: bool
+    item: Item | None
+
+
+class _Stopped(Exception):
+    """Another thread's part of a batch has failed."""
+
+
 class Table:
     """One DynamoDB table, its items plain dicts with an ``id``.
 
-    Errors that pass by themselves are tried again until ``retry_timeout`` or the caller's ``deadline`` (of
-    ``time.monotonic``); then, and for all others, botocore's error is raised.  The table is created, if that is
+    Methods go on trying until ``retry_timeout`` or the caller's ``deadline`` (of
+    ``time.monotonic``), and raise what Client.send() raises.  The table is created, if that is
     allowed, by the first request that finds it missing.
     """
 
     def __init__(self, options: Options) -> None:
         self.options = options
         self.name = options.table
-        self.backoff = Backoff(
-            options.retry_base_delay, options.retry_max_delay, options.retry_timeout, options.max_retries)
-        self._lock = threading.RLock()
-        self._client: Any = None
+        self.client = Client(options)
+        self._bootstrapping = threading.Lock()  # one thread of a process is enough
         self._check_ttl = (options.ttl_seconds or 0) > 0
-        self._failing_since: float | None = None
-        self._warned = -math.inf
 
-    @property
-    def client(self) -> Any:
-        if self._client is None:
-            with self._lock:
-                if self._client is None:
-                    self._client = connect(self.options)
-        return self._client
-
-    # --- items -------------------------------------------------------------------------------------------------------
+    # --- items ------------------------------------------------------------------------------------
 
     def get(self, id: str, *, consistent: bool = True, deadline: float = math.inf) -> Item | None:
-        """An item, or None.  Where it need not be consistent, it can be a second old, and costs half."""
-        answer = self._request('get_item', deadline, TableName=self.name, Key=marshal_item({'id': id}),
-                               ConsistentRead=consistent)
+        """An item, or None.  Unless consistent, it can be a second old, and costs half."""
+        answer = self.request(
+            'get_item', deadline, Key=marshal_item({'id': id}), ConsistentRead=consistent)
         return unmarshal_item(answer['Item']) if 'Item' in answer else None
 
-    def get_many(self, ids: Iterable[str], *, consistent: bool = True, deadline: float = math.inf) -> dict[str, Item]:
+    def get_many(
+            self, ids: Iterable[str], *, consistent: bool = True, deadline: float = math.inf,
+    ) -> dict[str, Item]:
         """The items that exist, by id."""
         found: dict[str, Item] = {}
 
-        def send(page: list[str]) -> list[str]:
+        def send(page: list[str], sleep: Sleep) -> list[str]:
             while True:
-                keys = {'Keys': [marshal_item({'id': id}) for id in page], 'ConsistentRead': consistent}
-                answer = self._request('batch_get_item', deadline, RequestItems={self.name: keys})
+                keys = [marshal_item({'id': id}) for id in page]
+                asked = {self.name: {'Keys': keys, 'ConsistentRead': consistent}}
+                answer = self._request('batch_get_item', {'RequestItems': asked}, deadline, sleep)
                 for attributes in answer['Responses'].get(self.name, ()):
                     found[attributes['id']['S']] = unmarshal_item(attributes)
-                page = [key['id']['S'] for key in answer.get('UnprocessedKeys', {}).get(self.name, {}).get('Keys', ())]
-                if int(answer['ResponseMetadata']['HTTPHeaders'].get('content-length', 0)) < _FULL_ANSWER or not page:
+                left = answer.get('UnprocessedKeys', {}).get(self.name, {}).get('Keys', ())
+                page = [key['id']['S'] for key in left]
+                headers = answer['ResponseMetadata']['HTTPHeaders']
+                if not page or int(headers.get('content-length', 0)) < _FULL_ANSWER:
                     return page
-                # as much as an answer holds, not throttled: the rest is asked for at once
 
-        self._in_batches(dict.fromkeys(ids), _GET_BATCH, send, deadline)
+        self._in_batches(dict.fromkeys(ids), GET_BATCH, send, deadline)
         return found
 
-    def put(self, item: Item, *, condition: str | None = None, values: Mapping[str, Any] = {}) -> Update:
-        """Writes an item; returns the one that it replaced, or the one that failed the condition."""
+    def put(
+            self, item: Item, *, condition: str | None = None, values: Mapping[str, Any] = {},
+    ) -> WriteResult:
+        """Writes an item, on a condition if one is given."""
         try:
-            answer = self._request(
-                'put_item', TableName=self.name, Item=marshal_item(item), ReturnValues='ALL_OLD',
+            answer = self.request(
+                'put_item', Item=marshal_item(item), ReturnValues='ALL_OLD',
                 **expressions(values, ConditionExpression=condition))
         except ClientError as exc:
             return self._refused(exc, item['id'])
-        return Update(True, unmarshal_item(answer['Attributes']) if 'Attributes' in answer else None)
+        old = answer.get('Attributes')
+        return WriteResult(True, unmarshal_item(old) if old else None)
 
-    def update(self, id: str, update: str, values: Mapping[str, Any], *, condition: str | None = None) -> Update:
-        """Updates an item, creating it if it is missing; returns it as it then is."""
+    def update(
+            self, id: str, update: str, values: Mapping[str, Any], *, condition: str | None = None,
+    ) -> WriteResult:
+        """Updates an item, on a condition if one is given; creates it if it is missing."""
         try:
-            answer = self._request(
-                'update_item', TableName=self.name, Key=marshal_item({'id': id}), ReturnValues='ALL_NEW',
+            answer = self.request(
+                'update_item', Key=marshal_item({'id': id}), ReturnValues='ALL_NEW',
                 **expressions(values, UpdateExpression=update, ConditionExpression=condition))
         except ClientError as exc:
             return self._refused(exc, id)
-        return Update(True, unmarshal_item(answer['Attributes']))
+        return WriteResult(True, unmarshal_item(answer['Attributes']))
 
     def delete(self, id: str) -> Item | None:
         """Deletes an item and returns it as it was."""
-        answer = self._request('delete_item', TableName=self.name, Key=marshal_item({'id': id}), ReturnValues='ALL_OLD')
+        answer = self.request(
+            'delete_item', Key=marshal_item({'id': id}), ReturnValues='ALL_OLD')
         return unmarshal_item(answer['Attributes']) if 'Attributes' in answer else None
 
-    def write_many(self, puts: Iterable[Item] = (), deletes: Iterable[str] = ()) -> None:
+    def write_many(
+            self, puts: Iterable[Item] = (), deletes: Iterable[str] = (),
+            deadline: float = math.inf) -> None:
         """Puts and deletes, unconditionally and in no order."""
-        requests = {item['id']: {'PutRequest': {'Item': marshal_item(item)}} for item in puts}
-        requests.update({id: {'DeleteRequest': {'Key': marshal_item({'id': id})}} for id in deletes})
+        writes: dict[str, Any] = {
+            item['id']: {'PutRequest': {'Item': marshal_item(item)}} for item in puts}
+        for id in deletes:
+            writes[id] = {'DeleteRequest': {'Key': marshal_item({'id': id})}}
 
-        def send(page: list[str]) -> list[str]:
-            answer = self._request('batch_write_item', RequestItems={self.name: [requests[id] for id in page]})
-            # the ids only: binary values come back in base64
-            return [(request.get('PutRequest', {}).get('Item') or request['DeleteRequest']['Key'])['id']['S']
-                    for request in answer.get('UnprocessedItems', {}).get(self.name, ())]
+        def send(page: list[str], sleep: Sleep) -> list[str]:
+            asked = {self.name: [writes[id] for id in page]}
+            answer = self._request('batch_write_item', {'RequestItems': asked}, deadline, sleep)
+            left = []
+            for write in answer.get('UnprocessedItems', {}).get(self.name, ()):
+                put = write.get('PutRequest', {}).get('Item')
+                # the id only: binary values come back in base64
+                left.append((put or write['DeleteRequest']['Key'])['id']['S'])
+            return left
 
-        self._in_batches(requests, _WRITE_BATCH, send)
+        self._in_batches(writes, WRITE_BATCH, send, deadline)
 
-    # --- requests ----------------------------------------------------------------------------------------------------
-
-    def _refused(self, exc: ClientError, id: str) -> Update:
+    def _refused(self, exc: ClientError, id: str) -> WriteResult:
         if error_code(exc) != 'ConditionalCheckFailedException':
             raise exc
-        attributes = exc.response.get('Item')
+        item = exc.response.get('Item')
         # DynamoDB Local before 2 does not say which item failed the condition
-        return Update(False, unmarshal_item(attributes) if attributes else self.get(id))
+        return WriteResult(False, unmarshal_item(item) if item else self.get(id))
 
-    def _in_batches(self, work: Iterable[Any], size: int, send: Callable[[list[Any]], list[Any]],
-                    deadline: float = math.inf) -> None:
-        """Sends work in pages, some at once, and again what comes back unprocessed, until nothing does."""
-        pending = deque(work)
-        send_pages = functools.partial(self._send_pages, pending, size, send, deadline)
-        threads = min(math.ceil(len(pending) / size), _OVERLAPPED, self.options.max_pool_connections)
-        if threads <= 1:
-            send_pages()
+    # --- batches ----------------------------------------------------------------------------------
+
+    def _in_batches(
+            self, ids: Iterable[str], size: int, send: Callable[[list[str], Sleep], list[str]],
+            deadline: float) -> None:
+        """Sends ids in pages, some at once; ``send`` returns those that came back unprocessed."""
+        work = list(ids)
+        pages = deque(work[start:start + size] for start in range(0, len(work), size))
+        if len(pages) <= 1:
+            for page in popped(pages):
+                self._send_page(page, send, deadline, time.sleep)
             return
-        with ThreadPoolExecutor(threads - 1, 'dyna-veggie') as pool:
-            others = [pool.submit(send_pages) for _ in range(threads - 1)]
-            send_pages()
-        for other in others:
-            other.result()
 
-    def _send_pages(self, pending: deque[Any], size: int, send: Callable[[list[Any]], list[Any]],
-                    deadline: float) -> None:
-        stalled: Iterator[int] | None = None
+        stopped, failures = threading.Event(), deque[BaseException]()
+
+        def sleep(seconds: float) -> None:
+            if stopped.wait(seconds):
+                raise _Stopped
+
+        def send_pages() -> None:
+            try:
+                for page in popped(pages):
+                    self._send_page(page, send, deadline, sleep)
+            except _Stopped:
+                pass
+            except BaseException as exc:
+                failures.append(exc)
+                pages.clear()
+                stopped.set()
+
+        helpers = []
         try:
-            while page := list(itertools.islice(_popped(pending), size)):
-                unprocessed = send(page)
-                pending.extendleft(reversed(unprocessed))
-                if not unprocessed:
-                    stalled = None
-                elif len(unprocessed) < len(page) and time.monotonic() < deadline:
-                    stalled = None  # some were done: not a failure, whatever patience is left
-                    time.sleep(self.backoff.pause(0, random.random()))
-                else:
-                    if stalled is None:
-                        stalled = self.backoff.tries(deadline)
-                        next(stalled)
-                    if next(stalled, None) is None:
-                        raise ClientError({'Error': {
-                            'Code': 'ProvisionedThroughputExceededException',
-                            'Message': f'{len(pending)} items of table {self.name} were still unprocessed when time was up',
-                        }}, send.__name__)
-        except BaseException:
-            pending.clear()  # the other threads need not go on
-            raise
+            for _ in range(min(len(pages), OVERLAPPED, self.options.max_pool_connections) - 1):
+                helper = threading.Thread(target=send_pages, name='dyna-veggie', daemon=True)
+                try:
+                    helper.start()
+                except RuntimeError:  # no more threads, at the end of a process: it goes on alone
+                    break
+                helpers.append(helper)
+            send_pages()
+            for helper in helpers if not failures else ():
+                helper.join()
+        finally:  # also if a signal interrupted the wait
+            pages.clear()
+            stopped.set()
+        if failures:
+            raise failures[0]
 
-    def _request(self, method: str, deadline: float = math.inf, **params: Any) -> Any:
+    def _send_page(
+            self, page: list[str], send: Callable[[list[str], Sleep], list[str]], deadline: float,
+            sleep: Sleep) -> None:
+        backoff = self.client.backoff
+        while page:
+            for _ in backoff.tries(deadline, sleep):
+                left = send(page, sleep)
+                if len(left) < len(page):
+                    break  # not a failure, whatever patience was left: the next try starts anew
+            if left and (len(left) == len(page) or time.monotonic() >= deadline):
+                raise ClientError({'Error': {
+                    'Code': 'ProvisionedThroughputExceededException',
+                    'Message': f'{len(left)} of {len(page)} items of table {self.name} were still '
+                               'unprocessed when time was up',
+                }}, send.__qualname__)
+            page = left
+            if page:
+                sleep(backoff.pause(0, random.random()))
+
+    # --- requests ---------------------------------------------------------------------------------
+
+    def request(self, method: str, deadline: float = math.inf, **params: Any) -> Any:
+        """The answer to a request about this table.  Creates the table if it is missing."""
+        return self._request(method, {'TableName': self.name, **params}, deadline, time.sleep)
+
+    def _request(
+            self, method: str, params: Mapping[str, Any], deadline: float, sleep: Sleep) -> Any:
         if self._check_ttl:
             self._check_ttl = False
             self._enable_ttl()
         try:
-            return self._send(method, params, deadline)
+            return self.client.send(method, params, deadline=deadline, sleep=sleep)
         except ClientError as exc:
             if error_code(exc) == 'ValidationException':
                 self._explain_invalid()
@@ -827,248 +1211,125 @@ class Table:
                 raise
         self.bootstrap()
         # ACTIVE is what the control plane says; the data plane can still need a moment
-        return self._send(method, params, deadline, missing_is_transient=True)
+        return self.client.send(
+            method, params, deadline=deadline, sleep=sleep, transient='ResourceNotFoundException')
 
-    def _send(self, method: str, params: Mapping[str, Any], deadline: float = math.inf,
-              missing_is_transient: bool = False) -> Any:
-        error: Exception | None = None
-        for _ in self.backoff.tries(deadline):
-            client = None
-            try:
-                client = self.client
-                answer = getattr(client, method)(**params)
-                self._log_recovery()
-                return answer
-            except (ClientError, BotoCoreError, ResponseParserError) as exc:
-                error = exc
-            except RuntimeError as exc:  # of credentials that were renewed too late: botocore has no class for it
-                if 'still expired' not in str(exc):
-                    raise
-                error = CredentialRetrievalError(provider='refreshable', error_msg=str(exc))
-            interrupted = interruption(error)
-            if interrupted:
-                raise interrupted from None
-            if self._remedy(error) not in (None, _REMEDIES[_DENIED[0]]) and self._client is client:
-                self._client = None  # the next one asks anew where credentials come from
-            missing = missing_is_transient and error_code(error) == 'ResourceNotFoundException'
-            if not (missing or is_transient(error)) or (is_throttled(error) and not self.options.retry_if_throttled):
-                break
-            self._log_failure(method, error)
-        assert error is not None
-        raise self._explained(error)
-
-    @staticmethod
-    def _remedy(error: Exception) -> str | None:
-        return _REMEDIES.get('NoCredentials' if isinstance(error, NoCredentialsError) else error_code(error))
-
-    def _explained(self, error: Exception) -> Exception:
-        """The error; in place of one that only a person can mend, one that says what there is to do."""
-        remedy, action = self._remedy(error), getattr(error, 'operation_name', '')
-        if remedy is None:
-            return error
-        # those of STS are named as they are
-        service = 'dynamodb:' if self._client and action in self._client.meta.service_model.operation_names else ''
-        remedy = remedy.format(action=service + action)
-        if action in ('CreateTable', 'DescribeTable'):
-            remedy += '; or create the table, with the string hash key "id" and time to live on "ttl", with the rights of an operator'
-        # AWS explains a wrong signature with the whole request, and so with the session token
-        said = str(error).partition('\n')[0]
-        kind = DeniedAction if error_code(error) in _DENIED else ImproperlyConfigured
-        return misconfigured(
-            f'table={self.name!r} in region {self.options.region or "of the configuration"}: {remedy} ({said})', kind)
-
-    def _log_failure(self, method: str, error: Exception) -> None:
-        # one line per outage, and where requests fail now and then, one a minute: not one per try, nor per request
-        now = time.monotonic()
-        news = self._failing_since is None and now - self._warned > _QUIET
-        self._failing_since = self._failing_since or now
-        if news:
-            self._warned = now
-        log = logger.warning if news else logger.debug
-        log('DynamoDB table %s: %s failed; this and other requests are tried again for up to %g s each: %s',
-            self.name, method, self.backoff.timeout, str(error).partition('\n')[0])    # a proxy's answer can be a page
-
-    def _log_recovery(self) -> None:
-        since, self._failing_since = self._failing_since, None
-        if since is not None and time.monotonic() - since > 1:
-            logger.warning('DynamoDB table %s: requests succeed again, after %.0f s', self.name, time.monotonic() - since)
-
-    # --- bootstrap ---------------------------------------------------------------------------------------------------
+    # --- bootstrap --------------------------------------------------------------------------------
 
     def creation(self) -> dict[str, Any]:
         """The CreateTable request."""
         options = self.options
-        throughput = {'ReadCapacityUnits': options.read_throughput, 'WriteCapacityUnits': options.write_throughput}
-        optional = {
-            'ProvisionedThroughput': throughput if options.billing_mode == 'PROVISIONED' else None,
-            'TableClass': options.table_class,
-            'Tags': [{'Key': key, 'Value': value} for key, value in options.tags],
-            'DeletionProtectionEnabled': options.deletion_protection,
-            'SSESpecification': options.encryption_key and {
-                'Enabled': True, 'SSEType': 'KMS', 'KMSMasterKeyId': options.encryption_key},
-        }
-        return {'TableName': self.name, 'BillingMode': options.billing_mode, 'KeySchema': _KEY_SCHEMA,
-                'AttributeDefinitions': _KEY_ATTRIBUTES, **{name: value for name, value in optional.items() if value}}
+        params: dict[str, Any] = {
+            'TableName': self.name, 'BillingMode': options.billing_mode,
+            'KeySchema': _KEY_SCHEMA, 'AttributeDefinitions': _KEY_ATTRIBUTES}
+        if options.billing_mode == 'PROVISIONED':
+            params['ProvisionedThroughput'] = {
+                'ReadCapacityUnits': options.read_throughput,
+                'WriteCapacityUnits': options.write_throughput}
+        if options.table_class:
+            params['TableClass'] = options.table_class
+        if options.tags:
+            params['Tags'] = [{'Key': key, 'Value': value} for key, value in options.tags]
+        if options.deletion_protection:
+            params['DeletionProtectionEnabled'] = True
+        if options.encryption_key:
+            params['SSESpecification'] = {
+                'Enabled': True, 'SSEType': 'KMS', 'KMSMasterKeyId': options.encryption_key}
+        return params
 
     def bootstrap(self) -> bool:
-        """Creates the table where it is missing, and turns on time to live.  Returns whether it was missing."""
+        """Creates the table if it is missing, and turns on time to live.
+
+        Returns whether it was missing.  Raises MissingTable if it must not be created, and
+        ImproperlyConfigured if it has another key.
+        """
         if not self.options.create_table:
-            raise misconfigured(
-                f'table={self.name!r} does not exist in {self.client.meta.region_name}: '
-                'create it with the command create-table, or let a worker do it (create_table=true)', MissingTable)
+            region = self.client.botocore.meta.region_name
+            raise configuration_error(
+                f'table={self.name!r} does not exist in {region}: create it with the command '
+                'create-table, or let a worker do it (create_table=true)', MissingTable)
         missing = False
-        with self._lock:  # one thread of a process is enough
+        with self._bootstrapping:
             for _ in _BOOTSTRAP.tries():
-                answer = self._send_unless(('ResourceNotFoundException',), 'describe_table', {'TableName': self.name})
+                answer = self.client.send_unless(
+                    ('ResourceNotFoundException',), 'describe_table', {'TableName': self.name})
                 if answer is None:
                     missing = True
                     logger.info('DynamoDB table %s does not exist, creating it', self.name)
                     # another process may be first, or the table may still be going
-                    self._send_unless(('ResourceInUseException', 'LimitExceededException'), 'create_table', self.creation())
+                    self.client.send_unless(
+                        ('ResourceInUseException', 'LimitExceededException'),
+                        'create_table', self.creation())
                 elif answer['Table']['TableStatus'] in ('ACTIVE', 'UPDATING'):
-                    self._check_key(answer['Table'])
+                    self.check_key(answer['Table'])
                     self._enable_ttl()
                     return missing
-        raise misconfigured(f'table={self.name!r} was not usable {_BOOTSTRAP.timeout:g} s after its creation')
+        raise configuration_error(
+            f'table={self.name!r} was not usable {_BOOTSTRAP.timeout:g} s after its creation')
 
-    def _send_unless(self, codes: tuple[str, ...], method: str, params: Mapping[str, Any]) -> Any:
-        """The answer to a request; None where it fails with one of the codes."""
-        try:
-            return self._send(method, params)
-        except ClientError as exc:
-            if error_code(exc) in codes:
-                return None
-            raise
-
-    def _check_key(self, table: Mapping[str, Any]) -> None:
-        key = _key_of(table)
+    def check_key(self, table: Mapping[str, Any]) -> None:
+        """Raises ImproperlyConfigured for a table with another key.  table: of DescribeTable."""
+        key = key_of(table)
         if key != _KEY:
-            raise _wrong('table', self.name, f'a table with the key {_KEY}; its key is {key}')
+            raise option_error('table', self.name, f'a table with the key {_KEY}; its key is {key}')
 
     def _explain_invalid(self) -> None:
-        """Raises ImproperlyConfigured where requests are not valid since the table has another key."""
+        """Raises ImproperlyConfigured if requests are not valid since the table has another key."""
         try:
-            table = self._send('describe_table', {'TableName': self.name})['Table']
+            table = self.client.send('describe_table', {'TableName': self.name})['Table']
         except FAILURES:
             return  # the caller raises what it was refused for
-        self._check_key(table)
+        self.check_key(table)
 
     def _enable_ttl(self) -> None:
-        """Turns on time to live.  A failure is logged, no more: reads hide what has expired all the same."""
+        """Turns on time to live.  A failure is only logged: reads hide what has expired anyway."""
+        named = {'TableName': self.name}
         try:
-            answer = self._send_unless(('ResourceNotFoundException',), 'describe_time_to_live', {'TableName': self.name})
+            answer = self.client.send_unless(
+                ('ResourceNotFoundException',), 'describe_time_to_live', named)
             found = answer['TimeToLiveDescription'] if answer else {}
             if found.get('TimeToLiveStatus') in ('DISABLED', 'DISABLING'):
-                self._send('update_time_to_live', {
-                    'TableName': self.name, 'TimeToLiveSpecification': {'Enabled': True, 'AttributeName': 'ttl'}})
+                specification = {'Enabled': True, 'AttributeName': 'ttl'}
+                self.client.send(
+                    'update_time_to_live', {**named, 'TimeToLiveSpecification': specification})
                 logger.info('DynamoDB table %s: time to live enabled', self.name)
             elif found and found.get('AttributeName') != 'ttl':
-                logger.error('DynamoDB table %s: time to live is on attribute %s, not on "ttl": expired results stay',
-                             self.name, found.get('AttributeName'))
+                logger.error(
+                    'DynamoDB table %s: time to live is on attribute %s, not on "ttl": expired '
+                    'results stay', self.name, found.get('AttributeName'))
         except FAILURES as exc:
             if 'already enabled' not in str(exc):  # by another process, since it was asked
-                logger.error('DynamoDB table %s: time to live was not enabled, expired results stay: %s', self.name, exc)
-
-    # --- for an operator ---------------------------------------------------------------------------------------------
-
-    def as_it_is(self, retry_timeout: float = 5.0) -> Table:
-        """This table, as one that is not created, and for somebody who waits at a terminal."""
-        return Table(dataclasses.replace(self.options, create_table=False, ttl_seconds=None, retry_timeout=retry_timeout))
-
-    def reach(self) -> str:
-        """The table's name, if it answers, be it that the action is denied: others may be allowed."""
-        try:
-            self.get('dyna-veggie-check')
-        except DeniedAction:
-            pass
-        return self.name
-
-    def describe(self) -> dict[str, Any]:
-        """What DescribeTable says, in short.  Raises ImproperlyConfigured for a table with another key."""
-        table = self._request('describe_table', TableName=self.name)['Table']
-        self._check_key(table)
-        return {'status': table['TableStatus'], 'key': _key_of(table), 'items': table['ItemCount'], 'bytes': table['TableSizeBytes'],
-                'billing_mode': table.get('BillingModeSummary', {}).get('BillingMode', 'PROVISIONED')}
-
-    def time_to_live(self) -> str:
-        """What DescribeTimeToLive says.  Raises ImproperlyConfigured where it deletes nothing of ours."""
-        found = self._request('describe_time_to_live', TableName=self.name)['TimeToLiveDescription']
-        text = f'{found.get("TimeToLiveStatus", "DISABLED")}, on {found.get("AttributeName", "no attribute")}'
-        if text not in ('ENABLED, on ttl', 'ENABLING, on ttl'):
-            raise ImproperlyConfigured(f'{text}: expired items stay until a purge; create-table turns it on where it is off')
-        return text
-
-    def expired(self) -> Iterator[tuple[int, list[str]]]:
-        """Reads the whole table; yields page by page how many items there were, and the ids of the expired ones."""
-        start: dict[str, Any] = {}
-        while True:
-            answer = self._request('scan', TableName=self.name, **start, **expressions(
-                {'now': int(time.time())}, FilterExpression='#ttl <= :now', ProjectionExpression='#id'))
-            yield answer['ScannedCount'], [attributes['id']['S'] for attributes in answer['Items']]
-            if 'LastEvaluatedKey' not in answer:
-                return
-            start = {'ExclusiveStartKey': answer['LastEvaluatedKey']}
-
-    def delete_expired(self, ids: Iterable[str]) -> None:
-        """Deletes expired items, but not what has replaced one meanwhile."""
-        def delete(id: str) -> None:
-            still = expressions({'now': int(time.time())}, ConditionExpression='#ttl <= :now')
-            self._send_unless(('ConditionalCheckFailedException',), 'delete_item', {
-                'TableName': self.name, 'Key': marshal_item({'id': id}), **still})
-        with ThreadPoolExecutor(min(_OVERLAPPED, self.options.max_pool_connections), 'dyna-veggie') as pool:
-            for _ in pool.map(delete, ids):
-                pass
+                logger.error('DynamoDB table %s: time to live was not enabled, expired results '
+                             'stay: %s', self.name, exc)
 
 
-#: what a worker does, each to be tried on an item of its own, which the last one deletes
-WORKER_ACTIONS: dict[str, Callable[[Table, Item], Any]] = {
-    'GetItem': lambda table, item: table.get(item['id']),
-    'PutItem': lambda table, item: table.put(item),
-    'UpdateItem': lambda table, item: table.update(item['id'], 'SET #ttl = :ttl', item),
-    'BatchGetItem': lambda table, item: table.get_many([item['id']]),
-    'BatchWriteItem': lambda table, item: table.write_many(puts=[item]),
-    'DeleteItem': lambda table, item: table.delete(item['id']),
-}
+#: the table that all threads of this process share
+shared_table = shared_by_process(Table)
 
 
-def least_policy(table: Table, bootstrap: bool) -> dict[str, Any]:
-    """The IAM policy of a worker; bootstrap: of one that creates the table, too."""
-    actions = [*WORKER_ACTIONS]
-    if bootstrap:
-        actions += ['CreateTable', 'DescribeTable']
-    if bootstrap or (table.options.ttl_seconds or 0) > 0:
-        actions += ['DescribeTimeToLive', 'UpdateTimeToLive']
-    if bootstrap and table.options.tags:
-        actions += ['TagResource']
-    region = table.client.meta.region_name
-    partition = open_session(table.options).get_partition_for_region(region)
-    return {'Version': '2012-10-17', 'Statement': [{
-        'Effect': 'Allow', 'Action': [f'dynamodb:{action}' for action in actions],
-        'Resource': f'arn:{partition}:dynamodb:{region}:*:table/{table.name}'}]}
+# --------------------------------------------------------------------------------------------------
+# Values
+# --------------------------------------------------------------------------------------------------
+#
+# Stored values of any size.  Knows nothing of Celery: a status is any text.
+#
+#   an item     id S, result B (the value), timestamp N, status S and ttl N if there are any
+#   a large     is cut into chunks, items of their own: id S (ID/VERSION/NUMBER), result B,
+#   timestamp N, value       ttl N.  Its own item has version B (random), size N and chunks N in
+#   place of result. writing     The chunks are written first, under a name that nobody knows yet,
+#               then the item, in one write.  So a reader finds the old value or the new one, never
+#               a mix.  If the item is refused or cannot be written, its chunks are deleted.
+#   reading     If chunks that an item counts are gone, the value was replaced: it is read again.
+
+# bytes: of the 400 KB of an item, an id takes up to 2048, other names and values some 100
+_VALUE_LIMIT = 400_000
+_MOST_CHUNKS = _LARGEST_RESULT // _VALUE_LIMIT
+_REREADS = 5
+_CLEANING = 1.0  # seconds that a store which failed may take to delete its chunks
 
 
-_tables: dict[Options, Table] = {}
-_tables_lock = threading.Lock()
-
-
-def shared_table(options: Options) -> Table:
-    """The table that all threads of this process share, and with it one client."""
-    table = _tables.get(options)
-    if table is None:
-        with _tables_lock:
-            table = _tables.setdefault(options, Table(options))
-    return table
-
-
-def _leave_tables_to_parent() -> None:
-    # A child must not share its parent's connections, nor wait for a lock that a thread of the parent held.
-    global _tables_lock
-    _tables_lock = threading.Lock()
-    _tables.clear()
-
-
-if hasattr(os, 'register_at_fork'):
-    os.register_at_fork(after_in_child=_leave_tables_to_parent)
+class UnreadableValue(Exception):
+    """A stored value of which chunks are missing, or an item that this module did not write."""
 
 
 class Stored(NamedTuple):
@@ -1079,16 +1340,10 @@ class Stored(NamedTuple):
     error: UnreadableValue | None = None
 
     def read(self) -> bytes:
-        """The value, or raises what keeps it from being read."""
+        """The value.  Raises UnreadableValue."""
         if self.error is not None:
             raise self.error
         return self.value
-
-
-def _is_expired(item: Item) -> bool:
-    # DynamoDB deletes hours to days late.  To be judged as by the conditions of Values, in whole seconds, and true is no number
-    ttl = item.get('ttl')
-    return isinstance(ttl, (int, float)) and not isinstance(ttl, bool) and ttl <= int(time.time())
 
 
 def _bytes(value: Any) -> bytes:
@@ -1097,92 +1352,142 @@ def _bytes(value: Any) -> bytes:
     raise TypeError(f'the result is not binary but {type(value).__name__}')
 
 
-def _chunk_ids(item: Item | None) -> list[str]:
-    chunks, version = (item or {}).get('chunks'), (item or {}).get('version')
-    if item and isinstance(chunks, int) and isinstance(version, bytes) and chunks <= _MOST_CHUNKS:
-        return [f'{item["id"]}/{version.hex()}/{number}' for number in range(chunks)]
-    return []
+def chunk_ids(item: Item | None) -> list[str]:
+    """The ids of an item's chunks; none if it does not have the form of one with chunks."""
+    found = item or {}
+    chunks, version, size = found.get('chunks'), found.get('version'), found.get('size')
+    if not (isinstance(chunks, int) and isinstance(version, bytes) and isinstance(size, int)):
+        return []
+    if chunks > _MOST_CHUNKS or chunks != -(-size // _VALUE_LIMIT):  # it was not written here
+        return []
+    return [f'{found["id"]}/{version.hex()}/{number}' for number in range(chunks)]
+
+
+def chunk_owner(id: str) -> tuple[str, bytes] | None:
+    """The id and the version of the item that a chunk belongs to; None if it is no chunk's id."""
+    match = re.fullmatch(r'(.+)/([0-9a-f]{32})/\d+', id, re.DOTALL)
+    return (match[1], bytes.fromhex(match[2])) if match else None
 
 
 def _items_of(id: str, value: bytes, status: str | None, ttl: Item) -> tuple[Item, list[Item]]:
-    """The item that holds a value, and those with its chunks if it is too large for one."""
-    item: Item = {'id': id, 'timestamp': time.time(), **({'status': status} if status else {}), **ttl}
+    """The item that holds a value, and its chunks if it is too large for one."""
+    written = {'timestamp': time.time(), **ttl}
+    item: Item = {'id': id, **written}
+    if status:
+        item['status'] = status
     if len(value) <= _VALUE_LIMIT:
         return {**item, 'result': value}, []
-    pieces = [value[start:start + _VALUE_LIMIT] for start in range(0, len(value), _VALUE_LIMIT)]
+    pieces = [
+        value[start:start + _VALUE_LIMIT] for start in range(0, len(value), _VALUE_LIMIT)]
     item.update(version=uuid.uuid4().bytes, size=len(value), chunks=len(pieces))
-    return item, [{'id': chunk_id, 'result': piece, **ttl} for chunk_id, piece in zip(_chunk_ids(item), pieces)]
+    chunks = [{'id': chunk_id, 'result': piece, **written}
+              for chunk_id, piece in zip(chunk_ids(item), pieces)]
+    return item, chunks
 
 
 class Values:
-    """Values of any size in a table, each with a status and an expiry.
-
-    A value above an item's size is written as chunks under a name of their own, and then the item that counts
-    them.  The item is replaced in one write, so a reader finds the old value or the new one; if the chunks it
-    then looks for are gone, the value was replaced meanwhile, and it starts again.
-    """
+    """Values of any size in a table, each with a status and an expiry."""
 
     #: an item may be replaced unless it has the status to keep and has not expired
-    REPLACEABLE = 'attribute_not_exists(#id) OR #ttl <= :now OR (attribute_exists(#status) AND #status <> :keep)'
+    REPLACEABLE = (
+        'attribute_not_exists(#id) OR #ttl <= :now '
+        'OR (attribute_exists(#status) AND #status <> :keep)')
     #: one without a status, written by Celery's own backend, only as it was seen
-    UNCHANGED = 'attribute_not_exists(#id) OR (attribute_not_exists(#status) AND #timestamp = :seen)'
+    UNCHANGED = (
+        'attribute_not_exists(#id) '
+        'OR (attribute_not_exists(#status) AND #timestamp = :seen)')
     NOT_OURS = 'attribute_not_exists(#id) OR attribute_not_exists(#status)'
 
     def __init__(self, table: Table) -> None:
         self.table = table
 
-    def put(self, id: str, value: bytes, status: str | None, lifetime: float | None = None, *, keep: str | None = None,
-            status_of: Callable[[bytes], str | None] = lambda value: None) -> None:
-        """Stores a value for ``lifetime`` seconds (None: for ever), unless one with the status ``keep`` is there.
+    # --- writing ----------------------------------------------------------------------------------
 
-        status_of tells the status from a value whose item has none.
+    def put(
+            self, id: str, value: bytes, status: str | None, lifetime: float | None = None, *,
+            keep: str | None = None,
+            status_of: Callable[[bytes], str | None] = lambda value: None) -> bool:
+        """Stores a value for ``lifetime`` seconds (None: for ever).
+
+        keep: if a value with this status is there, it stays, and False is returned.  status_of:
+        tells the status from a value whose item has none.  Raises UnreadableValue for an item that
+        can neither be kept nor be replaced.
         """
         item, chunks = _items_of(id, value, status, expiry(lifetime))
-        self.table.write_many(puts=chunks)
+        try:
+            self.table.write_many(puts=chunks)
+            stored, replaced = self._put_item(item, keep, status_of)
+        except BaseException:
+            self._discard(item)
+            raise
+        self._delete_chunks(replaced if stored else item)
+        return stored
 
+    def _put_item(
+            self, item: Item, keep: str | None, status_of: Callable[[bytes], str | None],
+    ) -> tuple[bool, Item | None]:
+        """Puts an item; returns whether it was stored, and the item that was there."""
         condition, seen = (self.REPLACEABLE if keep else None), None
         for _ in range(100):  # each was refused for what another writer did since the one before
             values = {'now': int(time.time()), 'keep': keep, 'seen': seen}
             applied, old = self.table.put(item, condition=condition, values=values)
-            if old and chunks and old.get('version') == item['version']:
-                return  # the very item that we put: an answer was lost, and the request repeated
+            if old and 'version' in item and old.get('version') == item['version']:
+                return True, None  # an answer was lost, and the request repeated: it is this one
             if applied:
-                self._delete_chunks(old)
-                return
-            if not old or _is_expired(old):
+                return True, old
+            if not old or is_expired(old):
                 condition = self.REPLACEABLE  # it is gone meanwhile
                 continue
             if (old['status'] if 'status' in old else status_of(old.get('result', b''))) == keep:
-                self._delete_chunks(item)
-                return
+                return False, old
             timestamp = old.get('timestamp')
             if 'status' in old:
                 condition = self.REPLACEABLE
             elif isinstance(timestamp, (int, float)) and timestamp != seen:
                 condition, seen = self.UNCHANGED, timestamp
-            else:  # a foreign timestamp can have more digits than a float: one refused twice is not asked for again
+            else:  # a timestamp with more digits than a float would be refused again and again
                 condition = self.NOT_OURS
-        raise UnreadableValue(f'DynamoDB table {self.table.name}, item {id}: it can neither be kept nor be replaced')
+        raise UnreadableValue(f'DynamoDB table {self.table.name}, item {item["id"]}: '
+                              'it can neither be kept nor be replaced')
 
-    def get(self, id: str, *, consistent: bool = True, deadline: float = math.inf) -> Stored | None:
-        """A value; None where there is none, or it has expired."""
+    def _discard(self, item: Item) -> None:
+        """Deletes the chunks of an item whose store failed, unless it was written all the same."""
+        chunks = chunk_ids(item)
+        deadline = time.monotonic() + _CLEANING
+        try:
+            # the answer to the last try may have been lost
+            found = self.table.get(item['id'], deadline=deadline) if chunks else None
+            if chunks and (found or {}).get('version') != item['version']:
+                self.table.write_many(deletes=chunks, deadline=deadline)
+        except FAILURES as exc:
+            logger.warning('DynamoDB table %s: %d chunks of item %s stay until they expire or are '
+                           'purged: %s', self.table.name, len(chunks), item['id'], summary(exc))
+
+    # --- reading ----------------------------------------------------------------------------------
+
+    def get(
+            self, id: str, *, consistent: bool = True, deadline: float = math.inf) -> Stored | None:
+        """A value; None if there is none, or it has expired."""
         item = self.table.get(id, consistent=consistent, deadline=deadline)
         return self._read({id: item}, deadline).get(id) if item else None
 
-    def get_many(self, ids: Iterable[str], *, consistent: bool = True, deadline: float = math.inf) -> dict[str, Stored]:
+    def get_many(
+            self, ids: Iterable[str], *, consistent: bool = True, deadline: float = math.inf,
+    ) -> dict[str, Stored]:
         """The values that exist and have not expired, by id."""
         ids = list(ids)
         if len(ids) == 1:
             stored = self.get(ids[0], consistent=consistent, deadline=deadline)
             return {ids[0]: stored} if stored else {}
-        return self._read(self.table.get_many(ids, consistent=consistent, deadline=deadline), deadline)
+        items = self.table.get_many(ids, consistent=consistent, deadline=deadline)
+        return self._read(items, deadline)
 
     def _read(self, items: Mapping[str, Item], deadline: float) -> dict[str, Stored]:
         values: dict[str, Stored] = {}
-        for rereads_left in reversed(range(5)):
+        for last in [False] * (_REREADS - 1) + [True]:
             torn = []
             for id, item in items.items():
-                if _is_expired(item):
+                if is_expired(item):
                     continue
                 try:
                     value = self._value(item, deadline)
@@ -1190,8 +1495,8 @@ class Values:
                     values[id] = self._unreadable(id, f'{type(exc).__name__}: {exc}')
                     continue
                 if value is not None:
-                    values[id] = Stored(value, (id, *_chunk_ids(item)))
-                elif not rereads_left:
+                    values[id] = Stored(value, (id, *chunk_ids(item)))
+                elif last:
                     values[id] = self._unreadable(id, 'chunks are missing')
                 else:
                     torn.append(id)
@@ -1201,18 +1506,29 @@ class Values:
         return values
 
     def _unreadable(self, id: str, why: str) -> Stored:
-        return Stored(b'', (id,), UnreadableValue(f'DynamoDB table {self.table.name}, item {id}: {why}'))
+        error = UnreadableValue(f'DynamoDB table {self.table.name}, item {id}: {why}')
+        return Stored(b'', (id,), error)
 
     def _value(self, item: Item, deadline: float) -> bytes | None:
-        """The value of an item; None if chunks are missing.  Raises whatever an item of the wrong form leads to."""
+        """The value of an item; None if chunks are missing.  Raises for one of the wrong form."""
         if 'result' in item:
             return _bytes(item['result'])
         if 'chunks' not in item:
             return str(item.get('chord_count', '')).encode()
-        ids = _chunk_ids(item)
-        chunks = self.table.get_many(ids, deadline=deadline)
-        value = b''.join(_bytes(chunks[id]['result']) for id in ids if id in chunks)
+        ids = chunk_ids(item)
+        if not ids:
+            raise ValueError('it counts its chunks wrong')
+        pieces: list[bytes] = []
+        for start in range(0, len(ids), GET_BATCH):  # one by one: the first may be missing
+            page = ids[start:start + GET_BATCH]
+            chunks = self.table.get_many(page, deadline=deadline)
+            if len(chunks) < len(page):
+                return None
+            pieces += [_bytes(chunks[id]['result']) for id in page]
+        value = b''.join(pieces)
         return value if len(value) == item['size'] else None
+
+    # --- deleting, expiry, counters ---------------------------------------------------------------
 
     def delete(self, id: str) -> None:
         """Deletes a value with its chunks."""
@@ -1224,11 +1540,11 @@ class Values:
         chunks: list[str] = []
         if with_chunks:
             for item in self.table.get_many(ids).values():
-                chunks += _chunk_ids(item)
+                chunks += chunk_ids(item)
         self.table.write_many(deletes=[*ids, *chunks])
 
     def _delete_chunks(self, item: Item | None) -> None:
-        self.table.write_many(deletes=_chunk_ids(item))
+        self.table.write_many(deletes=chunk_ids(item))
 
     def expire(self, id: str, lifetime: float | None) -> None:
         """Lets a value expire in so many seconds (None: never)."""
@@ -1236,32 +1552,42 @@ class Values:
         update = 'SET #ttl = :ttl' if ttl else 'REMOVE #ttl'
         exists = 'attribute_exists(#id)'
         applied, item = self.table.update(id, update, ttl, condition=exists)
-        for chunk_id in _chunk_ids(item if applied else None):
+        for chunk_id in chunk_ids(item if applied else None):
             self.table.update(chunk_id, update, ttl, condition=exists)
 
     def increment(self, id: str) -> int:
-        """Adds one to a counter and returns it.  A request repeated after a lost answer counts twice."""
-        count: int = self.table.update(id, 'ADD #chord_count :one', {'one': 1}).item['chord_count']  # type: ignore[index]
+        """Adds one to a counter and returns it; two if an answer was lost and it asked again."""
+        _, item = self.table.update(id, 'ADD #chord_count :one', {'one': 1})
+        count: int = (item or {})['chord_count']
         return count
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Chord
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 #
-# A part that returns counts itself on a leaf, the node number ``group_index // 40``.  Whoever fills a node counts
-# that node on its parent, number ``number // 200``, and so on; whoever fills the root owns the join.
+# Counts the parts of a chord, and says who joins it.  Knows nothing of Celery: a part is an index
+# and an id.
 #
-#   counting    one conditional update: the member into a set it was not in.  A redelivered part, or a request
-#               repeated after a lost answer, changes nothing, and is told what the node holds.
-#   capacity    a node under 1 KB costs one write unit per count: 40 members of 20 bytes in a leaf, 200 of 4 above.
+# A part that returns counts itself on a leaf, the node number ``group_index // 40``.  Whoever fills
+# a node counts that node on its parent, number ``number // 200``, and so on; whoever fills the root
+# owns the join.
+#
+#   counting    one conditional update: the member into a set it was not in.  A redelivered part, or
+#               a request repeated after a lost answer, changes nothing, and is told what the node
+#   holds. capacity    a node under 1 KB costs one write unit per count: 40 members of 20 bytes in a
+#               leaf, 200 of 4 above.
 #   no hot item a leaf takes 40 writes, a node above 200.
-#   full        count == expected + added.  Where ``expected`` is missing it is the capacity: a generator header is
-#               sent before anyone knows its length.  Only the last node of each level can hold fewer, and gets its
-#               ``expected`` before the last part is sent, so that it cannot be full too early.
-#   owner       every count leaves the delivery's token and a lease on the node.  The token found on a full root
-#               says who joins; a lease that was not renewed for its term, when somebody else may.
+#   full        count == expected + added.  If ``expected`` is missing it is the capacity: a
+#               generator header is sent before anyone knows its length.  Only the last node of each
+#               level can hold fewer, and gets its ``expected`` before the last part is sent, so
+#               that it cannot be full too early.
+#   owner       every count leaves the delivery's token and a lease on the node.  The token found on
+#               a full root says who joins; once its lease was seen unchanged for its term, another
+#               delivery may take over.
 #   closed      what a finished chord leaves of its nodes, so that a late duplicate is refused.
+#
+# tools/chord_model.py plays this protocol over random schedules: `make model`.
 
 _LEAF_CAPACITY = 40
 _NODE_CAPACITY = 200
@@ -1312,7 +1638,7 @@ class Position(NamedTuple):
 
 
 class Shape(NamedTuple):
-    """What one level of the tree of a chord holds: its last node expects fewer members than the others."""
+    """One level of a chord's tree: its last node expects fewer members than the others."""
 
     level: int
     nodes: int
@@ -1320,7 +1646,7 @@ class Shape(NamedTuple):
 
 
 def tree(parts: int) -> Iterator[Shape]:
-    """The levels of the tree that counts so many parts, leaves first.  The last one has one node, the root."""
+    """The levels of the tree that counts so many parts, leaves first.  The last one is the root."""
     members = parts
     for level in itertools.count():
         capacity = Position(level, 0).capacity
@@ -1337,13 +1663,13 @@ class Node:
 
     position: Position
     expected: float
-    term: float
+    term: float  # seconds that the lease lasts
     count: int = 0
     members: frozenset[bytes] = frozenset()
     added: frozenset[bytes] = frozenset()
     root: bool = False
     owner: bytes | None = None
-    lease: float = 0
+    lease: float = 0  # when the owner took or renewed it, by its clock: only compared for equality
     closed: bool = False
 
     @property
@@ -1377,21 +1703,22 @@ class MiscountedChord(Exception):
 class ChordCounter:
     """Counts the parts of one run of a chord.
 
-    key: the ids of the nodes start with it.  lifetime: seconds that an unfinished node is kept (None: for ever).
-    single: all parts are counted on one node, whatever their index (for a header whose indexes repeat).
-    token: names this delivery of a part among others.
+    key: the ids of the nodes start with it.  lifetime: seconds that an unfinished node is kept
+    (None: for ever).  single: all parts are counted on one node, whatever their index (for a header
+    whose indexes repeat).  token: names this delivery of a part among others.
     """
 
-    #: seconds that the owner of a join has before another delivery may take over, and this many times as long to
-    #: publish, since Celery goes on trying while its broker is away
-    LEASE = 15.0
+    #: seconds that the owner of a join has before another delivery may take over, and this many
+    #: times as long to publish, since Celery goes on trying while its broker is away
+    LEASE_TERM = 15.0
     PUBLISHING = 4
 
     OPEN = 'attribute_not_exists(#closed)'
     COUNT = 'SET #owner = :owner, #lease = :lease{ttl} ADD #count :one, #members :members'
     NEW = f'{OPEN} AND NOT contains(#members, :member)'
 
-    def __init__(self, table: Table, key: str, lifetime: float | None, single: bool = False) -> None:
+    def __init__(
+            self, table: Table, key: str, lifetime: float | None, single: bool = False) -> None:
         self.table = table
         self.key = key
         self.lifetime = lifetime
@@ -1402,36 +1729,47 @@ class ChordCounter:
         return f'{self.key}.{position.level}.{position.number}'
 
     def _node(self, position: Position, item: Item) -> Node:
-        attributes = {each.name: item[each.name] for each in dataclasses.fields(Node) if each.name in item}
+        fields = {each.name: item[each.name] for each in dataclasses.fields(Node)
+                  if each.name in item}
         expected = math.inf if self.single else position.capacity
-        return Node(position, **{'expected': expected, 'term': self.LEASE, **attributes})
+        return Node(position, **{'expected': expected, 'term': self.LEASE_TERM, **fields})
 
     def _leaf(self, group_index: int) -> Position:
         return Position(0, 0 if self.single else group_index // _LEAF_CAPACITY)
 
     def _nodes(self, parts: int) -> dict[Position, Item]:
-        """The nodes that count so many parts, leaves first, each with what it is to hold before it counts."""
-        levels = [Shape(0, 1, parts)] if self.single else tree(parts)
-        return {Position(level, number): {'expected': last, 'root': nodes == 1} if number == nodes - 1 else {}
-                for level, nodes, last in levels for number in range(nodes)}
+        """The nodes that count so many parts, leaves first, with what each holds at first."""
+        nodes: dict[Position, Item] = {}
+        for level, width, last in [Shape(0, 1, parts)] if self.single else tree(parts):
+            nodes.update((Position(level, number), {}) for number in range(width - 1))
+            nodes[Position(level, width - 1)] = {'expected': last, 'root': width == 1}
+        return nodes
 
-    # --- before the parts return -------------------------------------------------------------------------------------
+    # --- before the parts return ------------------------------------------------------------------
 
     def open(self, parts: int) -> None:
-        """Writes all nodes for a header of known length, in batches.  Resets those of an earlier run.  Raises ValueError."""
+        """Writes all nodes for a header of known length, in batches.
+
+        Resets those of an earlier run.  Raises ValueError.
+        """
         if self.single and parts > _SINGLE_LIMIT:
-            raise ValueError(f'the header of this chord has {parts:,} tasks, some in chains that end in groups, and such a header '
-                             f'can have {_SINGLE_LIMIT:,}: make it flat, or split it')
+            raise ValueError(
+                f'the header of this chord has {parts:,} tasks, some in chains that end in groups, '
+                f'and such a header can have {_SINGLE_LIMIT:,}: make it flat, or split it')
         self.table.write_many(puts=(
-            {'id': self._id(position), **expiry(self.lifetime), **size} for position, size in self._nodes(parts).items()))
+            {'id': self._id(position), **expiry(self.lifetime), **size}
+            for position, size in self._nodes(parts).items()))
 
     def open_unsized(self) -> None:
         """Prepares for a header whose length nobody knows yet: resets what an earlier run left."""
         first = Position(0, 0)
         earlier = self.table.put({'id': self._id(first), **expiry(self.lifetime)}).item
-        leaves = 0 if earlier is None or self.single else max((leaf.number for leaf, _ in self._leaves()), default=0) + 1
+        leaves = 0
+        if earlier is not None and not self.single:
+            leaves = max((leaf.number for leaf, _ in self._leaves()), default=0) + 1
         self.table.write_many(deletes=(
-            self._id(position) for position in self._nodes(leaves * _LEAF_CAPACITY) if position != first))
+            self._id(position) for position in self._nodes(leaves * _LEAF_CAPACITY)
+            if position != first))
 
     def resize(self, parts: int) -> None:
         """Says how many parts there are.  Must be called before the last one is sent."""
@@ -1440,90 +1778,105 @@ class ChordCounter:
                 self._update(position, 'SET #expected = :expected, #root = :root{ttl}', size)
 
     def add(self, group_index: int, task_id: str) -> None:
-        """Adds a task to the header, on behalf of the part with this index, which has not returned yet."""
-        # a set, so that it does not count twice when an answer is lost; the part's leaf cannot be full before
-        self._update(self._leaf(group_index), 'ADD #added :added',
-                     {'added': frozenset({member_of(Part(group_index, task_id))})})
+        """Adds a task to the header for the part with this index, which has not returned yet."""
+        # a set, so that it does not count twice if an answer is lost; the leaf cannot be full
+        # before
+        added = frozenset({member_of(Part(group_index, task_id))})
+        self._update(self._leaf(group_index), 'ADD #added :added', {'added': added})
 
-    def _update(self, position: Position, update: str, values: Mapping[str, Any],
-                condition: str | None = None) -> tuple[bool, Node]:
+    def _update(
+            self, position: Position, update: str, values: Mapping[str, Any],
+            condition: str | None = None) -> tuple[bool, Node]:
         ttl = expiry(self.lifetime)
         text = update.replace('{ttl}', ', #ttl = :ttl' if ttl else '')
-        applied, item = self.table.update(self._id(position), text, {**values, **ttl}, condition=condition)
+        applied, item = self.table.update(
+            self._id(position), text, {**values, **ttl}, condition=condition)
         return applied, self._node(position, item or {})
 
-    # --- when a part returns -----------------------------------------------------------------------------------------
+    # --- when a part returns ----------------------------------------------------------------------
 
     def count(self, part: Part) -> Claim | None:
         """Counts a part that returned.  Returns a claim if this delivery is to join the chord.
 
-        Sleeps while another delivery holds the lease of a join that is not done.  Raises MiscountedChord.
+        Sleeps while another delivery holds the lease of a join that is not done.  Raises
+        MiscountedChord.
         """
         position, member = self._leaf(part.group_index), member_of(part)
         while True:
-            counted, node = self._update(position, self.COUNT, {
-                'owner': self.token, 'lease': time.time(), 'one': 1,
-                'members': frozenset({member}), 'member': member}, condition=self.NEW)
+            values = {'owner': self.token, 'lease': time.time(), 'one': 1,
+                      'members': frozenset({member}), 'member': member}
+            counted, node = self._update(position, self.COUNT, values, condition=self.NEW)
             if node.closed:
-                logger.debug('Chord node %s is closed, part %s came late', self._id(position), part.task_id)
+                logger.debug('Chord node %s is closed, part %s came late',
+                             self._id(position), part.task_id)
                 return None
             if counted and node.is_one_over:
                 raise MiscountedChord(
-                    f'{node.count} parts came to leaf {position.number} of the chord, which has room for '
-                    f'{node.expected}: the header is a generator that mixes groups and tasks. Give it as a list.')
+                    f'{node.count} parts came to leaf {position.number} of the chord, which has '
+                    f'room for {node.expected}: the header is a generator that mixes groups and '
+                    'tasks. Give it as a list.')
             if not node.is_full:
                 return None
-            # a full node is reported again by each duplicate: the first to fill it may have died before
+            # each duplicate reports a full node again: the first to fill it may have died before
             if node.root:
                 return Claim(node, False) if counted else self._wait_for_claim(node)
             position, member = position.parent, position.number.to_bytes(4, 'big')
 
     def _wait_for_claim(self, root: Node) -> Claim | None:
-        since = time.monotonic()  # the clocks of two hosts may differ: a lease is as long as it was seen unchanged here
+        # the clocks of two hosts may differ: a lease is as long as it was seen unchanged here
+        since = time.monotonic()
         while root.is_full and not root.closed:  # else it is done, or the chord was applied again
             if root.owner == self.token:  # an answer of ours was lost
                 return Claim(root, False)
             wait = since + root.term - time.monotonic()
             if wait <= 0:
-                taken, now = self._update(
-                    root.position, 'SET #owner = :owner, #lease = :lease, #term = :term{ttl}',
-                    {'owner': self.token, 'lease': time.time(), 'term': self.LEASE, 'seen': root.lease},
-                    condition=f'{self.OPEN} AND #lease = :seen')
+                taken, now = self._take_over(root)
                 if taken or (now.owner == self.token and not now.closed):
                     return Claim(now, True)
             else:
                 # to give up would leave the chord hanging if its owner is dead
-                time.sleep(min(wait, self.LEASE / 10))
+                time.sleep(min(wait, self.LEASE_TERM / 10))
                 now = self._node(root.position, self.table.get(self._id(root.position)) or {})
             if now.lease != root.lease:
                 since = time.monotonic()
             root = now
         return None
 
+    def _take_over(self, root: Node) -> tuple[bool, Node]:
+        values = {'owner': self.token, 'lease': time.time(), 'term': self.LEASE_TERM,
+                  'seen': root.lease}
+        return self._update(
+            root.position, 'SET #owner = :owner, #lease = :lease, #term = :term{ttl}', values,
+            condition=f'{self.OPEN} AND #lease = :seen')
+
     def progress(self) -> Progress | None:
-        """How far the chord is; None where there is none."""
+        """How far the chord is; None if there is none."""
         leaves = list(self._leaves())
         if not leaves:
             return None
         last_position, last = leaves[-1]
         expected = None
         if 'expected' in last:
-            expected = last_position.number * _LEAF_CAPACITY + last['expected'] + sum(len(leaf.get('added', ())) for _, leaf in leaves)
-        return Progress(sum(leaf.get('count', 0) for _, leaf in leaves), expected, 'closed' in leaves[0][1])
+            added = sum(len(leaf.get('added', ())) for _, leaf in leaves)
+            expected = last_position.number * _LEAF_CAPACITY + last['expected'] + added
+        counted = sum(leaf.get('count', 0) for _, leaf in leaves)
+        return Progress(counted, expected, 'closed' in leaves[0][1])
 
     def _leaves(self) -> Iterator[tuple[Position, Item]]:
-        """The leaves that there are, in order, until there is none among the next hundred: some can have expired."""
-        for start in itertools.count(0, _GET_BATCH):
-            positions = [Position(0, start + number) for number in range(_GET_BATCH)]
+        """The leaves in order, until there is none among the next hundred: some may be gone."""
+        for start in itertools.count(0, GET_BATCH):
+            positions = [Position(0, start + number) for number in range(GET_BATCH)]
             found = self.table.get_many(self._id(position) for position in positions)
-            yield from ((position, found[self._id(position)]) for position in positions if self._id(position) in found)
+            for position in positions:
+                if self._id(position) in found:
+                    yield position, found[self._id(position)]
             if not found:
                 return
 
-    # --- while joining -----------------------------------------------------------------------------------------------
+    # --- while joining ----------------------------------------------------------------------------
 
     def collect(self, root: Node) -> tuple[list[Part], int]:
-        """All parts that were counted, in the header's order, and how many the header had when it was sent.
+        """All parts that were counted, in the header's order, and how many it had when it was sent.
 
         A part that was added follows the one that added it.  Raises MiscountedChord.
         """
@@ -1533,8 +1886,9 @@ class ChordCounter:
                            for node in nodes for number in node.members)
             items = self.table.get_many(self._id(position) for position in below)
             if len(items) < len(below):
-                raise MiscountedChord(f'{len(below) - len(items)} of {len(below)} counters have expired or were deleted; '
-                                      'if the chord takes long, see result_chord_expires')
+                raise MiscountedChord(
+                    f'{len(below) - len(items)} of {len(below)} counters have expired or were '
+                    'deleted; if the chord takes long, see result_chord_expires')
             nodes = [self._node(position, items[self._id(position)]) for position in below]
         parts = sorted((part_of(member).group_index, member in node.added, part_of(member))
                        for node in nodes for member in node.members)
@@ -1545,32 +1899,45 @@ class ChordCounter:
         return [part for _, _, part in parts], size
 
     def renew(self, root: Node, publishing: bool = False) -> bool:
-        """Extends the lease; False when the join is no longer ours, and nothing must be published."""
-        term = self.LEASE * (self.PUBLISHING if publishing else 1)
+        """Extends the lease; False if the join is no longer ours, and nothing may be published."""
+        term = self.LEASE_TERM * (self.PUBLISHING if publishing else 1)
         renewed, _ = self._update(
-            root.position, 'SET #lease = :lease, #term = :term', {'lease': time.time(), 'term': term, 'owner': self.token},
+            root.position, 'SET #lease = :lease, #term = :term',
+            {'lease': time.time(), 'term': term, 'owner': self.token},
             condition=f'{self.OPEN} AND #owner = :owner')
         return renewed
 
     def close(self, parts: int) -> None:
         """Overwrites every node, so that late duplicates are refused; they expire soon."""
         self.table.write_many(puts=(
-            {'id': self._id(position), 'closed': True, **expiry(_CLOSED_TTL)} for position in self._nodes(parts)))
+            {'id': self._id(position), 'closed': True, **expiry(_CLOSED_TTL)}
+            for position in self._nodes(parts)))
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Waiting
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 #
-# DynamoDB tells nobody that an item has changed, so whoever waits has to look.  A look costs half a read unit per id,
-# also for one that is not there.  So a wait looks at a sample of its ids, less and less often; a sample that is there
-# whole is followed by a batch, and a batch that is there whole by the next, at once.  The pauses of all threads
-# (or greenlets) that wait for long end together, and one of them looks for all: there is no thread for it.
+# DynamoDB tells nobody that an item has changed, so whoever waits has to look.  A look costs half a
+# read unit per id, also for one that is not there.  So a wait looks at a sample of its ids, less
+# and less often; a sample that is there whole is followed by a batch, and a batch that is there
+# whole by the next, at once.
+#
+#   state       one Poller for each table of a process: the waits of its threads (or greenlets), and
+#               the callbacks for ids that nobody waits for.
+#   who polls   whichever waiting thread finds that a look is due and that no other is looking.  It
+#               looks for all waits that are due; those of long waits fall due together.  No thread
+#               exists for it.
+#   the lock    _changed guards the waits, _polling and _standing.  It is not held during a look, a
+#               sleep, a callback or while a found value is read.
+#   who wakes   whoever has looked, or stops waiting, wakes all others: each takes its own news, or
+#   whom        takes over the polling.
+#   callbacks   _watches is not guarded, since Celery removes from it in __del__, in the middle of
+#               anything: only single operations on dicts, which are atomic.
 
-_FIRST_POLL = 0.02  # seconds
+_FIRST_POLL = 0.02  # seconds: no wait looks more often, whatever its interval
 _POLL_GROWTH = 1.5
 _SAMPLE = 10  # ids
-_PHASE = random.random()
 _BURST = 8  # batches that are read together, once the one before was there whole
 
 
@@ -1580,11 +1947,14 @@ def poll_pause(idle_polls: int, interval: float, jitter: float) -> float:
 
 
 def window_size(asked: int, found: int, pending: int) -> int:
-    """How many ids to look at next, after so many of those asked for were found, and so many are still pending."""
+    """How many ids to look at next.
+
+    So many of those asked for were found, and so many are still pending.
+    """
     if found == asked:
-        return _GET_BATCH if asked < _GET_BATCH else min(2 * asked, _BURST * _GET_BATCH)
+        return GET_BATCH if asked < GET_BATCH else min(2 * asked, _BURST * GET_BATCH)
     # twice as many as last time, and enough to have looked at all after 32 polls
-    return min(_GET_BATCH, max(_SAMPLE, 2 * found, pending // 32))
+    return min(GET_BATCH, max(_SAMPLE, 2 * found, pending // 32))
 
 
 class Seen(NamedTuple):
@@ -1596,7 +1966,21 @@ class Seen(NamedTuple):
 
 
 class Look(Protocol):
-    def __call__(self, ids: list[str], *, deadline: float, exact: bool) -> Mapping[str, Seen]: ...
+    """Returns what is there under ids; raises TimeoutError if its deadline passed first."""
+
+    def __call__(
+            self, ids: list[str], *, consistent: bool, deadline: float) -> Mapping[str, Any]: ...
+
+
+#: makes what a wait is told of what a look found under an id
+Read = Callable[[str, Any], Seen]
+
+
+class Watch(NamedTuple):
+    """A callback for an id that nobody waits for."""
+
+    read: Read
+    tell: Callable[[Any], None]  # the final value
 
 
 class Wait:
@@ -1605,30 +1989,39 @@ class Wait:
     all_changes: the caller wants to know of values that are not final, too.
     """
 
-    def __init__(self, ids: Iterable[str], interval: float, all_changes: bool = False) -> None:
-        self.interval = interval
+    def __init__(
+            self, ids: Iterable[str], read: Read, interval: float, all_changes: bool = False,
+    ) -> None:
+        self.read = read
+        self.interval = max(interval, _FIRST_POLL)
         self.all_changes = all_changes
-        self.left: dict[str, Any] = dict.fromkeys(ids)  # to the mark of the value that the caller knows
-        self.turns = deque(self.left)  # the same ids, those first that were not looked at for longest
+        self.left: dict[str, Any] = dict.fromkeys(ids)  # to the mark that the caller knows
+        self.turns = deque(self.left)  # the same ids, those first that were not looked at longest
         self.news: deque[tuple[str, Seen]] = deque()
-        self.size, self.idle_polls, self.due = _GET_BATCH, 0, 0.0
+        self.size, self.idle_polls, self.due = GET_BATCH, 0, 0.0
 
     def window(self) -> list[str]:
         """The ids to look at next; they are not offered again until take() was told."""
         return [self.turns.popleft() for _ in range(min(self.size, len(self.turns)))]
 
-    def take(self, window: list[str], seen: Mapping[str, Seen]) -> bool:
-        """Notes what was seen of a window.  Returns whether it was a whole batch, so that the next is due at once."""
+    def read_all(self, window: Iterable[str], found: Mapping[str, Any]) -> dict[str, Seen]:
+        return {id: self.read(id, found[id]) for id in window if id in found}
+
+    def take(self, window: list[str], seen: Mapping[str, Seen], phase: float = 0.0) -> bool:
+        """Notes what was seen of a window, and when the next is due.
+
+        Returns whether it was a whole batch, so that the next is due at once.
+        """
         if not window:
-            self.due = time.monotonic() + max(self.interval, _FIRST_POLL)
+            self.due = time.monotonic() + self.interval
             return False
         found = 0
         for id in window:
-            sight = seen.get(id)
-            final = sight is not None and sight.final
-            if sight is not None and id in self.left and (final or (self.all_changes and sight.mark != self.left[id])):
-                self.news.append((id, sight))
-                self.left[id] = sight.mark
+            now = seen.get(id)
+            final = now is not None and now.final
+            if now is not None and id in self.left and self._is_news(id, now):
+                self.news.append((id, now))
+                self.left[id] = now.mark
             if final:
                 self.left.pop(id, None)
                 found += 1
@@ -1639,85 +2032,99 @@ class Wait:
             self.idle_polls = 0
         elif 2 * found < len(window):
             self.idle_polls += 1
-        at_once = found == len(window) >= _GET_BATCH
-        self.due = time.monotonic() + (0 if at_once else poll_pause(self.idle_polls, self.interval, random.random()))
-        if self.interval and poll_pause(self.idle_polls, self.interval, 0) == self.interval:
-            # the pauses of all long waits end together; those of other processes do not
-            self.due = (round(self.due / self.interval - _PHASE) + _PHASE) * self.interval
+        at_once = found == len(window) >= GET_BATCH
+        self.due = time.monotonic()
+        if not at_once:
+            self.due += poll_pause(self.idle_polls, self.interval, random.random())
+            if poll_pause(self.idle_polls, self.interval, 0) == self.interval:
+                # the pauses of all long waits end together; those of other processes do not
+                self.due = (round(self.due / self.interval - phase) + phase) * self.interval
         return at_once
 
+    def _is_news(self, id: str, now: Seen) -> bool:
+        return now.final or (self.all_changes and now.mark != self.left[id])
+
+    def is_due(self, now: float) -> bool:
+        return self.due <= now + self.interval / 10
+
     def take_news(self) -> Iterator[tuple[str, Seen]]:
-        while self.news:
-            yield self.news.popleft()
-
-
-_pollers: weakref.WeakSet[Poller] = weakref.WeakSet()
+        return popped(self.news)
 
 
 class Poller:
-    """Looks for things on behalf of all threads that wait for them.
+    """Looks for things on behalf of all threads that wait for them."""
 
-    look: what there is under ids.  Raises TimeoutError when its deadline (of ``time.monotonic``) passed first.
-    standing: the ids that somebody wants to hear of without waiting; looked for as long as somebody waits.
-    tell: told what was seen of these.
-    """
-
-    def __init__(self, look: Look, standing: Callable[[], Iterable[str]] = tuple,
-                 tell: Callable[[str, Seen], None] = lambda id, seen: None) -> None:
-        self._look, self._standing_ids, self._tell = look, standing, tell
-        self.reset()
-        _pollers.add(self)
-
-    def reset(self) -> None:
-        """Forgets all waits: they are those of threads that did not survive a fork."""
+    def __init__(self, look: Look) -> None:
+        self._look = look
+        self._phase = random.random()  # a child that was forked has a poller of its own
         self._changed = threading.Condition()
         self._waits: list[Wait] = []
         self._polling = False
-        self._standing = Wait((), 0.5)
+        # for the ids with callbacks: it has no news of its own, since they are told of every look
+        self._standing = Wait((), lambda id, found: self._watched(id, found), 0.5)
+        self._watches: dict[str, dict[int, Watch]] = {}
+        self._serving = False
 
-    def wait(self, ids: Iterable[str], *, timeout: float | None, interval: float,
-             on_interval: Callable[[], Any] | None = None, all_changes: bool = False) -> Iterator[tuple[str, Seen]]:
+    # --- waits ------------------------------------------------------------------------------------
+
+    def wait(
+            self, ids: Iterable[str], read: Read, *, timeout: float | None, interval: float,
+            on_interval: Callable[[], Any] | None = None, all_changes: bool = False,
+    ) -> Iterator[tuple[str, Seen]]:
         """Yields (id, what was seen) until all ids were seen in their final state.
 
-        timeout, interval: seconds; 0 looks once.  on_interval is called once per ``interval``.  Raises TimeoutError,
-        after a last look at everything.
+        timeout, interval: seconds; a timeout of 0 looks once.  on_interval is called once per
+        ``interval``.  Raises TimeoutError, after a last look at everything.
         """
         called = time.monotonic()
         deadline = math.inf if timeout is None else called + timeout
-        wait = Wait(ids, max(interval, 0.001), all_changes)
+        wait = Wait(ids, read, interval, all_changes)
         if timeout is None or timeout > 0:
             yield from self._read_batches(wait, deadline)
             if wait.left:
                 yield from self._wait_with_others(wait, deadline, called, on_interval)
         if wait.left:
-            window = list(wait.left)
-            seen = self._look(window, deadline=deadline, exact=True)
-            with self._changed:  # another thread may be bringing the same
-                wait.take(window, seen)
+            self._look_for(wait, list(wait.left), consistent=True, deadline=deadline)
             yield from wait.take_news()
         if wait.left:
-            raise TimeoutError(f'The operation timed out after {timeout:g} s; results not ready: {len(wait.left)}.')
+            raise TimeoutError(f'The operation timed out after {timeout:g} s; '
+                               f'results not ready: {len(wait.left)}.')
+
+    def _look_for(
+            self, wait: Wait, window: list[str], *, consistent: bool, deadline: float) -> bool:
+        found = self._look(window, consistent=consistent, deadline=deadline)
+        seen = wait.read_all(window, found)
+        with self._changed:  # another thread may be bringing the same
+            at_once = wait.take(window, seen, self._phase)
+        self._tell_watches(found)
+        return at_once
 
     def _read_batches(self, wait: Wait, deadline: float) -> Iterator[tuple[str, Seen]]:
         """Looks for one batch after the other, until one is not there whole."""
         at_once = True
         while at_once and wait.left:
-            window = wait.window()
-            at_once = wait.take(window, self._look(window, deadline=deadline, exact=len(wait.left) == 1))
+            alone = len(wait.left) == 1
+            at_once = self._look_for(wait, wait.window(), consistent=alone, deadline=deadline)
             yield from wait.take_news()
 
-    def _wait_with_others(self, wait: Wait, deadline: float, called: float,
-                          on_interval: Callable[[], Any] | None) -> Iterator[tuple[str, Seen]]:
-        """Takes part in the polls of all threads.  called: when on_interval was, or would have been."""
+    def _wait_with_others(
+            self, wait: Wait, deadline: float, called: float,
+            on_interval: Callable[[], Any] | None) -> Iterator[tuple[str, Seen]]:
+        """Takes part in the polls of all threads.
+
+        called: when on_interval was called, or would have been.
+        """
         with self._changed:
             self._waits.append(wait)
         try:
             while wait.left and time.monotonic() < deadline:
-                if on_interval is not None and time.monotonic() - called >= wait.interval:
-                    on_interval()
-                    called = time.monotonic()  # after it: it may take longer than the interval
-                until = called + wait.interval if on_interval is not None else math.inf
-                self._poll(wait, min(until, deadline), deadline)
+                until = deadline
+                if on_interval is not None:
+                    if time.monotonic() - called >= wait.interval:
+                        on_interval()
+                        called = time.monotonic()  # after it: it may take longer than the interval
+                    until = min(called + wait.interval, deadline)
+                self._poll(wait, until, deadline)
                 yield from wait.take_news()
         finally:
             with self._changed:
@@ -1725,69 +2132,566 @@ class Poller:
                     self._waits.remove(wait)
                 self._changed.notify_all()
 
-    def serve(self, timeout: float) -> None:
-        """Looks for what is wanted without a wait, for so many seconds."""
-        until = time.monotonic() + timeout
-        while time.monotonic() < until:
-            self._poll(self._standing, until, math.inf)
-
     def _poll(self, wait: Wait, until: float, deadline: float) -> None:
-        """Sleeps until there is news for a wait, or ``until``; looks for all who wait, unless another thread does."""
+        """Sleeps until there is news for a wait, or ``until``; looks for all if nobody does."""
         while True:
             with self._changed:
                 now = time.monotonic()
-                if wait.news or now >= until or (not wait.left and wait is not self._standing):
+                idle = not wait.left and wait is not self._standing
+                if wait.news or now >= until or idle:
                     return
                 waits = [*self._waits, self._standing]
-                due = min(each.due for each in waits)
+                due = until if self._polling else min(until, *(each.due for each in waits))
                 if self._polling or due > now:
-                    wake = until if self._polling else min(due, until)
-                    self._changed.wait(None if wake == math.inf else wake - now)
+                    self._changed.wait(None if due == math.inf else due - now)
                     continue
                 self._refresh_standing(now)
-                turns = [(each, each.window()) for each in waits if each.due <= now + each.interval / 10]
+                turns = [(each, each.window()) for each in waits if each.is_due(now)]
                 ids = list(dict.fromkeys(id for _, window in turns for id in window))
                 self._polling = bool(ids)
-            seen: Mapping[str, Seen] = {}
+            found: Mapping[str, Any] = {}
+            seen: list[Mapping[str, Seen]] = [{}] * len(turns)
             try:
                 if ids:
-                    seen = self._look(ids, deadline=deadline, exact=False)
+                    found = self._look(ids, consistent=False, deadline=deadline)
+                    seen = [each.read_all(window, found) for each, window in turns]
             finally:
                 with self._changed:
                     self._polling = False
-                    for each, window in turns:
-                        each.take(window, seen)
+                    for (each, window), sight in zip(turns, seen):
+                        each.take(window, sight, self._phase)
+                    self._standing.news.clear()  # it is told below
                     self._changed.notify_all()
-            for id, sight in self._standing.take_news():
-                self._tell(id, sight)
+            self._tell_watches(found)
+
+    # --- callbacks --------------------------------------------------------------------------------
+
+    def watch(self, id: str, key: int, watch: Watch) -> None:
+        """Calls back once a final value is seen under an id, while anybody waits for anything."""
+        while True:
+            watches = self._watches.setdefault(id, {})
+            watches[key] = watch
+            if self._watches.get(id) is watches:  # else unwatch() has just dropped it
+                return
+
+    def unwatch(self, id: str, key: int) -> None:
+        watches = self._watches.get(id, {})
+        watches.pop(key, None)
+        if not watches:
+            self._watches.pop(id, None)
+
+    def serve(self) -> None:
+        """Looks for all that has a callback, in a thread of its own, as long as there is any."""
+        with self._changed:
+            if self._serving:
+                return
+            self._serving = True
+        threading.Thread(target=self._serve, name='dyna-veggie-callbacks', daemon=True).start()
+
+    def _serve(self) -> None:
+        while True:
+            with self._changed:
+                self._serving = bool(self._watches)
+                if not self._serving:
+                    return
+            try:
+                self._poll(self._standing, time.monotonic() + 1, math.inf)
+            except Exception:
+                logger.exception('Looking for results with callbacks failed')
+                time.sleep(1)
 
     def _refresh_standing(self, now: float) -> None:
         standing = self._standing
-        if standing.due <= now + standing.interval / 10:
-            wanted = dict.fromkeys(self._standing_ids())
+        if standing.is_due(now):
+            wanted = dict.fromkeys(list(self._watches))
+            known = [id for id in standing.turns if id in wanted]
             standing.left = wanted
-            standing.turns = deque([*(id for id in standing.turns if id in wanted),
-                                    *(wanted.keys() - set(standing.turns))])
+            standing.turns = deque([*known, *(wanted.keys() - set(known))])
+
+    def _watched(self, id: str, found: Any) -> Seen:
+        watches = list(self._watches.get(id, {}).values())
+        final = bool(watches) and watches[0].read(id, found).final
+        return Seen(None, None, final)
+
+    def _tell_watches(self, found: Mapping[str, Any]) -> None:
+        if not self._watches:
+            return
+        for id in found:
+            for key, watch in list(self._watches.get(id, {}).items()):
+                seen = watch.read(id, found[id])
+                if seen.final:
+                    self.unwatch(id, key)
+                    try:
+                        watch.tell(seen.value)
+                    except Exception:  # not the fault of whoever waits, for something else
+                        logger.exception('A callback for %s raised', id)
 
 
-def _forget_waits_of_parent() -> None:
-    for poller in list(_pollers):
-        poller.reset()
+# --------------------------------------------------------------------------------------------------
+# Awaiting
+# --------------------------------------------------------------------------------------------------
+#
+# What Celery's result classes ask of the backend: to look, to wait, to call back.  A "leaf" is the
+# result of a single task in a result that may be a set of sets.
+
+PENDING_META = {'status': states.PENDING, 'result': None}
 
 
-if hasattr(os, 'register_at_fork'):
-    os.register_at_fork(after_in_child=_forget_waits_of_parent)
+def leaf_results(result: ResultBase) -> Iterator[AsyncResult]:
+    """The leaves of a result, in order."""
+    if isinstance(result, ResultSet):
+        for child in result.results:
+            yield from leaf_results(child)
+    else:
+        yield result
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Backend
-# ---------------------------------------------------------------------------------------------------------------------
+def read_values(
+        values: Values, ids: list[str], *, consistent: bool, deadline: float) -> dict[str, Stored]:
+    """Values by id.  Raises TimeoutError if DynamoDB did not answer before the deadline."""
+    try:
+        return values.get_many(ids, consistent=consistent, deadline=deadline)
+    except Exception as exc:
+        if diagnose(exc).transient and time.monotonic() >= deadline:
+            raise TimeoutError(
+                'The operation timed out while DynamoDB was not answering.') from exc
+        raise
 
-class ResultTooLarge(BackendStoreError, EncodeError):
-    """A result of more bytes than ``max_result_size``.  An EncodeError, for which Celery's worker fails the task."""
 
-    __repr__ = Exception.__repr__  # BackendStoreError's ends in the state and id of a task, which are not known here
+@shared_by_process
+def shared_poller(options: Options) -> Poller:
+    """The poller that all threads of this process share."""
+    values = Values(shared_table(options))
+    return Poller(functools.partial(read_values, values))
 
+
+class AwaitingBackend(BaseKeyValueStoreBackend):
+    """The part of the backend that looks for results and waits for them.
+
+    item_id() and seen() are in the section "Backend".
+    """
+
+    options: Options
+    is_async = True
+
+    def look(
+            self, task_ids: Iterable[str], *, consistent: bool = True,
+            deadline: float = math.inf) -> dict[str, Seen]:
+        """The metas that are stored for tasks, by task id.
+
+        deadline: of ``time.monotonic``; TimeoutError is raised once it has passed.
+        """
+        ids = {self.item_id(task_id): task_id for task_id in task_ids}
+        values = Values(shared_table(self.options))
+        found = read_values(values, list(ids), consistent=consistent, deadline=deadline)
+        return {ids[id]: self.seen(ids[id], stored) for id, stored in found.items()}
+
+    def _as_ready(
+            self, task_ids: Iterable[str], *, timeout: float | None, interval: float | None,
+            on_interval: Any = None, all_changes: bool = False) -> Iterator[tuple[str, Seen]]:
+        """Yields (task id, what was seen) as tasks become ready, and of all changes if asked to."""
+        ids = {self.item_id(task_id): task_id for task_id in task_ids}
+        seen = shared_poller(self.options).wait(
+            ids, lambda id, stored: self.seen(ids[id], stored), timeout=timeout,
+            interval=0.5 if interval is None else interval, on_interval=on_interval,
+            all_changes=all_changes)
+        return ((ids[id], each) for id, each in seen)
+
+    def get_many(
+            self, task_ids: Iterable[str], timeout: float | None = None,
+            interval: float | None = 0.5, no_ack: bool = True, on_message: Any = None,
+            on_interval: Any = None, max_iterations: int | None = None,
+    ) -> Iterator[tuple[str, Any]]:
+        """Yields (task id, meta) as tasks become ready."""
+        ids = dict.fromkeys(bytes_to_str(task_id) for task_id in task_ids)
+        for task_id in list(ids):
+            if self.is_cached(task_id) and self._cache[task_id]['status'] in states.READY_STATES:
+                del ids[task_id]
+                yield task_id, self._cache[task_id]
+        for iteration in range(max_iterations or 1):
+            if iteration:
+                time.sleep(0.5 if interval is None else interval)
+            try:
+                for task_id, seen in self._as_ready(
+                        list(ids), timeout=0 if max_iterations else timeout, interval=interval,
+                        on_interval=on_interval):
+                    del ids[task_id]
+                    self._cache[task_id] = seen.value
+                    if on_message is not None:
+                        on_message(seen.value)
+                    yield task_id, seen.value
+            except TimeoutError:
+                if not max_iterations:
+                    raise
+
+    def wait_for_pending(
+            self, result: AsyncResult, callback: Any = None, propagate: bool = True,
+            **kwargs: Any) -> Any:
+        """Waits for a result and returns it.
+
+        Raises celery.exceptions.TimeoutError, and what the task raised.
+        """
+        self._ensure_not_eager()
+        for _ in self._resolve(result, **kwargs):
+            pass
+        return result.maybe_throw(callback=callback, propagate=propagate)
+
+    def _resolve(
+            self, result: ResultBase, timeout: float | None = None, interval: float | None = 0.5,
+            on_interval: Any = None, on_message: Any = None, no_ack: bool = True) -> Iterator[str]:
+        """Yields the id of each leaf as it becomes ready, and keeps the meta in it."""
+        leaves: dict[str, list[AsyncResult]] = {}
+        for leaf in leaf_results(result):
+            if leaf._cache is None:
+                leaves.setdefault(leaf.id, []).append(leaf)
+        for task_id, seen in self._as_ready(
+                leaves, timeout=timeout, interval=interval, on_interval=on_interval,
+                all_changes=on_message is not None):
+            if on_message is not None:
+                on_message(dict(seen.value))
+            if seen.final:
+                for leaf in leaves[task_id]:
+                    leaf._maybe_set_cache(dict(seen.value))
+                yield task_id
+
+    def iter_native(
+            self, result: ResultSet, no_ack: bool = True, **kwargs: Any,
+    ) -> Iterator[tuple[str, Any]]:
+        """Yields (id, meta) of each task, and (id, results) of each group, as they become ready."""
+        self._ensure_not_eager()
+        waiting: dict[str, list[int]] = {}
+        missing = [0] * len(result.results)
+        for number, member in enumerate(result.results):
+            for task_id in {leaf.id for leaf in leaf_results(member) if leaf._cache is None}:
+                waiting.setdefault(task_id, []).append(number)
+                missing[number] += 1
+
+        def outcome(number: int) -> tuple[str, Any]:
+            member = result.results[number]
+            is_set = isinstance(member, ResultSet)
+            return member.id, member.results if is_set else member._cache
+
+        for number, count in enumerate(missing):
+            if not count:
+                yield outcome(number)
+        for task_id in self._resolve(result, **kwargs) if waiting else ():
+            for number in waiting[task_id]:
+                missing[number] -= 1
+                if not missing[number]:
+                    yield outcome(number)
+
+    # --- callbacks --------------------------------------------------------------------------------
+
+    def watch(self, result: AsyncResult, weak: bool = False) -> None:
+        """Resolves a result, which calls its callbacks, once it is seen to be ready.
+
+        Unless ``weak``, the result is kept until then, or until it is forgotten.
+        """
+        task_id, reference = result.id, weakref.ref(result)
+        held = None if weak else result
+
+        def tell(meta: dict[str, Any]) -> None:
+            watched = held or reference()
+            if watched is not None:
+                watched._maybe_set_cache(dict(meta))
+
+        poller = shared_poller(self.options)
+        poller.watch(self.item_id(task_id), id(result), Watch(
+            lambda id, stored: self.seen(task_id, stored), tell))
+        if detect_environment() != 'default':  # gevent and eventlet: as Celery's own backends do
+            poller.serve()
+
+    def add_pending_result(
+            self, result: AsyncResult, weak: bool = False, start_drainer: bool = True,
+    ) -> AsyncResult:
+        return result  # who waits for it says so, and then() calls watch()
+
+    def add_pending_results(self, results: list[AsyncResult], weak: bool = False) -> Any:
+        return results
+
+    def remove_pending_result(self, result: ResultBase) -> ResultBase:
+        if isinstance(result, AsyncResult):
+            shared_poller(self.options).unwatch(self.item_id(result.id), id(result))
+        return result
+
+
+# --------------------------------------------------------------------------------------------------
+# Results
+# --------------------------------------------------------------------------------------------------
+#
+# Celery's result classes ask the backend for one task after the other.  Those of an app with this
+# backend read in batches: the backend gives them to its app, so that whatever group(), chord(),
+# chain() and GroupResult.restore() return is batched, also nested and after pickling.  A
+# celery.result.ResultSet that was made without an app asks one by one.
+#
+#   sets        ready(), successful() and their like read 1, 8, 64, 100, 100, ... results, since
+#               most answers are known early; get() and join_native() wait for all of them together.
+#   parents     get() looks at a result before its parents.  A success needs none of them.  While it
+#               is not there they are looked at in windows, since the error of a part is to be
+#               raised at once.  If it failed, they are all looked at: Celery raises the error of
+#   the part. callbacks   then() registers with the Poller of the process; see "Waiting".
+
+_PARENTS_INTERVAL = 0.5  # seconds: parents are looked at no more often, whatever the interval
+
+
+def parents_of(result: ResultBase) -> Iterator[AsyncResult]:
+    """The leaves that a result depends on, the first to run first."""
+    parents = []
+    parent = result.parent
+    while parent:
+        parents.append(parent)
+        parent = parent.parent
+    for parent in reversed(parents):
+        yield from leaf_results(parent)
+
+
+def with_parents(result: ResultBase) -> list[AsyncResult]:
+    """The leaves of a result with all that they depend on, as forget() walks over them."""
+    found: list[AsyncResult] = []
+    todo: list[ResultBase] = [result]
+    while todo:
+        each = todo.pop()
+        if isinstance(each, ResultSet):
+            todo.extend(each.results)
+        else:
+            found.append(each)
+            if each.parent:
+                todo.append(each.parent)
+    return found
+
+
+def read_leaves(
+        leaves: Iterable[AsyncResult], *, consistent: bool = True, deadline: float = math.inf,
+) -> dict[str, Mapping[str, Any]]:
+    """The metas of leaves by task id; also kept in the leaves that are ready."""
+    metas: dict[str, Mapping[str, Any]] = {}
+    together: dict[Options, list[AsyncResult]] = {}
+    for leaf in leaves:
+        if isinstance(leaf.backend, AwaitingBackend):
+            together.setdefault(leaf.backend.options, []).append(leaf)
+        else:
+            metas[leaf.id] = leaf._get_task_meta()
+    for some in together.values():
+        seen = some[0].backend.look(
+            [leaf.id for leaf in some], consistent=consistent, deadline=deadline)
+        for leaf in some:
+            metas[leaf.id] = seen[leaf.id].value if leaf.id in seen else PENDING_META
+            leaf._maybe_set_cache(dict(metas[leaf.id]))
+    return metas
+
+
+def metas_of(leaves: Iterable[AsyncResult]) -> Iterator[tuple[AsyncResult, Mapping[str, Any]]]:
+    """Each leaf with its meta, in order, read in batches that grow."""
+    leaves, size = list(leaves), 1
+    metas: dict[str, Mapping[str, Any]] = {}
+    for position, leaf in enumerate(leaves):
+        if leaf._cache is None and leaf.id not in metas:
+            rest = itertools.islice(leaves, position, None)
+            unknown = (each for each in rest if each._cache is None)
+            metas.update(read_leaves(itertools.islice(unknown, size)))
+            size = min(8 * size, GET_BATCH)
+        yield leaf, leaf._cache or metas[leaf.id]
+
+
+def raise_error_of(leaves: Iterable[AsyncResult]) -> None:
+    """Raises the error of the first that failed, if any did."""
+    for leaf, meta in metas_of(leaves):
+        if meta['status'] in states.PROPAGATE_STATES:
+            leaf.maybe_throw()
+
+
+class _Parents:
+    """The parents of a result that somebody waits for, looked at window by window."""
+
+    def __init__(self, result: AsyncResult, deadline: float) -> None:
+        parents = list(parents_of(result))
+        raise_error_of(leaf for leaf in parents if leaf._cache)
+        self.turns = deque(leaf for leaf in parents if not leaf._cache)
+        self.deadline = deadline
+        self.due = 0.0
+
+    def look(self) -> None:
+        """Looks at some, unless it is too early.  Raises the error of one that failed."""
+        if time.monotonic() < self.due:
+            return
+        window = [self.turns.popleft() for _ in range(min(GET_BATCH, len(self.turns)))]
+        read_leaves(window, consistent=False, deadline=self.deadline)
+        raise_error_of(leaf for leaf in window if leaf._cache)
+        self.turns.extend(leaf for leaf in window if not leaf._cache)
+        self.due = time.monotonic() + _PARENTS_INTERVAL
+
+
+class BatchedResult(AsyncResult):
+    """Celery's AsyncResult, whose parents are read in batches, and only if they matter."""
+
+    def get(
+            self, timeout: float | None = None, propagate: bool = True,
+            interval: float | None = 0.5, no_ack: bool = True, follow_parents: bool = True,
+            callback: Any = None, on_message: Any = None, on_interval: Any = None,
+            disable_sync_subtasks: bool = True, **kwargs: Any) -> Any:
+        """Waits for the result and returns it; see Celery's AsyncResult.get().
+
+        Raises celery.exceptions.TimeoutError, and what the task, or one that it depends on, raised.
+        """
+        if self.ignored:
+            return None
+        if disable_sync_subtasks:
+            assert_will_not_block()
+        follow = follow_parents and propagate and bool(self.parent)
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
+        tick = on_interval
+        if follow and self._cache is None:
+            meta = read_leaves([self], deadline=deadline)[self.id]
+            if meta['status'] not in states.READY_STATES:
+                parents = _Parents(self, deadline)
+                parents.look()
+
+                def tick() -> None:
+                    parents.look()
+                    if on_interval is not None:
+                        on_interval()
+            elif on_message is not None:
+                on_message(dict(meta))
+        if self._cache is None:
+            left = None if timeout is None else max(deadline - time.monotonic(), 0)
+            self.backend.wait_for_pending(
+                self, timeout=left, interval=interval, on_interval=tick, no_ack=no_ack,
+                on_message=on_message, propagate=False)
+        if follow and self._get_task_meta()['status'] in states.PROPAGATE_STATES:
+            raise_error_of(parents_of(self))
+        return self.maybe_throw(propagate=propagate, callback=callback)
+
+    wait = get
+
+    def then(self, callback: Any, on_error: Any = None, weak: bool = False) -> Any:
+        """Calls back when the result is ready, as long as anybody in this process waits for one."""
+        fulfilled = super().then(callback, on_error, weak=weak)
+        # a barrier is the book-keeping of a set that the result is a member of
+        if self._cache is None and not isinstance(callback, barrier):
+            self.backend.watch(self, weak)
+        return fulfilled
+
+    def forget(self) -> None:
+        """Deletes the result, and those of the tasks that it depends on."""
+        forget(with_parents(self))
+
+
+class BatchedResultSet(ResultSet):
+    """Celery's ResultSet, whose members, and theirs, are read in batches."""
+
+    def ready(self) -> bool:
+        return all(meta['status'] in states.READY_STATES
+                   for _, meta in metas_of(leaf_results(self)))
+
+    def waiting(self) -> bool:
+        return not self.ready()
+
+    def successful(self) -> bool:
+        return all(meta['status'] == states.SUCCESS for _, meta in metas_of(leaf_results(self)))
+
+    def failed(self) -> bool:
+        return any(meta['status'] == states.FAILURE for _, meta in metas_of(leaf_results(self)))
+
+    def completed_count(self) -> int:
+        """How many members, which may be sets, were successful."""
+        successful = {leaf.id for leaf, meta in metas_of(leaf_results(self))
+                      if meta['status'] == states.SUCCESS}
+        return sum(all(leaf.id in successful for leaf in leaf_results(member))
+                   for member in self.results)
+
+    def maybe_throw(self, callback: Any = None, propagate: bool = True) -> None:
+        for leaf, meta in metas_of(leaf_results(self)):
+            if leaf._cache:
+                leaf.maybe_throw(callback=callback, propagate=propagate)
+            elif callback is not None:
+                callback(leaf.id, meta['result'])
+
+    maybe_reraise = maybe_throw
+
+    def join(
+            self, timeout: float | None = None, propagate: bool = True, interval: float = 0.5,
+            callback: Any = None, no_ack: bool = True, on_message: Any = None,
+            disable_sync_subtasks: bool = True, on_interval: Any = None) -> list[Any]:
+        """Waits for one member after the other; see Celery's ResultSet.join()."""
+        if disable_sync_subtasks:
+            assert_will_not_block()
+        if on_message is not None:
+            raise ImproperlyConfigured('join() takes no on_message; get() and join_native() do')
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
+        values, size = [], 1
+        for position, member in enumerate(self.results):
+            if any(leaf._cache is None for leaf in leaf_results(member)):
+                rest = itertools.islice(self.results, position, None)
+                leaves = itertools.chain.from_iterable(map(leaf_results, rest))
+                unknown = (leaf for leaf in leaves if leaf._cache is None)
+                window = list(itertools.islice(unknown, size))
+                read_leaves(window, deadline=deadline)
+                # a wait lies ahead if one is not ready: what was read of the others will be old
+                ready = all(leaf._cache for leaf in window)
+                size = min(8 * size, GET_BATCH) if ready else 1
+            left = None if timeout is None else max(deadline - time.monotonic(), 0)
+            value = member.get(
+                timeout=left, propagate=propagate, interval=interval, no_ack=no_ack,
+                on_interval=on_interval, disable_sync_subtasks=disable_sync_subtasks)
+            if callback:
+                callback(member.id, value)
+            else:
+                values.append(value)
+        return values
+
+    def then(self, callback: Any, on_error: Any = None, weak: bool = False) -> Any:
+        fulfilled = super().then(callback, on_error, weak=weak)
+        if not isinstance(callback, barrier):
+            for leaf in leaf_results(self):
+                if leaf._cache is None and isinstance(leaf.backend, AwaitingBackend):
+                    leaf.backend.watch(leaf, weak=True)  # the set holds its members
+        return fulfilled
+
+    def forget(self) -> None:
+        forget(with_parents(self))
+
+
+def forget(leaves: Iterable[AsyncResult]) -> None:
+    """Deletes the results of tasks in batches."""
+    together: dict[Options, list[AsyncResult]] = {}
+    for leaf in leaves:
+        if isinstance(leaf.backend, AwaitingBackend):
+            leaf._cache = None
+            leaf.backend.remove_pending_result(leaf)
+            together.setdefault(leaf.backend.options, []).append(leaf)
+        else:
+            leaf.forget()
+    for some in together.values():
+        ids = list(dict.fromkeys(leaf.id for leaf in some))
+        if len(ids) == 1:
+            some[0].backend.forget(ids[0])
+        else:
+            some[0].backend.forget_many(ids)
+
+
+_giving = threading.Lock()
+
+
+def give_result_classes(app: Any) -> None:
+    """Lets the result classes of an app read in batches."""
+    # Not by new classes: the first result of a process can be made before its backend, and is an
+    # instance of the one that the app has.  That class is the app's own, made for it by Celery.
+    with _giving:
+        for name, batched in (('AsyncResult', BatchedResult), ('ResultSet', BatchedResultSet),
+                              ('GroupResult', BatchedResultSet)):
+            of_app = getattr(app, name)
+            if vars(of_app).get('app') is app and not issubclass(of_app, batched):
+                of_app.__bases__ = (batched, *of_app.__bases__)
+
+
+# --------------------------------------------------------------------------------------------------
+# Joining
+# --------------------------------------------------------------------------------------------------
+#
+# What Celery asks of a backend for its chords.  apply_chord() opens the counters before any part is
+# sent, and set_chord_size() says how many there are just before the last one is; each part that
+# returns counts itself; the one that is told to join reads what the header returned and publishes
+# the body.  The protocol is that of "Chord".
 
 #: the tasks of a generator header come without group_index
 LAZY_PARTS_LACK_INDEX = celery.VERSION[:2] < (5, 4)
@@ -1800,43 +2704,8 @@ class _Opened(NamedTuple):
     single: bool
 
 
-def leaf_results(result: ResultBase) -> Iterator[AsyncResult]:
-    """The results of single tasks in a result, which may be a set of sets."""
-    if isinstance(result, ResultSet):
-        for child in result.results:
-            yield from leaf_results(child)
-    else:
-        yield result
-
-
-def parents_of(result: ResultBase) -> Iterator[AsyncResult]:
-    """The results of single tasks that a result depends on, as get() asks them for errors."""
-    if result.parent:
-        yield from parents_of(result.parent)
-        yield from leaf_results(result.parent)
-
-
-def asked_in_order(result: ResultBase, task_id: str) -> list[str]:
-    """The ids of the tasks that are asked one by one, this one among them, where no state is known yet."""
-    leaves = list(leaf_results(result))
-    parents = itertools.chain.from_iterable(map(parents_of, leaves))
-    for results in (leaves, parents):
-        ids = dict.fromkeys(leaf.id for leaf in results if leaf._cache is None)
-        if task_id in ids:
-            return list(ids)
-    return []
-
-
-def with_parents(result: ResultBase) -> Iterator[AsyncResult]:
-    """The results of single tasks in a result, each after its parents, as forget() walks over them."""
-    for leaf in leaf_results(result):
-        if leaf.parent:
-            yield from with_parents(leaf.parent)
-        yield leaf
-
-
 def arrange(result: ResultBase, metas: Mapping[str, Mapping[str, Any]]) -> Any:
-    """The values of a header's result, in its structure.  Raises what the first failed task raised."""
+    """The values of a header's result, in its structure.  Raises what the first failure raised."""
     if isinstance(result, GroupResult):
         return [arrange(child, metas) for child in result.results]
     meta = metas[result.id]
@@ -1846,7 +2715,10 @@ def arrange(result: ResultBase, metas: Mapping[str, Mapping[str, Any]]) -> Any:
 
 
 def first_and_last(signature: Any, app: Any) -> Iterator[str]:
-    """The ids of the tasks that run first and last when a signature is applied, as far as it was frozen."""
+    """The ids of the tasks that run first and last when a signature is applied.
+
+    As far as it was frozen.
+    """
     signature = maybe_signature(signature, app=app)
     tasks = getattr(signature, 'tasks', None)
     if tasks:
@@ -1856,523 +2728,78 @@ def first_and_last(signature: Any, app: Any) -> Iterator[str]:
         yield signature.options['task_id']
 
 
-def has_callback(ready: promise, known: dict[int, bool]) -> bool:
-    """Whether somebody has a callback on a result: on itself, or on a set that it is a member of.
+def part_value(part: Part, meta: Mapping[str, Any]) -> Any:
+    """What a part returned.  Raises ChordError if it failed."""
+    value = meta['result']
+    if meta['status'] in states.PROPAGATE_STATES:
+        error = ChordError(f'Dependency {part.task_id} raised {value!r}')
+        raise error from (value if isinstance(value, Exception) else None)
+    return value
 
-    known: remembers the sets that were asked before.
+
+class _Stored(threading.local):
+    """The task whose result this thread stored last."""
+
+    task_id: str | None = None
+
+
+class JoiningBackend(AwaitingBackend):
+    """The part of the backend that counts and joins chords.
+
+    key_id(), put_value(), seen() and values are in the section "Backend".
     """
-    for listener in ready.listeners:
-        if isinstance(listener, barrier):  # of a ResultSet, which hears of it by a method of its own
-            if id(listener) not in known:
-                methods = [each.fun() if getattr(each, 'weak', False) else each for each in listener.p.listeners if each]
-                sets = [getattr(method, '__self__', None) for method in methods if method]
-                known[id(listener)] = any(has_callback(each.on_ready, known) for each in sets if isinstance(each, ResultSet))
-            if known[id(listener)]:
-                return True
-        elif listener is not None:
-            return True
-    return False
-
-
-class ResultConsumer(BaseResultConsumer):
-    """Resolves result objects: those that somebody waits for, and meanwhile those that have a callback.
-
-    With gevent and eventlet a greenlet looks for the latter, too, while nobody waits.
-    """
-
-    def __init__(self, backend: DynamoDBBackend, *args: Any) -> None:
-        super().__init__(backend, *args)
-        self.poller = Poller(backend.look, self._with_callback, lambda task_id, seen: self._resolve_safely(seen.value))
-        # a result is held by whoever made it, or because of its callback, which is not known before then() returns
-        self._known: dict[str, dict[int, weakref.ref[AsyncResult]]] = {}
-        self._held: dict[int, AsyncResult] = {}
-        self._unsettled: deque[tuple[AsyncResult, int, float]] = deque()  # and the thread that made each, and when
-
-    # add() and remove() run in any thread, remove() also in the middle of anything, called by AsyncResult.__del__: no locks
-
-    def add(self, result: AsyncResult, weak: bool) -> None:
-        self._settle()
-        while True:
-            results = self._known.setdefault(result.id, {})
-            results[id(result)] = weakref.ref(result)
-            if self._known.get(result.id) is results:  # else remove() has just dropped it
-                break
-        if not weak:
-            self._unsettled.append((result, threading.get_ident(), time.monotonic()))
-
-    def remove(self, result: ResultBase) -> None:
-        self._held.pop(id(result), None)
-        results = self._known.get(result.id, {})
-        results.pop(id(result), None)
-        if not results:
-            self._known.pop(result.id, None)
-
-    def forget(self, task_id: str) -> None:
-        for result in self._results(task_id):
-            self.remove(result)
-
-    def _settle(self) -> None:
-        for result, thread, made in _popped(self._unsettled):
-            if thread != threading.get_ident() and time.monotonic() - made < 1:
-                # that thread may be between making the result and its callback
-                self._unsettled.appendleft((result, thread, made))
-                return
-            if id(result) in self._known.get(result.id, ()) and has_callback(result.on_ready, {}):
-                self._held[id(result)] = result
-
-    def _results(self, task_id: str) -> list[AsyncResult]:
-        results = (reference() for reference in list(self._known.get(task_id, {}).values()))
-        return [result for result in results if result is not None]
-
-    def _with_callback(self) -> list[str]:
-        self._settle()
-        known: dict[int, bool] = {}
-        return [task_id for task_id in list(self._known)
-                if any(has_callback(result.on_ready, known) for result in self._results(task_id))]
-
-    def on_state_change(self, meta: dict[str, Any], message: Any = None) -> None:
-        if meta['status'] in states.READY_STATES:
-            for result in self._results(meta['task_id']):
-                result._maybe_set_cache(dict(meta))
-
-    def _resolve_safely(self, meta: dict[str, Any]) -> None:
-        try:
-            self.on_state_change(meta)
-        except Exception:  # not the fault of whoever waits, for something else
-            logger.exception('A callback on the result of task %s raised', meta['task_id'])
-
-    def _wait_for_pending(self, result: ResultBase, timeout: float | None = None, on_interval: Any = None,
-                          on_message: Any = None, interval: float | None = 0.5, **kwargs: Any) -> Iterator[Any]:
-        """Yields the id of each task of a result as it becomes ready."""
-        leaves: dict[str, list[AsyncResult]] = {}
-        for leaf in leaf_results(result):
-            if leaf._cache is None:
-                leaves.setdefault(leaf.id, []).append(leaf)
-        interval = 0.5 if interval is None else interval
-        ask_parents = None
-        if isinstance(result, AsyncResult) and result.parent:
-            ask_parents = on_interval
-            # Celery reads all parents whenever on_interval is called; of many, not all in each interval
-            parents = sum(leaf._cache is None for leaf in parents_of(result))
-            on_interval = _every(max(1, parents // _SAMPLE), on_interval)
-        try:
-            for task_id, seen in self.poller.wait(leaves, timeout=timeout, interval=interval, on_interval=on_interval,
-                                                  all_changes=on_message is not None):
-                if on_message is not None:
-                    on_message(dict(seen.value))
-                if seen.final:
-                    for leaf in leaves[task_id]:
-                        leaf._maybe_set_cache(dict(seen.value))
-                    self.on_state_change(seen.value)
-                    if ask_parents is not None and seen.value['status'] in states.PROPAGATE_STATES:
-                        ask_parents()  # which raises the error of the parent that this one is due to
-                    yield task_id
-        finally:
-            self._settle()
-
-    def drain_events(self, timeout: float | None = None) -> None:
-        """Looks for results with a callback: what the greenlet of Celery's gevent and eventlet drainers does."""
-        try:
-            self.poller.serve(1.0 if timeout is None else timeout)
-        except Exception:  # the greenlet would die, and with it every callback to come
-            logger.exception('Looking for results failed')
-            time.sleep(self.backend.options.retry_max_delay)
-
-
-def _every(times: int, call: Callable[[], Any] | None) -> Callable[[], Any] | None:
-    if call is None or times == 1:
-        return call
-    count = itertools.count(1)
-    return lambda: None if next(count) % times else call()
-
-
-# --- what ResultSet asks one by one ----------------------------------------------------------------------------------
-#
-# ResultSet.ready(), .forget(), .join() and their like, and AsyncResult.get() for its parents, call the backend once for
-# each of their results, and give it no sign that more will come.  The stack does.
-
-def time_limit(frame: FrameType | None) -> float:
-    """The time-out of the get() that a call is part of, in seconds."""
-    while frame is not None:
-        if frame.f_code is AsyncResult.get.__code__:
-            timeout = frame.f_locals.get('timeout')
-            return math.inf if timeout is None else float(timeout)
-        frame = frame.f_back
-    return math.inf
-
-
-class _Bulk:
-    """What one such call has asked and is about to ask."""
-
-    def __init__(self, call: FrameType) -> None:
-        self.frame_id = id(call)
-        self.asked = time.monotonic()
-        self.deadline = self.asked + time_limit(call)
-        self.size = 1
-        self.order: deque[str] = deque()
-        self.metas: dict[str, dict[str, Any]] = {}
-        self.done: set[str] = set()
-        self.forgotten: Counter[str] = Counter()
-
-    def goes_on(self, call: FrameType, task_id: str) -> bool:
-        # A frame's id can come again, when its call has ended half way: then the new call starts anew, or what the old
-        # one left is too old.
-        return self.frame_id == id(call) and task_id not in self.done and time.monotonic() - self.asked < 0.05
-
-
-def bulk_call(frame: FrameType | None) -> FrameType | None:
-    """The outermost call of a ResultSet, or for the parents of a result, that this call of celery.result is part of."""
-    outermost = None
-    while frame is not None and frame.f_globals.get('__name__') == AsyncResult.__module__:
-        if frame.f_code.co_name == '_maybe_reraise_parent_error' or isinstance(frame.f_locals.get('self'), ResultSet):
-            outermost = frame
-        frame = frame.f_back
-    return outermost
-
-
-class _Local(threading.local):
-    """What a backend knows of one thread: with result_backend_thread_safe, threads share the backend."""
-
-    stored: str | None = None  # the task whose result was stored last
-    reading: _Bulk | None = None
-    forgetting: _Bulk | None = None
-
-
-class DynamoDBBackend(AsyncBackendMixin, BaseKeyValueStoreBackend):
-    """Celery result backend that keeps results in DynamoDB.
-
-    url: ``dynamodb://access_key:secret_key@region:port/table?option=value``; see Options.  table_name: the table, where
-    the URL has none.  Raises ImproperlyConfigured for an option that is unknown or malformed.
-
-    Methods try again for up to ``retry_timeout`` seconds, then raise botocore's ClientError or BotoCoreError; they raise
-    ImproperlyConfigured where somebody has to act (credentials, permissions, a table that is missing or has
-    another key), and ResultTooLarge for what they do not store.
-    """
-
-    supports_autoexpire = True
-    supports_native_join = True
-    supports_result_compression = True
-    supports_failure_expires = True
 
     #: key of a chord's body that tells its parts to count on one node: their indexes repeat
-    _SINGLE = 'chord_counter_single'
+    SINGLE = 'chord_counter_single'
 
-    def __init__(self, url: str | None = None, table_name: str | None = None, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        conf = self.app.conf
-        self.url = unmask_secret(url, conf.result_backend)
-        self.table_name = table_name
-        self.options = parse_options(self.url, conf, table_name)
-        if self.options.region is None or self.options.profile:
-            open_session(self.options)
-        own_expires = self.options.ttl_seconds if kwargs.get('expires') is None else None
-        self.expires: int | None = self._lifetime(own_expires, self._lifetime(self.expires))
-        self.failure_expires = self._lifetime(conf.get('result_failure_expires'), self.expires)
-        self._chord_lifetime = self._lifetime(conf.get('result_chord_expires'), self.expires)
-        self._opened_chords: LRUCache = LRUCache(limit=1000)  # a header that is sent half way is never sized
-        self._chunked: LRUCache = LRUCache(limit=1000)  # ids of the chunks of large values that were read
-        self._local = _Local()
-        self.result_consumer = ResultConsumer(
-            self, self.app, self.accept, self._pending_results, self._pending_messages)
-
-    def _lifetime(self, setting: Any, default: int | None = None) -> int | None:
-        """Whole seconds (None: for ever) from a setting in any of Celery's forms; default: what holds where it is not set."""
-        seconds = default if setting is None else math.ceil(self.prepare_expires(setting))
-        return seconds if seconds and seconds > 0 else None
-
-    def __reduce__(self, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
-        # a pickle travels and is kept: it holds no secret key, and finds it again in the app's result_backend
-        return super().__reduce__(args, {
-            'url': mask_secret(self.url) if self.url else None, 'table_name': self.table_name,
-            'expires': self.expires or 0, 'serializer': self.serializer, **(kwargs or {})})
-
-    def as_uri(self, include_password: bool = False) -> str:
-        url = self.url or 'dynamodb://'
-        return url if include_password else mask_secret(url)
-
-    def exception_safe_to_retry(self, exc: BaseException) -> bool:
-        return is_transient(exc)
-
-    @property
-    def values(self) -> Values:
-        return Values(shared_table(self.options))
-
-    # --- keys and values ---------------------------------------------------------------------------------------------
-
-    def _id(self, key: Any) -> str:
-        # Celery's own backend stores str(key), and its keys are bytes
-        return str(ensure_bytes(key)) if self.options.celery_keys else bytes_to_str(key)
-
-    def _put(self, key: Any, value: Any, state: str | None, lifetime: float | None, keep: str | None = None) -> None:
-        payload = ensure_bytes(value)
-        if len(payload) > self.options.max_result_size:
-            raise ResultTooLarge(
-                f'the result for {bytes_to_str(key)} has {len(payload):,} bytes as it is stored, and '
-                f'max_result_size is {self.options.max_result_size:,}')
-        self.values.put(self._id(key), payload, state, lifetime, keep=keep, status_of=self._status_of)
-
-    def _status_of(self, value: bytes) -> str | None:
-        try:
-            return self.decode(value)['status']
-        except Exception:  # whatever it is, it is not a result that must be kept
-            return None
-
-    def get(self, key: Any) -> bytes | None:
-        return self.mget([key])[0]
-
-    def mget(self, keys: Iterable[Any]) -> list[bytes | None]:
-        ids = [self._id(key) for key in keys]
-        stored = self.values.get_many(ids)
-        return [stored[id].read() if id in stored else None for id in ids]
-
-    def set(self, key: Any, value: Any) -> None:
-        self._put(key, value, None, self.expires)
-
-    def _set_with_state(self, key: Any, value: Any, state: str) -> None:
-        self._put(key, value, state, self._state_lifetime(state))
-
-    def delete(self, key: Any) -> None:
-        self.values.delete(self._id(key))
-
-    def expire(self, key: Any, value: float | None) -> None:
-        self.values.expire(self._id(key), value)
-
-    def incr(self, key: Any) -> int:
-        return self.values.increment(self._id(key))
-
-    # --- results -----------------------------------------------------------------------------------------------------
-
-    def _state_lifetime(self, state: str, chord: Any = None) -> int | None:
-        lifetime = self.failure_expires if state == states.FAILURE else self.expires
-        if not chord or lifetime is None:
-            return lifetime
-        # the join must still find it: set here, where it costs no write of its own
-        return None if self._chord_lifetime is None else max(lifetime, self._chord_lifetime)
-
-    def _store_result(self, task_id: str, result: Any, state: str, traceback: Any = None, request: Any = None,
-                      **kwargs: Any) -> Any:
-        meta = self._get_result_meta(result=result, state=state, traceback=traceback, request=request)
-        meta['task_id'] = bytes_to_str(task_id)
-        key, lifetime = self.get_key_for_task(task_id), self._state_lifetime(state, getattr(request, 'chord', None))
-        try:
-            self._put(key, self.encode(meta), state, lifetime, keep=states.SUCCESS)
-        except ResultTooLarge as exc:
-            if state not in states.EXCEPTION_STATES:
-                raise  # and the worker fails the task
-            logger.error('Task %s: an exception was not stored: %s', task_id, exc)
-            meta.update(result=self.encode_result(exc, state), traceback=None)
-            self._put(key, self.encode(meta), state, lifetime, keep=states.SUCCESS)
-        if state in states.READY_STATES:
-            self._local.stored = task_id
-        return result
-
-    def look(self, ids: Iterable[str], *, deadline: float = math.inf, exact: bool = True) -> dict[str, Seen]:
-        """The metas that are stored for tasks, by task id.  Raises TimeoutError once the deadline has passed.
-
-        deadline: of ``time.monotonic``.  exact: strongly consistent, at twice the cost.
-        """
-        keys = {task_id: self._id(self.get_key_for_task(task_id)) for task_id in ids}
-        try:
-            found = self.values.get_many(keys.values(), consistent=exact, deadline=deadline)
-        except Exception as exc:
-            if is_transient(exc) and time.monotonic() >= deadline:
-                raise TimeoutError('The operation timed out while DynamoDB was not answering.') from exc
-            raise
-        seen = {}
-        for task_id, id in keys.items():
-            stored = found.get(id)
-            if stored is not None and (stored.value or stored.error):
-                self._chunked.update({id: stored.ids} if len(stored.ids) > 1 else {})
-                meta = self._meta(task_id, stored)
-                seen[task_id] = Seen(meta, stored.value, meta['status'] in states.READY_STATES)
-        return seen
-
-    def _meta(self, task_id: str, stored: Stored) -> dict[str, Any]:
-        """The meta in a stored value; of one that cannot be read, that of a failure which says so."""
-        try:
-            meta: dict[str, Any] = self.decode_result(stored.read())
-            if not isinstance(meta['status'], str):
-                raise TypeError('its status is not a text')
-            return {'result': None, **meta, 'task_id': task_id}
-        except Exception as exc:
-            why = f'{type(exc).__name__}: {str(exc)[:300]}'
-            error = BackendGetMetaError(f'the stored result cannot be read: {why}', task_id=task_id)
-            return {'task_id': task_id, 'status': states.FAILURE, 'result': error, 'traceback': None, 'children': []}
-
-    def get_task_meta(self, task_id: str, cache: bool = True) -> dict[str, Any]:
-        """The meta of a task; where a ResultSet asks for those of many, they are read together."""
-        meta = self._read_ahead(bulk_call(sys._getframe(1)), task_id)
-        return super().get_task_meta(task_id, cache) if meta is None or self.is_cached(task_id) else meta
-
-    def _get_task_meta_for(self, task_id: str) -> dict[str, Any]:
-        return self._metas([task_id])[task_id]
-
-    def _metas(self, task_ids: list[str]) -> dict[str, dict[str, Any]]:
-        """The metas of tasks, pending where nothing is stored."""
-        bulk = self._local.reading
-        seen = self.look(task_ids, deadline=bulk.deadline if bulk else math.inf)
-        return {id: seen[id].value if id in seen else {'status': states.PENDING, 'result': None} for id in task_ids}
-
-    def _read_ahead(self, call: FrameType | None, task_id: str) -> dict[str, Any] | None:
-        """The meta of a task, if it was read together with others, for a call that asks for one after the other."""
-        bulk = self._local.reading
-        if call is None:
-            self._local.reading = None
-            return None
-        if bulk is None or not bulk.goes_on(call, task_id):
-            bulk = self._local.reading = _Bulk(call)
-        if task_id not in bulk.metas:
-            # not ahead of the first: ready() ends at the first that is not
-            if bulk.size > 1:
-                if task_id not in bulk.order:
-                    bulk.order = deque(asked_in_order(call.f_locals['self'], task_id))
-                while bulk.order and bulk.order[0] != task_id:
-                    bulk.order.popleft()
-                bulk.metas = self._metas(list(itertools.islice(_popped(bulk.order), bulk.size)))
-            bulk.size = min(bulk.size * 8, _GET_BATCH)
-        bulk.done.add(task_id)
-        bulk.asked = time.monotonic()
-        return bulk.metas.pop(task_id, None)
-
-    def forget(self, task_id: str) -> None:
-        """Deletes the result of a task; those of a ResultSet together, when it forgets them all."""
-        self.result_consumer.forget(task_id)  # before Celery 5.6, AsyncResult.forget() does not tell it
-        call = bulk_call(sys._getframe(1))
-        if call is None or call.f_code.co_name != 'forget':
-            super().forget(task_id)
-            return
-        bulk = self._local.forgetting
-        if bulk is None or not bulk.goes_on(call, task_id) or not bulk.forgotten[task_id]:
-            bulk = self._local.forgetting = _Bulk(call)
-            bulk.forgotten.update(result.id for result in with_parents(call.f_locals['self']))
-            self.forget_many(bulk.forgotten)
-        bulk.forgotten[task_id] -= 1
-        bulk.asked = time.monotonic()
-        self._cache.pop(task_id, None)
-
-    def forget_many(self, task_ids: Iterable[str]) -> None:
-        """Deletes the results of tasks in batches.
-
-        The chunks of a large result go with it where this process has read it or where results never expire; otherwise
-        they stay until they expire.
-        """
-        ids = [self._id(self.get_key_for_task(task_id)) for task_id in task_ids]
-        chunks = [chunk_id for id in ids for chunk_id in self._chunked.pop(id, ())[1:]]
-        self.values.delete_many([*ids, *chunks], with_chunks=self.expires is None)
-
-    def _restore_group(self, group_id: str) -> Any:
-        # it was saved, or nobody would ask for it: wait for it to appear
-        for _ in Backoff(0.05, 0.2, self.options.consistency_wait_time).tries():
-            meta = super()._restore_group(group_id)
-            if meta:
-                return meta
-        return None
-
-    # --- waiting -----------------------------------------------------------------------------------------------------
-
-    def get_many(self, task_ids: Iterable[str], timeout: float | None = None, interval: float | None = 0.5,
-                 no_ack: bool = True, on_message: Any = None, on_interval: Any = None,
-                 max_iterations: int | None = None, READY_STATES: Any = states.READY_STATES) -> Iterator[tuple[str, Any]]:
-        """Yields (task id, meta) as tasks become ready."""
-        interval = 0.5 if interval is None else interval
-        ids = dict.fromkeys(bytes_to_str(task_id) for task_id in task_ids)
-        for task_id in list(ids):
-            if self.is_cached(task_id) and self._cache[task_id]['status'] in READY_STATES:
-                del ids[task_id]
-                yield task_id, self._cache[task_id]
-        poller = self.result_consumer.poller
-        if READY_STATES is not states.READY_STATES:
-            poller = Poller(lambda ids, **kwargs: {
-                task_id: seen._replace(final=seen.value['status'] in READY_STATES)
-                for task_id, seen in self.look(ids, **kwargs).items()})
-        for iteration in range(max_iterations or 1):
-            if iteration:
-                time.sleep(interval)
-            try:
-                for task_id, seen in poller.wait(
-                        list(ids), timeout=0 if max_iterations else timeout, interval=interval, on_interval=on_interval):
-                    del ids[task_id]
-                    self._cache[task_id] = seen.value
-                    if on_message is not None:
-                        on_message(seen.value)
-                    yield task_id, seen.value
-            except TimeoutError:
-                if not max_iterations:
-                    raise
-
-    def add_pending_result(self, result: AsyncResult, weak: bool = False, start_drainer: bool = True) -> AsyncResult:
-        if start_drainer:
-            self.result_consumer.drainer.start()
-        self.result_consumer.add(result, weak)
-        return result
-
-    def remove_pending_result(self, result: ResultBase) -> ResultBase:
-        self.result_consumer.remove(result)
-        return result
-
-    def wait_for_pending(self, result: AsyncResult, callback: Any = None, propagate: bool = True, **kwargs: Any) -> Any:
-        """Waits for a result and returns it.  Raises celery.exceptions.TimeoutError, and what the task raised."""
-        # join() asks for one result after the other
-        result._maybe_set_cache(self._read_ahead(bulk_call(sys._getframe(1)), result.id))
-        return super().wait_for_pending(result, callback=callback, propagate=propagate, **kwargs)
-
-    def iter_native(self, result: ResultSet, no_ack: bool = True, **kwargs: Any) -> Iterator[tuple[str, Any]]:
-        """Yields (id, meta) of each task, and (id, results) of each group, of a ResultSet as they become ready."""
-        self._ensure_not_eager()
-        waiting: dict[str, list[int]] = {}
-        missing = [0] * len(result.results)
-        for number, node in enumerate(result.results):
-            for task_id in {leaf.id for leaf in leaf_results(node) if leaf._cache is None}:
-                waiting.setdefault(task_id, []).append(number)
-                missing[number] += 1
-
-        def outcome(number: int) -> tuple[str, Any]:
-            node = result.results[number]
-            return node.id, node.results if isinstance(node, ResultSet) else node._cache
-
-        for number, count in enumerate(missing):
-            if not count:
-                yield outcome(number)
-        for task_id in self._wait_for_pending(result, no_ack=no_ack, **kwargs) if waiting else ():
-            for number in waiting[task_id]:
-                missing[number] -= 1
-                if not missing[number]:
-                    yield outcome(number)
-
-    # --- chords ------------------------------------------------------------------------------------------------------
+        self._chord_lifetime: int | None = None
+        # a header that is sent half way is never sized
+        self._opened_chords: LRUCache = LRUCache(limit=1000)
+        self._stored = _Stored()
 
     def _counter(self, group_id: str, single: bool) -> ChordCounter:
-        key = self._id(self.get_key_for_chord(group_id))
+        key = self.key_id(self.get_key_for_chord(group_id))
         return ChordCounter(shared_table(self.options), key, self._chord_lifetime, single)
 
     def apply_chord(self, header_result_args: tuple[Any, ...], body: Any, **kwargs: Any) -> None:
-        """Prepares the counters, before the first part is sent.  Raises ValueError for a header that cannot be counted."""
+        """Prepares the counters, before the first part is sent.
+
+        Raises ValueError for a header that cannot be counted.
+        """
         self.ensure_chords_allowed()
         group_id, results = header_result_args[0], header_result_args[1]
-        # Celery's lazy list, a subclass, must not be exhausted: the first parts are to run while it still yields.
-        # One look ahead is what Celery does too before it sends.
+        # Celery's lazy list, a subclass, must not be exhausted: the first parts are to run while it
+        # still yields.  One look ahead is what Celery does too before it sends.
         is_lazy = type(results) is not list
         looked_at = itertools.islice(results, 1) if is_lazy else results
-        single = any(isinstance(result, GroupResult) for result in looked_at) or (is_lazy and LAZY_PARTS_LACK_INDEX)
-        parts = None if is_lazy else sum(1 for result in results for _ in leaf_results(result))
-        body.pop(self._SINGLE, None)
+        nested = any(isinstance(result, GroupResult) for result in looked_at)
+        single = nested or (is_lazy and LAZY_PARTS_LACK_INDEX)
+        parts = None
+        if not is_lazy:
+            parts = sum(1 for result in results for _ in leaf_results(result))
+        body.pop(self.SINGLE, None)
         counter = self._counter(group_id, single)
         if single:
-            # parts of groups have the indexes of their groups; the message tells each part where to count
-            body[self._SINGLE] = True
+            # parts of groups have the indexes of their groups; the message says where to count
+            body[self.SINGLE] = True
         if parts is None:
             counter.open_unsized()
         else:
             counter.open(parts)
             if single:
-                self._put(self.get_key_for_chord(group_id, '.header'), self.encode(
-                    {'result': self.app.GroupResult(*header_result_args).as_tuple()}), None, self._chord_lifetime)
+                structure = self.app.GroupResult(*header_result_args).as_tuple()
+                self.put_value(
+                    self.get_key_for_chord(group_id, '.header'),
+                    self.encode({'result': structure}), None, self._chord_lifetime)
         self._opened_chords[group_id] = _Opened(parts, single)
 
     def set_chord_size(self, group_id: str, chord_size: int) -> None:
         """Called just before the last part is sent, by whoever called apply_chord.
 
-        Called elsewhere too: by a worker that sends a group of the header, of which it is not the size.
+        Called elsewhere too: by a worker that sends a group of the header, of which it is not the
+        size.
         """
         opened = self._opened_chords.pop(group_id, None)
         if opened is not None and opened.parts != chord_size:
@@ -2381,31 +2808,35 @@ class DynamoDBBackend(AsyncBackendMixin, BaseKeyValueStoreBackend):
     def add_to_chord(self, group_id: str, result: Any) -> None:
         """Called by a task of the header, which has not returned yet, for a task that it adds."""
         request = get_current_task().request
-        self._counter(group_id, self._is_single(request)).add(request.group_index or 0, result.id)
+        counter = self._counter(group_id, self._is_single(request))
+        counter.add(request.group_index or 0, result.id)
 
     def _is_single(self, request: Any) -> bool:
-        return bool((getattr(request, 'chord', None) or {}).get(self._SINGLE))
+        return bool((getattr(request, 'chord', None) or {}).get(self.SINGLE))
 
     def on_chord_part_return(self, request: Any, state: str, result: Any, **kwargs: Any) -> None:
-        """Counts a part of a chord, and joins the chord when it was the last."""
+        """Counts a part of a chord, and joins the chord if it was the last."""
         group_id, task_id = request.group, request.id
         if not group_id or not task_id:
             return
         part = Part(request.group_index or 0, task_id)
-        if self._local.stored != task_id:
+        if self._stored.task_id != task_id:
             # its result was ignored, yet the body wants it
-            self._put(self._stash_key(group_id, part), self.encode(
-                {'task_id': task_id, 'status': state, 'result': self.encode_result(result, state)}), state, self._chord_lifetime)
-        self._local.stored = None
+            meta = {'task_id': task_id, 'status': state,
+                    'result': self.encode_result(result, state)}
+            self.put_value(
+                self._stash_key(group_id, part), self.encode(meta), state, self._chord_lifetime)
+        self._stored.task_id = None
         counter = self._counter(group_id, self._is_single(request))
+        body = maybe_signature(request.chord, app=self.app)
         try:
             claim = counter.count(part)
         except MiscountedChord as exc:
             logger.error('Chord %r: %s', group_id, exc)
-            self.chord_error_from_stack(maybe_signature(request.chord, app=self.app), ChordError(str(exc)))
+            self.chord_error_from_stack(body, ChordError(str(exc)))
             return
         if claim is not None:
-            self._join_chord(group_id, maybe_signature(request.chord, app=self.app), counter, claim)
+            self._join_chord(group_id, body, counter, claim)
 
     def _stash_key(self, group_id: str, part: Part) -> bytes:
         return self.get_key_for_chord(group_id, f'.part.{part.group_index}.{part.task_id}')
@@ -2416,7 +2847,7 @@ class DynamoDBBackend(AsyncBackendMixin, BaseKeyValueStoreBackend):
         stash: list[str] = []
         try:
             parts, size = counter.collect(claim.root)
-            # whoever owned the join before may have died between publishing the body and closing the chord
+            # the owner before may have died between publishing the body and closing the chord
             published = claim.taken_over and self.look(first_and_last(body, self.app))
             if not published:
                 header, stash = self._header_values(group_id, parts, counter, claim.root)
@@ -2425,11 +2856,14 @@ class DynamoDBBackend(AsyncBackendMixin, BaseKeyValueStoreBackend):
             logger.exception('Chord %r raised: %r', group_id, exc)
             if not counter.renew(claim.root, publishing=True):
                 return
-            self.chord_error_from_stack(body, exc if isinstance(exc, ChordError) else ChordError(f'Join error: {exc!r}'))
+            if not isinstance(exc, ChordError):
+                exc = ChordError(f'Join error: {exc!r}')
+            self.chord_error_from_stack(body, exc)
         else:
             # a worker that stalled past its lease must not publish: another one may have, meanwhile
             if not counter.renew(claim.root, publishing=True):
-                logger.warning('Chord %r: the body was not published here, another worker has taken over', group_id)
+                logger.warning('Chord %r: the body was not published here, another worker has '
+                               'taken over', group_id)
                 return
             if not published:
                 self._publish(group_id, body, header)
@@ -2446,90 +2880,441 @@ class DynamoDBBackend(AsyncBackendMixin, BaseKeyValueStoreBackend):
             logger.exception('Chord callback for %r raised: %r', group_id, exc)
             self.chord_error_from_stack(body, ChordError(f'Callback error: {exc!r}'))
 
-    def _header_values(self, group_id: str, parts: list[Part], counter: ChordCounter, root: Node) -> tuple[list[Any], list[str]]:
+    def _header_values(
+            self, group_id: str, parts: list[Part], counter: ChordCounter, root: Node,
+    ) -> tuple[list[Any], list[str]]:
         """What the body is called with, and the ids of what was stored for the chord alone.
 
         Raises ChordError for the first part that failed, and TimeoutError if results do not appear.
         """
         metas, stash = self._header_metas(group_id, parts, counter, root)
-        saved = self.values.get(self._id(self.get_key_for_chord(group_id, '.header'))) if counter.single else None
+        saved = None
+        if counter.single:
+            saved = self.values.get(self.key_id(self.get_key_for_chord(group_id, '.header')))
         if saved is None:
-            return [self._part_value(part, metas[part]) for part in parts], stash
+            return [part_value(part, metas[part]) for part in parts], stash
         by_id = {part.task_id: meta for part, meta in metas.items()}
         structure = result_from_tuple(self.decode(saved.read())['result'], self.app)
         return arrange(structure, by_id), [*stash, *saved.ids]
 
-    def _header_metas(self, group_id: str, parts: list[Part], counter: ChordCounter,
-                      root: Node) -> tuple[dict[Part, dict[str, Any]], list[str]]:
-        """The metas of all parts, and the ids of those that were stored for the chord alone; renews the lease meanwhile."""
+    def _header_metas(
+            self, group_id: str, parts: list[Part], counter: ChordCounter, root: Node,
+    ) -> tuple[dict[Part, dict[str, Any]], list[str]]:
+        """The metas of all parts, and the ids of those that were stored for the chord alone.
+
+        Renews the lease meanwhile.
+        """
         metas: dict[Part, dict[str, Any]] = {}
         stash: list[str] = []
         renewed = time.monotonic()
-        patience = max(self.options.consistency_wait_time, self.app.conf.result_chord_join_timeout or 0)
+        setting = self.app.conf.result_chord_join_timeout or 0
+        patience = max(self.options.consistency_wait_time, setting)
         for _ in Backoff(0.05, 0.5, patience).tries():
             missing = [part for part in parts if part not in metas]
-            for start in range(0, len(missing), _GET_BATCH):
-                page = missing[start:start + _GET_BATCH]
-                ready = {task_id: seen.value for task_id, seen in self.look(part.task_id for part in page).items() if seen.final}
-                metas.update((part, ready[part.task_id]) for part in page if part.task_id in ready)
-                ignored = {self._id(self._stash_key(group_id, part)): part for part in page if part not in metas}
+            for start in range(0, len(missing), GET_BATCH):
+                page = missing[start:start + GET_BATCH]
+                seen = self.look(part.task_id for part in page)
+                ignored: dict[str, Part] = {}
+                for part in page:
+                    if part.task_id in seen and seen[part.task_id].final:
+                        metas[part] = seen[part.task_id].value
+                    else:
+                        ignored[self.key_id(self._stash_key(group_id, part))] = part
                 for id, stored in self.values.get_many(ignored).items():
-                    metas[ignored[id]] = self._meta(ignored[id].task_id, stored)
+                    metas[ignored[id]] = self.seen(ignored[id].task_id, stored).value
                     stash.extend(stored.ids)
-                if time.monotonic() - renewed > counter.LEASE / 3:
+                if time.monotonic() - renewed > counter.LEASE_TERM / 3:
                     counter.renew(root)
                     renewed = time.monotonic()
             if len(metas) == len(parts):
                 return metas, stash
         first = next(part for part in parts if part not in metas)
-        raise TimeoutError(f'{len(parts) - len(metas)} results of the header, that of {first.task_id} first, '
-                           f'did not appear in {patience:g} s; if the chord takes long, they may have expired: '
-                           'see result_chord_expires')
-
-    @staticmethod
-    def _part_value(part: Part, meta: Mapping[str, Any]) -> Any:
-        value = meta['result']
-        if meta['status'] in states.PROPAGATE_STATES:
-            error = ChordError(f'Dependency {part.task_id} raised {value!r}')
-            raise error from (value if isinstance(value, Exception) else None)
-        return value
+        raise TimeoutError(
+            f'{len(parts) - len(metas)} results of the header, that of {first.task_id} first, '
+            f'did not appear in {patience:g} s; if the chord takes long, they may have expired: '
+            'see result_chord_expires')
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Commands
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
+# Backend
+# --------------------------------------------------------------------------------------------------
 #
-# celery -A proj dynamodb COMMAND, or from a file that was vendored python -m proj.vendor.dyna_veggie -A proj COMMAND
+# Celery's interface: it turns Celery's keys into ids, task results into values with a status and an
+# expiry, and stored values into metas.  Knows nothing of DynamoDB but how long things are kept.
 
-_Answer = tuple[dict[str, Any], Iterable[str]]  # what a command prints with --json, and the lines that it prints without
+class ResultTooLarge(BackendStoreError, EncodeError):
+    """A result of more bytes than ``max_result_size``.
+
+    An EncodeError, for which Celery's worker fails the task.
+    """
+
+    # BackendStoreError's ends in the state and id of a task, which are not known here
+    __repr__ = Exception.__repr__
+
+
+class DynamoDBBackend(JoiningBackend):
+    """Celery result backend that keeps results in DynamoDB.
+
+    url: ``dynamodb://access_key:secret_key@region:port/table?option=value``; see Options.
+    table_name: the table, if the URL has none.  Raises ImproperlyConfigured for an option that is
+    unknown or malformed.
+
+    Methods try again for up to ``retry_timeout`` seconds, then raise botocore's ClientError or
+    BotoCoreError; they raise ImproperlyConfigured if somebody has to act (credentials, permissions,
+    a table that is missing or has another key), and ResultTooLarge for what they do not store.
+    """
+
+    supports_autoexpire = True
+    supports_native_join = True
+    supports_result_compression = True
+    supports_failure_expires = True
+
+    def __init__(
+            self, url: str | None = None, table_name: str | None = None, *args: Any,
+            **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        conf = self.app.conf
+        self.url = unmask_secret(url, conf.result_backend)
+        self.table_name = table_name
+        self.options = parse_options(self.url, conf, table_name)
+        if self.options.region is None or self.options.profile:
+            open_session(self.options)
+        own_expires = self.options.ttl_seconds if kwargs.get('expires') is None else None
+        self.expires: int | None = self._lifetime(own_expires, self._lifetime(self.expires))
+        self.failure_expires = self._lifetime(conf.get('result_failure_expires'), self.expires)
+        self._chord_lifetime = self._lifetime(conf.get('result_chord_expires'), self.expires)
+        # the ids of the chunks of large values that were read, to delete them with these
+        self._chunks: LRUCache = LRUCache(limit=1000)
+        give_result_classes(self.app)
+
+    def _lifetime(self, setting: Any, default: int | None = None) -> int | None:
+        """Whole seconds (None: for ever) from a setting in any of Celery's forms.
+
+        default: what holds if it is not set.
+        """
+        seconds = default if setting is None else math.ceil(self.prepare_expires(setting))
+        return seconds if seconds and seconds > 0 else None
+
+    def __reduce__(self, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+        # a pickle travels and is kept: it holds no secret key, and finds it in result_backend again
+        return super().__reduce__(args, {
+            'url': mask_secret(self.url) if self.url else None, 'table_name': self.table_name,
+            'expires': self.expires or 0, 'serializer': self.serializer, **(kwargs or {})})
+
+    def as_uri(self, include_password: bool = False) -> str:
+        url = self.url or 'dynamodb://'
+        return url if include_password else mask_secret(url)
+
+    def exception_safe_to_retry(self, exc: BaseException) -> bool:
+        return diagnose(exc).transient
+
+    @property
+    def values(self) -> Values:
+        return Values(shared_table(self.options))
+
+    # --- keys and values --------------------------------------------------------------------------
+
+    def key_id(self, key: Any) -> str:
+        """The id of the item for one of Celery's keys."""
+        # Celery's own backend stores str(key), and its keys are bytes
+        return str(ensure_bytes(key)) if self.options.celery_keys else bytes_to_str(key)
+
+    def item_id(self, task_id: str) -> str:
+        """The id of the item for a task's result."""
+        return self.key_id(self.get_key_for_task(task_id))
+
+    def put_value(
+            self, key: Any, value: Any, state: str | None, lifetime: float | None,
+            keep: str | None = None) -> bool:
+        """Stores a value; returns False if one with the state ``keep`` is there.
+
+        Raises ResultTooLarge.
+        """
+        payload, limit = ensure_bytes(value), self.options.max_result_size
+        if len(payload) > limit:
+            raise ResultTooLarge(
+                f'the result for {bytes_to_str(key)} has {len(payload):,} bytes as it is stored, '
+                f'and max_result_size is {limit:,}')
+        return self.values.put(
+            self.key_id(key), payload, state, lifetime, keep=keep, status_of=self._status_of)
+
+    def _status_of(self, value: bytes) -> str | None:
+        try:
+            return self.decode(value)['status']
+        except Exception:  # whatever it is, it is not a result that must be kept
+            return None
+
+    def get(self, key: Any) -> bytes | None:
+        stored = self.values.get(self.key_id(key))
+        return stored.read() if stored else None
+
+    def mget(self, keys: Iterable[Any]) -> list[bytes | None]:
+        """The values for keys, at half a read unit each: they can be a second old.
+
+        One that cannot be read is logged, and None.
+        """
+        ids = [self.key_id(key) for key in keys]
+        found = self.values.get_many(ids, consistent=False)
+        for stored in found.values():
+            if stored.error is not None:
+                logger.error('%s', stored.error)
+        # an empty value cannot be read either
+        return [found[id].value or None if id in found else None for id in ids]
+
+    def set(self, key: Any, value: Any) -> None:
+        self.put_value(key, value, None, self.expires)
+
+    def _set_with_state(self, key: Any, value: Any, state: str) -> None:
+        self.put_value(key, value, state, self._state_lifetime(state))
+
+    def delete(self, key: Any) -> None:
+        self.values.delete(self.key_id(key))
+
+    def expire(self, key: Any, value: float | None) -> None:
+        self.values.expire(self.key_id(key), value)
+
+    def incr(self, key: Any) -> int:
+        return self.values.increment(self.key_id(key))
+
+    # --- results ----------------------------------------------------------------------------------
+
+    def _state_lifetime(self, state: str, chord: Any = None) -> int | None:
+        lifetime = self.failure_expires if state == states.FAILURE else self.expires
+        if not chord or lifetime is None:
+            return lifetime
+        # the join must still find it: set here, it costs no write of its own
+        return None if self._chord_lifetime is None else max(lifetime, self._chord_lifetime)
+
+    def _store_result(
+            self, task_id: str, result: Any, state: str, traceback: Any = None,
+            request: Any = None, **kwargs: Any) -> Any:
+        meta = self._get_result_meta(
+            result=result, state=state, traceback=traceback, request=request)
+        meta['task_id'] = bytes_to_str(task_id)
+        key = self.get_key_for_task(task_id)
+        lifetime = self._state_lifetime(state, getattr(request, 'chord', None))
+        try:
+            self.put_value(key, self.encode(meta), state, lifetime, keep=states.SUCCESS)
+        except ResultTooLarge as exc:
+            if state not in states.EXCEPTION_STATES:
+                raise  # and the worker fails the task
+            logger.error('Task %s: an exception was not stored: %s', task_id, exc)
+            meta.update(result=self.encode_result(exc, state), traceback=None)
+            self.put_value(key, self.encode(meta), state, lifetime, keep=states.SUCCESS)
+        if state in states.READY_STATES:
+            self._stored.task_id = task_id
+        return result
+
+    def seen(self, task_id: str, stored: Stored) -> Seen:
+        """What a stored value says of a task; one that cannot be read, that the task failed."""
+        if len(stored.ids) > 1:
+            self._chunks[stored.ids[0]] = stored.ids[1:]
+        if not stored.value and not stored.error:
+            return Seen(dict(PENDING_META), b'', False)
+        try:
+            meta: dict[str, Any] = self.decode_result(stored.read())
+            if not isinstance(meta['status'], str):
+                raise TypeError('its status is not a text')
+            meta = {'result': None, **meta, 'task_id': task_id}
+        except Exception as exc:
+            why = f'{type(exc).__name__}: {str(exc)[:300]}'
+            error = BackendGetMetaError(
+                f'the stored result cannot be read: {why}', task_id=task_id)
+            meta = {'task_id': task_id, 'status': states.FAILURE, 'result': error,
+                    'traceback': None, 'children': []}
+        return Seen(meta, stored.value, meta['status'] in states.READY_STATES)
+
+    def _get_task_meta_for(self, task_id: str) -> dict[str, Any]:
+        seen = self.look([task_id]).get(task_id)
+        return seen.value if seen else dict(PENDING_META)
+
+    def forget(self, task_id: str) -> None:
+        """Deletes the result of a task, with its chunks."""
+        self._chunks.pop(self.item_id(task_id), None)
+        super().forget(task_id)
+
+    def forget_many(self, task_ids: Iterable[str]) -> None:
+        """Deletes the results of tasks in batches.
+
+        The chunks of a large result go with it if this process has read it or if results never
+        expire; otherwise they stay until they expire.
+        """
+        ids = {self.item_id(task_id): task_id for task_id in task_ids}
+        chunks = [chunk_id for id in ids for chunk_id in self._chunks.pop(id, ())]
+        self.values.delete_many([*ids, *chunks], with_chunks=self.expires is None)
+        for task_id in ids.values():
+            self._cache.pop(task_id, None)
+
+    def _restore_group(self, group_id: str) -> Any:
+        # it was saved, or nobody would ask for it: wait for it to appear
+        for _ in Backoff(0.05, 0.2, self.options.consistency_wait_time).tries():
+            meta = super()._restore_group(group_id)
+            if meta:
+                return meta
+        return None
+
+
+# --------------------------------------------------------------------------------------------------
+# Commands
+# --------------------------------------------------------------------------------------------------
+#
+# celery -A proj dynamodb COMMAND, or for a vendored file python -m proj.vendor.dyna_veggie -A proj
+# COMMAND.  And what only an operator does with a table: look at it, try what a worker may do,
+# delete what has expired.
+
+#: what a worker does, each to be tried on an item of its own, which the last one deletes
+WORKER_ACTIONS: dict[str, Callable[[Table, Item], Any]] = {
+    'GetItem': lambda table, item: table.get(item['id']),
+    'PutItem': lambda table, item: table.put(item),
+    'UpdateItem': lambda table, item: table.update(item['id'], 'SET #ttl = :ttl', item),
+    'BatchGetItem': lambda table, item: table.get_many([item['id'], item['id'] + '-2']),
+    'BatchWriteItem': lambda table, item: table.write_many(puts=[item]),
+    'DeleteItem': lambda table, item: table.delete(item['id']),
+}
+
+_ORPHAN_AGE = 3600  # seconds: a chunk that no item counts by then belongs to no store under way
+_TERMINAL_PATIENCE = 5.0  # seconds that somebody who waits at a terminal waits for a request
+
+
+def operators_table(options: Options, retry_timeout: float = _TERMINAL_PATIENCE) -> Table:
+    """A table for an operator: it is not created, and not waited for as long as by a worker."""
+    return Table(dataclasses.replace(
+        options, create_table=False, ttl_seconds=None, retry_timeout=retry_timeout))
+
+
+def answers(table: Table) -> str:
+    """The name of a table that answers, even that the action is denied: others may be allowed."""
+    try:
+        table.get('dyna-veggie-check')
+    except DeniedAction:
+        pass
+    return table.name
+
+
+def describe(table: Table) -> dict[str, Any]:
+    """What DescribeTable says, in short.  Raises ImproperlyConfigured for one with another key."""
+    said = table.request('describe_table')['Table']
+    table.check_key(said)
+    billing = said.get('BillingModeSummary', {}).get('BillingMode', 'PROVISIONED')
+    return {'status': said['TableStatus'], 'key': key_of(said), 'items': said['ItemCount'],
+            'bytes': said['TableSizeBytes'], 'billing_mode': billing}
+
+
+def time_to_live(table: Table) -> str:
+    """What DescribeTimeToLive says.  Raises ImproperlyConfigured if it deletes nothing of ours."""
+    said = table.request('describe_time_to_live')['TimeToLiveDescription']
+    status = said.get('TimeToLiveStatus', 'DISABLED')
+    text = f'{status}, on {said.get("AttributeName", "no attribute")}'
+    if text not in ('ENABLED, on ttl', 'ENABLING, on ttl'):
+        raise ImproperlyConfigured(
+            f'{text}: expired items stay until a purge; create-table turns it on if it is off')
+    return text
+
+
+def least_policy(table: Table, bootstrap: bool) -> dict[str, Any]:
+    """The IAM policy of a worker; bootstrap: of one that creates the table, too."""
+    actions = [*WORKER_ACTIONS]
+    if bootstrap:
+        actions += ['CreateTable', 'DescribeTable']
+    if bootstrap or (table.options.ttl_seconds or 0) > 0:
+        actions += ['DescribeTimeToLive', 'UpdateTimeToLive']
+    if bootstrap and table.options.tags:
+        actions += ['TagResource']
+    region = table.client.botocore.meta.region_name
+    partition = open_session(table.options).get_partition_for_region(region)
+    return {'Version': '2012-10-17', 'Statement': [{
+        'Effect': 'Allow', 'Action': [f'dynamodb:{action}' for action in actions],
+        'Resource': f'arn:{partition}:dynamodb:{region}:*:table/{table.name}'}]}
+
+
+class ScanPage(NamedTuple):
+    """A page of a scan: how many items were read, and the ids of those that can go."""
+
+    scanned: int
+    expired: list[str]
+    orphans: list[str]
+
+
+def scan_for_purge(table: Table) -> Iterator[ScanPage]:
+    """Reads the whole table for expired items, and for chunks whose item is gone."""
+    found = expressions(
+        {'now': int(time.time()), 'old': time.time() - _ORPHAN_AGE, 'slash': '/'},
+        FilterExpression='#ttl <= :now OR (attribute_not_exists(#ttl) AND '
+                         '#timestamp < :old AND contains(#id, :slash))',
+        ProjectionExpression='#id, #ttl')
+    start: dict[str, Any] = {}
+    while True:
+        answer = table.request('scan', **start, **found)
+        expired: list[str] = []
+        unexpired: list[str] = []
+        for attributes in answer['Items']:
+            item = unmarshal_item(attributes)
+            (expired if is_expired(item) else unexpired).append(item['id'])
+        yield ScanPage(answer['ScannedCount'], expired, _orphans_among(table, unexpired))
+        if 'LastEvaluatedKey' not in answer:
+            return
+        start = {'ExclusiveStartKey': answer['LastEvaluatedKey']}
+
+
+def _orphans_among(table: Table, ids: list[str]) -> list[str]:
+    """Those ids that are of chunks which no item counts."""
+    owners = {id: owner for id, owner in ((id, chunk_owner(id)) for id in ids) if owner}
+    items = table.get_many(id for id, _ in owners.values())
+    return [id for id, (owner, version) in owners.items()
+            if id not in chunk_ids(items.get(owner)) or items[owner]['version'] != version]
+
+
+def delete_expired(table: Table, ids: Iterable[str]) -> None:
+    """Deletes expired items, but not what has replaced one meanwhile."""
+    def delete(id: str) -> None:
+        still = expressions({'now': int(time.time())}, ConditionExpression='#ttl <= :now')
+        params = {'TableName': table.name, 'Key': marshal_item({'id': id}), **still}
+        table.client.send_unless(('ConditionalCheckFailedException',), 'delete_item', params)
+    threads = min(OVERLAPPED, table.options.max_pool_connections)
+    with ThreadPoolExecutor(threads, 'dyna-veggie') as pool:
+        for _ in pool.map(delete, ids):
+            pass
+
+
+# --- the commands ---------------------------------------------------------------------------------
+
+# what a command prints with --json, and the lines that it prints without
+_Answer = tuple[dict[str, Any], Iterable[str]]
 
 
 @click.group('dynamodb')
-@click.option('-A', '--app', metavar='APPLICATION', help='Where the Celery app is, as in `celery -A`.')
-@click.option('-b', '--result-backend', metavar='URL', help='A dynamodb:// URL, in place of an app.')
+@click.option(
+    '-A', '--app', metavar='APPLICATION', help='Where the Celery app is, as in `celery -A`.')
+@click.option(
+    '-b', '--result-backend', metavar='URL', help='A dynamodb:// URL, in place of an app.')
 @click.pass_context
 def commands(ctx: click.Context, app: str | None, result_backend: str | None) -> None:
     """The DynamoDB table of the result backend."""
     try:
-        if result_backend:
-            url = result_backend.rpartition('+')[2] if '+dynamodb://' in result_backend else result_backend
-            if not url.startswith('dynamodb://'):
-                raise click.UsageError('the URL must start with dynamodb://')
-            backend = DynamoDBBackend(app=celery.Celery(set_as_current=False), url=url)
-        elif app or ctx.obj:
-            try:
-                found = find_app(app) if app else ctx.obj.app
-            except (ImportError, AttributeError) as exc:
-                raise click.ClickException(f'there is no app {app!r}: {exc}') from exc
-            backend = found.backend
-        else:
-            raise click.UsageError('name an app with -A, or a table with -b dynamodb://...')
+        ctx.obj = _backend_of(ctx, app, result_backend)
     except ImproperlyConfigured as exc:
         raise click.ClickException(str(exc)) from exc
+
+
+def _backend_of(ctx: click.Context, app: str | None, url: str | None) -> DynamoDBBackend:
+    if url:
+        if '+dynamodb://' in url:
+            url = url.rpartition('+')[2]
+        if not url.startswith('dynamodb://'):
+            raise click.UsageError('the URL must start with dynamodb://')
+        return DynamoDBBackend(app=celery.Celery(set_as_current=False), url=url)
+    if not app and not ctx.obj:
+        raise click.UsageError('name an app with -A, or a table with -b dynamodb://...')
+    try:
+        found = find_app(app) if app else ctx.obj.app
+    except (ImportError, AttributeError) as exc:
+        raise click.ClickException(f'there is no app {app!r}: {exc}') from exc
+    backend = found.backend
     if not hasattr(backend, 'values'):
-        raise click.ClickException(f'the result backend of this app is {type(backend).__module__}.{type(backend).__name__}; '
-                                   'set result_backend to dynamodb://…')
-    ctx.obj = backend
+        kind = f'{type(backend).__module__}.{type(backend).__name__}'
+        raise click.ClickException(
+            f'the result backend of this app is {kind}; set result_backend to dynamodb://…')
+    return backend
 
 
 def _command(run: Callable[..., _Answer]) -> click.Command:
@@ -2542,7 +3327,8 @@ def _command(run: Callable[..., _Answer]) -> click.Command:
             answer, lines = run(backend, **options)
         except FAILURES as exc:
             raise click.ClickException(str(exc)) from exc
-        click.echo(json.dumps(answer, indent=2, default=str) if as_json else '\n'.join(lines))
+        text = json.dumps(answer, indent=2, default=str) if as_json else '\n'.join(lines)
+        click.echo(text)
         if answer.get('ok') is False:
             sys.exit(1)
     return command
@@ -2553,43 +3339,53 @@ def _check(backend: DynamoDBBackend) -> _Answer:
     """Checks credentials, table and permissions; exit code 1 if a worker would fail.
 
     Writes and deletes an item of its own."""
-    table = backend.values.table.as_it_is()
+    table = operators_table(backend.options)
     source = credentials_source(backend.options, open_session(backend.options))
-    rows: list[dict[str, Any]] = [{'name': 'credentials', 'ok': source is not None, 'found': source or 'none were found'}]
+    rows: list[dict[str, Any]] = [{
+        'name': 'credentials', 'ok': source is not None, 'found': source or 'none were found'}]
 
     def check(name: str, call: Callable[[], Any], failed: bool | None = False) -> bool | None:
         ok: bool | None = True
         try:
             found = call()
         except MissingTable as exc:
-            ok, found = (None, 'does not exist yet: the first request creates it') if backend.options.create_table else (False, str(exc))
+            ok, found = False, str(exc)
+            if backend.options.create_table:
+                ok, found = None, 'does not exist yet: the first request creates it'
         except FAILURES as exc:
             ok, found = failed, str(exc)
-        rows.append({'name': name, 'ok': ok, 'found': found if isinstance(found, str) else 'allowed'})
+        if not isinstance(found, str):
+            found = 'allowed'
+        rows.append({'name': name, 'ok': ok, 'found': found})
         return ok
 
-    check('region', lambda: table.client.meta.region_name)
-    check('endpoint', lambda: table.client.meta.endpoint_url)
-    if check('table', table.reach):
-        check('DescribeTable', lambda: 'key {key}, {status}, {billing_mode}'.format(**table.describe()), None)
-        check('time to live', table.time_to_live, None)
+    check('region', lambda: table.client.botocore.meta.region_name)
+    check('endpoint', lambda: table.client.botocore.meta.endpoint_url)
+    if check('table', lambda: answers(table)):
+        shown = 'key {key}, {status}, {billing_mode}'
+        check('DescribeTable', lambda: shown.format(**describe(table)), None)
+        check('time to live', lambda: time_to_live(table), None)
         item = {'id': f'dyna-veggie-check-{uuid.uuid4()}', **expiry(3600)}
         began = time.monotonic()
         for action, call in WORKER_ACTIONS.items():
             check(action, functools.partial(call, table, item))
-        check('round trip', lambda: f'{1000 * (time.monotonic() - began) / len(WORKER_ACTIONS):.0f} ms')
+        took = 1000 * (time.monotonic() - began) / len(WORKER_ACTIONS)
+        check('round trip', lambda: f'{took:.0f} ms')
     marks = {True: 'ok', None: '--', False: 'NO'}  # None: a worker can do without
-    return ({'ok': all(row['ok'] is not False for row in rows), 'checks': rows},
-            [f'{marks[row["ok"]]}  {row["name"]:15} {row["found"]}' for row in rows])
+    lines = [f'{marks[row["ok"]]}  {row["name"]:15} {row["found"]}' for row in rows]
+    return {'ok': all(row['ok'] is not False for row in rows), 'checks': rows}, lines
 
 
 @_command
 def _create_table(backend: DynamoDBBackend) -> _Answer:
     """Creates the table as the options say, with time to live, and waits until it can be used."""
     table = Table(dataclasses.replace(backend.options, create_table=True))
-    answer = {'created': table.bootstrap(), **table.describe(), 'time_to_live': table.time_to_live()}
-    return answer, [f'table {table.name} in {table.client.meta.region_name}: {"created" if answer["created"] else "exists"}, '
-                    f'{answer["status"]}, {answer["billing_mode"]}, time to live {answer["time_to_live"]}']
+    created = table.bootstrap()
+    answer = {'created': created, **describe(table), 'time_to_live': time_to_live(table)}
+    region = table.client.botocore.meta.region_name
+    return answer, [
+        f'table {table.name} in {region}: {"created" if created else "exists"}, '
+        f'{answer["status"]}, {answer["billing_mode"]}, time to live {answer["time_to_live"]}']
 
 
 @_command
@@ -2604,44 +3400,66 @@ def _policy(backend: DynamoDBBackend, bootstrap: bool) -> _Answer:
 @click.argument('id')
 def _show(backend: DynamoDBBackend, id: str) -> _Answer:
     """Shows a task, a saved group, or by its group's id a chord that is running."""
-    table = backend.values.table.as_it_is()
+    table = operators_table(backend.options)
     shown: dict[str, Any] = {'id': id}
-    item = table.get(backend._id(backend.get_key_for_task(id)))
+    item = table.get(backend.item_id(id))
     seen = backend.look([id]).get(id)
     if item and seen:
-        shown.update(state=seen.value['status'], result=repr(seen.value['result'])[:500],
-                     size=item.get('size', len(item.get('result', b''))), chunks=item.get('chunks', 0),
-                     stored=_moment(item.get('timestamp')), expires=_moment(item.get('ttl')))
+        shown.update(
+            state=seen.value['status'], result=repr(seen.value['result'])[:500],
+            size=item.get('size', len(item.get('result', b''))), chunks=item.get('chunks', 0),
+            stored=_moment(item.get('timestamp')), expires=_moment(item.get('ttl')))
     saved = backend.get(backend.get_key_for_group(id))
     if saved:
-        shown['group'] = f'{len(result_from_tuple(backend.decode(saved)["result"], backend.app))} results'
-    progress = ChordCounter(table, backend._id(backend.get_key_for_chord(id)), None).progress()
+        group = result_from_tuple(backend.decode(saved)['result'], backend.app)
+        shown['group'] = f'{len(group)} results'
+    chord_key = backend.key_id(backend.get_key_for_chord(id))
+    progress = ChordCounter(table, chord_key, None).progress()
     if progress:
-        shown['chord'] = 'closed: its body was called, or its errbacks' if progress.closed else (
-            f'{progress.counted} of {progress.expected or "?"} parts counted')
+        shown['chord'] = f'{progress.counted} of {progress.expected or "?"} parts counted'
+        if progress.closed:
+            shown['chord'] = 'closed: its body was called, or its errbacks'
     if len(shown) == 1:
-        shown.update(state=states.PENDING, result=f'expired {_moment(item.get("ttl"))}, not deleted yet' if item else 'nothing is stored')
-    return shown, [f'{name:8} {value}{" bytes" if name == "size" else ""}' for name, value in shown.items()]
+        found = 'nothing is stored'
+        if item:
+            found = f'expired {_moment(item.get("ttl"))}, not deleted yet'
+        shown.update(state=states.PENDING, result=found)
+    units = {'size': ' bytes'}
+    return shown, [f'{name:8} {value}{units.get(name, "")}' for name, value in shown.items()]
 
 
 def _moment(seconds: float | None) -> str | None:
-    return datetime.fromtimestamp(seconds, timezone.utc).isoformat(' ', 'seconds') if seconds else None
+    if not seconds:
+        return None
+    return datetime.fromtimestamp(seconds, timezone.utc).isoformat(' ', 'seconds')
 
 
 @_command
 @click.option('--dry-run', is_flag=True, help='Only count.')
 def _purge(backend: DynamoDBBackend, dry_run: bool) -> _Answer:
-    """Deletes expired items, for tables where time to live is off.  Reads the whole table."""
-    table = backend.values.table.as_it_is(backend.options.retry_timeout)
-    expired = 0
-    terminal = sys.stderr if sys.stderr.isatty() else io.StringIO()  # into a file click would write the label alone
-    with click.progressbar(length=table.describe()['items'], label=table.name, file=terminal) as bar:
-        for scanned, ids in table.expired():
-            bar.update(scanned)
-            expired += len(ids)
+    """Deletes expired items, for tables where time to live is off, and chunks that no item counts.
+
+    Reads the whole table."""
+    table = operators_table(backend.options, backend.options.retry_timeout)
+    expired = orphans = 0
+    # into a file click would write the label alone
+    terminal = sys.stderr if sys.stderr.isatty() else io.StringIO()
+    with click.progressbar(
+            length=describe(table)['items'], label=table.name, file=terminal) as bar:
+        for page in scan_for_purge(table):
+            bar.update(page.scanned)
+            expired += len(page.expired)
+            orphans += len(page.orphans)
             if not dry_run:
-                table.delete_expired(ids)
-    return {'expired': expired, 'deleted': 0 if dry_run else expired}, [f'{expired:,} expired items {"found" if dry_run else "deleted"}']
+                delete_expired(table, page.expired)
+                table.write_many(deletes=page.orphans)
+    answer = {'expired': expired, 'orphans': orphans,
+              'deleted': 0 if dry_run else expired + orphans}
+    done = 'found' if dry_run else 'deleted'
+    lines = [f'{expired:,} expired items {done}']
+    if orphans:
+        lines.append(f'{orphans:,} chunks of values that were never completed {done}')
+    return answer, lines
 
 
 if __name__ == '__main__':

@@ -266,7 +266,7 @@ BAD_URLS = [
     ('dynamodb://eu-west-1?read=', "read='' must be a whole number"),
     ('dynamodb://eu-west-1?billing_mode=free',
      "billing_mode='free' must be provisioned or on_demand"),
-    ('dynamodb://eu-west-1?billing_mode=on_demand&read=5', 'left out where billing_mode=on_demand'),
+    ('dynamodb://eu-west-1?billing_mode=on_demand&read=5', 'left out if billing_mode=on_demand'),
     ('dynamodb://eu-west-1?create_table=maybe', "create_table='maybe' must be true or false"),
     ('dynamodb://dynamo_db:8000',
      "host='dynamo_db' must be a host name, of letters, digits, \"-\" and \".\""),
@@ -286,7 +286,7 @@ BAD_URLS = [
      'without user name or password'),
     ('dynamodb://localhost:8000?use_fips_endpoint=true', 'use_fips_endpoint=True must be left out'),
     ('dynamodb://AKID:secret@eu-west-1?profile=prod',
-     "profile='prod' must be left out where the URL has keys"),
+     "profile='prod' must be left out if the URL has keys"),
     ('dynamodb://eu-west-1?global_keyprefix=abc', 'result_backend_transport_options'),
 ]
 
@@ -561,7 +561,7 @@ def client_error(code: str, status: int = 400) -> botocore.exceptions.ClientErro
     (ValueError(), False),
 ])
 def test_what_is_safe_to_retry(error: Exception, transient: bool, app: Celery) -> None:
-    assert dv.is_transient(error) is transient
+    assert dv.diagnose(error).transient is transient
     assert app.backend.exception_safe_to_retry(error) is transient
 
 
@@ -638,9 +638,9 @@ def test_an_answer_that_is_not_json_is_asked_for_again(
         if left[0]:
             left[0] -= 1
             response_dict['body'] = b'<html>maintenance</html>'
-    backend.values.table.client.meta.events.register_first('before-parse.dynamodb', spoil)
+    backend.values.table.client.botocore.meta.events.register_first('before-parse.dynamodb', spoil)
     backend.set('key', b'1')
-    backend.values.table.client.meta.events.unregister('before-parse.dynamodb', spoil)
+    backend.values.table.client.botocore.meta.events.unregister('before-parse.dynamodb', spoil)
     assert backend.get('key') == b'1'
     # the second, since botocore before 1.36 has no such event
     assert operations(proxy) in (['PutItem'] * 3 + ['GetItem'], ['PutItem', 'GetItem'])
@@ -812,7 +812,7 @@ def test_a_denial_of_another_service_is_named_as_it_is(backend: dv.DynamoDBBacke
     denied = botocore.exceptions.ClientError(
         {'Error': {'Code': 'AccessDenied', 'Message': 'no'}}, 'AssumeRoleWithWebIdentity')
     backend.get('key')
-    explained = str(backend.values.table._explained(denied))
+    explained = str(backend.values.table.client._explain(denied))
     assert 'the IAM action AssumeRoleWithWebIdentity is needed' in explained
 
 
@@ -837,7 +837,7 @@ def test_batches_have_pages_of_100_without_duplicates(
     assert cost(proxy) == (10, 0, 250)
     values = [id.encode() for id in ids]
     assert backend.mget([*reversed(ids), 'none', *ids]) == [*reversed(values), None, *values]
-    assert cost(proxy) == (3, 251, 0)
+    assert cost(proxy) == (3, 125.5, 0)
     backend.values.delete_many([*ids, *ids])
     assert cost(proxy) == (10, 0, 250)
     assert backend.mget(ids) == [None] * 250
@@ -876,11 +876,11 @@ def test_a_batch_that_stays_unprocessed_is_a_throttling_error(
         keys = [{'id': {'S': 'a'}}, {'id': {'S': 'b'}}]
         parsed.update(Responses={}, UnprocessedKeys={table.name: {'Keys': keys}})
 
-    table.client.meta.events.register('after-call.dynamodb.BatchGetItem', all_unprocessed)
+    table.client.botocore.meta.events.register('after-call.dynamodb.BatchGetItem', all_unprocessed)
     message = r'2 items of table .* were still unprocessed'
     with pytest.raises(botocore.exceptions.ClientError, match=message) as caught:
         backend.mget(['a', 'b'])
-    assert dv.is_throttled(caught.value)
+    assert dv.diagnose(caught.value).throttled
 
 
 def test_one_client_for_all_threads(make_app: MakeApp, proxy: Proxy) -> None:
@@ -889,7 +889,7 @@ def test_one_client_for_all_threads(make_app: MakeApp, proxy: Proxy) -> None:
 
     def use() -> None:
         app.backend.get('key')
-        clients.append((app.backend, app.backend.values.table.client))
+        clients.append((app.backend, app.backend.values.table.client.botocore))
 
     threads = [threading.Thread(target=use) for _ in range(8)]
     for thread in threads:
@@ -899,14 +899,14 @@ def test_one_client_for_all_threads(make_app: MakeApp, proxy: Proxy) -> None:
     assert len({id(backend) for backend, _ in clients}) == 8
     assert len({id(client) for _, client in clients}) == 1
     other = make_app('read_timeout=9')
-    assert other.backend.values.table.client is not clients[0][1]
+    assert other.backend.values.table.client.botocore is not clients[0][1]
 
 
 @pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs fork')
 def test_a_child_has_a_client_and_sockets_of_its_own(
         backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
     backend.set('key', b'value')
-    client = backend.values.table.client
+    client = backend.values.table.client.botocore
     reading, writing = os.pipe()
     children = []
     for _ in range(3):
@@ -915,7 +915,8 @@ def test_a_child_has_a_client_and_sockets_of_its_own(
             try:
                 for number in range(20):
                     backend.set(f'{os.getpid()}/{number}', b'x')
-                good = backend.get('key') == b'value' and backend.values.table.client is not client
+                own = backend.values.table.client.botocore
+                good = backend.get('key') == b'value' and own is not client
                 os.write(writing, b'good ' if good else b'bad ')
             finally:
                 os._exit(0)
@@ -927,7 +928,7 @@ def test_a_child_has_a_client_and_sockets_of_its_own(
         assert pipe.read() == b'good good good '
     for child in children:
         os.waitpid(child, 0)
-    assert backend.values.table.client is client and backend.get('key') == b'value'
+    assert backend.values.table.client.botocore is client and backend.get('key') == b'value'
     ports: dict[str, set[int]] = {}
     for request in proxy.requests:
         if '/' in request.ids[0]:
@@ -1575,7 +1576,7 @@ def test_the_cause_of_a_chord_error(backend: dv.DynamoDBBackend) -> None:
     drive = Drive(backend.app, 1)
     meta = {'status': states.FAILURE, 'result': ValueError(5)}
     with pytest.raises(ChordError) as caught:
-        backend._part_value(dv.Part(0, drive.ids[0]), meta)
+        dv.part_value(dv.Part(0, drive.ids[0]), meta)
     assert caught.value.__cause__.args == (5,)
 
 
@@ -1711,7 +1712,7 @@ class Hook:
     def __init__(
             self, backend: dv.DynamoDBBackend, before: Callable[[str], None],
             after: Callable[[str], None]) -> None:
-        self.events = backend.values.table.client.meta.events
+        self.events = backend.values.table.client.botocore.meta.events
         self.before, self.after = before, after
         self.uid = uuid.uuid4().hex
         self._signals = ((celery.signals.before_task_publish, self._before_publish),
@@ -1748,7 +1749,7 @@ def small_tree(monkeypatch: pytest.MonkeyPatch) -> None:
     """Deep trees of few parts, and leases that pass soon."""
     monkeypatch.setattr(dv, '_LEAF_CAPACITY', 2)
     monkeypatch.setattr(dv, '_NODE_CAPACITY', 2)
-    monkeypatch.setattr(dv.ChordCounter, 'LEASE', 0.06)
+    monkeypatch.setattr(dv.ChordCounter, 'LEASE_TERM', 0.06)
 
 
 @pytest.mark.parametrize('parts', [1, pytest.param(5, marks=slow)])
@@ -1847,7 +1848,7 @@ def test_a_worker_that_stalled_past_its_lease_publishes_nothing(
 
 def test_a_duplicate_waits_while_the_owner_is_alive(
         app: Celery, backend: dv.DynamoDBBackend, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dv.ChordCounter, 'LEASE', 3.0)
+    monkeypatch.setattr(dv.ChordCounter, 'LEASE_TERM', 3.0)
     drive = Drive(app, 2)
     drive.apply()
     drive.returns(0)
@@ -1887,7 +1888,7 @@ def test_a_duplicate_does_not_take_over_a_chord_that_is_gone_or_applied_again(
         thread.start()
         return thread, claims
 
-    dv.ChordCounter.LEASE = 0.5  # small_tree puts it back
+    dv.ChordCounter.LEASE_TERM = 0.5  # small_tree puts it back
     for after in (lambda: table.delete('chord.0.0'), lambda: counter().open(2)):
         thread, claimed = claims()
         time.sleep(0.2)
@@ -1898,7 +1899,7 @@ def test_a_duplicate_does_not_take_over_a_chord_that_is_gone_or_applied_again(
 
 def test_leases_do_not_depend_on_the_clocks_of_hosts(
         backend: dv.DynamoDBBackend, small_tree: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    dv.ChordCounter.LEASE = 0.6
+    dv.ChordCounter.LEASE_TERM = 0.6
     part = dv.Part(0, str(uuid.uuid4()))
     owner = dv.ChordCounter(backend.values.table, 'chord', 3600)
     owner.open(1)
@@ -1916,7 +1917,7 @@ def test_leases_do_not_depend_on_the_clocks_of_hosts(
 def test_a_lease_that_is_renewed_is_waited_for_anew(
         fast: float, backend: dv.DynamoDBBackend, small_tree: None,
         monkeypatch: pytest.MonkeyPatch) -> None:
-    dv.ChordCounter.LEASE = 2.0
+    dv.ChordCounter.LEASE_TERM = 2.0
     part = dv.Part(0, str(uuid.uuid4()))
     owner, other = (dv.ChordCounter(backend.values.table, 'chord', 3600) for _ in range(2))
     owner.open(1)
@@ -1936,7 +1937,7 @@ def test_a_lease_that_is_renewed_is_waited_for_anew(
 
 
 def test_one_of_two_that_wait_takes_over(backend: dv.DynamoDBBackend, small_tree: None) -> None:
-    dv.ChordCounter.LEASE = 0.5
+    dv.ChordCounter.LEASE_TERM = 0.5
     part = dv.Part(0, str(uuid.uuid4()))
     table = backend.values.table
     first = dv.ChordCounter(table, 'chord', 3600)
@@ -2057,7 +2058,7 @@ def test_any_interleaving_publishes_the_body_once(
         data: st.DataObject, backend: dv.DynamoDBBackend, small_tree: None) -> None:
     """Parts, duplicates, lost answers and deaths in any order: each part counts once."""
     app = backend.app
-    dv.ChordCounter.LEASE = 0.4  # small_tree puts it back
+    dv.ChordCounter.LEASE_TERM = 0.4  # small_tree puts it back
     parts = data.draw(st.integers(1, 7), 'parts')
     duplicates = data.draw(st.lists(st.integers(0, parts - 1), max_size=3), 'duplicates')
     deliveries = data.draw(st.permutations([*range(parts), *duplicates]))
@@ -2317,14 +2318,19 @@ class Looks:
 
     def __init__(self, ready_after: dict[str, int]) -> None:
         self.ready_after, self.windows = ready_after, []  # type: dict[str, int], list[list[str]]
-        self.exact: list[bool] = []
+        self.consistent: list[bool] = []
 
     def __call__(
-            self, ids: list[str], *, deadline: float | None, exact: bool) -> dict[str, dv.Seen]:
+            self, ids: list[str], *, consistent: bool, deadline: float) -> dict[str, dv.Seen]:
         self.windows.append(ids)
-        self.exact.append(exact)
+        self.consistent.append(consistent)
         return {id: dv.Seen(f'value of {id}', b'', True)
                 for id in ids if self.ready_after[id] < len(self.windows)}
+
+
+def wait_for(
+        poller: dv.Poller, ids: list[str], **kwargs: Any) -> Iterator[tuple[str, dv.Seen]]:
+    return poller.wait(ids, lambda id, seen: seen, **kwargs)
 
 
 def values(seen: Iterator[tuple[str, dv.Seen]]) -> dict[str, Any]:
@@ -2334,31 +2340,37 @@ def values(seen: Iterator[tuple[str, dv.Seen]]) -> dict[str, Any]:
 def test_ready_results_take_one_request_per_batch() -> None:
     ids = [str(number) for number in range(1050)]
     looks = Looks(dict.fromkeys(ids, 0))
-    found = values(dv.Poller(looks).wait(ids, timeout=None, interval=0.5))
+    found = values(wait_for(dv.Poller(looks), ids, timeout=None, interval=0.5))
     assert found == {id: f'value of {id}' for id in ids}
     # each twice the one before, since the table overlaps the batches of one look
     assert [len(window) for window in looks.windows] == [100, 200, 400, 350]
 
 
-def test_a_long_wait_takes_samples() -> None:
+@pytest.fixture
+def fast_polls(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dv, '_FIRST_POLL', 0.0001)
+
+
+def test_a_long_wait_takes_samples(fast_polls: None) -> None:
     ids = [str(number) for number in range(1000)]
     looks = Looks(dict.fromkeys(ids, 15))
     ticks: list[int] = []
-    found = values(dv.Poller(looks).wait(
-        ids, timeout=None, interval=0.0001, on_interval=lambda: ticks.append(1)))
+    found = values(wait_for(
+        dv.Poller(looks), ids, timeout=None, interval=0, on_interval=lambda: ticks.append(1)))
     assert len(found) == 1000 and ticks
     assert [len(window) for window in looks.windows[:16]] == [100] + [31] * 14 + [31]
     assert sum(-(-len(window) // 100) for window in looks.windows) <= 15 + 12
 
 
-def test_a_thousand_results_in_thirty_seconds_cost_ten_requests_and_one_per_tick() -> None:
+def test_a_thousand_results_in_thirty_seconds_cost_ten_requests_and_one_per_tick(
+        fast_polls: None) -> None:
     # virtual time: each look is a tick, and 1000 results become ready evenly over 60 of them, in a
     # random order
     for seed in range(20):
         ids = [str(number) for number in range(1000)]
         order = random.Random(seed).sample(range(1000), 1000) if seed else range(1000)
         looks = Looks({id: 1 + place * 60 // 1000 for id, place in zip(ids, order)})
-        assert len(values(dv.Poller(looks).wait(ids, timeout=None, interval=0.0001))) == 1000
+        assert len(values(wait_for(dv.Poller(looks), ids, timeout=None, interval=0))) == 1000
         requests = [-(-len(window) // 100) for window in looks.windows]
         pairs = zip(looks.windows, looks.windows[1:])
         whole = sum(len(window) >= 100 and nxt is not None for window, nxt in pairs)
@@ -2375,29 +2387,30 @@ def test_windows_stay_within_their_bounds(asked: int, found: int, pending: int) 
 def test_time_outs_look_at_everything_once_more_and_then_raise() -> None:
     ids = [str(number) for number in range(250)]
     looks = Looks({**dict.fromkeys(ids, 10**9), '249': 0})
-    waiting = dv.Poller(looks).wait(ids, timeout=0, interval=0.5)
+    waiting = wait_for(dv.Poller(looks), ids, timeout=0, interval=0.5)
     assert next(waiting)[0] == '249'
     with pytest.raises(TimeoutError, match='timed out after 0 s; results not ready: 249'):
         next(waiting)
-    assert [len(window) for window in looks.windows] == [250] and looks.exact == [True]
+    assert [len(window) for window in looks.windows] == [250] and looks.consistent == [True]
     looks = Looks({'a': 10**9})
     with pytest.raises(TimeoutError):
-        list(dv.Poller(looks).wait(['a'], timeout=0.2, interval=10))
+        list(wait_for(dv.Poller(looks), ['a'], timeout=0.2, interval=10))
     assert len(looks.windows) >= 3
-    assert looks.exact == [True] + [False] * (len(looks.windows) - 2) + [True]
-    assert list(dv.Poller(looks).wait([], timeout=0, interval=1)) == []
-    assert list(dv.Poller(looks).wait([], timeout=None, interval=1)) == []
+    assert looks.consistent == [True] + [False] * (len(looks.windows) - 2) + [True]
+    assert list(wait_for(dv.Poller(looks), [], timeout=0, interval=1)) == []
+    assert list(wait_for(dv.Poller(looks), [], timeout=None, interval=1)) == []
 
 
 def test_changes_are_told_once_each_to_whom_they_matter() -> None:
     looks = [0]
 
-    def look(ids: list[str], *, deadline: float | None, exact: bool) -> dict[str, dv.Seen]:
+    def look(ids: list[str], *, consistent: bool, deadline: float) -> dict[str, dv.Seen]:
         looks[0] += 1
         return {'a': dv.Seen(looks[0] // 3, looks[0] // 3, looks[0] == 9)}
-    assert list(values(dv.Poller(look).wait(['a'], timeout=None, interval=0.001)).values()) == [3]
+    waiting = wait_for(dv.Poller(look), ['a'], timeout=None, interval=0.001)
+    assert list(values(waiting).values()) == [3]
     looks[0] = 0
-    waiting = dv.Poller(look).wait(['a'], timeout=None, interval=0.001, all_changes=True)
+    waiting = wait_for(dv.Poller(look), ['a'], timeout=None, interval=0.001, all_changes=True)
     seen = [sight.value for _, sight in waiting]
     assert seen == [0, 1, 2, 3]
 
@@ -2405,9 +2418,17 @@ def test_changes_are_told_once_each_to_whom_they_matter() -> None:
 @pytest.mark.parametrize('interval', [0, 0.01])
 def test_a_slow_on_interval_does_not_keep_a_wait_from_looking(interval: float) -> None:
     looks = Looks({'a': 4})
-    found = values(dv.Poller(looks).wait(
-        ['a'], timeout=30, interval=interval, on_interval=lambda: time.sleep(0.02)))
+    found = values(wait_for(
+        dv.Poller(looks), ['a'], timeout=30, interval=interval,
+        on_interval=lambda: time.sleep(0.03)))
     assert found == {'a': 'value of a'} and len(looks.windows) == 5
+
+
+def test_an_interval_of_zero_polls_at_most_fifty_times_a_second() -> None:
+    looks = Looks({'a': 10**9})
+    with pytest.raises(TimeoutError):
+        list(wait_for(dv.Poller(looks), ['a'], timeout=1, interval=0))
+    assert 2 < len(looks.windows) <= 52
 
 
 def test_threads_share_their_polls() -> None:
@@ -2415,7 +2436,7 @@ def test_threads_share_their_polls() -> None:
     poller, done = dv.Poller(looks), []  # type: dv.Poller, list[str]
 
     def wait(id: str) -> None:
-        done.extend(values(poller.wait([id], timeout=60, interval=0.1)))
+        done.extend(values(wait_for(poller, [id], timeout=60, interval=0.1)))
     threads = [threading.Thread(target=wait, args=(id,), daemon=True) for id in looks.ready_after]
     for thread in threads:
         thread.start()
@@ -2436,7 +2457,7 @@ def test_a_thread_whose_look_fails_leaves_the_others_waiting() -> None:
     failing = threading.Event()
     ready = threading.Event()
 
-    def look(ids: list[str], *, deadline: float | None, exact: bool) -> dict[str, dv.Seen]:
+    def look(ids: list[str], *, consistent: bool, deadline: float) -> dict[str, dv.Seen]:
         if failing.is_set() and not ready.is_set():
             failing.clear()
             raise ConnectionError('lost')
@@ -2446,7 +2467,7 @@ def test_a_thread_whose_look_fails_leaves_the_others_waiting() -> None:
 
     def wait(id: str) -> None:
         try:
-            outcomes.extend(values(poller.wait([id], timeout=60, interval=0.02)))
+            outcomes.extend(values(wait_for(poller, [id], timeout=60, interval=0.02)))
         except ConnectionError as exc:
             outcomes.append(str(exc))
     threads = [threading.Thread(target=wait, args=(id,)) for id in 'abc']
@@ -2650,7 +2671,7 @@ def test_sets_are_forgotten_in_batches(
         table_name: str) -> None:
     for make in (
             lambda ids: result_set(app, ids),
-            lambda ids: celery.result.ResultSet([app.AsyncResult(id) for id in ids])):
+            lambda ids: app.ResultSet([app.AsyncResult(id) for id in ids])):
         results = make(ready_tasks(backend, 60))
         proxy.reset()
         results.forget()
@@ -2814,24 +2835,23 @@ def test_callbacks_are_called_while_anybody_waits(app: Celery, backend: dv.Dynam
     with pytest.raises(TimeoutError):
         app.AsyncResult('none').get(timeout=1.2)
     assert sorted(map(str, called)) == ['0', 'FAILURE', '[1, 2]']
-    consumer = backend.result_consumer
-    assert not consumer._held and not consumer._unsettled
+    assert not dv.shared_poller(backend.options)._watches
 
 
-def test_a_thread_between_a_result_and_its_callback_is_not_disturbed(
+def test_callbacks_are_called_while_another_thread_waits(
         app: Celery, backend: dv.DynamoDBBackend) -> None:
-    (id,) = ready_tasks(backend, 1)
-    consumer, called = backend.result_consumer, threading.Event()
-    result = app.AsyncResult(id)
-    consumer.add(result, weak=False)  # then() does this first
-    other = threading.Thread(target=consumer.add, args=(app.AsyncResult('other'), False))
-    other.start()
-    other.join()
-    result.on_ready.then(lambda result: called.set())
-    del result
-    with pytest.raises(TimeoutError):
-        app.AsyncResult('none').get(timeout=1)
-    assert called.is_set()
+    called: list[Any] = []
+    app.AsyncResult('one').then(lambda result: called.append(result.get()))
+
+    def wait() -> None:  # on a backend of its own: an app has one for each thread
+        assert app.backend is not backend
+        with pytest.raises(TimeoutError):
+            app.AsyncResult('none').get(timeout=2)
+    thread = threading.Thread(target=wait)
+    thread.start()
+    backend.store_result('one', 1, states.SUCCESS)
+    thread.join()
+    assert called == [1]
 
 
 def test_nobody_looks_for_results_that_nobody_waits_for(
@@ -2859,7 +2879,7 @@ def test_nothing_is_kept_of_what_was_forgotten_or_timed_out(
         app: Celery, backend: dv.DynamoDBBackend) -> None:
     import gc
     import weakref
-    consumer = backend.result_consumer
+    poller = dv.shared_poller(backend.options)
     results = result_set(app, [str(number) for number in range(30)])
     alone = app.AsyncResult('alone')
     called = app.AsyncResult('called')
@@ -2875,18 +2895,16 @@ def test_nothing_is_kept_of_what_was_forgotten_or_timed_out(
     del results, alone, called, result
     gc.collect()
     assert [reference() for reference in references if reference()] == []
-    assert (consumer._known, consumer._held) == ({}, {})
-    assert (list(consumer._unsettled), consumer.poller._waits) == ([], [])
+    assert (poller._watches, poller._waits) == ({}, [])
 
 
-def test_threads_wait_on_one_backend(
+def test_threads_share_polls_though_each_has_a_backend(
         app: Celery, backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
     ids = [str(uuid.uuid4()) for _ in range(40)]
     results: dict[str, Any] = {}
 
     def wait(id: str) -> None:
-        result = celery.result.AsyncResult(id, backend=backend, app=app)
-        results[id] = result.get(timeout=60, interval=0.2)
+        results[id] = app.AsyncResult(id).get(timeout=60, interval=0.2)
     threads = [threading.Thread(target=wait, args=(id,), daemon=True) for id in ids]
     for thread in threads:
         thread.start()
@@ -2932,7 +2950,7 @@ def test_a_child_after_a_fork_waits_by_itself(app: Celery, backend: dv.DynamoDBB
     holds, release = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with backend.result_consumer.poller._changed:
+        with dv.shared_poller(backend.options)._changed:
             holds.set()
             release.wait(30)
     thread = threading.Thread(target=hold)
@@ -3383,7 +3401,7 @@ def test_reads_of_states_are_strongly_consistent_and_polls_are_not(
         backend.app.AsyncResult('id').get(timeout=0.1)
     consistent = [body.get('ConsistentRead') for request in proxy.requests
                   for body in request.body.get('RequestItems', {'': request.body}).values()]
-    assert consistent[:3] == [True, True, True] and set(consistent[3:-1]) == {False}
+    assert consistent[:3] == [True, False, True] and set(consistent[3:-1]) == {False}
     assert consistent[-1] is True
 
 
@@ -3583,7 +3601,7 @@ def test_purge_deletes_what_has_expired_and_nothing_else(
     backend.store_result('new', 1, states.SUCCESS)
     client.put_item(TableName=table_name, Item={'id': {'S': 'for ever'}})
     code, answer = run('purge', '--dry-run', '--json')
-    assert (code, answer) == (0, {'expired': 60, 'deleted': 0})
+    assert (code, answer) == (0, {'expired': 60, 'orphans': 0, 'deleted': 0})
     assert len(all_items(client, table_name)) == 62
 
     def one_is_replaced(operation: str, body: Any) -> None:
@@ -3609,9 +3627,9 @@ def test_a_scan_of_many_pages(backend: dv.DynamoDBBackend, client: Any, table_na
     for number in range(8):
         client.put_item(TableName=table_name, Item={
             'id': {'S': f'old-{number}'}, 'ttl': {'N': '5'}, 'result': {'B': noise(300 * KB)}})
-    pages = list(backend.values.table.expired())
-    assert len(pages) > 1 and sum(scanned for scanned, _ in pages) == 8
-    assert {id for _, ids in pages for id in ids} == {f'old-{number}' for number in range(8)}
+    pages = list(dv.scan_for_purge(backend.values.table))
+    assert len(pages) > 1 and sum(page.scanned for page in pages) == 8
+    assert {id for page in pages for id in page.expired} == {f'old-{number}' for number in range(8)}
 
 
 def test_commands_for_what_is_no_dynamodb_backend() -> None:

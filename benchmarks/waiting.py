@@ -28,7 +28,7 @@ LATENCY = 0.01  # seconds
 
 def join(app: Celery, ids: list[str], overlapped: int) -> tuple[float, float]:
     """Seconds, and seconds of CPU, of one join."""
-    dyna_veggie._OVERLAPPED = overlapped
+    dyna_veggie.OVERLAPPED = overlapped
     results = app.GroupResult('group', [app.AsyncResult(id) for id in ids])
     cpu, began = time.process_time(), time.perf_counter()
     assert results.get() == list(range(len(ids)))
@@ -72,7 +72,7 @@ def main() -> None:
                     'result': backend.encode(meta).encode()}
 
         backend.values.table.write_many(puts=(item(index, id) for index, id in enumerate(ids)))
-        client = backend.values.table.client
+        client = backend.values.table.client.botocore
         client.meta.events.register('before-send.dynamodb', lambda **kwargs: time.sleep(LATENCY))
         print(f'join of {number:,} results, each request 10 ms more than {engine.description}')
         for _ in range(2):
