@@ -655,6 +655,19 @@ def test_a_retry_is_logged_once_as_a_warning(
     assert 'put_item' in caplog.text and 'ProvisionedThroughputExceeded' in caplog.text
 
 
+def test_the_reasons_of_throttling_are_logged_and_raised(
+        make_app: MakeApp, proxy: Proxy, caplog: pytest.LogCaptureFixture) -> None:
+    backend = ready(make_app('retry_timeout=0.1'), proxy)
+    proxy.faults = lambda operation, body: Throttle(
+        reasons=('TableWriteProvisionedThroughputExceeded',))
+    with pytest.raises(botocore.exceptions.ClientError) as caught:
+        backend.set('key', b'value')
+    reason = 'TableWriteProvisionedThroughputExceeded of arn:'
+    assert str(caught.value).count(reason) == 1 and reason in caplog.text
+    assert caught.value.response['Error']['Code'] == 'ProvisionedThroughputExceededException'
+    assert dv.diagnose(caught.value).throttled
+
+
 @pytest.mark.parametrize(
     ('query', 'requests'), [('retry_timeout=0', 1), ('retry_if_throttled=false', 1)])
 def test_the_original_error_is_raised_when_patience_ends(
@@ -881,6 +894,88 @@ def test_a_batch_that_stays_unprocessed_is_a_throttling_error(
     with pytest.raises(botocore.exceptions.ClientError, match=message) as caught:
         backend.mget(['a', 'b'])
     assert dv.diagnose(caught.value).throttled
+
+
+@pytest.mark.parametrize('signalled', [
+    KeyboardInterrupt(), celery.exceptions.SoftTimeLimitExceeded()], ids=repr)
+def test_a_signal_ends_a_batch_of_several_pages(
+        backend: dv.DynamoDBBackend, proxy: Proxy, signalled: BaseException) -> None:
+    proxy.faults = lambda operation, body: Throttle()
+
+    def ring(number: int, frame: Any) -> None:
+        raise signalled
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, 0.5)
+    began = time.monotonic()
+    try:
+        with pytest.raises(type(signalled)):
+            backend.mget([f'key-{number}' for number in range(1000)])
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert time.monotonic() - began < 20  # and not retry_timeout, 120 s
+    # the helpers do not go on, either
+    for _ in range(100):
+        if not [each for each in threading.enumerate() if each.name == 'dyna-veggie']:
+            break
+        time.sleep(0.1)
+    else:
+        raise AssertionError(threading.enumerate())
+
+
+def test_the_first_error_ends_a_batch_of_several_pages(
+        backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
+    proxy.faults = first(1, Error('AccessDeniedException'))
+    began = time.monotonic()
+    with pytest.raises(ImproperlyConfigured, match='BatchGetItem is needed'):
+        backend.mget([f'key-{number}' for number in range(5000)])
+    assert len(proxy.requests) < 50 and time.monotonic() - began < 20
+
+
+def test_a_batch_in_which_some_pages_come_back_short_is_read_whole(
+        backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
+    ids = ready_tasks(backend, 500)
+    rng = random.Random(5)
+    proxy.reset()
+    proxy.faults = lambda operation, body: rng.choice([Partial(), Partial(), Throttle(), None])
+    assert len(backend.look(ids)) == 500
+    assert len(proxy.requests) < 200
+    table = backend.values.table
+    table.write_many(deletes=[backend.item_id(id) for id in ids])
+    proxy.faults = None
+    assert backend.look(ids) == {}
+
+
+def test_a_thread_that_outlives_the_main_thread_can_still_use_batches(
+        endpoint: str, table_name: str) -> None:
+    program = f"""
+        import threading, time
+        from celery import Celery, chord
+        app = Celery('app', broker='memory://', backend={backend_url(
+            f'local/{table_name}', endpoint)!r})
+
+        @app.task
+        def task(*args):
+            pass
+
+        def outlive():
+            threading.main_thread().join()
+            time.sleep(0.5)
+            ids = [f'id-{{number}}' for number in range(300)]
+            results = app.GroupResult('group', [app.AsyncResult(id) for id in ids])
+            assert not results.ready()
+            assert app.backend.mget([app.backend.item_id(id) for id in ids]) == [None] * 300
+            results.forget()
+            chord([task.s(number) for number in range(1500)])(task.s())
+            print('outlived')
+
+        assert app.backend  # what it imports can be imported no more
+        threading.Thread(target=outlive).start()
+    """
+    done = subprocess.run(
+        [sys.executable, '-c', textwrap.dedent(program)], cwd=tempfile.gettempdir(), text=True,
+        env={**os.environ, 'PYTHONPATH': str(ROOT)}, capture_output=True, timeout=120)
+    assert done.stdout == 'outlived\n' and done.returncode == 0, done.stderr
 
 
 def test_one_client_for_all_threads(make_app: MakeApp, proxy: Proxy) -> None:
@@ -1212,6 +1307,65 @@ def test_a_reader_never_sees_a_mix_of_two_values(backend: dv.DynamoDBBackend) ->
     stop.set()
     writer.join()
     assert len(done) == 2 and len(seen) > 1
+
+
+@pytest.mark.parametrize('faults', [
+    lambda operation, body: Error('AccessDeniedException') if operation == 'PutItem' else None,
+    lambda operation, body: Throttle() if operation == 'PutItem' else None,
+    lambda operation, body: ResetBefore() if operation == 'PutItem' else None,
+    first(1, Error('AccessDeniedException'), 'BatchWriteItem'),
+], ids=['denied', 'throttled', 'reset', 'chunks denied'])
+def test_a_large_value_that_cannot_be_stored_leaves_no_chunk(
+        faults: Any, make_app: MakeApp, proxy: Proxy, client: Any, table_name: str) -> None:
+    backend = ready(make_app('retry_timeout=0.1'), proxy)
+    proxy.faults = faults
+    with pytest.raises(dv.FAILURES):
+        backend.set('large', noise(3 * 400_000))
+    assert all_items(client, table_name) == []
+
+
+def test_a_large_value_that_was_stored_though_no_answer_came_keeps_its_chunks(
+        make_app: MakeApp, proxy: Proxy) -> None:
+    backend = ready(make_app('retry_timeout=0.1'), proxy)
+    value = noise(3 * 400_000)
+    proxy.faults = lambda operation, body: ResetAfter() if operation == 'PutItem' else None
+    with pytest.raises(dv.FAILURES):
+        backend.set('large', value)
+    proxy.faults = None
+    assert backend.get('large') == value
+
+
+def test_a_soft_time_limit_while_chunks_are_written_leaves_none(
+        backend: dv.DynamoDBBackend, proxy: Proxy, client: Any, table_name: str) -> None:
+    def limit(model: Any, **kwargs: Any) -> None:
+        if model.name == 'PutItem':
+            raise celery.exceptions.SoftTimeLimitExceeded
+    events = backend.values.table.client.botocore.meta.events
+    events.register('before-call.dynamodb', limit)
+    try:
+        with pytest.raises(celery.exceptions.SoftTimeLimitExceeded):
+            backend.set('large', noise(3 * 400_000))
+    finally:
+        events.unregister('before-call.dynamodb', limit)
+    assert all_items(client, table_name) == []
+
+
+@pytest.mark.parametrize('attributes', [
+    {'chunks': {'N': '1000'}, 'size': {'N': '400000000'}},
+    {'chunks': {'N': '9999'}, 'size': {'N': '5'}},
+    {'chunks': {'N': '1' + '0' * 30}, 'size': {'N': '4' + '0' * 35}},
+], ids=['as many as there may be', 'more than its size', 'without end'])
+def test_an_item_that_claims_thousands_of_chunks_costs_few_requests(
+        attributes: dict[str, Any], backend: dv.DynamoDBBackend, proxy: Proxy, client: Any,
+        table_name: str) -> None:
+    client.put_item(TableName=table_name, Item={
+        'id': {'S': 'celery-task-meta-odd'}, 'version': {'B': bytes(16)}, **attributes})
+    assert backend.get_state('odd') == states.FAILURE
+    assert len(proxy.requests) <= 10
+    proxy.reset()
+    backend.store_result('odd', 1, states.SUCCESS)
+    assert backend.get_result('odd') == 1
+    assert len(proxy.requests) <= 45
 
 
 def test_a_value_whose_chunks_are_gone_is_a_clear_error(
@@ -2654,6 +2808,165 @@ def test_the_error_of_a_part_comes_out_of_get_before_the_chords(
         app.AsyncResult('body', parent=body.parent).get(timeout=30, follow_parents=False)
 
 
+def test_a_chord_that_succeeded_is_read_without_its_parts(
+        app: Celery, backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
+    header = result_set(app, ready_tasks(backend, 250))
+    body = app.AsyncResult('body', parent=header)
+    backend.store_result('body', 'all', states.SUCCESS)
+    proxy.reset()
+    assert body.get(timeout=5) == 'all'
+    assert cost(proxy) == (1, 1, 0)
+    assert body.get() == 'all' and not proxy.requests
+
+
+def test_the_error_of_one_part_of_a_thousand_is_raised_within_seconds(
+        app: Celery, backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
+    ids = [str(uuid.uuid4()) for _ in range(999)]
+    backend.store_result('last', ValueError('part'), states.FAILURE)
+    header = app.GroupResult('g', [app.AsyncResult(id) for id in [*ids, 'last']])
+    ticks: list[float] = []
+    proxy.reset()
+    began = time.monotonic()
+    with pytest.raises(ValueError, match='part'):
+        app.AsyncResult('body', parent=header).get(
+            timeout=60, on_interval=lambda: ticks.append(time.monotonic()))
+    assert time.monotonic() - began < 25
+    windows = [request for request in proxy.requests if len(request.ids) > 1]
+    assert len(windows) == 10 and all(len(request.ids) == 100 for request in windows)
+    assert sum(request.read_units for request in windows) == 500
+    assert 3 <= len(ticks) <= 10  # once per interval, whatever the number of parents
+
+
+def test_a_chain_of_five_thousand_tasks_needs_no_recursion(
+        app: Celery, backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
+    def chain_of(number: int) -> Any:
+        result = app.AsyncResult('0')
+        for position in range(1, number):
+            result = app.AsyncResult(str(position), parent=result)
+        return result
+    backend.store_result('0', ValueError('first'), states.FAILURE)
+    with pytest.raises(ValueError, match='first'):
+        chain_of(5000).get(timeout=30)
+    backend.store_result('4999', ValueError('last'), states.FAILURE)
+    with pytest.raises(ValueError, match='first'):
+        chain_of(5000).get(timeout=30)
+    chain_of(5000).forget()
+    assert backend.get_state('0') == backend.get_state('4999') == states.PENDING
+
+
+def test_a_part_that_failed_is_raised_by_join(app: Celery, backend: dv.DynamoDBBackend) -> None:
+    backend.store_result('one', 1, states.SUCCESS)
+    backend.store_result('parent', ValueError('parent'), states.FAILURE)
+    child = app.AsyncResult('child', parent=app.AsyncResult('parent'))
+    with pytest.raises(ValueError, match='parent'):
+        app.GroupResult('g', [app.AsyncResult('one'), child]).join(timeout=20)
+    told: list[Any] = []
+    assert app.GroupResult('g', [app.AsyncResult('one')]).join(
+        callback=lambda id, value: told.append((id, value))) == []
+    assert told == [('one', 1)]
+    with pytest.raises(TimeoutError):
+        app.GroupResult('g', [app.AsyncResult('none')]).join(timeout=0.1)
+
+
+def test_the_members_of_a_set_that_are_slow_are_not_read_again_and_again(
+        app: Celery, backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
+    ids = [str(uuid.uuid4()) for _ in range(100)]
+
+    def run() -> None:
+        for number, id in enumerate(ids):
+            app.backend.store_result(id, number, states.SUCCESS)
+            time.sleep(0.02)
+    results = result_set(app, ids)
+    thread = threading.Thread(target=run)
+    thread.start()
+    proxy.reset()
+    assert results.join(timeout=60) == list(range(100))
+    thread.join()
+    reads = [request for request in proxy.requests if request.read_units]
+    assert sum(request.read_units for request in reads) <= 600
+
+
+def made_before_the_backend(app: Celery) -> Any:
+    return app.GroupResult('g', [app.AsyncResult('first'), app.AsyncResult('second')])
+
+
+def pickled(app: Celery) -> Any:
+    app.set_current()
+    return pickle.loads(pickle.dumps(made_before_the_backend(app)))
+
+
+def restored(app: Celery) -> Any:
+    made_before_the_backend(app).save()
+    return app.GroupResult.restore('g')
+
+
+def of_a_canvas(app: Celery) -> Any:
+    @app.task(name='noop')
+    def noop(*args: Any) -> None:
+        pass
+    return group(noop.s(), group(noop.s(), chain(noop.s(), noop.s())))()
+
+
+def parent_of_a_chord(app: Celery) -> Any:
+    @app.task(name='noop')
+    def noop(*args: Any) -> None:
+        pass
+    return chord([noop.s(), noop.s(), noop.s()])(noop.s()).parent
+
+
+@pytest.mark.parametrize('make', [
+    made_before_the_backend, pickled, restored, of_a_canvas, parent_of_a_chord])
+def test_whatever_an_app_makes_reads_in_batches(
+        make: Callable[[Celery], Any], make_app: MakeApp, proxy: Proxy) -> None:
+    ready(make_app(), proxy)
+    app = make_app()
+    results = make(app)
+    leaves = list(dv.leaf_results(results))
+    assert len(leaves) >= 2
+    assert all(isinstance(leaf, dv.BatchedResult) for leaf in leaves)
+    for leaf in leaves:
+        app.backend.store_result(leaf.id, 1, states.SUCCESS)
+    proxy.reset()
+    assert results.ready()
+    # the first alone, then all the others
+    assert operations(proxy) == ['GetItem', 'GetItem' if len(leaves) == 2 else 'BatchGetItem']
+
+
+def test_other_apps_and_backends_keep_their_result_classes(app: Celery) -> None:
+    assert app.backend and issubclass(app.AsyncResult, dv.BatchedResult)
+    other = Celery('other', backend='cache+memory://', set_as_current=False)
+    assert not issubclass(other.AsyncResult, dv.BatchedResult)
+    assert not issubclass(celery.result.AsyncResult, dv.BatchedResult)
+
+    class Result(celery.result.AsyncResult):
+        pass
+
+    class Custom(Celery):
+        @property
+        def AsyncResult(self) -> Any:
+            return Result
+    custom = Custom('custom', backend=app.conf.result_backend, set_as_current=False)
+    assert custom.backend and not issubclass(Result, dv.BatchedResult)
+    custom.backend.store_result('id', 1, states.SUCCESS)
+    assert custom.AsyncResult('id', app=custom).get(timeout=5) == 1
+    assert custom.GroupResult('g', [custom.AsyncResult('id', app=custom)]).get(timeout=5) == [1]
+    # results of two backends in one set, and some that need none
+    other.backend.store_result('theirs', 2, states.SUCCESS)
+    eager = celery.result.EagerResult('eager', 3, states.SUCCESS)
+    mixed = app.GroupResult('mixed', [other.AsyncResult('theirs'), eager, app.AsyncResult('id')])
+    assert mixed.ready() and mixed.successful() and mixed.completed_count() == 3
+    assert mixed.join(timeout=5) == [2, 3, 1]
+
+
+def test_a_plain_set_works_too(app: Celery, backend: dv.DynamoDBBackend) -> None:
+    ids = ready_tasks(backend, 3)
+    plain = celery.result.ResultSet(
+        [celery.result.AsyncResult(id, app=app) for id in ids], app=app)
+    assert plain.ready() and plain.get(timeout=5) == plain.join(timeout=5) == [0, 1, 2]
+    plain.forget()
+    assert backend.get_state(ids[0]) == states.PENDING
+
+
 def test_failures_come_out_of_sets(app: Celery, backend: dv.DynamoDBBackend) -> None:
     ids = ready_tasks(backend, 3)
     backend.store_result('bad', ValueError('no'), states.FAILURE)
@@ -2945,6 +3258,20 @@ def test_nothing_leaks(
     run_tool('leaks.py', library, str(threads), str(count), url, timeout=500)
 
 
+def test_a_child_polls_at_times_of_its_own(app: Celery, backend: dv.DynamoDBBackend) -> None:
+    own = dv.shared_poller(backend.options)._phase
+    reading, writing = os.pipe()
+    for _ in range(2):
+        if not os.fork():
+            os.write(writing, f'{dv.shared_poller(backend.options)._phase}\n'.encode())
+            os._exit(0)
+        os.wait()
+    os.close(writing)
+    with os.fdopen(reading) as file:
+        phases = [float(line) for line in file]
+    assert len({own, *phases}) == 3
+
+
 def test_a_child_after_a_fork_waits_by_itself(app: Celery, backend: dv.DynamoDBBackend) -> None:
     backend.store_result('stored', 7, states.SUCCESS)
     holds, release = threading.Event(), threading.Event()
@@ -3002,6 +3329,23 @@ def test_an_item_that_cannot_be_read_fails_alone(
             app.AsyncResult(id).get(timeout=5)
         backend.store_result(id, 'replaced', states.SUCCESS)
         assert app.AsyncResult(id).get(timeout=5) == 'replaced'
+
+
+def test_mget_goes_on_past_an_item_that_cannot_be_read(
+        app: Celery, backend: dv.DynamoDBBackend, client: Any, table_name: str, proxy: Proxy,
+        caplog: pytest.LogCaptureFixture) -> None:
+    # as Airflow's executor reads the states of all that runs
+    ids = ready_tasks(backend, 199)
+    client.put_item(TableName=table_name, Item={
+        'id': {'S': 'celery-task-meta-odd'}, 'result': {'L': []}})
+    keys = [backend.get_key_for_task(id) for id in [*ids, 'odd']]
+    proxy.reset()
+    *values, odd = backend.mget(keys)
+    assert [backend.decode_result(value)['result'] for value in values] == list(range(199))
+    assert odd is None and 'celery-task-meta-odd: TypeError' in caplog.text
+    assert cost(proxy) == (2, 100, 0)
+    with pytest.raises(dv.UnreadableValue):
+        backend.get(keys[-1])
 
 
 scalars = st.one_of(
@@ -3613,6 +3957,38 @@ def test_purge_deletes_what_has_expired_and_nothing_else(
     assert code == 0 and output == '60 expired items deleted\n'
     left = {item['id'] for item in all_items(client, table_name)}
     assert left == {'celery-task-meta-new', 'for ever', 'old-7'}
+
+
+def test_purge_deletes_chunks_that_no_item_counts(
+        run: Any, make_app: MakeApp, proxy: Proxy, client: Any, table_name: str) -> None:
+    backend = ready(make_app(result_expires=None), proxy)
+    value = noise(900 * KB)
+    backend.set('large', value)
+
+    def put_chunk(id: str, age: float) -> None:
+        client.put_item(TableName=table_name, Item={
+            'id': {'S': id}, 'result': {'B': b'x'}, 'timestamp': {'N': repr(time.time() - age)}})
+    orphans = [f'lost/{bytes(16).hex()}/{number}' for number in range(3)]
+    orphans.append(f'large/{bytes(16).hex()}/0')  # of a version that is no longer the value's
+    for id in orphans:
+        put_chunk(id, age=7200)
+    put_chunk(f'new/{bytes(16).hex()}/0', age=60)  # of a store that may be under way
+    put_chunk('a/b', age=7200)  # no chunk
+    for item in all_items(client, table_name):
+        if item['id'].startswith('large/'):
+            put_age = {':old': {'N': '5'}}
+            client.update_item(
+                TableName=table_name, Key={'id': {'S': item['id']}},
+                UpdateExpression='SET #t = :old', ExpressionAttributeValues=put_age,
+                ExpressionAttributeNames={'#t': 'timestamp'})
+    before = {item['id'] for item in all_items(client, table_name)}
+    code, answer = run('purge', '--dry-run', '--json')
+    assert (code, answer) == (0, {'expired': 0, 'orphans': 4, 'deleted': 0})
+    code, output = run('purge')
+    assert (code, output.splitlines()) == (0, [
+        '0 expired items deleted', '4 chunks of values that were never completed deleted'])
+    assert before - {item['id'] for item in all_items(client, table_name)} == set(orphans)
+    assert backend.get('large') == value
 
 
 def test_a_purge_is_as_patient_as_the_options_say(

@@ -39,6 +39,7 @@ class Error:
     code: str
     message: str = ''
     status: int = 400
+    reasons: tuple[str, ...] = ()   # of throttling
 
 
 @dataclass(frozen=True)
@@ -409,7 +410,12 @@ class _Handler(BaseHTTPRequestHandler):
             return None
         if isinstance(fault, Error):
             type_ = f'com.amazonaws.dynamodb.v20120810#{fault.code}'
-            return _Answer.of(fault.status, {'__type': type_, 'message': fault.message})
+            answer: dict[str, Any] = {'__type': type_, 'message': fault.message}
+            if fault.reasons:
+                arn = f'arn:aws:dynamodb:us-east-1:000000000000:table/{_table_of(body)}'
+                answer['ThrottlingReasons'] = [
+                    {'reason': reason, 'resource': arn} for reason in fault.reasons]
+            return _Answer.of(fault.status, answer)
         if isinstance(fault, Partial) and 'RequestItems' in body:
             return self._forward_half(operation, body)
         return self._forward(operation, body, payload)
