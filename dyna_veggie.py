@@ -20,8 +20,8 @@ it holds, and uses only what stands above it.
     backend     Celery's interface
     commands    celery -A proj dynamodb ..., or python -m dyna_veggie ...
 
-Names: ``__all__`` is for users.  Other names without an underscore are for the sections below,
-those with one are for their own section or class.
+Names: ``__all__`` is for users.  Other names without an underscore are for other sections and the
+tests, those with one for their own section or class.
 """
 from __future__ import annotations
 
@@ -600,7 +600,7 @@ class Diagnosis:
     """What an error of a request means.
 
     transient: the same request may succeed later.  throttled: because DynamoDB wants fewer
-    requests. renew: other credentials may be there now, where these came from.  remedy: what a
+    requests.  renew: other credentials may be there now, where these came from.  remedy: what a
     person can do, who is told by an error of this ``kind``.
     """
 
@@ -930,9 +930,10 @@ def shared_by_process(make: Callable[[Options], _T]) -> Callable[[Options], _T]:
 
     @functools.wraps(make)
     def get(options: Options) -> _T:
-        if options not in made:
-            made.setdefault(options, make(options))
-        return made[options]
+        try:
+            return made[options]
+        except KeyError:
+            return made.setdefault(options, make(options))
     return get
 
 
@@ -952,14 +953,15 @@ if hasattr(os, 'register_at_fork'):
 # --------------------------------------------------------------------------------------------------
 #
 # Reads and writes items, alone and in batches, and creates the table when a request finds it
-# missing. Knows nothing of Celery, nor of what the items hold, but that each has an ``id`` and may
+# missing.  Knows nothing of Celery, nor of what the items hold, but that each has an ``id`` and may
 # have a ``ttl``.
 #
 #   batches     A call is cut into pages of DynamoDB's size.  The caller and up to seven helper
 #               threads take page after page; each page is sent until nothing of it comes back
-#   unprocessed. the end     The first error ends the batch for all: whoever sleeps between two
-#               tries wakes up.  An exception that a signal raises in the caller (a soft time limit,
-#               Ctrl-C) is such an error, and the caller does not wait for its helpers then.
+#               unprocessed.
+#   the end     The first error ends the batch for all: whoever sleeps between two tries wakes up.
+#               An exception that a signal raises in the caller (a soft time limit, Ctrl-C) is such
+#               an error; then the caller does not even wait for what its helpers have under way.
 
 # https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/ServiceQuotas.html
 GET_BATCH = 100  # keys
@@ -1164,8 +1166,9 @@ class Table:
                     break
                 helpers.append(helper)
             send_pages()
-            for helper in helpers if not failures else ():
-                helper.join()
+            if not failures or isinstance(failures[0], FAILURES):
+                for helper in helpers:
+                    helper.join()
         finally:  # also if a signal interrupted the wait
             pages.clear()
             stopped.set()
@@ -1314,11 +1317,12 @@ shared_table = shared_by_process(Table)
 # Stored values of any size.  Knows nothing of Celery: a status is any text.
 #
 #   an item     id S, result B (the value), timestamp N, status S and ttl N if there are any
-#   a large     is cut into chunks, items of their own: id S (ID/VERSION/NUMBER), result B,
-#   timestamp N, value       ttl N.  Its own item has version B (random), size N and chunks N in
-#   place of result. writing     The chunks are written first, under a name that nobody knows yet,
-#               then the item, in one write.  So a reader finds the old value or the new one, never
-#               a mix.  If the item is refused or cannot be written, its chunks are deleted.
+#   large       A value above the limit is cut into chunks, items of their own: id S
+#               (ID/VERSION/NUMBER), result B, timestamp N, ttl N.  Its own item has version B
+#               (random), size N and chunks N in place of result.
+#   writing     The chunks are written first, under a name that nobody knows yet, then the item, in
+#               one write.  So a reader finds the old value or the new one, never a mix.  If the
+#               item is refused or cannot be written, its chunks are deleted.
 #   reading     If chunks that an item counts are gone, the value was replaced: it is read again.
 
 # bytes: of the 400 KB of an item, an id takes up to 2048, other names and values some 100
@@ -2087,7 +2091,7 @@ class Poller:
             self._look_for(wait, list(wait.left), consistent=True, deadline=deadline)
             yield from wait.take_news()
         if wait.left:
-            raise TimeoutError(f'The operation timed out after {timeout:g} s; '
+            raise TimeoutError(f'The operation timed out after {timeout:.3g} s; '
                                f'results not ready: {len(wait.left)}.')
 
     def _look_for(
@@ -2500,6 +2504,13 @@ def raise_error_of(leaves: Iterable[AsyncResult]) -> None:
             leaf.maybe_throw()
 
 
+def watch(leaves: Iterable[AsyncResult], weak: bool) -> None:
+    """Calls the callbacks of leaves once they are seen to be ready."""
+    for leaf in leaves:
+        if leaf._cache is None and isinstance(leaf.backend, AwaitingBackend):
+            leaf.backend.watch(leaf, weak)
+
+
 class _Parents:
     """The parents of a result that somebody waits for, looked at window by window."""
 
@@ -2567,8 +2578,8 @@ class BatchedResult(AsyncResult):
         """Calls back when the result is ready, as long as anybody in this process waits for one."""
         fulfilled = super().then(callback, on_error, weak=weak)
         # a barrier is the book-keeping of a set that the result is a member of
-        if self._cache is None and not isinstance(callback, barrier):
-            self.backend.watch(self, weak)
+        if not isinstance(callback, barrier):
+            watch([self], weak)
         return fulfilled
 
     def forget(self) -> None:
@@ -2642,9 +2653,7 @@ class BatchedResultSet(ResultSet):
     def then(self, callback: Any, on_error: Any = None, weak: bool = False) -> Any:
         fulfilled = super().then(callback, on_error, weak=weak)
         if not isinstance(callback, barrier):
-            for leaf in leaf_results(self):
-                if leaf._cache is None and isinstance(leaf.backend, AwaitingBackend):
-                    leaf.backend.watch(leaf, weak=True)  # the set holds its members
+            watch(leaf_results(self), weak=True)  # the set holds its members
         return fulfilled
 
     def forget(self) -> None:
