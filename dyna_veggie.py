@@ -2433,7 +2433,8 @@ class AwaitingBackend(BaseKeyValueStoreBackend):
 #   parents     get() looks at a result before its parents.  A success needs none of them.  While it
 #               is not there they are looked at in windows, since the error of a part is to be
 #               raised at once.  If it failed, they are all looked at: Celery raises the error of
-#   the part. callbacks   then() registers with the Poller of the process; see "Waiting".
+#               the part.
+#   callbacks   then() registers with the Poller of the process; see "Waiting".
 
 _PARENTS_INTERVAL = 0.5  # seconds: parents are looked at no more often, whatever the interval
 
