@@ -2436,7 +2436,7 @@ class AwaitingBackend(BaseKeyValueStoreBackend):
 #               the part.
 #   callbacks   then() registers with the Poller of the process; see "Waiting".
 
-_PARENTS_INTERVAL = 0.5  # seconds: parents are looked at no more often, whatever the interval
+_PARENTS_INTERVAL = 0.4  # seconds: however short the interval, parents are looked at no more often
 
 
 def parents_of(result: ResultBase) -> Iterator[AsyncResult]:
