@@ -655,6 +655,9 @@ def test_a_retry_is_logged_once_as_a_warning(
     assert 'put_item' in caplog.text and 'ProvisionedThroughputExceeded' in caplog.text
 
 
+@pytest.mark.skipif(
+    tuple(map(int, botocore.__version__.split('.'))) < (1, 40, 10),
+    reason='this botocore does not know the reasons')
 def test_the_reasons_of_throttling_are_logged_and_raised(
         make_app: MakeApp, proxy: Proxy, caplog: pytest.LogCaptureFixture) -> None:
     backend = ready(make_app('retry_timeout=0.1'), proxy)
