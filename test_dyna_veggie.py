@@ -45,6 +45,7 @@ from celery.contrib.testing.worker import start_worker
 from celery.exceptions import ChordError, ImproperlyConfigured, TimeoutError
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parent
 sys.path[:0] = [str(ROOT), str(ROOT / 'tools')]
@@ -656,7 +657,7 @@ def test_a_retry_is_logged_once_as_a_warning(
 
 
 @pytest.mark.skipif(
-    tuple(map(int, botocore.__version__.split('.'))) < (1, 40, 10),
+    Version(botocore.__version__) < Version('1.40.10'),
     reason='this botocore does not know the reasons')
 def test_the_reasons_of_throttling_are_logged_and_raised(
         make_app: MakeApp, proxy: Proxy, caplog: pytest.LogCaptureFixture) -> None:
