@@ -12,6 +12,7 @@ help:
 	@echo 'make bench   beside the DynamoDB and Redis backends of Celery; ARGS=--quick for a short one'
 	@echo 'make conformance   the integration tests of Celery against this backend;'
 	@echo '             PEER=redis against its Redis backend'
+	@echo 'make model   the protocol of chords over random schedules; ARGS=50000 for as many'
 	@echo 'make lint    ruff and mypy'
 	@echo 'make clean   removes what these made'
 	@echo
@@ -40,6 +41,9 @@ conformance: $(READY)
 	@$(VENV)/bin/python -m pip install -qq --disable-pip-version-check --editable '.[conformance]'
 	@$(VENV)/bin/python tools/conformance.py $(ARGS)
 
+model: $(READY)
+	@$(VENV)/bin/python tools/chord_model.py $(ARGS)
+
 lint: $(READY)
 	@$(VENV)/bin/python -m ruff check --config tools/ruff.toml $(SOURCES)
 	@$(VENV)/bin/python -m mypy --config-file tools/mypy.ini $(filter-out setup.py,$(SOURCES))
@@ -63,4 +67,4 @@ $(READY): setup.py
 	@$(VENV)/bin/python -m pip install -qq --disable-pip-version-check --editable '.[test,lint]'
 	@echo '$(CURDIR)' > $@
 
-.PHONY: help demo test test-matrix bench conformance lint clean
+.PHONY: help demo test test-matrix bench conformance model lint clean
