@@ -13,9 +13,11 @@ it holds, and uses only what stands above it.
     table       items, batches of items, and the table's creation
     values      stored values of any size, each with a status and an expiry
     chord       the tree of counters that joins a chord
+    counting    the requests that count the parts of a chord, and say who joins it
     waiting     when to look for what somebody waits for, and who looks
     awaiting    what Celery's result classes ask of the backend: to look, to wait, to call back
     results     Celery's result classes, which read in batches
+    references  values of a chord that do not travel in the message of its body
     joining     what Celery asks of a backend for its chords
     backend     Celery's interface
     commands    celery -A proj dynamodb ..., or python -m dyna_veggie ...
@@ -26,9 +28,11 @@ tests, those with one for their own section or class.
 from __future__ import annotations
 
 import base64
+import contextlib
 import dataclasses
 import difflib
 import functools
+import hashlib
 import importlib
 import io
 import itertools
@@ -67,7 +71,7 @@ from botocore.exceptions import (
 from botocore.exceptions import ConnectionError as BotoConnectionError
 from botocore.parsers import ResponseParserError
 from botocore.utils import is_valid_endpoint_url, is_valid_ipv6_endpoint_url
-from celery import chain, maybe_signature, states
+from celery import maybe_signature, states
 from celery._state import get_current_task
 from celery.app.utils import find_app
 from celery.backends.base import BaseKeyValueStoreBackend
@@ -76,6 +80,7 @@ from celery.exceptions import (
     BackendStoreError,
     ChordError,
     ImproperlyConfigured,
+    SoftTimeLimitExceeded,
     TimeoutError,
 )
 from celery.result import (
@@ -86,12 +91,14 @@ from celery.result import (
     assert_will_not_block,
     result_from_tuple,
 )
+from celery.signals import task_prerun
 from celery.utils.functional import LRUCache
 from celery.utils.log import get_logger
 from celery.utils.serialization import strtobool
 from kombu.exceptions import EncodeError
 from kombu.utils.compat import detect_environment
 from kombu.utils.encoding import bytes_to_str, ensure_bytes
+from kombu.utils.json import register_type
 from vine import barrier
 
 __version__ = '1.0.0'
@@ -197,6 +204,7 @@ _seconds = _number('seconds, 0 or more', float, lambda value: 0 <= value < math.
 _above_zero = _number('seconds, more than 0', float, lambda value: 0 < value < math.inf)
 _positive = _number('a whole number, 1 or more', int, lambda value: value > 0)
 _whole = _number('a whole number', int)
+_not_below_zero = _number('a whole number, 0 or more', int, lambda value: value >= 0)
 _result_size = _number(
     f'a whole number, 1 to {_LARGEST_RESULT:,}', int, lambda value: 0 < value <= _LARGEST_RESULT)
 
@@ -261,6 +269,9 @@ class Options:
         "default: Celery's ``result_expires``")
     max_result_size: int = _option(
         16 * 2**20, _result_size, 'largest result, in bytes as it is stored')
+    chord_inline_limit: int = _option(
+        100_000, _not_below_zero, 'largest size, in bytes, of the values that a chord gives to its '
+        'body in its message; larger ones are read when the body is called; 0: none are')
     celery_keys: bool = _option(
         False, _boolean, "write ids in the form of Celery's own DynamoDB backend, "
         'to share its table while you migrate')
@@ -1342,6 +1353,7 @@ class Stored(NamedTuple):
     value: bytes
     ids: tuple[str, ...]
     error: UnreadableValue | None = None
+    chord: str | None = None  # what put() was given with it
 
     def read(self) -> bytes:
         """The value.  Raises UnreadableValue."""
@@ -1409,15 +1421,17 @@ class Values:
 
     def put(
             self, id: str, value: bytes, status: str | None, lifetime: float | None = None, *,
-            keep: str | None = None,
+            keep: str | None = None, chord: str | None = None,
             status_of: Callable[[bytes], str | None] = lambda value: None) -> bool:
-        """Stores a value for ``lifetime`` seconds (None: for ever).
+        """Stores a value for ``lifetime`` seconds (None: for ever), and what chord it is of.
 
         keep: if a value with this status is there, it stays, and False is returned.  status_of:
         tells the status from a value whose item has none.  Raises UnreadableValue for an item that
         can neither be kept nor be replaced.
         """
         item, chunks = _items_of(id, value, status, expiry(lifetime))
+        if chord:
+            item['chord'] = chord
         try:
             self.table.write_many(puts=chunks)
             stored, replaced = self._put_item(item, keep, status_of)
@@ -1435,7 +1449,8 @@ class Values:
         for _ in range(100):  # each was refused for what another writer did since the one before
             values = {'now': int(time.time()), 'keep': keep, 'seen': seen}
             applied, old = self.table.put(item, condition=condition, values=values)
-            if old and 'version' in item and old.get('version') == item['version']:
+            if old and all(old.get(name) == item.get(name)
+                           for name in ('timestamp', 'version', 'result')):
                 return True, None  # an answer was lost, and the request repeated: it is this one
             if applied:
                 return True, old
@@ -1499,7 +1514,7 @@ class Values:
                     values[id] = self._unreadable(id, f'{type(exc).__name__}: {exc}')
                     continue
                 if value is not None:
-                    values[id] = Stored(value, (id, *chunk_ids(item)))
+                    values[id] = Stored(value, (id, *chunk_ids(item)), None, item.get('chord'))
                 elif last:
                     values[id] = self._unreadable(id, 'chunks are missing')
                 else:
@@ -1570,60 +1585,103 @@ class Values:
 # Chord
 # --------------------------------------------------------------------------------------------------
 #
-# Counts the parts of a chord, and says who joins it.  Knows nothing of Celery: a part is an index
-# and an id.
+# What the counters of a chord say, as pure functions of what was read; the requests are in the next
+# section.  Knows nothing of Celery: a part is an index and an id, and a run is one application of a
+# chord.
 #
-# A part that returns counts itself on a leaf, the node number ``group_index // 40``.  Whoever fills
-# a node counts that node on its parent, number ``number // 200``, and so on; whoever fills the root
-# owns the join.
-#
-#   counting    one conditional update: the member into a set it was not in.  A redelivered part, or
-#               a request repeated after a lost answer, changes nothing, and is told what the node
-#   holds. capacity    a node under 1 KB costs one write unit per count: 40 members of 20 bytes in a
-#               leaf, 200 of 4 above.
-#   no hot item a leaf takes 40 writes, a node above 200.
-#   full        count == expected + added.  If ``expected`` is missing it is the capacity: a
-#               generator header is sent before anyone knows its length.  Only the last node of each
-#               level can hold fewer, and gets its ``expected`` before the last part is sent, so
-#               that it cannot be full too early.
-#   owner       every count leaves the delivery's token and a lease on the node.  The token found on
-#               a full root says who joins; once its lease was seen unchanged for its term, another
-#               delivery may take over.
-#   closed      what a finished chord leaves of its nodes, so that a late duplicate is refused.
+#   items       KEY                     names the newest run: for who has only the group's id
+#               RUN = KEY.RANDOM        who joins the run: owner, beats, before, closed
+#               RUN.LEVEL.NUMBER        a node: the members that were counted on it
+#               RUN.kept.INDEX.TASK     the value of a part that is not under the part's own key
+#               RUN.header, RUN.parts   a nested header's structure; where a body finds its values
+#   counting    A part counts itself on a leaf, number ``index // 40``; what fills a node counts
+#               that on its parent, number ``number // 200``; what fills the root owns the join.
+#               One conditional update puts a member into one of the sets ``members`` (its value is
+#               under its own key), ``kept`` (it is kept apart) and ``failed``.  A part that is
+#               delivered again, or a request that is repeated after a lost answer, changes nothing
+#               and is told what the node holds.
+#   together    Parts of one process that are to be counted on a leaf while a request for it is
+#               under way go with the next one.  If that is refused, each is counted alone.
+#   capacity    A node under 1 KB costs one write unit: 40 members of 20 bytes in a leaf, 200 of 4
+#               above.  No item takes more writes than that.
+#   full        A node is full if it counted as many members as it expects, which follows from its
+#               place and the size of the header, and all tasks that these added.  The size of a
+#               generator is known to its last part only, which leaves it on the nodes above it;
+#               until then a node expects as many as it holds.
+#   the end     is told on RUN, once: by who filled the root, or by who finds that the chord cannot
+#               complete (its deadline has passed, a node is gone, the indexes have gaps).  Whoever
+#               is about to publish says so there, with the time stamps under the body's id
+#               (``before``); once it is done RUN is closed.
+#   take-over   The owner beats while it joins.  Once another delivery has seen ``beats`` unchanged
+#               for the time of a lease it takes over; it publishes unless ``before`` is there and a
+#               time stamp under the body's id is not among it: then that was done.
 #
 # tools/chord_model.py plays this protocol over random schedules: `make model`.
 
 _LEAF_CAPACITY = 40
 _NODE_CAPACITY = 200
-_CLOSED_TTL = 3600  # seconds; outlives the usual visibility time-outs of brokers
 _SINGLE_LIMIT = 15_000  # members of 20 bytes, and their item is limited to 400 KB
-_TEXT_ID = 1 << 31  # marks a member whose task id is not a UUID
+_COMBINED = 25  # parts in one update: its condition is limited to 4 KB
+_LATE = 14 * 86400  # seconds that the end of a run is known after its deadline: for duplicates
+_POINTER_TTL = 30 * 86400  # seconds, if results never expire
+ID_LIMIT = 2048  # bytes of a key
+
+# flags in a member's index
+TEXT_ID = 1 << 31  # the task id is not a UUID
+_ADDED = 1 << 30  # the task was added by another part
+KEPT = 1 << 29  # in RUN.parts: its value is kept apart
+
+_GONE = ('counters of this chord expired or were deleted before its last part returned: '
+         'if it takes longer, raise result_chord_expires')
+GAPS = ('the header is a generator with groups, empty chains or empty groups in it, '
+         'whose parts cannot be counted by their indexes: give it as a list')
+_TOO_LARGE = ('a counter of this chord would exceed the 400 KB of an item: '
+              'too many tasks were added by parts that are counted together, or ids are too long')
+
+
+#: the sets of a node: its members whose value is under the part's own key, is kept apart, and those
+#: that failed
+KINDS = ('members', 'kept', 'failed')
+
+
+class MiscountedChord(Exception):
+    """A chord that cannot complete; says what a person can do."""
 
 
 class Part(NamedTuple):
-    """A task of a chord's header, as it is counted."""
+    """A task of a chord's header, or one that was added; they sort as the body gets them."""
 
     group_index: int
+    added: bool
     task_id: str
 
 
-def member_of(part: Part) -> bytes:
-    """4 bytes of index, then the task id: 16 bytes of a UUID, any other as it is."""
+def member_of(part: Part, flags: int = 0) -> bytes:
+    """4 bytes of index and flags, then the task id: 16 bytes of a UUID, any other as it is."""
+    number = part.group_index | flags | (_ADDED if part.added else 0)
     try:
         task_id = uuid.UUID(part.task_id)
         if str(task_id) == part.task_id:
-            return part.group_index.to_bytes(4, 'big') + task_id.bytes
+            return number.to_bytes(4, 'big') + task_id.bytes
     except ValueError:
         pass
-    return (part.group_index | _TEXT_ID).to_bytes(4, 'big') + part.task_id.encode()
+    return (number | TEXT_ID).to_bytes(4, 'big') + part.task_id.encode()
 
 
 def part_of(member: bytes) -> Part:
     """The part that member_of() made this of."""
     number, task_id = int.from_bytes(member[:4], 'big'), member[4:]
-    if number & _TEXT_ID:
-        return Part(number ^ _TEXT_ID, task_id.decode())
-    return Part(number, str(uuid.UUID(bytes=task_id)))
+    text = task_id.decode() if number & TEXT_ID else str(uuid.UUID(bytes=task_id))
+    return Part(number % KEPT, bool(number & _ADDED), text)
+
+
+def edge(adder: bytes, added: bytes) -> bytes:
+    return len(adder).to_bytes(2, 'big') + adder + added
+
+
+def _ends_of(edge: bytes) -> tuple[bytes, bytes]:
+    end = 2 + int.from_bytes(edge[:2], 'big')
+    return edge[2:end], edge[end:]
 
 
 class Position(NamedTuple):
@@ -1641,281 +1699,530 @@ class Position(NamedTuple):
         return Position(self.level + 1, self.number // _NODE_CAPACITY)
 
 
-class Shape(NamedTuple):
-    """One level of a chord's tree: its last node expects fewer members than the others."""
+def width(size: int, level: int) -> int:
+    """How many members a level of the tree has: the parts, the leaves, and so on."""
+    for below in range(level):
+        size = math.ceil(size / Position(below, 0).capacity)
+    return size
 
-    level: int
-    nodes: int
-    last: int
 
+@dataclass(frozen=True)
+class Run:
+    """One application of a chord, as its parts know it.
 
-def tree(parts: int) -> Iterator[Shape]:
-    """The levels of the tree that counts so many parts, leaves first.  The last one is the root."""
-    members = parts
-    for level in itertools.count():
-        capacity = Position(level, 0).capacity
-        nodes = max(1, math.ceil(members / capacity))
-        yield Shape(level, nodes, members - capacity * (nodes - 1))
-        if nodes == 1:
-            return
-        members = nodes
+    deadline: seconds of the epoch (None: never).  lazy: the header is a generator.  single: all
+    parts are counted on one node, since their indexes repeat.  size: of the header, if it is known.
+    """
+
+    id: str
+    deadline: int | None
+    lazy: bool = False
+    single: bool = False
+    size: int | None = None
+
+    def node_id(self, position: Position) -> str:
+        return f'{self.id}.{position.level}.{position.number}'
+
+    def kept_id(self, part: Part) -> str:
+        return f'{self.id}.kept.{part.group_index}.{part.task_id}'
+
+    @property
+    def header_id(self) -> str:
+        return f'{self.id}.header'
+
+    @property
+    def parts_id(self) -> str:
+        return f'{self.id}.parts'
+
+    @property
+    def lifetime(self) -> float | None:
+        """Seconds that are left."""
+        return None if self.deadline is None else max(self.deadline - time.time(), 1)
+
+    @property
+    def ttl(self) -> Item:
+        return {} if self.deadline is None else {'ttl': self.deadline}
+
+    def leaf(self, group_index: int) -> Position:
+        return Position(0, 0 if self.single else group_index // _LEAF_CAPACITY)
+
+    def positions(self) -> Iterator[Position]:
+        """The places of all nodes, leaves first."""
+        for level in itertools.count():
+            nodes = 1 if self.single else width(self.size or 1, level + 1)
+            yield from (Position(level, number) for number in range(nodes))
+            if nodes == 1:
+                return
 
 
 @dataclass(frozen=True)
 class Node:
-    """A counter node as it was read: its place, and the attributes of its item."""
+    """A node as it was read."""
 
+    run: Run
     position: Position
-    expected: float
-    term: float  # seconds that the lease lasts
-    count: int = 0
-    members: frozenset[bytes] = frozenset()
-    added: frozenset[bytes] = frozenset()
-    root: bool = False
-    owner: bytes | None = None
-    lease: float = 0  # when the owner took or renewed it, by its clock: only compared for equality
-    closed: bool = False
+    item: Item
+
+    @property
+    def size(self) -> int | None:
+        return self.item.get('size') if self.run.size is None else self.run.size
+
+    @property
+    def expected(self) -> float:
+        if self.run.single:
+            return math.inf if self.size is None else self.size
+        (level, number), capacity = self.position, self.position.capacity
+        if self.size is None:
+            return capacity
+        if self.run.lazy and number != width(self.size, level + 1) - 1:
+            return 0  # the last part came to another node than the last: the indexes have gaps
+        return min(capacity, width(self.size, level) - number * capacity)
+
+    @property
+    def is_root(self) -> bool:
+        return self.size is not None and (
+            self.run.single or width(self.size, self.position.level) <= self.position.capacity)
+
+    @functools.cached_property
+    def counted(self) -> frozenset[bytes]:
+        return frozenset().union(*(self.item.get(name, ()) for name in KINDS))
+
+    @functools.cached_property
+    def own(self) -> set[bytes]:
+        """The members that belong to the header, or to the level below; not those added."""
+        return {member for member in self.counted
+                if not int.from_bytes(member[:4], 'big') & _ADDED}
+
+    @functools.cached_property
+    def wanted(self) -> set[bytes]:
+        """Those, what they added, what that added, and so on; counted or not.
+
+        What a second delivery of a part added is not among it.
+        """
+        added: dict[bytes, list[bytes]] = {}
+        for adder, member in map(_ends_of, self.item.get('added', ())):
+            added.setdefault(adder, []).append(member)
+        wanted, todo = set(self.own), list(self.own)
+        while todo:
+            new = [member for member in added.get(todo.pop(), ()) if member not in wanted]
+            wanted.update(new)
+            todo += new
+        return wanted
 
     @property
     def is_full(self) -> bool:
-        return self.count == self.expected + len(self.added)
+        return 0 < len(self.own) == self.expected and self.wanted <= self.counted
 
     @property
-    def is_one_over(self) -> bool:
-        return self.count == self.expected + len(self.added) + 1
+    def is_over(self) -> bool:
+        return len(self.own) > self.expected
 
 
-class Claim(NamedTuple):
-    """The right to join a chord: its root, and whether another delivery had it before."""
+# --------------------------------------------------------------------------------------------------
+# Counting
+# --------------------------------------------------------------------------------------------------
+#
+# The requests of the protocol of "Chord".  Knows nothing of Celery either.
+#
+#   who waits   A thread waits for a request that another thread of its process has under way on the
+#               same leaf, and while it claims a join whose owner beats.  Nothing is locked meanwhile.
 
-    root: Node
-    taken_over: bool
+class Entry(NamedTuple):
+    """What is counted on a node: a part with what it added, or a node of the level below."""
+
+    member: bytes
+    kind: str = 'members'  # of KINDS
+    length: int = 0  # of its value, in bytes
+    added: tuple[bytes, ...] = ()  # edges
+    size: int | None = None  # of the header, if this part knows it
+
+
+class Counted(NamedTuple):
+    """What a request that counted says: whether it did, what the node holds, and the entries."""
+
+    applied: bool
+    item: Item | None
+    entries: list[Entry]
+
+
+class _Batch:
+    """Parts of one process that one request counts on one leaf."""
+
+    def __init__(self) -> None:
+        self.entries: list[Entry] = []
+        self.closed = False  # it takes no more
+        self.done = threading.Event()
+        self.applied = False
+
+
+class _Batches:
+    """The parts that the threads of a process are counting, by leaf.
+
+    A thread waits only for a request that another thread of its process has under way.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # guards what follows, not held during a request or a wait
+        self._newest: dict[str, _Batch] = {}
+
+    def count(
+            self, id: str, entry: Entry, send: Callable[[list[Entry]], WriteResult],
+    ) -> Counted | None:
+        """Counts an entry, with those of other threads; None if one of them sees to the rest."""
+        with self._lock:
+            before = self._newest.get(id)
+            # not with a duplicate: what both deliveries added would be waited for
+            joins = (before is not None and not before.closed and len(before.entries) < _COMBINED
+                     and all(each.member != entry.member for each in before.entries))
+            batch = before if joins and before is not None else _Batch()
+            batch.entries.append(entry)
+            self._newest[id] = batch
+        if joins:
+            batch.done.wait()
+            return None if batch.applied else Counted(*send([entry]), [entry])
+        try:
+            if before is not None:
+                before.done.wait()
+            with self._lock:
+                batch.closed = True
+            batch.applied, item = send(batch.entries)
+        finally:  # also if this thread was interrupted: the others go on alone
+            with self._lock:
+                batch.closed = True
+                if self._newest.get(id) is batch:
+                    del self._newest[id]
+            batch.done.set()
+        if batch.applied or len(batch.entries) == 1:
+            return Counted(batch.applied, item, batch.entries)
+        return Counted(*send([entry]), [entry])
+
+
+@shared_by_process
+def _shared_batches(options: Options) -> _Batches:
+    return _Batches()
 
 
 class Progress(NamedTuple):
-    """How many parts of a chord were counted, of how many, as far as that is known yet."""
+    """How many parts of a chord were counted, and failed, of how many, if that is known yet.
+
+    closed: its body was called, or its errbacks were.
+    """
 
     counted: int
+    failed: int
     expected: int | None
     closed: bool
 
 
-class MiscountedChord(Exception):
-    """What was counted is not what the header has."""
+class Chords:
+    """The chords of a table, for whoever is not one of their parts."""
+
+    def __init__(self, table: Table) -> None:
+        self.table = table
+
+    def open(self, key: str, run: Run, task_ids: Iterable[str] = ()) -> None:
+        """Writes what the parts of a run need.  Raises MiscountedChord for what is too large."""
+        if run.single and (run.size or 0) > _SINGLE_LIMIT:
+            raise MiscountedChord(
+                f'the header of this chord has {run.size:,} tasks, some in chains that end in '
+                f'groups, and such a header can have {_SINGLE_LIMIT:,}: make it flat, or split it')
+        for index, task_id in enumerate(task_ids):
+            check_id(run.kept_id(Part(index, False, task_id)))
+        size = {} if run.size is None else {'size': run.size}
+        late = {} if run.deadline is None else {'ttl': run.deadline + _LATE}
+        items: list[Item] = [
+            {'id': key, 'run': run.id, **(run.ttl or expiry(_POINTER_TTL))},
+            {'id': run.id, 'lazy': run.lazy, 'single': run.single, **size, **late}]
+        if run.size is not None:
+            items += ({'id': run.node_id(position), **run.ttl} for position in run.positions())
+        self.table.write_many(puts=items)
+
+    def resize(self, run_id: str, size: int) -> None:
+        """Notes the size of a generator, for who asks how far the chord is."""
+        self.table.update(
+            run_id, 'SET #size = :size', {'size': size}, condition='attribute_exists(#lazy)')
+
+    def progress(self, key: str) -> Progress | None:
+        """How far the newest run of a chord is; None if there is none."""
+        pointer = self.table.get(key)
+        item = self.table.get(pointer['run']) if pointer and not is_expired(pointer) else None
+        if not item or 'lazy' not in item:
+            return None
+        run, leaves = self._run(item), self._leaves(self._run(item))
+        expected = run.size
+        if expected is not None:
+            expected += sum(len(leaf.wanted) - len(leaf.own) for leaf in leaves)
+        return Progress(
+            sum(len(leaf.counted) for leaf in leaves),
+            sum(len(leaf.item.get('failed', ())) for leaf in leaves),
+            expected, 'closed' in item)
+
+    def _run(self, item: Item) -> Run:
+        return Run(item['id'], None, item['lazy'], item['single'], item.get('size'))
+
+    def _leaves(self, run: Run) -> list[Node]:
+        if run.size is not None:
+            positions = [position for position in run.positions() if not position.level]
+            return self.nodes(run, positions)
+        leaves: list[Node] = []
+        for start in itertools.count(0, GET_BATCH):
+            found = self.nodes(run, [Position(0, start + more) for more in range(GET_BATCH)])
+            leaves += found
+            if not found:
+                break
+        return leaves
+
+    def nodes(self, run: Run, positions: Iterable[Position]) -> list[Node]:
+        """Those nodes that exist, in order."""
+        ids = {run.node_id(position): position for position in positions}
+        items = self.table.get_many(ids)
+        return [Node(run, position, items[id]) for id, position in ids.items() if id in items]
+
+    def is_done(self, label: str, task_id: str) -> bool:
+        """Whether nothing is left to do for a part that stored its result with this label."""
+        run_id, _, index = label.rpartition('.')
+        item = self.table.get(run_id) or {'closed': True}
+        if 'closed' in item or 'lazy' not in item:
+            return True
+        if _names(item.get('owner'), task_id):
+            return False  # it has to publish
+        run = self._run(item)
+        if run.lazy:
+            run = dataclasses.replace(run, size=None)  # the nodes know it once it holds
+        position = run.leaf(int(index))
+        counting = {member_of(Part(int(index), added, task_id)) for added in (False, True)}
+        while True:
+            node = Node(run, position, self.table.get(run.node_id(position)) or {})
+            if node.counted.isdisjoint(counting) or node.is_over:
+                return False
+            filled = position.level or _names(node.item.get('owner'), task_id)
+            if not node.is_full or not filled:
+                return True  # or somebody else answers for the way up
+            if node.is_root:
+                return False
+            counting, position = {position.number.to_bytes(4, 'big')}, position.parent
+
+
+def check_id(id: str) -> None:
+    """Raises MiscountedChord if DynamoDB takes no such key."""
+    length = len(id.encode())
+    if length > ID_LIMIT:
+        raise MiscountedChord(
+            f'the id of a task is too long for a chord: the key {id[:80]}… would have {length:,} '
+            f'bytes, and DynamoDB takes {ID_LIMIT:,}')
+
+
+def _name(task_id: str) -> bytes:
+    return hashlib.blake2b(task_id.encode(), digest_size=8).digest()
+
+
+def _names(owner: bytes | None, task_id: str) -> bool:
+    return owner is not None and owner.startswith(_name(task_id))
 
 
 class ChordCounter:
-    """Counts the parts of one run of a chord.
+    """Counts one delivery of a part, and owns the join of its chord for it."""
 
-    key: the ids of the nodes start with it.  lifetime: seconds that an unfinished node is kept
-    (None: for ever).  single: all parts are counted on one node, whatever their index (for a header
-    whose indexes repeat).  token: names this delivery of a part among others.
-    """
+    LEASE = 15.0  # seconds
 
-    #: seconds that the owner of a join has before another delivery may take over, and this many
-    #: times as long to publish, since Celery goes on trying while its broker is away
-    LEASE_TERM = 15.0
-    PUBLISHING = 4
+    _OPEN = 'attribute_not_exists(#closed)'
 
-    OPEN = 'attribute_not_exists(#closed)'
-    COUNT = 'SET #owner = :owner, #lease = :lease{ttl} ADD #count :one, #members :members'
-    NEW = f'{OPEN} AND NOT contains(#members, :member)'
-
-    def __init__(
-            self, table: Table, key: str, lifetime: float | None, single: bool = False) -> None:
-        self.table = table
-        self.key = key
-        self.lifetime = lifetime
-        self.single = single
-        self.token = uuid.uuid4().bytes
-
-    def _id(self, position: Position) -> str:
-        return f'{self.key}.{position.level}.{position.number}'
-
-    def _node(self, position: Position, item: Item) -> Node:
-        fields = {each.name: item[each.name] for each in dataclasses.fields(Node)
-                  if each.name in item}
-        expected = math.inf if self.single else position.capacity
-        return Node(position, **{'expected': expected, 'term': self.LEASE_TERM, **fields})
-
-    def _leaf(self, group_index: int) -> Position:
-        return Position(0, 0 if self.single else group_index // _LEAF_CAPACITY)
-
-    def _nodes(self, parts: int) -> dict[Position, Item]:
-        """The nodes that count so many parts, leaves first, with what each holds at first."""
-        nodes: dict[Position, Item] = {}
-        for level, width, last in [Shape(0, 1, parts)] if self.single else tree(parts):
-            nodes.update((Position(level, number), {}) for number in range(width - 1))
-            nodes[Position(level, width - 1)] = {'expected': last, 'root': width == 1}
-        return nodes
-
-    # --- before the parts return ------------------------------------------------------------------
-
-    def open(self, parts: int) -> None:
-        """Writes all nodes for a header of known length, in batches.
-
-        Resets those of an earlier run.  Raises ValueError.
-        """
-        if self.single and parts > _SINGLE_LIMIT:
-            raise ValueError(
-                f'the header of this chord has {parts:,} tasks, some in chains that end in groups, '
-                f'and such a header can have {_SINGLE_LIMIT:,}: make it flat, or split it')
-        self.table.write_many(puts=(
-            {'id': self._id(position), **expiry(self.lifetime), **size}
-            for position, size in self._nodes(parts).items()))
-
-    def open_unsized(self) -> None:
-        """Prepares for a header whose length nobody knows yet: resets what an earlier run left."""
-        first = Position(0, 0)
-        earlier = self.table.put({'id': self._id(first), **expiry(self.lifetime)}).item
-        leaves = 0
-        if earlier is not None and not self.single:
-            leaves = max((leaf.number for leaf, _ in self._leaves()), default=0) + 1
-        self.table.write_many(deletes=(
-            self._id(position) for position in self._nodes(leaves * _LEAF_CAPACITY)
-            if position != first))
-
-    def resize(self, parts: int) -> None:
-        """Says how many parts there are.  Must be called before the last one is sent."""
-        for position, size in self._nodes(parts).items():
-            if size:
-                self._update(position, 'SET #expected = :expected, #root = :root{ttl}', size)
-
-    def add(self, group_index: int, task_id: str) -> None:
-        """Adds a task to the header for the part with this index, which has not returned yet."""
-        # a set, so that it does not count twice if an answer is lost; the leaf cannot be full
-        # before
-        added = frozenset({member_of(Part(group_index, task_id))})
-        self._update(self._leaf(group_index), 'ADD #added :added', {'added': added})
-
-    def _update(
-            self, position: Position, update: str, values: Mapping[str, Any],
-            condition: str | None = None) -> tuple[bool, Node]:
-        ttl = expiry(self.lifetime)
-        text = update.replace('{ttl}', ', #ttl = :ttl' if ttl else '')
-        applied, item = self.table.update(
-            self._id(position), text, {**values, **ttl}, condition=condition)
-        return applied, self._node(position, item or {})
+    def __init__(self, table: Table, run: Run, part: Part) -> None:
+        self.table, self.run, self.part = table, run, part
+        self.member = member_of(part)
+        self.token = _name(part.task_id) + os.urandom(4)
 
     # --- when a part returns ----------------------------------------------------------------------
 
-    def count(self, part: Part) -> Claim | None:
-        """Counts a part that returned.  Returns a claim if this delivery is to join the chord.
+    def count(self, entry: Entry) -> Node | None:
+        """Counts a part, and what it fills.  Returns the root if the chord is complete.
 
-        Sleeps while another delivery holds the lease of a join that is not done.  Raises
-        MiscountedChord.
+        Raises MiscountedChord if it cannot complete.
         """
-        position, member = self._leaf(part.group_index), member_of(part)
-        while True:
-            values = {'owner': self.token, 'lease': time.time(), 'one': 1,
-                      'members': frozenset({member}), 'member': member}
-            counted, node = self._update(position, self.COUNT, values, condition=self.NEW)
-            if node.closed:
-                logger.debug('Chord node %s is closed, part %s came late',
-                             self._id(position), part.task_id)
+        position = self.run.leaf(self.part.group_index)
+        counted = _shared_batches(self.table.options).count(
+            self.run.node_id(position), entry,
+            lambda entries: self._count(position, entries))
+        while counted is not None:
+            node = self._checked(position, counted)
+            if node is None or not node.is_full:
                 return None
-            if counted and node.is_one_over:
-                raise MiscountedChord(
-                    f'{node.count} parts came to leaf {position.number} of the chord, which has '
-                    f'room for {node.expected}: the header is a generator that mixes groups and '
-                    'tasks. Give it as a list.')
-            if not node.is_full:
-                return None
+            if node.is_root:
+                return node
             # each duplicate reports a full node again: the first to fill it may have died before
-            if node.root:
-                return Claim(node, False) if counted else self._wait_for_claim(node)
-            position, member = position.parent, position.number.to_bytes(4, 'big')
-
-    def _wait_for_claim(self, root: Node) -> Claim | None:
-        # the clocks of two hosts may differ: a lease is as long as it was seen unchanged here
-        since = time.monotonic()
-        while root.is_full and not root.closed:  # else it is done, or the chord was applied again
-            if root.owner == self.token:  # an answer of ours was lost
-                return Claim(root, False)
-            wait = since + root.term - time.monotonic()
-            if wait <= 0:
-                taken, now = self._take_over(root)
-                if taken or (now.owner == self.token and not now.closed):
-                    return Claim(now, True)
-            else:
-                # to give up would leave the chord hanging if its owner is dead
-                time.sleep(min(wait, self.LEASE_TERM / 10))
-                now = self._node(root.position, self.table.get(self._id(root.position)) or {})
-            if now.lease != root.lease:
-                since = time.monotonic()
-            root = now
+            entry = Entry(position.number.to_bytes(4, 'big'), size=node.size)
+            position = position.parent
+            counted = Counted(*self._count(position, [entry]), [entry])
         return None
 
-    def _take_over(self, root: Node) -> tuple[bool, Node]:
-        values = {'owner': self.token, 'lease': time.time(), 'term': self.LEASE_TERM,
-                  'seen': root.lease}
-        return self._update(
-            root.position, 'SET #owner = :owner, #lease = :lease, #term = :term{ttl}', values,
-            condition=f'{self.OPEN} AND #lease = :seen')
+    def _count(self, position: Position, entries: list[Entry]) -> WriteResult:
+        values: Item = {'owner': self.token, **self.run.ttl}
+        sets: dict[str, set[bytes]] = {}
+        terms = ['attribute_exists(#id)'] if not self.run.lazy else []
+        for number, entry in enumerate(entries):
+            sets.setdefault(entry.kind, set()).add(entry.member)
+            if entry.added:
+                sets.setdefault('added', set()).update(entry.added)
+            values[f'p{number}'] = entry.member
+            terms += [f'NOT contains(#{kind}, :p{number})' for kind in KINDS]
+            if entry.size is not None:
+                values['size'] = entry.size
+        changes = ['#owner = :owner']
+        if self.run.lazy:
+            changes += [f'#{name} = :{name}' for name in ('ttl', 'size') if name in values]
+        additions = [f'#{name} :{name}' for name in sets]
+        if position.level == 0:
+            additions.append('#bytes :bytes')
+            values['bytes'] = sum(entry.length for entry in entries)
+        update = f'SET {", ".join(changes)} ADD {", ".join(additions)}'
+        try:
+            return self.table.update(
+                self.run.node_id(position), update, {**values, **sets},
+                condition=' AND '.join(terms))
+        except ClientError as exc:
+            if error_code(exc) == 'ValidationException' and 'tem size' in str(exc):
+                raise MiscountedChord(_TOO_LARGE) from exc
+            raise
 
-    def progress(self) -> Progress | None:
-        """How far the chord is; None if there is none."""
-        leaves = list(self._leaves())
-        if not leaves:
-            return None
-        last_position, last = leaves[-1]
-        expected = None
-        if 'expected' in last:
-            added = sum(len(leaf.get('added', ())) for _, leaf in leaves)
-            expected = last_position.number * _LEAF_CAPACITY + last['expected'] + added
-        counted = sum(leaf.get('count', 0) for _, leaf in leaves)
-        return Progress(counted, expected, 'closed' in leaves[0][1])
+    def _checked(self, position: Position, counted: Counted) -> Node | None:
+        """The node that was counted on; None if the chord has ended.  Raises MiscountedChord."""
+        # looked at after the answer: until then no node can have expired
+        if self.run.deadline is not None and time.time() >= self.run.deadline:
+            raise MiscountedChord(_GONE)
+        if counted.item is None:
+            raise MiscountedChord(_GONE)
+        node = Node(self.run, position, counted.item)
+        new = node.counted == {entry.member for entry in counted.entries}
+        if self.run.lazy and (new or not counted.applied):
+            # made by this very request: is it the first of its chord, or was the table deleted?
+            item = self.table.get(self.run.id) or {}
+            if 'closed' in item:
+                logger.debug('Chord %s is closed, part %s came late',
+                             self.run.id, self.part.task_id)
+                if self.run.deadline is None:
+                    self.table.delete(self.run.node_id(position))
+                return None
+            if 'lazy' not in item:
+                raise MiscountedChord(_GONE)
+        if node.is_over:
+            raise MiscountedChord(GAPS)
+        return node
 
-    def _leaves(self) -> Iterator[tuple[Position, Item]]:
-        """The leaves in order, until there is none among the next hundred: some may be gone."""
-        for start in itertools.count(0, GET_BATCH):
-            positions = [Position(0, start + number) for number in range(GET_BATCH)]
-            found = self.table.get_many(self._id(position) for position in positions)
-            for position in positions:
-                if self._id(position) in found:
-                    yield position, found[self._id(position)]
-            if not found:
-                return
+    # --- who joins --------------------------------------------------------------------------------
+
+    def claim(self, sleep: Sleep) -> Item | None:
+        """The item of the run, once this delivery owns its join; None once it is closed.
+
+        Sleeps while another delivery has the lease.  Its clock does not matter: a lease is as long
+        as it was seen unchanged here.
+        """
+        since, seen = time.monotonic(), -1
+        while True:
+            item = self.table.get(self.run.id) or {}
+            if 'closed' in item:
+                logger.debug('Chord %s is closed, part %s came late',
+                             self.run.id, self.part.task_id)
+                return None
+            if item.get('owner') == self.token:
+                return item
+            beats, now = item.get('beats', 0), time.monotonic()
+            if beats != seen:
+                since, seen = now, beats
+            wait = since + self.LEASE - now
+            if 'owner' in item and wait > 0:
+                # to give up would leave the chord hanging if its owner is dead
+                sleep(min(wait, self.LEASE / 10))
+                continue
+            unchanged = '#beats = :seen' if beats else 'attribute_not_exists(#beats)'
+            taken, item = self._own(unchanged, seen=beats)
+            if taken:
+                return item
+
+    def renew(self) -> bool:
+        """Beats; False if the join is no longer ours, or is done."""
+        return self._own('attribute_not_exists(#owner) OR #owner = :owner')[0]
+
+    def begin(self, before: frozenset[bytes]) -> bool:
+        """Says that publishing begins; False if the join is no longer ours: then it must not.
+
+        before: the time stamps under the body's id.
+        """
+        return self._own('attribute_not_exists(#owner) OR #owner = :owner', before=before)[0]
+
+    def _own(self, condition: str, **values: Any) -> tuple[bool, Item]:
+        update = 'SET #owner = :owner'
+        if self.run.deadline is not None:
+            update += ', #ttl = if_not_exists(#ttl, :ttl)'
+            values['ttl'] = self.run.deadline + _LATE
+        if 'before' in values:
+            update += ', #before = :before'
+        values.update(owner=self.token, one=1)
+        applied, item = self.table.update(
+            self.run.id, f'{update} ADD #beats :one', values,
+            condition=f'{self._OPEN} AND ({condition})')
+        return applied, item or {}
+
+    @contextlib.contextmanager
+    def beating(self) -> Iterator[None]:
+        """Beats meanwhile, in a thread of its own, so that nobody takes over."""
+        stopped = threading.Event()
+
+        def beat() -> None:
+            while not stopped.wait(self.LEASE / 3):
+                try:
+                    if not self.renew():
+                        return
+                except FAILURES as exc:
+                    logger.warning('Chord %s: its lease was not renewed: %s',
+                                   self.run.id, summary(exc))
+        try:
+            threading.Thread(target=beat, name='dyna-veggie-beat', daemon=True).start()
+        except RuntimeError:  # no more threads, at the end of a process
+            pass
+        try:
+            yield
+        finally:
+            stopped.set()
 
     # --- while joining ----------------------------------------------------------------------------
 
-    def collect(self, root: Node) -> tuple[list[Part], int]:
-        """All parts that were counted, in the header's order, and how many it had when it was sent.
+    def collect(self, root: Node, ids: Iterable[str]) -> tuple[list[Node], dict[str, Item]]:
+        """The leaves below a root, as far as they exist, and the items with some other ids."""
+        nodes, ids, items = [root], list(ids), None
+        while nodes and nodes[0].position.level:
+            below = {}
+            for node in nodes:
+                for number in sorted(node.counted):
+                    position = Position(
+                        node.position.level - 1, int.from_bytes(number, 'big'))
+                    below[self.run.node_id(position)] = position
+            found = self.table.get_many([*below, *(ids if items is None else ())])
+            items = found if items is None else items
+            nodes = [Node(self.run, position, found[id])
+                     for id, position in below.items() if id in found]
+        if items is None:
+            items = self.table.get_many(ids)
+        return nodes, {id: items[id] for id in ids if id in items}
 
-        A part that was added follows the one that added it.  Raises MiscountedChord.
-        """
-        nodes = [root]
-        while nodes[0].position.level:
-            below = sorted(Position(node.position.level - 1, int.from_bytes(number, 'big'))
-                           for node in nodes for number in node.members)
-            items = self.table.get_many(self._id(position) for position in below)
-            if len(items) < len(below):
-                raise MiscountedChord(
-                    f'{len(below) - len(items)} of {len(below)} counters have expired or were '
-                    'deleted; if the chord takes long, see result_chord_expires')
-            nodes = [self._node(position, items[self._id(position)]) for position in below]
-        parts = sorted((part_of(member).group_index, member in node.added, part_of(member))
-                       for node in nodes for member in node.members)
-        last = nodes[-1]
-        size = last.position.number * _LEAF_CAPACITY + int(last.expected)
-        if len(parts) != size + sum(len(node.added) for node in nodes):
-            raise MiscountedChord(f'{len(parts)} parts were counted, and the header has {size}')
-        return [part for _, _, part in parts], size
+    def parts(self, leaves: list[Node]) -> list[tuple[Part, str]]:
+        """All parts that the body is called for, each with its kind.  Raises MiscountedChord."""
+        parts = sorted((part_of(member), kind) for leaf in leaves for kind in KINDS
+                       for member in leaf.wanted & leaf.item.get(kind, frozenset()))
+        sizes = [leaf.size for leaf in leaves if leaf.size is not None]
+        if not sizes or sum(not part.added for part, _ in parts) != sizes[-1]:
+            raise MiscountedChord(_GONE)
+        return parts
 
-    def renew(self, root: Node, publishing: bool = False) -> bool:
-        """Extends the lease; False if the join is no longer ours, and nothing may be published."""
-        term = self.LEASE_TERM * (self.PUBLISHING if publishing else 1)
-        renewed, _ = self._update(
-            root.position, 'SET #lease = :lease, #term = :term',
-            {'lease': time.time(), 'term': term, 'owner': self.token},
-            condition=f'{self.OPEN} AND #owner = :owner')
-        return renewed
-
-    def close(self, parts: int) -> None:
-        """Overwrites every node, so that late duplicates are refused; they expire soon."""
-        self.table.write_many(puts=(
-            {'id': self._id(position), 'closed': True, **expiry(_CLOSED_TTL)}
-            for position in self._nodes(parts)))
+    def close(self, size: int | None) -> None:
+        """Says that the chord has ended.  Its nodes expire, or are deleted if nothing does."""
+        late = time.time() + _LATE
+        self.table.update(
+            self.run.id, 'SET #closed = :closed, #ttl = if_not_exists(#ttl, :late)',
+            {'closed': True, 'late': math.ceil(late)})
+        if self.run.deadline is None and size is not None:
+            run = dataclasses.replace(self.run, size=size)
+            self.table.write_many(
+                deletes=[*map(run.node_id, run.positions()), run.header_id])
 
 
 # --------------------------------------------------------------------------------------------------
@@ -2695,62 +3002,200 @@ def give_result_classes(app: Any) -> None:
 
 
 # --------------------------------------------------------------------------------------------------
+# References
+# --------------------------------------------------------------------------------------------------
+#
+# The values of a large chord do not travel in the message of its body.  The argument there is a
+# list with one Reference; before the task is called, the values take its place in that very list.
+# Knows nothing of how values are stored and read: the task's backend does.
+#
+#   decoding    makes no request, since a worker's main process decodes messages too.
+#   loading     is done by a receiver of Celery's signal task_prerun, in the task's own thread.
+#   again       The request keeps the Reference: it is what self.retry() sends.
+#   errors      Celery takes no error from a receiver.  So the list then holds a _Missing, which
+#               raises it when it is used; and a body that has not used it fails when it returns.
+
+@dataclass(frozen=True)
+class Reference:
+    """Stands in a message for the values that the parts of a run returned."""
+
+    run_id: str
+    parts: int
+    nested: bool
+
+    def __repr__(self) -> str:
+        return f'<the values of {self.parts:,} parts of the chord {self.run_id}>'
+
+
+register_type(
+    Reference, 'dyna_veggie.Reference', lambda reference: list(dataclasses.astuple(reference)),
+    lambda fields: Reference(*fields))
+
+
+class _Missing:
+    """A value that could not be read: whatever uses it raises the reason."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    def _raise(self, *args: Any) -> Any:
+        raise self._error
+
+    __getattr__ = __getitem__ = __iter__ = __len__ = __bool__ = __call__ = __contains__ = _raise
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = _raise
+    __lt__ = __le__ = __gt__ = __ge__ = __int__ = __float__ = __index__ = _raise
+    __eq__ = __hash__ = __str__ = __format__ = __json__ = __reduce_ex__ = _raise
+
+
+def pack(parts: Iterable[tuple[Part, str]]) -> bytes:
+    """Where the values of parts are: some 20 bytes each."""
+    packed = []
+    for part, kind in parts:
+        member = member_of(part, KEPT if kind == 'kept' else 0)
+        number, task_id = int.from_bytes(member[:4], 'big'), member[4:]
+        length = len(task_id).to_bytes(2, 'big') if number & TEXT_ID else b''
+        packed.append(member[:4] + length + task_id)
+    return b''.join(packed)
+
+
+def unpack(packed: bytes) -> Iterator[tuple[Part, str]]:
+    """What pack() made this of."""
+    start = 0
+    while start < len(packed):
+        begin, length = start + 4, 16
+        number = int.from_bytes(packed[start:begin], 'big')
+        if number & TEXT_ID:
+            begin, length = begin + 2, int.from_bytes(packed[begin:begin + 2], 'big')
+        kind = 'kept' if number & KEPT else 'members'
+        yield part_of((number & ~KEPT).to_bytes(4, 'big') + packed[begin:begin + length]), kind
+        start = begin + length
+
+
+def shown(arguments: Any) -> Any:
+    """Arguments as they are stored with a result: what stands for values as a text."""
+    if not isinstance(arguments, (list, tuple)):
+        return arguments
+    return [repr(each[0]) if _is_referenced(each) else each for each in arguments]
+
+
+def _is_referenced(argument: Any) -> bool:
+    return type(argument) is list and len(argument) == 1 and type(argument[0]) is Reference
+
+
+def _load(task: Any = None, args: Any = (), **kwargs: Any) -> None:
+    """Puts values in the place of references, before a task is called."""
+    referenced = [each for each in args if _is_referenced(each)]
+    if not referenced:
+        return
+    # lists of their own
+    task.request.args = [list(each) if _is_referenced(each) else each for each in args]
+    for values in referenced:
+        try:
+            load = getattr(task.backend, 'load_values', None)
+            if load is None:
+                raise ChordError(
+                    f'{values[0]!r} cannot be read, since the result backend is '
+                    f'{type(task.backend).__name__}: the worker of a body must use the backend of '
+                    'its chord')
+            values[:] = load(values[0])
+        except Exception as exc:  # of a soft time limit, too
+            logger.exception('Task %s: %r cannot be read', task.name, values[0])
+            task.request.missing_values = exc
+            values[:] = [_Missing(exc)]
+
+
+task_prerun.connect(_load, weak=False, dispatch_uid='dyna_veggie.load')
+
+
+# --------------------------------------------------------------------------------------------------
 # Joining
 # --------------------------------------------------------------------------------------------------
 #
-# What Celery asks of a backend for its chords.  apply_chord() opens the counters before any part is
-# sent, and set_chord_size() says how many there are just before the last one is; each part that
-# returns counts itself; the one that is told to join reads what the header returned and publishes
-# the body.  The protocol is that of "Chord".
+# What Celery asks of a backend for its chords, by the protocol of "Chord" and "Counting".
+#
+#   the mark    apply_chord() puts what each part must know of the run into the body's signature,
+#               which Celery puts into each part's message: the top-level key ``dynamodb_run``.
+#               set_chord_size() completes that very dict just before the last part is sent.  It is
+#               taken out before that becomes a signature again, since from_dict() would take it for
+#               an option.  add_to_chord() notes in it which task was added, and what its own task
+#               added; that is counted when that one returns.
+#   values      A part's value is under its own key, if this delivery stored it there.  If it is
+#               ignored, or if a success of another execution stands there, it is kept apart under a
+#               key of the run.
+#   the join    reads the nodes, the values that the body is to get, and what stands under the
+#               body's id; says that it begins; publishes; closes the run.
+#   who waits   Only a task's own thread may wait for another's lease.  For a worker's main process,
+#               and for a task that runs into its soft time limit there, a thread of its own does.
 
 #: the tasks of a generator header come without group_index
 LAZY_PARTS_LACK_INDEX = celery.VERSION[:2] < (5, 4)
 
-
-class _Opened(NamedTuple):
-    """What apply_chord did, for set_chord_size."""
-
-    parts: int | None
-    single: bool
+_MARK = 'dynamodb_run'
+_UNMARKED = ('the chord was applied with another result backend than that of its parts: '
+             'sender and workers must use the same')
+_FORGOTTEN = 'it was forgotten, or has expired: if the chord takes long, raise result_chord_expires'
 
 
-def arrange(result: ResultBase, metas: Mapping[str, Mapping[str, Any]]) -> Any:
-    """The values of a header's result, in its structure.  Raises what the first failure raised."""
+class _MayNotWait(Exception):
+    """Where this is called, nothing may sleep."""
+
+
+def _refuse_to_sleep(seconds: float) -> None:
+    raise _MayNotWait
+
+
+def arrange(result: ResultBase, values: Mapping[str, Any]) -> Any:
+    """Values by task id, in the structure of a header's result."""
     if isinstance(result, GroupResult):
-        return [arrange(child, metas) for child in result.results]
-    meta = metas[result.id]
-    if meta['status'] in states.PROPAGATE_STATES:
-        raise meta['result']
-    return meta['result']
+        return [arrange(child, values) for child in result.results]
+    return values[result.id]
 
 
-def first_and_last(signature: Any, app: Any) -> Iterator[str]:
-    """The ids of the tasks that run first and last when a signature is applied.
-
-    As far as it was frozen.
-    """
-    signature = maybe_signature(signature, app=app)
-    tasks = getattr(signature, 'tasks', None)
-    if tasks:
-        for task in (tasks[0], tasks[-1]) if isinstance(signature, chain) else tasks:
-            yield from first_and_last(task, app)
-    elif signature.options.get('task_id'):
-        yield signature.options['task_id']
+def _tasks_of(signature: Any) -> list[Any]:
+    tasks = getattr(signature, 'tasks', None) or ()
+    return list(getattr(tasks, 'tasks', tasks))  # of a chord it can be a group
 
 
-def part_value(part: Part, meta: Mapping[str, Any]) -> Any:
-    """What a part returned.  Raises ChordError if it failed."""
-    value = meta['result']
-    if meta['status'] in states.PROPAGATE_STATES:
-        error = ChordError(f'Dependency {part.task_id} raised {value!r}')
-        raise error from (value if isinstance(value, Exception) else None)
-    return value
+def receivers(body: Any, app: Any) -> Iterator[Any]:
+    """The tasks that are called with what the header returned."""
+    body = maybe_signature(body, app=app)
+    tasks = _tasks_of(body)
+    if not tasks:
+        yield body
+    for task in tasks[:1] if body.subtask_type == 'chain' else tasks:
+        yield from receivers(task, app)
 
 
-class _Stored(threading.local):
-    """The task whose result this thread stored last."""
+def evidence(body: Any, app: Any) -> Iterator[str]:
+    """The ids of tasks whose states change if a body was published, as far as it was frozen."""
+    body = maybe_signature(body, app=app)
+    tasks = _tasks_of(body)
+    if not tasks and body.options.get('task_id'):
+        yield body.options['task_id']
+    if body.subtask_type == 'chain' and tasks:
+        yield from evidence(tasks[0], app)
+    for task in tasks[-1:]:  # a group is sent in order
+        yield from evidence(task, app)
+    if body.subtask_type == 'chord':
+        yield from evidence(body.body, app)
 
-    task_id: str | None = None
+
+def can_refer(body: Any, app: Any) -> bool:
+    """Whether all that receive the values are sent by serializers that know a Reference."""
+    default = app.conf.task_serializer
+    for task in receivers(body, app):
+        of_task = getattr(app.tasks.get(task.task), 'serializer', None)
+        if (task.options.get('serializer') or body.options.get('serializer') or of_task
+                or default) not in ('json', 'pickle'):
+            return False
+    return True
+
+
+class _Note(threading.local):
+    """What this thread stored last: the task, and whether its result is under its own key."""
+
+    result: tuple[str, str] | None = None  # of which task, in which state
+    stored = False
 
 
 class JoiningBackend(AwaitingBackend):
@@ -2759,24 +3204,19 @@ class JoiningBackend(AwaitingBackend):
     key_id(), put_value(), seen() and values are in the section "Backend".
     """
 
-    #: key of a chord's body that tells its parts to count on one node: their indexes repeat
-    SINGLE = 'chord_counter_single'
-
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._chord_lifetime: int | None = None
-        # a header that is sent half way is never sized
-        self._opened_chords: LRUCache = LRUCache(limit=1000)
-        self._stored = _Stored()
+        # the marks of generators; one that is sent half way is never sized
+        self._opened: LRUCache = LRUCache(limit=1000)
+        self._note = _Note()
 
-    def _counter(self, group_id: str, single: bool) -> ChordCounter:
-        key = self.key_id(self.get_key_for_chord(group_id))
-        return ChordCounter(shared_table(self.options), key, self._chord_lifetime, single)
+    # --- before the parts return ------------------------------------------------------------------
 
     def apply_chord(self, header_result_args: tuple[Any, ...], body: Any, **kwargs: Any) -> None:
         """Prepares the counters, before the first part is sent.
 
-        Raises ValueError for a header that cannot be counted.
+        Raises ChordError for a header that cannot be counted.
         """
         self.ensure_chords_allowed()
         group_id, results = header_result_args[0], header_result_args[1]
@@ -2785,25 +3225,37 @@ class JoiningBackend(AwaitingBackend):
         is_lazy = type(results) is not list
         looked_at = itertools.islice(results, 1) if is_lazy else results
         nested = any(isinstance(result, GroupResult) for result in looked_at)
-        single = nested or (is_lazy and LAZY_PARTS_LACK_INDEX)
-        parts = None
+        single = (nested or self.app.conf.task_protocol == 1
+                  or (is_lazy and LAZY_PARTS_LACK_INDEX))
+        task_ids: list[str] = []
         if not is_lazy:
-            parts = sum(1 for result in results for _ in leaf_results(result))
-        body.pop(self.SINGLE, None)
-        counter = self._counter(group_id, single)
-        if single:
-            # parts of groups have the indexes of their groups; the message says where to count
-            body[self.SINGLE] = True
-        if parts is None:
-            counter.open_unsized()
-        else:
-            counter.open(parts)
-            if single:
-                structure = self.app.GroupResult(*header_result_args).as_tuple()
-                self.put_value(
-                    self.get_key_for_chord(group_id, '.header'),
-                    self.encode({'result': structure}), None, self._chord_lifetime)
-        self._opened_chords[group_id] = _Opened(parts, single)
+            task_ids = [leaf.id for result in results for leaf in leaf_results(result)]
+        run = self._run(group_id, lazy=is_lazy, single=single,
+                        size=None if is_lazy else len(task_ids))
+        try:
+            Chords(self.values.table).open(self._chord_key(group_id), run, task_ids)
+        except MiscountedChord as exc:
+            raise ChordError(str(exc)) from None
+        if nested and not is_lazy:
+            structure = self.app.GroupResult(*header_result_args).as_tuple()
+            self._put(run.header_id, self.encode({'result': structure}), None, run)
+        body[_MARK] = dataclasses.asdict(run)
+        if is_lazy:
+            self._opened[group_id] = body[_MARK]
+
+    def _chord_key(self, group_id: str) -> str:
+        return self.key_id(self.get_key_for_chord(group_id))
+
+    def _run(self, group_id: str, **more: Any) -> Run:
+        lifetime, deadline = self._chord_lifetime, None
+        if lifetime is not None:
+            deadline = math.ceil(time.time() + lifetime)
+        return Run(f'{self._chord_key(group_id)}.{os.urandom(4).hex()}', deadline, **more)
+
+    def _put(
+            self, id: str, payload: Any, state: str | None, run: Run,
+            keep: str | None = None) -> None:
+        self.values.put(id, ensure_bytes(payload), state, run.lifetime, keep=keep)
 
     def set_chord_size(self, group_id: str, chord_size: int) -> None:
         """Called just before the last part is sent, by whoever called apply_chord.
@@ -2811,138 +3263,319 @@ class JoiningBackend(AwaitingBackend):
         Called elsewhere too: by a worker that sends a group of the header, of which it is not the
         size.
         """
-        opened = self._opened_chords.pop(group_id, None)
-        if opened is not None and opened.parts != chord_size:
-            self._counter(group_id, opened.single).resize(chord_size)
+        mark = self._opened.pop(group_id, None)
+        if mark is not None:
+            mark['size'] = chord_size  # of the message of the last part
+            Chords(self.values.table).resize(mark['id'], chord_size)
 
     def add_to_chord(self, group_id: str, result: Any) -> None:
         """Called by a task of the header, which has not returned yet, for a task that it adds."""
         request = get_current_task().request
-        counter = self._counter(group_id, self._is_single(request))
-        counter.add(request.group_index or 0, result.id)
+        chord = request.chord
+        mark = chord.get(_MARK)
+        if mark is None:
+            raise ChordError(_UNMARKED)
+        adds = [*mark.get('adds', ()), result.id]
+        request.chord = {**chord, _MARK: {**mark, 'adds': adds}}
+        # the dict that the task which is added has been given
+        chord[_MARK] = {**mark, 'adds': [], 'added': True}
 
-    def _is_single(self, request: Any) -> bool:
-        return bool((getattr(request, 'chord', None) or {}).get(self.SINGLE))
+    def chord_progress(self, group_id: str) -> Progress | None:
+        """How far the newest run of a chord is, by its group's id; None if there is none.
+
+        ``result.parent.id`` for a chord's result.
+        """
+        return Chords(self.values.table).progress(self._chord_key(group_id))
+
+    # --- when a part returns ----------------------------------------------------------------------
+
+    def mark_as_done(
+            self, task_id: str, result: Any, request: Any = None, *args: Any,
+            **kwargs: Any) -> None:
+        """Stores what a task returned, and counts it if it is a part of a chord."""
+        missing = getattr(request, 'missing_values', None)
+        if missing is not None:
+            raise EncodeError(str(missing))  # for which Celery fails the task
+        self._note.result = None  # of what the task stored itself
+        super().mark_as_done(task_id, result, request, *args, **kwargs)
+
+    def note_stored(self, task_id: str, state: str, stored: bool) -> None:
+        """Called for a result that is final; stored: not if it left a success where it was."""
+        self._note.result, self._note.stored = (task_id, state), stored
+
+    def is_done(self, label: str, task_id: str) -> bool:
+        """Whether nothing is left to do for a part that has a result with this label."""
+        return Chords(self.values.table).is_done(label, task_id)
+
+    def chord_label(self, request: Any) -> str | None:
+        """What leads from the stored result of a part to the counters of its chord."""
+        mark = (getattr(request, 'chord', None) or {}).get(_MARK)
+        return f'{mark["id"]}.{request.group_index or 0}' if mark else None
 
     def on_chord_part_return(self, request: Any, state: str, result: Any, **kwargs: Any) -> None:
         """Counts a part of a chord, and joins the chord if it was the last."""
-        group_id, task_id = request.group, request.id
-        if not group_id or not task_id:
+        if not request.group or not request.id:
             return
-        part = Part(request.group_index or 0, task_id)
-        if self._stored.task_id != task_id:
-            # its result was ignored, yet the body wants it
-            meta = {'task_id': task_id, 'status': state,
-                    'result': self.encode_result(result, state)}
-            self.put_value(
-                self._stash_key(group_id, part), self.encode(meta), state, self._chord_lifetime)
-        self._stored.task_id = None
-        counter = self._counter(group_id, self._is_single(request))
-        body = maybe_signature(request.chord, app=self.app)
+        chord = dict(request.chord)
+        mark = chord.pop(_MARK, None) or {}
+        fields = {each.name: mark[each.name] for each in dataclasses.fields(Run)
+                  if each.name in mark}
+        run = Run(**fields) if mark else dataclasses.replace(
+            self._run(request.group), id=f'{self._chord_key(request.group)}.unmarked')
+        part = Part(request.group_index or 0, bool(mark.get('added')), request.id)
+        counter = ChordCounter(self.values.table, run, part)
+        join = _Join(self, maybe_signature(chord, app=self.app), counter)
         try:
-            claim = counter.count(part)
+            if not mark:
+                raise MiscountedChord(_UNMARKED)
+            if request.group_index is None and not run.single:
+                raise MiscountedChord(GAPS)
+            entry = self._entry(counter, state, result, mark.get('adds', ()))
+            join.root = self.retried(counter.count, entry)
+            if join.root is None:
+                return
         except MiscountedChord as exc:
-            logger.error('Chord %r: %s', group_id, exc)
-            self.chord_error_from_stack(body, ChordError(str(exc)))
-            return
-        if claim is not None:
-            self._join_chord(group_id, body, counter, claim)
+            join.error = exc
+        try:
+            join.run(_refuse_to_sleep if get_current_task() is None else time.sleep)
+        except (_MayNotWait, SoftTimeLimitExceeded):
+            threading.Thread(target=join.run_alone, name='dyna-veggie-join', daemon=True).start()
 
-    def _stash_key(self, group_id: str, part: Part) -> bytes:
-        return self.get_key_for_chord(group_id, f'.part.{part.group_index}.{part.task_id}')
-
-    def _join_chord(self, group_id: str, body: Any, counter: ChordCounter, claim: Claim) -> None:
-        """Calls the body with what the header returned, or its errbacks; then closes the chord."""
+    def _entry(
+            self, counter: ChordCounter, state: str, result: Any, adds: Iterable[str]) -> Entry:
+        """What is counted for a part; keeps its value apart if it is not under the task's key."""
+        run, part = counter.run, counter.part
+        kind = 'members' if state == states.SUCCESS else 'failed'
+        encoded = self.encode_result(result, state)
+        noted, self._note.result = self._note.result == (part.task_id, state), None
+        if not noted or not self._note.stored:
+            if noted:  # for who asks for the state of this task
+                self.values.table.update(
+                    self.item_id(part.task_id), 'SET #chord = :chord',
+                    {'chord': f'{run.id}.{part.group_index}'},
+                    condition='attribute_exists(#id)')
+            kind = self._keep(counter, state, encoded, kind)
         size = 0
-        stash: list[str] = []
+        if kind != 'failed' and self.options.chord_inline_limit:
+            size = len(ensure_bytes(self._encode(encoded)[-1])) + 2  # and what separates it
+        added = tuple(
+            edge(counter.member, member_of(Part(part.group_index, True, id))) for id in adds)
+        return Entry(counter.member, kind, size, added, run.size)
+
+    def _keep(self, counter: ChordCounter, state: str, encoded: Any, kind: str) -> str:
+        run, part = counter.run, counter.part
+        meta = {'task_id': part.task_id, 'status': state, 'result': encoded}
         try:
-            parts, size = counter.collect(claim.root)
-            # the owner before may have died between publishing the body and closing the chord
-            published = claim.taken_over and self.look(first_and_last(body, self.app))
-            if not published:
-                header, stash = self._header_values(group_id, parts, counter, claim.root)
-        except Exception as exc:
-            # told in here: Celery stores the traceback of the exception that is being handled
-            logger.exception('Chord %r raised: %r', group_id, exc)
-            if not counter.renew(claim.root, publishing=True):
-                return
-            if not isinstance(exc, ChordError):
-                exc = ChordError(f'Join error: {exc!r}')
-            self.chord_error_from_stack(body, exc)
-        else:
-            # a worker that stalled past its lease must not publish: another one may have, meanwhile
-            if not counter.renew(claim.root, publishing=True):
-                logger.warning('Chord %r: the body was not published here, another worker has '
-                               'taken over', group_id)
-                return
-            if not published:
-                self._publish(group_id, body, header)
-        if size:
-            counter.close(size)
-        self.values.delete_many(stash)
+            check_id(run.kept_id(part))
+            payload = self.checked(run.kept_id(part), self.encode(meta))
+            self.retried(self._put, run.kept_id(part), payload, state, run, states.SUCCESS)
+            return 'kept' if kind == 'members' else kind
+        except (MiscountedChord, BackendStoreError) as exc:
+            if kind == 'members' and isinstance(exc, BackendStoreError):
+                raise  # and the worker fails the task
+            logger.error('Task %s: its result was not kept for its chord: %s', part.task_id, exc)
+            return 'failed'
 
-    def _publish(self, group_id: str, body: Any, header: list[Any]) -> None:
+    def retried(self, function: Callable[..., _T], *args: Any) -> _T:
+        """Calls a function; again and again, with result_backend_always_retry."""
+        retries = self.max_retries if self.always_retry else 0
+        backoff = Backoff(self.base_sleep_between_retries_ms / 1000,
+                          self.max_sleep_between_retries_ms / 1000, math.inf, retries)
+        for _ in backoff.tries():
+            try:
+                return function(*args)
+            except Exception as exc:
+                if not self.exception_safe_to_retry(exc):
+                    raise
+                error = exc
+        raise error
+
+    # --- the values of a header -------------------------------------------------------------------
+
+    def argument(self, body: Any, run: Run, leaves: list[Node], counter: ChordCounter) -> Any:
+        """What a body is called with, and the ids of values that were kept apart.
+
+        Raises ChordError for the first part that failed, and if a value is not there.
+        """
+        parts = counter.parts(leaves)
+        kept = [run.kept_id(part) for part, kind in parts if kind == 'kept']
+        for part, kind in parts:
+            if kind == 'failed':
+                raise self._error_of(run, part)
+        if all(task.immutable for task in receivers(body, self.app)):
+            return [], kept
+        size = sum(leaf.item.get('bytes', 0) for leaf in leaves)
+        limit = self.options.chord_inline_limit
+        nested = run.single and not run.lazy
+        if limit and size > limit and can_refer(body, self.app):
+            self._put(run.parts_id, pack(parts), None, run)
+            return [Reference(run.id, len(parts), nested)], []
+        values, chunks = self._read_values(run.id, parts)
+        return self._arranged(run.id, parts, values, nested), [*kept, *chunks]
+
+    def _error_of(self, run: Run, part: Part) -> ChordError:
+        ids = (run.kept_id(part), self.item_id(part.task_id))
+        found = self.values.get_many(id for id in ids if len(id.encode()) <= ID_LIMIT)
+        for id in ids:
+            meta = self.seen(part.task_id, found[id]).value if id in found else {}
+            if meta.get('status') in states.PROPAGATE_STATES:
+                return part_error(part, meta['result'])
         try:
-            # in versions of Celery that have it, this waits between its tries to publish
-            publish = getattr(self.app.amqp, '_retry_publish', lambda call, *args: call(*args))
-            publish(body.delay, header)
-        except Exception as exc:
-            logger.exception('Chord callback for %r raised: %r', group_id, exc)
-            self.chord_error_from_stack(body, ChordError(f'Callback error: {exc!r}'))
+            check_id(ids[0])
+        except MiscountedChord as exc:
+            return ChordError(str(exc))
+        return ChordError(f'Dependency {part.task_id} failed, and its error was replaced or '
+                          'forgotten since')
 
-    def _header_values(
-            self, group_id: str, parts: list[Part], counter: ChordCounter, root: Node,
-    ) -> tuple[list[Any], list[str]]:
-        """What the body is called with, and the ids of what was stored for the chord alone.
+    def _read_values(
+            self, run_id: str, parts: list[tuple[Part, str]]) -> tuple[list[Any], list[str]]:
+        """The values of parts in order, and the ids of chunks of those that were kept apart."""
+        run = Run(run_id, None)
+        places = [(run.kept_id(part) if kind == 'kept' else self.item_id(part.task_id), part)
+                  for part, kind in parts]
+        values: list[Any] = []
+        chunks: list[str] = []
+        for start in range(0, len(places), OVERLAPPED * GET_BATCH):
+            page = places[start:start + OVERLAPPED * GET_BATCH]
+            found = self._read_page(dict(page))
+            for id, part in page:
+                if id not in found:
+                    raise ChordError(f'The result of {part.task_id} did not appear: {_FORGOTTEN}')
+                meta, ids = found[id]
+                if meta['status'] != states.SUCCESS:
+                    raise part_error(part, meta['result'])
+                values.append(meta['result'])
+                if id == run.kept_id(part):
+                    chunks += ids[1:]
+        return values, chunks
 
-        Raises ChordError for the first part that failed, and TimeoutError if results do not appear.
-        """
-        metas, stash = self._header_metas(group_id, parts, counter, root)
-        saved = None
-        if counter.single:
-            saved = self.values.get(self.key_id(self.get_key_for_chord(group_id, '.header')))
-        if saved is None:
-            return [part_value(part, metas[part]) for part in parts], stash
-        by_id = {part.task_id: meta for part, meta in metas.items()}
-        structure = result_from_tuple(self.decode(saved.read())['result'], self.app)
-        return arrange(structure, by_id), [*stash, *saved.ids]
-
-    def _header_metas(
-            self, group_id: str, parts: list[Part], counter: ChordCounter, root: Node,
-    ) -> tuple[dict[Part, dict[str, Any]], list[str]]:
-        """The metas of all parts, and the ids of those that were stored for the chord alone.
-
-        Renews the lease meanwhile.
-        """
-        metas: dict[Part, dict[str, Any]] = {}
-        stash: list[str] = []
-        renewed = time.monotonic()
+    def _read_page(self, parts: dict[str, Part]) -> dict[str, tuple[dict[str, Any], Any]]:
+        """The metas by id, with the ids of their items; waits for those that are no success yet."""
         setting = self.app.conf.result_chord_join_timeout or 0
         patience = max(self.options.consistency_wait_time, setting)
-        for _ in Backoff(0.05, 0.5, patience).tries():
-            missing = [part for part in parts if part not in metas]
-            for start in range(0, len(missing), GET_BATCH):
-                page = missing[start:start + GET_BATCH]
-                seen = self.look(part.task_id for part in page)
-                ignored: dict[str, Part] = {}
-                for part in page:
-                    if part.task_id in seen and seen[part.task_id].final:
-                        metas[part] = seen[part.task_id].value
-                    else:
-                        ignored[self.key_id(self._stash_key(group_id, part))] = part
-                for id, stored in self.values.get_many(ignored).items():
-                    metas[ignored[id]] = self.seen(ignored[id].task_id, stored).value
-                    stash.extend(stored.ids)
-                if time.monotonic() - renewed > counter.LEASE_TERM / 3:
-                    counter.renew(root)
-                    renewed = time.monotonic()
-            if len(metas) == len(parts):
-                return metas, stash
-        first = next(part for part in parts if part not in metas)
-        raise TimeoutError(
-            f'{len(parts) - len(metas)} results of the header, that of {first.task_id} first, '
-            f'did not appear in {patience:g} s; if the chord takes long, they may have expired: '
-            'see result_chord_expires')
+        tries = Backoff(0.05, 0.5, patience).tries()
+        found: dict[str, tuple[dict[str, Any], Any]] = {}
+        missing = list(parts)
+        for first in itertools.chain([True], (False for _ in tries)):
+            for id, stored in self.values.get_many(missing, consistent=not first).items():
+                found[id] = self.seen(parts[id].task_id, stored).value, stored.ids
+            missing = [id for id in missing
+                       if id not in found or found[id][0]['status'] != states.SUCCESS]
+            if not missing:
+                break
+        return found
+
+    def _arranged(
+            self, run_id: str, parts: list[tuple[Part, str]], values: list[Any],
+            nested: bool) -> list[Any]:
+        if not nested:
+            return values
+        stored = self.values.get(Run(run_id, None).header_id)
+        if stored is None:
+            raise ChordError(f'The structure of the header is gone: {_FORGOTTEN}')
+        structure = result_from_tuple(self.decode(stored.read())['result'], self.app)
+        by_id = {part.task_id: value for (part, _), value in zip(parts, values)}
+        arranged: list[Any] = arrange(structure, by_id)
+        return arranged
+
+    def load_values(self, reference: Reference) -> list[Any]:
+        """The values that a reference stands for.  Raises ChordError if they have expired."""
+        stored = self.values.get(Run(reference.run_id, None).parts_id)
+        if stored is None:
+            raise ChordError(f'{reference!r} are gone: {_FORGOTTEN}')
+        parts = list(unpack(stored.read()))
+        values, _ = self._read_values(reference.run_id, parts)
+        return self._arranged(reference.run_id, parts, values, reference.nested)
+
+
+def part_error(part: Part, value: Any) -> ChordError:
+    """The error of a chord, for what one of its parts raised."""
+    error = ChordError(f'Dependency {part.task_id} raised {value!r}')
+    error.__cause__ = value if isinstance(value, BaseException) else None
+    return error
+
+
+class _Join:
+    """One delivery's way from a full root, or an error, to the end of the chord."""
+
+    def __init__(self, backend: JoiningBackend, body: Any, counter: ChordCounter) -> None:
+        self.backend, self.body, self.counter = backend, body, counter
+        self.root: Node | None = None
+        self.error: Exception | None = None
+        self.ended = False  # the body is published, or its errbacks are called
+        self.kept: list[str] = []
+
+    def run(self, sleep: Sleep) -> None:
+        """Ends the chord, unless another delivery does.  Sleeps while one has the lease."""
+        counter, retried = self.counter, self.backend.retried
+        mine = self.root is not None and self.root.item.get('owner') == counter.token
+        state = {} if mine and not self.ended else retried(counter.claim, sleep)
+        if state is None:
+            return
+        with counter.beating():
+            if self.ended or self._end(state):
+                retried(counter.close, self.root.size if self.root else counter.run.size)
+                self.backend.values.delete_many(self.kept)
+
+    def run_alone(self) -> None:
+        """The same in a thread of its own, which may wait."""
+        try:
+            self.run(time.sleep)
+        except Exception:
+            logger.exception('Chord %s was not joined here', self.counter.run.id)
+
+    def _end(self, state: Item) -> bool:
+        """Publishes the body, or calls the errbacks, unless the owner before has done so."""
+        counter, retried, run = self.counter, self.backend.retried, self.counter.run
+        ids = [self.backend.item_id(id) for id in evidence(self.body, self.backend.app)]
+        values: Any = []
+        leaves: list[Node] = []
+        if self.root is None:
+            items = retried(counter.table.get_many, ids)
+        else:
+            leaves, items = retried(counter.collect, self.root, ids)
+        stamps = frozenset(repr(item.get('timestamp')).encode() for item in items.values()
+                           if not is_expired(item))
+        if 'before' in state and stamps - state['before']:
+            return True
+        if self.error is None:
+            try:
+                values, self.kept = retried(
+                    self.backend.argument, self.body, run, leaves, counter)
+            except SoftTimeLimitExceeded:
+                raise
+            except Exception as exc:
+                self.error = exc
+        # who stalled past its lease must not publish: another may have, meanwhile
+        if not retried(counter.begin, stamps | {b'-'}):
+            logger.warning('Chord %s: it is not ended here, another worker has taken over', run.id)
+            return False
+        self.ended = True
+        if self.error is None:
+            self._publish(values)
+        else:
+            self._fail(self.error)
+        return True
+
+    def _publish(self, values: Any) -> None:
+        try:
+            # in versions of Celery that have it, this waits between its tries to publish
+            amqp = self.backend.app.amqp
+            publish = getattr(amqp, '_retry_publish', lambda call, *args: call(*args))
+            publish(self.body.delay, values)
+        except Exception as exc:
+            self._fail(ChordError(f'Callback error: {exc!r}'))
+
+    def _fail(self, error: Exception) -> None:
+        if isinstance(error, MiscountedChord):
+            error = ChordError(str(error))
+        elif not isinstance(error, ChordError):
+            error = ChordError(f'Join error: {error!r}')
+        try:
+            raise error  # Celery stores the traceback of what is being handled
+        except ChordError as exc:
+            logger.exception('Chord %s raised: %r', self.counter.run.id, exc)
+            self.backend.chord_error_from_stack(self.body, exc)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -3035,18 +3668,28 @@ class DynamoDBBackend(JoiningBackend):
 
     def put_value(
             self, key: Any, value: Any, state: str | None, lifetime: float | None,
-            keep: str | None = None) -> bool:
+            keep: str | None = None, chord: str | None = None) -> bool:
         """Stores a value; returns False if one with the state ``keep`` is there.
 
         Raises ResultTooLarge.
         """
+        id = self.key_id(key)
+        return self.values.put(
+            id, self.checked(id, value), state, lifetime, keep=keep, chord=chord,
+            status_of=self._status_of)
+
+    def checked(self, id: str, value: Any) -> bytes:
+        """What is stored for a value.  Raises ResultTooLarge."""
         payload, limit = ensure_bytes(value), self.options.max_result_size
         if len(payload) > limit:
             raise ResultTooLarge(
-                f'the result for {bytes_to_str(key)} has {len(payload):,} bytes as it is stored, '
+                f'the result for {id} has {len(payload):,} bytes as it is stored, '
                 f'and max_result_size is {limit:,}')
-        return self.values.put(
-            self.key_id(key), payload, state, lifetime, keep=keep, status_of=self._status_of)
+        if len(id.encode()) > ID_LIMIT:
+            raise ResultTooLarge(
+                f'the id {id[:80]}… has {len(id.encode()):,} bytes, and DynamoDB takes '
+                f'{ID_LIMIT:,}')
+        return payload
 
     def _status_of(self, value: bytes) -> str | None:
         try:
@@ -3101,18 +3744,25 @@ class DynamoDBBackend(JoiningBackend):
         meta = self._get_result_meta(
             result=result, state=state, traceback=traceback, request=request)
         meta['task_id'] = bytes_to_str(task_id)
-        key = self.get_key_for_task(task_id)
-        lifetime = self._state_lifetime(state, getattr(request, 'chord', None))
+        if 'args' in meta:  # result_extended
+            meta['args'] = shown(meta['args'])
+        ready = state in states.READY_STATES
+        put = functools.partial(
+            self.put_value, self.get_key_for_task(task_id), state=state,
+            lifetime=self._state_lifetime(state, getattr(request, 'chord', None)),
+            keep=states.SUCCESS, chord=self.chord_label(request) if ready else None)
         try:
-            self.put_value(key, self.encode(meta), state, lifetime, keep=states.SUCCESS)
+            stored = put(self.encode(meta))
         except ResultTooLarge as exc:
             if state not in states.EXCEPTION_STATES:
                 raise  # and the worker fails the task
             logger.error('Task %s: an exception was not stored: %s', task_id, exc)
+            if len(self.item_id(task_id).encode()) > ID_LIMIT:
+                return result
             meta.update(result=self.encode_result(exc, state), traceback=None)
-            self.put_value(key, self.encode(meta), state, lifetime, keep=states.SUCCESS)
-        if state in states.READY_STATES:
-            self._stored.task_id = task_id
+            stored = put(self.encode(meta))
+        if ready:
+            self.note_stored(task_id, state, stored)
         return result
 
     def seen(self, task_id: str, stored: Stored) -> Seen:
@@ -3135,8 +3785,15 @@ class DynamoDBBackend(JoiningBackend):
         return Seen(meta, stored.value, meta['status'] in states.READY_STATES)
 
     def _get_task_meta_for(self, task_id: str) -> dict[str, Any]:
-        seen = self.look([task_id]).get(task_id)
-        return seen.value if seen else dict(PENDING_META)
+        stored = self.values.get(self.item_id(task_id))
+        if stored is None:
+            return dict(PENDING_META)
+        seen = self.seen(task_id, stored)
+        if seen.final and stored.chord and not self.is_done(stored.chord, task_id):
+            # to Celery's worker, a part that has a result is done with: if its process was lost, it
+            # is not delivered again
+            return {**PENDING_META, 'status': states.STARTED, 'task_id': task_id}
+        return seen.value
 
     def forget(self, task_id: str) -> None:
         """Deletes the result of a task, with its chunks."""
@@ -3424,7 +4081,7 @@ def _show(backend: DynamoDBBackend, id: str) -> _Answer:
         group = result_from_tuple(backend.decode(saved)['result'], backend.app)
         shown['group'] = f'{len(group)} results'
     chord_key = backend.key_id(backend.get_key_for_chord(id))
-    progress = ChordCounter(table, chord_key, None).progress()
+    progress = Chords(table).progress(chord_key)
     if progress:
         shown['chord'] = f'{progress.counted} of {progress.expected or "?"} parts counted'
         if progress.closed:

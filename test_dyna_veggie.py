@@ -5,12 +5,16 @@ counts requests and capacity units.  The sections are those of dyna_veggie.py.
 """
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import datetime
 import importlib.metadata
 import importlib.util
 import io
+import itertools
 import json
 import logging
+import math
 import os
 import pickle
 import random
@@ -1403,31 +1407,39 @@ def test_a_reader_that_finds_the_chunks_gone_starts_again(
 # Chord: the tree
 # --------------------------------------------------------------------------------------------------
 
-@given(st.integers(0, 2**31 - 1), st.one_of(st.uuids().map(str), st.text(min_size=1, max_size=40)))
-def test_members_survive(group_index: int, task_id: str) -> None:
-    part = dv.Part(group_index, task_id)
+@given(st.integers(0, 2**29 - 1), st.booleans(),
+       st.one_of(st.uuids().map(str), st.text(min_size=1, max_size=40)), st.booleans())
+def test_members_survive(group_index: int, added: bool, task_id: str, kept: bool) -> None:
+    part = dv.Part(group_index, added, task_id)
     assert dv.part_of(dv.member_of(part)) == part
+    parts = [(part, 'kept' if kept else 'members')] * 2
+    assert list(dv.unpack(dv.pack(parts))) == parts
 
 
 def test_members_are_short_and_ids_of_16_bytes_are_no_uuids() -> None:
-    assert len(dv.member_of(dv.Part(7, str(uuid.uuid4())))) == 20
-    text = uuid.uuid4().hex[:16]
-    assert dv.part_of(dv.member_of(dv.Part(7, text))) == (7, text)
-    assert dv.part_of(dv.member_of(dv.Part(7, uuid.uuid4().hex))).task_id.count('-') == 0
+    part = dv.Part(7, False, str(uuid.uuid4()))
+    assert len(dv.member_of(part)) == len(dv.pack([(part, 'kept')])) == 20
+    part = dv.Part(7, False, uuid.uuid4().hex[:16])
+    assert dv.part_of(dv.member_of(part)) == part
+    part = dv.Part(7, False, uuid.uuid4().hex)
+    assert dv.part_of(dv.member_of(part)).task_id.count('-') == 0
 
 
-@given(st.integers(1, 2_000_000))
-def test_the_tree_counts_all_parts_and_ends_in_one_root(parts: int) -> None:
-    levels = list(dv.tree(parts))
+@given(st.integers(1, 100_000), st.booleans())
+def test_the_tree_counts_all_parts_and_ends_in_one_root(parts: int, lazy: bool) -> None:
+    run = dv.Run('run', None, lazy, size=parts)
     below = parts
-    for level, nodes, last in levels:
-        capacity = dv.Position(level, 0).capacity
-        assert capacity * (nodes - 1) + last == below and 1 <= last <= capacity
-        below = nodes
-    assert levels[-1].nodes == 1 and [shape.level for shape in levels] == list(range(len(levels)))
-    position = dv.Position(0, (parts - 1) // 40)
-    while position.level < levels[-1].level:
-        assert position.number == levels[position.level].nodes - 1
+    for level, nodes in itertools.groupby(run.positions(), lambda position: position.level):
+        numbers = [position.number for position in nodes]
+        assert numbers == list(range(len(numbers)))
+        last = dv.Node(run, dv.Position(level, numbers[-1]), {})
+        full = dv.Position(level, 0).capacity * (len(numbers) - 1)
+        assert full + last.expected == below and 1 <= last.expected <= last.position.capacity
+        assert last.is_root == (len(numbers) == 1)
+        below = len(numbers)
+    assert below == 1
+    position = run.leaf(parts - 1)
+    while position.level < level:
         position = position.parent
     assert position.number == 0
 
@@ -1439,17 +1451,34 @@ def test_the_size_of_nodes_never_changes() -> None:
     assert dv.Position(1, 400).parent == dv.Position(2, 2)
 
 
+def test_what_a_second_delivery_added_is_not_waited_for() -> None:
+    adder, first, second, deeper = (
+        dv.member_of(dv.Part(0, added, name))
+        for added, name in ((False, 'a'), (True, 'b'), (True, 'c'), (True, 'd')))
+    edges = {dv.edge(adder, first), dv.edge(first, deeper)}
+    node = dv.Node(dv.Run('run', None, size=1), dv.Position(0, 0), {
+        'members': {adder, first, second}, 'added': edges})
+    assert node.wanted == {adder, first, deeper} and not node.is_full
+    done = dataclasses.replace(node, item={**node.item, 'kept': {deeper}})
+    assert done.is_full and not done.is_over
+
+
 def test_the_progress_of_a_chord_of_many_leaves(
         backend: dv.DynamoDBBackend, client: Any, table_name: str) -> None:
-    counter = dv.ChordCounter(backend.values.table, 'chord', None)
-    counter.open(4020)
-    assert len(all_items(client, table_name)) == 102
+    table, chords = backend.values.table, dv.Chords(backend.values.table)
+    assert chords.progress('chord') is None
+    run = dv.Run('chord.run', None, size=4020)
+    chords.open('chord', run)
+    assert len(all_items(client, table_name)) == 102 + 2
     for index in (0, 4000, 4019):
-        counter.count(dv.Part(index, str(uuid.uuid4())))
-    assert counter.progress() == dv.Progress(3, 4020, False)
+        part = dv.Part(index, False, str(uuid.uuid4()))
+        counter = dv.ChordCounter(table, run, part)
+        kind = 'failed' if index else 'members'
+        assert counter.count(dv.Entry(counter.member, kind)) is None
+    assert chords.progress('chord') == dv.Progress(3, 2, 4020, False)
     counter.close(4020)
-    progress = counter.progress()
-    assert progress is not None and progress.closed
+    assert chords.progress('chord') == dv.Progress(0, 0, 4020, True)
+    assert len(all_items(client, table_name)) == 2
 
 
 # --------------------------------------------------------------------------------------------------
@@ -1466,6 +1495,7 @@ class Drive:
 
     def __init__(self, app: Celery, parts: int, lazy: bool = False, **options: Any) -> None:
         self.app, self.lazy = app, lazy
+        self.task = app.tasks['celery.accumulate']
         self.group_id, self.body_id = str(uuid.uuid4()), str(uuid.uuid4())
         self.ids = [str(uuid.uuid4()) for _ in range(parts)]
         self.body = app.signature('tests.body', options={'task_id': self.body_id, **options})
@@ -1491,17 +1521,46 @@ class Drive:
         self.app.backend.set_chord_size(self.group_id, len(self.ids))
 
     def request(self, index: int, task_id: str | None = None) -> Any:
+        chord = {**self.body, 'dynamodb_run': dict(self.body['dynamodb_run'])}
+        if self.lazy and index != len(self.ids) - 1:
+            chord['dynamodb_run']['size'] = None  # only the message of the last part says it
         return celery.app.task.Context({
             'id': task_id or self.ids[index], 'group': self.group_id, 'group_index': index,
-            'chord': dict(self.body), 'delivery_info': {}, 'errbacks': None})
+            'chord': chord, 'delivery_info': {}, 'errbacks': None})
 
-    def returns(self, index: int, value: Any = None) -> None:
-        request = self.request(index)
-        self.app.backend.mark_as_done(request.id, index if value is None else value, request)
+    @property
+    def run(self) -> dv.Run:
+        return dv.Run(**self.body['dynamodb_run'])
 
-    def fails(self, index: int, exc: Exception) -> None:
-        request = self.request(index)
-        self.app.backend.mark_as_failure(request.id, exc, request=request)
+    @contextlib.contextmanager
+    def in_task(self, request: Any) -> Iterator[None]:
+        """What happens meanwhile does so in a task, as in a worker's pool."""
+        self.task.request_stack.push(request)
+        celery._state._task_stack.push(self.task)
+        try:
+            yield
+        finally:
+            celery._state._task_stack.pop()
+            self.task.request_stack.pop()
+
+    def returns(
+            self, index: int, value: Any = None, request: Any = None, stored: bool = True) -> None:
+        request = request or self.request(index)
+        value = index if value is None else value
+        with self.in_task(request):
+            self.app.backend.mark_as_done(request.id, value, request, store_result=stored)
+
+    def fails(self, index: int, exc: Exception, request: Any = None) -> None:
+        request = request or self.request(index)
+        with self.in_task(request):
+            self.app.backend.mark_as_failure(request.id, exc, request=request)
+
+    def error(self) -> str:
+        """Why the body failed."""
+        meta = self.app.backend.get_task_meta(self.body_id, cache=False)
+        assert meta['status'] == states.FAILURE
+        assert type(meta['result']) is ChordError, meta
+        return str(meta['result'])
 
     def all_return(self, threads: int = 1) -> None:
         order = list(range(len(self.ids)))
@@ -1523,7 +1582,7 @@ class Drive:
 
 
 @pytest.mark.parametrize(('parts', 'most'), [
-    (3, (12, 20, 30)), (40, (97, 52, 104)), pytest.param(1000, (2065, 1060, 2120), marks=slow)])
+    (3, (13, 6, 14)), (40, (90, 32, 90)), pytest.param(1000, (2065, 600, 2120), marks=slow)])
 @pytest.mark.parametrize('lazy', [False, LAZY])
 def test_what_a_chord_costs(
         parts: int, most: tuple[int, int, int], lazy: bool, backend: dv.DynamoDBBackend,
@@ -1537,11 +1596,10 @@ def test_what_a_chord_costs(
     backend.store_result(drive.body_id, 'done', states.SUCCESS)
     assert drive.published == [drive.expected]
     usage = proxy.usage()
-    assert usage.requests <= most[0], usage
-    assert usage.read_units <= most[1] and usage.write_units <= most[2], usage
-    reads = [request for request in proxy.requests
-             if request.operation == 'GetItem' and request.error is None]
-    assert len(reads) == 0
+    # the leaves of a generator are made by their first count, which looks whether the chord is open
+    looks = math.ceil(parts / 40) if lazy else 0
+    assert usage.requests <= most[0] + looks, usage
+    assert usage.read_units <= most[1] + looks and usage.write_units <= most[2], usage
 
 
 @slow
@@ -1595,11 +1653,26 @@ def test_what_a_finished_chord_leaves(
     drive.apply()
     drive.all_return()
     left = {item['id']: item for item in all_items(client, table_name)}
-    nodes = {id: item for id, item in left.items() if not id.startswith('celery-task-meta-')}
-    assert set(left) - set(nodes) == {f'celery-task-meta-{id}' for id in drive.ids}
-    assert len(nodes) == 3
-    assert all(item['closed'] and 'members' not in item for item in nodes.values())
-    assert all(3000 < item['ttl'] - time.time() < 3601 for item in nodes.values())
+    counters = {id: item for id, item in left.items() if not id.startswith('celery-task-meta-')}
+    assert set(left) - set(counters) == {f'celery-task-meta-{id}' for id in drive.ids}
+    assert len(counters) == 3 + 2
+    run, deadline = counters.pop(drive.run.id), drive.run.deadline
+    assert deadline is not None and run['closed'] and run['ttl'] == deadline + 14 * 86400
+    assert all(item['ttl'] == deadline for item in counters.values())
+
+
+def test_a_finished_chord_leaves_little_if_nothing_expires(
+        make_app: MakeApp, proxy: Proxy, client: Any, table_name: str) -> None:
+    backend = ready(make_app('ttl_seconds=0'), proxy)
+    drive = Drive(backend.app, 45)
+    drive.apply()
+    assert all('ttl' not in item for item in all_items(client, table_name)
+               if item['id'].startswith(drive.run.id))
+    for index in range(45):
+        drive.returns(index, stored=index != 1)
+    assert drive.published == [drive.expected]
+    left = [item for item in all_items(client, table_name) if drive.group_id in item['id']]
+    assert len(left) == 2 and all(item['ttl'] > time.time() for item in left)
 
 
 def test_header_results_live_while_the_chord_runs(
@@ -1670,9 +1743,7 @@ def test_a_chord_whose_counters_are_gone_fails(
     client.delete_item(TableName=table_name, Key={'id': {'S': leaf}})  # as time to live does
     drive.returns(99)
     assert drive.published == []
-    message = r'1 of 3 counters have expired or were deleted; .* see result_chord_expires'
-    with pytest.raises(ChordError, match=message):
-        backend.app.AsyncResult(drive.body_id).get(timeout=10)
+    assert drive.error() == dv._GONE
 
 
 def test_ids_that_are_numbers_are_not_taken_for_counters(backend: dv.DynamoDBBackend) -> None:
@@ -1689,7 +1760,7 @@ def test_a_nested_header_of_more_than_one_counter_holds_is_refused(
     inner = [app.AsyncResult(str(number)) for number in range(15_001)]
     results = [app.GroupResult('inner', inner)]
     message = r'the header of this chord has 15,001 tasks, .* such a header can have 15,000'
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ChordError, match=message):
         backend.apply_chord(('group', results), Drive(app, 1).body)
 
 
@@ -1731,11 +1802,9 @@ def test_the_error_of_a_part_becomes_the_chords(
 
 
 def test_the_cause_of_a_chord_error(backend: dv.DynamoDBBackend) -> None:
-    drive = Drive(backend.app, 1)
-    meta = {'status': states.FAILURE, 'result': ValueError(5)}
-    with pytest.raises(ChordError) as caught:
-        dv.part_value(dv.Part(0, drive.ids[0]), meta)
-    assert caught.value.__cause__.args == (5,)
+    error = dv.part_error(dv.Part(0, False, 'one'), ValueError(5))
+    assert isinstance(error.__cause__, ValueError)
+    assert str(error) == 'Dependency one raised ValueError(5)'
 
 
 def test_a_revoked_part_fails_the_chord(backend: dv.DynamoDBBackend) -> None:
@@ -1758,7 +1827,8 @@ def test_a_body_that_cannot_be_published_fails(backend: dv.DynamoDBBackend) -> N
 
 
 def test_ignored_results_reach_the_body_and_are_gone_then(
-        backend: dv.DynamoDBBackend, client: Any, table_name: str) -> None:
+        make_app: MakeApp, proxy: Proxy, client: Any, table_name: str) -> None:
+    backend = ready(make_app('chord_inline_limit=600000'), proxy)
     drive = Drive(backend.app, 45)
     drive.apply()
     for index in range(45):
@@ -1766,9 +1836,10 @@ def test_ignored_results_reach_the_body_and_are_gone_then(
         value = 'x' * 500 * KB if index == 7 else index
         if index in (0, 3):
             backend.store_result(request.id, {'done': 1}, 'PROGRESS', request=request)
-        backend.mark_as_done(request.id, value, request, store_result=index % 2 == 0)
+        drive.returns(index, value, request, stored=index % 2 == 0)
     assert drive.published == [['x' * 500 * KB if index == 7 else index for index in range(45)]]
-    left = [item['id'] for item in all_items(client, table_name) if 'closed' not in item]
+    left = [item['id'] for item in all_items(client, table_name)
+            if drive.group_id not in item['id'] or '.kept.' in item['id']]
     kept = [drive.ids[index] for index in (3, *range(0, 45, 2))]
     assert sorted(left) == sorted(f'celery-task-meta-{id}' for id in kept)
 
@@ -1782,28 +1853,44 @@ def test_added_tasks_follow_the_one_that_added_them(
     drive.returns(2)
     # which sort before those of the header
     added = ['added-b', '00000000-0000-4000-8000-000000000000']
-
-    @backend.app.task(shared=False)
-    def adder() -> None:
-        pass
-
-    task = backend.app.tasks[adder.name]
-    for id in added:
-        task.push_request(**dict(drive.request(by).__dict__))
-        celery._state._task_stack.push(task)
-        proxy.faults = first(1, ResetAfter())
-        backend.add_to_chord(drive.group_id, backend.app.AsyncResult(id))
-        celery._state._task_stack.pop()
-        task.pop_request()
-    request = drive.request(by, added[0])
-    backend.mark_as_done(request.id, 'b', request)
-    drive.returns(by)
+    adder, given = drive.request(by), []
+    with drive.in_task(adder):
+        for id in added:
+            given.append(drive.request(by, id))
+            given[-1].chord = adder.chord  # as Task.add_to_chord() does before it tells the backend
+            proxy.reset()
+            backend.add_to_chord(drive.group_id, backend.app.AsyncResult(id))
+            assert proxy.requests == []
+    drive.returns(by, 'b', given[0])
+    drive.returns(by, request=adder)
     assert drive.published == []
-    request = drive.request(by, added[1])
-    backend.mark_as_done(request.id, 'uuid', request)
+    drive.returns(by, 'uuid', given[1])
     values, = drive.published
     assert [value for value in values if isinstance(value, int)] == [0, 1, 2]
     assert sorted(values[by + 1:by + 3]) == ['b', 'uuid']
+    # what Celery would send with a retry of either holds no more than it must
+    assert [mark.chord['dynamodb_run']['adds'] for mark in (adder, *given)] == [added, [], []]
+
+
+def test_a_task_that_adds_and_is_delivered_twice(backend: dv.DynamoDBBackend) -> None:
+    drive = Drive(backend.app, 45)
+    drive.apply()
+    given = []
+    for delivery in range(2):
+        adder = drive.request(41)
+        with drive.in_task(adder):
+            given.append(drive.request(41, f'added-{delivery}'))
+            given[-1].chord = adder.chord
+            backend.add_to_chord(drive.group_id, backend.app.AsyncResult(f'added-{delivery}'))
+        drive.returns(41, request=adder)
+    for index in range(45):
+        if index != 41:
+            drive.returns(index)
+    assert drive.published == []
+    drive.returns(41, 'surplus', given[1])
+    assert drive.published == []
+    drive.returns(41, 'added', given[0])
+    assert drive.published == [[*range(42), 'added', 42, 43, 44]]
 
 
 def test_a_result_that_never_appears_fails_the_chord(make_app: MakeApp, proxy: Proxy) -> None:
@@ -1814,9 +1901,8 @@ def test_a_result_that_never_appears_fails_the_chord(make_app: MakeApp, proxy: P
     drive.returns(0)
     backend.forget(drive.ids[0])
     drive.returns(1)
-    message = str(backend.get_task_meta(drive.body_id)['result'])
-    said = f'1 results of the header, that of {drive.ids[0]} first, did not appear in 0.2 s'
-    assert message.startswith(f"Join error: TimeoutError('{said}")
+    assert drive.error().startswith(f'The result of {drive.ids[0]} did not appear: ')
+    assert drive.error().endswith('raise result_chord_expires')
 
 
 def test_a_result_that_appears_late_is_waited_for(backend: dv.DynamoDBBackend) -> None:
@@ -1843,8 +1929,7 @@ def test_a_generator_that_mixes_groups_and_tasks_is_a_clear_error(
     for number in range(45):
         request = drive.request(number % 10, drive.ids[number])
         backend.mark_as_done(request.id, number, request)
-    meta = backend.get_task_meta(drive.body_id)
-    assert meta['status'] == states.FAILURE and 'Give it as a list' in str(meta['result'])
+    assert drive.error() == dv.GAPS
 
 
 def test_the_size_of_a_group_that_is_no_chord_costs_nothing(
@@ -1907,7 +1992,7 @@ def small_tree(monkeypatch: pytest.MonkeyPatch) -> None:
     """Deep trees of few parts, and leases that pass soon."""
     monkeypatch.setattr(dv, '_LEAF_CAPACITY', 2)
     monkeypatch.setattr(dv, '_NODE_CAPACITY', 2)
-    monkeypatch.setattr(dv.ChordCounter, 'LEASE_TERM', 0.06)
+    monkeypatch.setattr(dv.ChordCounter, 'LEASE', 0.06)
 
 
 @pytest.mark.parametrize('parts', [1, pytest.param(5, marks=slow)])
@@ -2006,7 +2091,7 @@ def test_a_worker_that_stalled_past_its_lease_publishes_nothing(
 
 def test_a_duplicate_waits_while_the_owner_is_alive(
         app: Celery, backend: dv.DynamoDBBackend, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dv.ChordCounter, 'LEASE_TERM', 3.0)
+    monkeypatch.setattr(dv.ChordCounter, 'LEASE', 3.0)
     drive = Drive(app, 2)
     drive.apply()
     drive.returns(0)
@@ -2027,99 +2112,79 @@ def test_a_duplicate_waits_while_the_owner_is_alive(
     assert drive.published == [[0, 1]]
 
 
-def test_a_duplicate_does_not_take_over_a_chord_that_is_gone_or_applied_again(
-        backend: dv.DynamoDBBackend, small_tree: None, proxy: Proxy) -> None:
-    table = backend.values.table
-    parts = [dv.Part(index, str(uuid.uuid4())) for index in range(2)]
+class Owners:
+    """Deliveries of the one part of a chord, of which the first has begun to join."""
 
-    def counter() -> dv.ChordCounter:
-        return dv.ChordCounter(table, 'chord', 3600)
+    def __init__(self, backend: dv.DynamoDBBackend) -> None:
+        self.table = backend.values.table
+        self.run = dv.Run(f'chord.{uuid.uuid4().hex[:8]}', int(time.time()) + 3600, size=1)
+        self.part = dv.Part(0, False, str(uuid.uuid4()))
+        dv.Chords(self.table).open('chord', self.run)
+        self.first, self.other = self.delivery(), self.delivery()
+        root = self.first.count(dv.Entry(self.first.member))
+        assert root is not None and root.item['owner'] == self.first.token
+        assert self.first.renew()
 
-    def claims() -> tuple[threading.Thread, list[Any]]:
-        """A duplicate that waits for the lease of a full root."""
-        counter().open(2)
-        for part in parts:
-            counter().count(part)
-        claims: list[Any] = []
-        thread = threading.Thread(
-            target=lambda: claims.append(counter().count(parts[1])), daemon=True)
-        thread.start()
-        return thread, claims
+    def delivery(self) -> dv.ChordCounter:
+        return dv.ChordCounter(self.table, self.run, self.part)
 
-    dv.ChordCounter.LEASE_TERM = 0.5  # small_tree puts it back
-    for after in (lambda: table.delete('chord.0.0'), lambda: counter().open(2)):
-        thread, claimed = claims()
-        time.sleep(0.2)
-        after()
-        thread.join(10)
-        assert claimed == [None]
+
+def test_a_duplicate_takes_over_what_nobody_has_begun(backend: dv.DynamoDBBackend) -> None:
+    owners = Owners(backend)
+    owners.table.delete(owners.run.id)
+    assert owners.other.claim(dv._refuse_to_sleep) is not None
+    assert not owners.first.begin(frozenset({b'-'})) and not owners.first.renew()
+    assert owners.other.begin(frozenset({b'-'}))
 
 
 def test_leases_do_not_depend_on_the_clocks_of_hosts(
         backend: dv.DynamoDBBackend, small_tree: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    dv.ChordCounter.LEASE_TERM = 0.6
-    part = dv.Part(0, str(uuid.uuid4()))
-    owner = dv.ChordCounter(backend.values.table, 'chord', 3600)
-    owner.open(1)
-    claim = owner.count(part)
-    assert claim is not None and owner.renew(claim.root, publishing=True)
+    dv.ChordCounter.LEASE = 0.6
+    owners = Owners(backend)
+    assert owners.first.begin(frozenset({b'-'}))
     real = time.time
     monkeypatch.setattr(time, 'time', lambda: real() + 600)
     began = time.monotonic()
-    taken = dv.ChordCounter(backend.values.table, 'chord', 3600).count(part)
-    assert taken is not None and taken.taken_over
-    assert time.monotonic() - began >= 0.6 * dv.ChordCounter.PUBLISHING
+    taken = owners.other.claim(time.sleep)
+    assert taken is not None and taken['before'] == {b'-'}
+    assert time.monotonic() - began >= 0.6
 
 
-@pytest.mark.parametrize('fast', [-600, 600])
 def test_a_lease_that_is_renewed_is_waited_for_anew(
-        fast: float, backend: dv.DynamoDBBackend, small_tree: None,
-        monkeypatch: pytest.MonkeyPatch) -> None:
-    dv.ChordCounter.LEASE_TERM = 2.0
-    part = dv.Part(0, str(uuid.uuid4()))
-    owner, other = (dv.ChordCounter(backend.values.table, 'chord', 3600) for _ in range(2))
-    owner.open(1)
-    claim = owner.count(part)
-    assert claim is not None
-    taken: list[tuple[dv.Claim | None, float]] = []
-    waiter = threading.Thread(target=lambda: taken.append((other.count(part), time.monotonic())))
+        backend: dv.DynamoDBBackend, small_tree: None) -> None:
+    dv.ChordCounter.LEASE = 0.6
+    owners = Owners(backend)
+    taken: list[Any] = []
+    waiter = threading.Thread(target=lambda: taken.append(owners.other.claim(time.sleep)))
     waiter.start()
-    time.sleep(0.5)
-    real = time.time
-    monkeypatch.setattr(time, 'time', lambda: real() + fast)
-    renewed = time.monotonic()
-    assert owner.renew(claim.root)
+    with owners.first.beating():
+        time.sleep(1.5)
+        assert taken == []
+    owners.first.close(1)
     waiter.join(30)
-    (second, when), = taken
-    assert second is not None and second.taken_over and when - renewed >= 2
+    assert taken == [None]
 
 
 def test_one_of_two_that_wait_takes_over(backend: dv.DynamoDBBackend, small_tree: None) -> None:
-    dv.ChordCounter.LEASE_TERM = 0.5
-    part = dv.Part(0, str(uuid.uuid4()))
-    table = backend.values.table
-    first = dv.ChordCounter(table, 'chord', 3600)
-    first.open(1)
-    assert first.count(part) is not None    # and dies
+    dv.ChordCounter.LEASE = 0.5
+    owners = Owners(backend)  # whose first dies
     together = threading.Barrier(2)
-    met = threading.local()
 
     def meet(operation: str) -> None:
-        if operation == 'UpdateItem':
-            met.times = getattr(met, 'times', 0) + 1
-            if met.times == 2:  # each counts, waits, and finds the lease to have passed
-                together.wait(20)
+        if operation == 'UpdateItem' and not together.broken:  # each finds the lease to have passed
+            together.wait(20)
+            together.abort()
 
     claims = []
 
-    def deliver() -> None:
-        counter = dv.ChordCounter(table, 'chord', 3600)
-        if counter.count(part) is not None:
+    def deliver(counter: dv.ChordCounter) -> None:
+        if counter.claim(time.sleep) is not None:
             claims.append(counter)
             counter.close(1)
 
     with Hook(backend, meet, lambda operation: None):
-        workers = [threading.Thread(target=deliver) for _ in range(2)]
+        workers = [threading.Thread(target=deliver, args=(counter,))
+                   for counter in (owners.other, owners.delivery())]
         for worker in workers:
             worker.start()
         for worker in workers:
@@ -2143,8 +2208,11 @@ def test_a_body_that_has_run_is_not_published_again(
     drive.apply()
     drive.returns(0)
 
+    steps: list[str] = []
+
     def die(operation: str) -> None:
-        if operation == 'BatchWriteItem':  # which closes the chord
+        steps.append(operation)
+        if steps[-2:] == ['publish', 'UpdateItem']:  # which closes the chord
             raise SystemExit
     with Hook(backend, die, lambda operation: None), pytest.raises(SystemExit):
         drive.returns(1)
@@ -2216,7 +2284,7 @@ def test_any_interleaving_publishes_the_body_once(
         data: st.DataObject, backend: dv.DynamoDBBackend, small_tree: None) -> None:
     """Parts, duplicates, lost answers and deaths in any order: each part counts once."""
     app = backend.app
-    dv.ChordCounter.LEASE_TERM = 0.4  # small_tree puts it back
+    dv.ChordCounter.LEASE = 0.4  # small_tree puts it back
     parts = data.draw(st.integers(1, 7), 'parts')
     duplicates = data.draw(st.lists(st.integers(0, parts - 1), max_size=3), 'duplicates')
     deliveries = data.draw(st.permutations([*range(parts), *duplicates]))
@@ -2439,7 +2507,8 @@ def test_errors_of_chords_reach_results_and_errbacks(tasks: Tasks) -> None:
     nested = chord([t.identity.s(1), failing], t.total.s().on_error(t.on_error.s()))
     with pytest.raises((ChordError, ValueError)):
         nested.apply_async().get(timeout=30, disable_sync_subtasks=False)
-    assert t.told(1) == ['ChordError: Join error: ValueError(1)']
+    error, = t.told(1)
+    assert error.startswith('ChordError: Dependency') and error.endswith('ValueError(1)')
 
     t.errors.clear()
     t.fail.app.conf.task_allow_error_cb_on_chord_header = True
