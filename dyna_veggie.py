@@ -287,6 +287,26 @@ _SYNONYMS = {'read': 'read_throughput', 'write': 'write_throughput'}
 _PARSERS: dict[str, Callable[[Any], Any]] = {
     f.name: f.metadata['parse'] for f in dataclasses.fields(Options) if 'parse' in f.metadata}
 
+#: what Celery's and kombu's documentation also puts into result_backend_transport_options, for
+#: brokers and for other backends.  "region" is not here: somebody may mean ours.
+_OPTIONS_OF_OTHERS = frozenset({
+    'ack_deadline_seconds', 'ack_emulation', 'body_encoding', 'bulk_max_messages',
+    'client-config', 'client_name', 'confirm_publish', 'deadletter_queue',
+    'enable_exactly_once_delivery', 'expiration_seconds', 'fanout_patterns', 'fanout_prefix',
+    'fetch_message_attributes', 'health_check_interval', 'interval_max', 'interval_start',
+    'interval_step', 'is_secure', 'master_name', 'max_connections', 'max_lock_renewal_duration',
+    'max_retries', 'min_other_sentinels', 'peek_lock_seconds', 'polling_interval',
+    'predefined_exchanges', 'predefined_queues', 'priority_steps', 'queue_name_prefix',
+    'queue_order_strategy', 'queue_tags', 'result_chord_ordered', 'retry_backoff_factor',
+    'retry_backoff_max', 'retry_errback', 'retry_on_timeout', 'retry_policy',
+    'retry_timeout_seconds', 'retry_total', 'sentinel_kwargs', 'sep', 'socket_connect_timeout',
+    'socket_keepalive', 'socket_keepalive_options', 'socket_timeout', 'sqs-creation-attributes',
+    'sts_role_arn', 'sts_token_buffer_time', 'sts_token_timeout', 'supports_fanout',
+    'unacked_index_key', 'unacked_key', 'unacked_mutex_expire', 'unacked_mutex_key',
+    'unacked_restore_interval', 'unacked_restore_limit', 'unacked_restore_throttle',
+    'use_lock_renewal', 'visibility_timeout', 'wait_time_seconds',
+})
+
 # us-east-1, us-gov-west-1, eu-isoe-west-1, eusc-de-east-1, ...: a region can be newer than botocore
 _AWS_REGION = re.compile(
     r'[a-z]{2,4}(-[a-z]{2,4})?-(north|south|east|west|central|(north|south)(east|west))-\d+')
@@ -310,6 +330,34 @@ def _parse(name: str, given: Any, parse: Callable[[Any], Any], shown: Any = None
         raise option_error(name, given if shown is None else shown, str(exc)) from None
 
 
+def _near_miss(name: str) -> str | None:
+    """The option that was probably meant by a name that is none."""
+    near = difflib.get_close_matches(name, [*_PARSERS, *_SYNONYMS], n=1, cutoff=0.75)
+    return near[0] if near else None
+
+
+@functools.cache  # each thread has a backend, and one warning is enough
+def _warn_of_unknown(names: tuple[str, ...]) -> None:
+    logger.warning(
+        'dynamodb result backend: result_backend_transport_options has %s, which is no option of '
+        'this backend, and is ignored; the options are %s',
+        ', '.join(map(repr, names)), ', '.join(sorted(_PARSERS)))
+
+
+def _without_others(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The transport options less those that are for brokers and other backends.
+
+    What is close to one of ours stays, for the error that says so.
+    """
+    ours = {name: value for name, value in given.items()
+            if _SYNONYMS.get(name, name) in _PARSERS
+            or (name not in _OPTIONS_OF_OTHERS and _near_miss(str(name)))}
+    unknown = given.keys() - ours.keys() - _OPTIONS_OF_OTHERS
+    if unknown:
+        _warn_of_unknown(tuple(sorted(map(str, unknown))))
+    return ours
+
+
 def _parse_named(given: Mapping[str, Any]) -> dict[str, Any]:
     """The values of options that were given by name.  Raises ImproperlyConfigured."""
     values: dict[str, Any] = {}
@@ -318,10 +366,9 @@ def _parse_named(given: Mapping[str, Any]) -> dict[str, Any]:
             continue  # as if it were left out
         option = _SYNONYMS.get(name, name)
         if option not in _PARSERS:
-            near = difflib.get_close_matches(name, [*_PARSERS, *_SYNONYMS], n=1, cutoff=0.75)
-            hint = 'the options are ' + ', '.join(sorted(_PARSERS))
-            if near:
-                hint = f'did you mean {near[0]}?'
+            near = _near_miss(str(name))
+            hint = f'did you mean {near}?' if near else (
+                'the options are ' + ', '.join(sorted(_PARSERS)))
             raise configuration_error(f'there is no option {name!r}; {hint}')
         if option in values:
             same = ' and '.join(each for each in given if _SYNONYMS.get(each, each) == option)
@@ -421,7 +468,8 @@ def parse_options(url: str | None, settings: Any, table: str | None = None) -> O
     if 'global_keyprefix' in in_query:
         raise configuration_error(
             'give global_keyprefix in result_backend_transport_options, where Celery reads it')
-    in_transport = _parse_named(settings.get('result_backend_transport_options') or {})
+    transport = settings.get('result_backend_transport_options') or {}
+    in_transport = _parse_named(_without_others(transport))
     values: dict[str, Any] = {}
     if table:
         values['table'] = _parse('table_name', table, _table_name)

@@ -339,10 +339,32 @@ def test_the_query_wins_over_transport_options_and_these_over_settings() -> None
     for unset in ({'profile': None, 'global_keyprefix': None}, {'global_keyprefix': ''}):
         parsed = options('dynamodb://eu-west-1', result_backend_transport_options=unset)
         assert parsed.profile is None
-    with pytest.raises(ImproperlyConfigured, match="no option 'visibility_timeout'"):
-        options('dynamodb://eu-west-1', result_backend_transport_options={'visibility_timeout': 5})
     with pytest.raises(ImproperlyConfigured, match='read_throughput=True must be'):
         options('dynamodb://eu-west-1', result_backend_transport_options={'read_throughput': True})
+
+
+def test_transport_options_for_brokers_and_other_backends_are_let_pass(
+        caplog: pytest.LogCaptureFixture) -> None:
+    # what Celery's documentation shows for Redis, Sentinel and SQS
+    transport: dict[str, Any] = {
+        'visibility_timeout': 18000, 'retry_policy': {'timeout': 5.0}, 'master_name': 'mymaster',
+        'result_chord_ordered': True, 'socket_timeout': 1, 'predefined_queues': {},
+        'polling_interval': 1, 'sentinel_kwargs': {'password': SECRET}, 'retry_timeout': 60}
+    url = 'dynamodb://eu-west-1'
+    assert options(url, result_backend_transport_options=transport).retry_timeout == 60
+    assert caplog.records == []
+
+    transport.update({'region': 'eu-west-1', 'frobnicate': SECRET})
+    for _ in range(2):
+        assert options(url, result_backend_transport_options=transport).retry_timeout == 60
+    warning, = caplog.records
+    assert warning.levelno == logging.WARNING and SECRET not in caplog.text
+    assert "transport_options has 'frobnicate', 'region', which is no option" in caplog.text
+
+    with pytest.raises(ImproperlyConfigured, match="'retry_timout'; did you mean retry_timeout"):
+        options(url, result_backend_transport_options={**transport, 'retry_timout': 5})
+    with pytest.raises(ImproperlyConfigured, match="no option 'visibility_timeout'"):
+        options(url + '?visibility_timeout=5')
 
 
 def test_celerys_retry_settings_count_where_they_are_set() -> None:
