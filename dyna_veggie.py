@@ -155,11 +155,18 @@ def _choice(**choices: str) -> Callable[[Any], str]:
     return parse
 
 
+_TABLE_NAME = '[A-Za-z0-9_.-]{3,255}'
+TABLE_ARN = re.compile(
+    'arn:(?P<partition>aws[a-z-]*):dynamodb:(?P<region>[a-z0-9-]+):(?P<account>[0-9]{12})'
+    f':table/(?P<name>{_TABLE_NAME})')
+
+
 def _table_name(given: Any) -> str:
     # docs.aws.amazon.com/amazondynamodb/latest/developerguide/HowItWorks.NamingRulesDataTypes.html
-    if isinstance(given, str) and re.fullmatch(r'[A-Za-z0-9_.-]{3,255}', given):
+    if isinstance(given, str) and (
+            re.fullmatch(_TABLE_NAME, given) or TABLE_ARN.fullmatch(given)):
         return given
-    raise ValueError('3 to 255 letters, digits, "_", "-" and "."')
+    raise ValueError('3 to 255 letters, digits, "_", "-" and ".", or the ARN of a table')
 
 
 def _is_endpoint_url(given: Any) -> bool:
@@ -218,7 +225,7 @@ class Options:
     local: bool = False
     access_key: str | None = None
     secret_key: str | None = field(default=None, repr=False)
-    table: str = 'celery'
+    table: str = 'celery'  # its name; or its ARN, as a rule of another account's table
     endpoint_url: str | None = _option(
         None, _endpoint_url, 'endpoint to use in place of the one that the URL or the region names')
     profile: str | None = _option(None, _text, "profile of AWS's shared configuration files")
@@ -478,7 +485,21 @@ def parse_options(url: str | None, settings: Any, table: str | None = None) -> O
     values.update(in_transport)
     values.update(in_query)
     _refuse_conflicts(values)
+    arn = TABLE_ARN.fullmatch(values.get('table', ''))
+    if arn:
+        values.update(_parse_arn(arn, parts.hostname or '', values))
     return Options(**values)
+
+
+def _parse_arn(arn: re.Match[str], host: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of options that follow from a table's ARN.  Raises ImproperlyConfigured."""
+    region = arn['region']
+    if _AWS_REGION.fullmatch(host) and host != region:
+        raise option_error('region', host, f'{region}, as in the ARN of the table, or left out')
+    if values.get('create_table'):
+        raise option_error(
+            'create_table', True, 'left out if the table is an ARN: it is created where it belongs')
+    return {'region': region, 'create_table': False}
 
 
 def _refuse_conflicts(values: Mapping[str, Any]) -> None:
@@ -942,6 +963,9 @@ class Client:
         if action in ('CreateTable', 'DescribeTable'):
             remedy += ('; or create the table, with the string hash key "id" and time to live on '
                        '"ttl", with the rights of an operator')
+        if diagnosis.kind is DeniedAction and TABLE_ARN.fullmatch(self.options.table):
+            remedy += ('; for the table of another account, its resource policy has to allow it, '
+                       "and the caller's own policy, too")
         region = self.options.region or 'of the configuration'
         return configuration_error(
             f'table={self.options.table!r} in region {region}: {remedy} ({summary(error)})',
@@ -1049,6 +1073,11 @@ def is_expired(item: Item) -> bool:
     return ttl <= int(time.time())
 
 
+def of_the_table(by_table: Mapping[str, Any] | None, default: Any) -> Any:
+    """What a batch's answer says of its table, which it names by its name or by its ARN."""
+    return next(iter((by_table or {}).values()), default)
+
+
 def popped(queue: deque[Any]) -> Iterator[Any]:
     """Takes from a queue, which other threads may take from, until it is empty."""
     while True:
@@ -1104,9 +1133,9 @@ class Table:
                 keys = [marshal_item({'id': id}) for id in page]
                 asked = {self.name: {'Keys': keys, 'ConsistentRead': consistent}}
                 answer = self._request('batch_get_item', {'RequestItems': asked}, deadline, sleep)
-                for attributes in answer['Responses'].get(self.name, ()):
+                for attributes in of_the_table(answer['Responses'], ()):
                     found[attributes['id']['S']] = unmarshal_item(attributes)
-                left = answer.get('UnprocessedKeys', {}).get(self.name, {}).get('Keys', ())
+                left = of_the_table(answer.get('UnprocessedKeys'), {}).get('Keys', ())
                 page = [key['id']['S'] for key in left]
                 headers = answer['ResponseMetadata']['HTTPHeaders']
                 if not page or int(headers.get('content-length', 0)) < _FULL_ANSWER:
@@ -1159,7 +1188,7 @@ class Table:
             asked = {self.name: [writes[id] for id in page]}
             answer = self._request('batch_write_item', {'RequestItems': asked}, deadline, sleep)
             left = []
-            for write in answer.get('UnprocessedItems', {}).get(self.name, ()):
+            for write in of_the_table(answer.get('UnprocessedItems'), ()):
                 put = write.get('PutRequest', {}).get('Item')
                 # the id only: binary values come back in base64
                 left.append((put or write['DeleteRequest']['Key'])['id']['S'])
@@ -1295,16 +1324,15 @@ class Table:
         ImproperlyConfigured if it has another key.
         """
         if not self.options.create_table:
-            region = self.client.botocore.meta.region_name
-            raise configuration_error(
-                f'table={self.name!r} does not exist in {region}: create it with the command '
-                'create-table, or let a worker do it (create_table=true)', MissingTable)
+            raise self._missing()
         missing = False
         with self._bootstrapping:
             for _ in _BOOTSTRAP.tries():
                 answer = self.client.send_unless(
                     ('ResourceNotFoundException',), 'describe_table', {'TableName': self.name})
                 if answer is None:
+                    if TABLE_ARN.fullmatch(self.name):
+                        raise self._missing()
                     missing = True
                     logger.info('DynamoDB table %s does not exist, creating it', self.name)
                     # another process may be first, or the table may still be going
@@ -1317,6 +1345,17 @@ class Table:
                     return missing
         raise configuration_error(
             f'table={self.name!r} was not usable {_BOOTSTRAP.timeout:g} s after its creation')
+
+    def _missing(self) -> ImproperlyConfigured:
+        region = self.client.botocore.meta.region_name
+        remedy = ('create it with the command create-table, or let a worker do it '
+                  '(create_table=true)')
+        arn = TABLE_ARN.fullmatch(self.name)
+        if arn:
+            remedy = ('a table that is named by its ARN is not created from here; create '
+                      f'{arn["name"]} with credentials of account {arn["account"]}')
+        return configuration_error(
+            f'table={self.name!r} does not exist in {region}: {remedy}', MissingTable)
 
     def check_key(self, table: Mapping[str, Any]) -> None:
         """Raises ImproperlyConfigured for a table with another key.  table: of DescribeTable."""
@@ -3278,11 +3317,19 @@ def least_policy(table: Table, bootstrap: bool) -> dict[str, Any]:
         actions += ['DescribeTimeToLive', 'UpdateTimeToLive']
     if bootstrap and table.options.tags:
         actions += ['TagResource']
-    region = table.client.botocore.meta.region_name
-    partition = open_session(table.options).get_partition_for_region(region)
     return {'Version': '2012-10-17', 'Statement': [{
         'Effect': 'Allow', 'Action': [f'dynamodb:{action}' for action in actions],
-        'Resource': f'arn:{partition}:dynamodb:{region}:*:table/{table.name}'}]}
+        'Resource': arn_of(table)}]}
+
+
+def arn_of(table: Table) -> str:
+    """The table's ARN, with the account's number if the table's name or the credentials say it."""
+    if TABLE_ARN.fullmatch(table.name):
+        return table.name
+    session = open_session(table.options)
+    region = table.client.botocore.meta.region_name
+    partition = session.get_partition_for_region(region)
+    return f'arn:{partition}:dynamodb:{region}:*:table/{table.name}'
 
 
 class ScanPage(NamedTuple):

@@ -183,6 +183,8 @@ def options(url: str | None = None, table: str | None = None, **conf: Any) -> dv
 
 LOCAL = {'region': 'us-east-1', 'endpoint_url': 'http://localhost:8000'}
 
+ARN = 'arn:aws:dynamodb:eu-west-1:123456789012:table/celery'
+
 GOOD_URLS: list[tuple[str, dict[str, Any]]] = [
     ('dynamodb://us-east-1',
      {'region': 'us-east-1', 'endpoint_url': None, 'table': 'celery', 'access_key': None}),
@@ -209,6 +211,13 @@ GOOD_URLS: list[tuple[str, dict[str, Any]]] = [
     ('dynamodb://dynamodb-local:8000/abc',
      {'endpoint_url': 'http://dynamodb-local:8000', 'table': 'abc'}),
     ('dynamodb://my-db-1:8000', {'endpoint_url': 'http://my-db-1:8000'}),
+    (f'dynamodb:///{ARN}',
+     {'region': 'eu-west-1', 'table': ARN, 'create_table': False, 'endpoint_url': None}),
+    (f'dynamodb://eu-west-1/{quote(ARN, safe="")}?create_table=no', {'table': ARN}),
+    (f'dynamodb://localhost:8000/{ARN}',
+     {'region': 'eu-west-1', 'endpoint_url': 'http://localhost:8000'}),
+    ('dynamodb:///arn:aws-us-gov:dynamodb:us-gov-west-1:123456789012:table/t-1',
+     {'region': 'us-gov-west-1'}),
     ('dynamodb://eu-west-1?endpoint_url=https%3A%2F%2Fvpce.example.com', {
         'region': 'eu-west-1', 'endpoint_url': 'https://vpce.example.com'}),
     ('dynamodb://eu-west-1?read=7&write=8',
@@ -256,6 +265,11 @@ BAD_URLS = [
     ('dynamodb://eu-west-1/ab', "table='ab' must be 3 to 255 letters"),
     ('dynamodb://eu-west-1/a%20table', "table='a table' must be 3 to 255 letters"),
     ('dynamodb://eu-west-1/one/two', "table='one/two' must be"),
+    (f'dynamodb://us-east-1/{ARN}',
+     "region='us-east-1' must be eu-west-1, as in the ARN of the table, or left out"),
+    (f'dynamodb:///{ARN}?create_table=true', 'create_table=True must be left out if the table is'),
+    (f'dynamodb:///{ARN}/index/by-name', 'or the ARN of a table'),
+    ('dynamodb:///arn:aws:s3:eu-west-1:123456789012:table/celery', 'or the ARN of a table'),
     ('dynamodb://eu-west-1?raed_throughput=5',
      "there is no option 'raed_throughput'; did you mean read_throughput?"),
     ('dynamodb://eu-west-1?zzz=5', "there is no option 'zzz'; the options are"),
@@ -321,6 +335,7 @@ def test_quoted_keys_survive(secret: str) -> None:
 def test_a_table_name_that_the_caller_gives_is_checked() -> None:
     with pytest.raises(ImproperlyConfigured, match="table_name='x' must be 3 to 255 letters"):
         options('dynamodb://eu-west-1', table='x')
+    assert options('dynamodb://', table=ARN).region == 'eu-west-1'
 
 
 def test_the_query_wins_over_transport_options_and_these_over_settings() -> None:
@@ -1230,6 +1245,37 @@ def test_a_table_deleted_meanwhile_is_created_again(
     client.delete_table(TableName=table_name)
     backend.store_result('id', 1, states.SUCCESS)
     assert backend.get_result('id') == 1
+
+
+def arn_app(make_app: MakeApp, proxy: Proxy, name: str) -> Celery:
+    """An app whose table is given as an ARN, which the proxy takes as AWS does."""
+    arn = f'arn:aws:dynamodb:eu-west-1:123456789012:table/{name}'
+    return make_app(result_backend=backend_url(f'localhost/{arn}', proxy.url))
+
+
+def test_a_table_of_another_account_is_named_by_its_arn(
+        make_app: MakeApp, proxy: Proxy, client: Any, table_name: str) -> None:
+    app = arn_app(make_app, proxy, table_name)
+    message = f'a table that is named by its ARN is not created from here; create {table_name} with'
+    with pytest.raises(ImproperlyConfigured, match=message):
+        app.backend.get('key')
+    with pytest.raises(ImproperlyConfigured, match=message):
+        dv.Table(dv.dataclasses.replace(app.backend.options, create_table=True)).get('key')
+    assert 'CreateTable' not in operations(proxy)
+
+    create_table(client, table_name)
+    ids = ready_tasks(app.backend, 120)
+    proxy.faults = first(4, Partial(), 'Batch')
+    assert sorted(result_set(app, ids).get(timeout=30)) == list(range(120))
+    app.backend.store_result('large', 'x' * 900 * KB, states.SUCCESS)
+    assert app.backend.get_result('large') == 'x' * 900 * KB
+    result_set(app, ids).forget()
+    assert len(all_items(client, table_name)) == 4
+    assert {request.table for request in proxy.requests} == {app.backend.options.table}
+
+    proxy.faults = first(1, Error('AccessDeniedException', 'no'))
+    with pytest.raises(ImproperlyConfigured, match='its resource policy has to allow it, and the'):
+        app.backend.get('key')
 
 
 # --------------------------------------------------------------------------------------------------
@@ -3925,6 +3971,31 @@ def test_policies_name_the_actions_that_are_used(
     tagged, expiring = actions('--bootstrap', query='&tags=a:b'), actions(query='&ttl_seconds=9')
     assert set(tagged) - set(actions('--bootstrap')) == {'TagResource'}
     assert set(expiring) - set(actions()) == {'DescribeTimeToLive', 'UpdateTimeToLive'}
+
+
+def test_commands_for_a_table_of_another_account(
+        make_app: MakeApp, proxy: Proxy, client: Any, table_name: str) -> None:
+    app = arn_app(make_app, proxy, table_name)
+
+    def run(*command: str) -> tuple[int, str]:
+        done = click.testing.CliRunner().invoke(
+            dv.commands, command, obj=type('Context', (), {'app': app}))
+        return done.exit_code, done.output
+
+    arn = app.backend.options.table
+    for command in ('check', 'create-table'):
+        code, output = run(command)
+        assert code == 1 and f'create {table_name} with credentials of account 1234567' in output
+    assert 'CreateTable' not in operations(proxy)
+    create_table(client, table_name)
+    code, output = run('create-table')
+    assert code == 0 and 'exists, ACTIVE, PAY_PER_REQUEST, time to live ENABLED' in output
+    code, output = run('check')
+    assert code == 0 and arn in output and 'ok  DescribeTable' in output
+    code, output = run('policy', '--json')
+    assert json.loads(output)['Statement'][0]['Resource'] == arn
+    assert run('purge') == (0, '0 expired items deleted\n')
+    assert 'nothing is stored' in run('show', 'none')[1]
 
 
 def test_show_a_task_and_a_chord(
