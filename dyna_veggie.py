@@ -47,7 +47,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from typing import Any, NamedTuple, Protocol, TypeVar
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
@@ -146,6 +146,10 @@ def _number(
     return parse
 
 
+def _to_seconds(given: Any) -> float:
+    return given.total_seconds() if isinstance(given, timedelta) else float(given)
+
+
 def _choice(**choices: str) -> Callable[[Any], str]:
     def parse(given: Any) -> str:
         value = choices.get(str(given).strip().lower())
@@ -206,6 +210,11 @@ _positive = _number('a whole number, 1 or more', int, lambda value: value > 0)
 _whole = _number('a whole number', int)
 _result_size = _number(
     f'a whole number, 1 to {_LARGEST_RESULT:,}', int, lambda value: 0 < value <= _LARGEST_RESULT)
+
+
+# of a task; within bounds, since an item takes no number of more than 38 digits
+_result_expires = _number(
+    'seconds, a timedelta, or None for ever', _to_seconds, lambda value: abs(value) < 1e10)
 
 
 def _option(default: Any, parse: Callable[[Any], Any], doc: str) -> Any:
@@ -3049,6 +3058,24 @@ class ResultTooLarge(BackendStoreError, EncodeError):
     __repr__ = Exception.__repr__
 
 
+_NOT_GIVEN = object()
+
+
+def own_expires(app: Any, request: Any) -> Any:
+    """``result_expires`` of a task's message, or else of the task; _NOT_GIVEN if it has none."""
+    headers = getattr(request, 'headers', None) or {}
+    if 'result_expires' in headers:
+        return headers['result_expires']
+    task = app.tasks.get(getattr(request, 'task', None)) if request else None
+    return getattr(task, 'result_expires', _NOT_GIVEN)
+
+
+@functools.lru_cache(maxsize=100)  # once, not for each result
+def _tell_of_bad_expires(error: str, lifetime: int | None) -> None:
+    kept = 'for ever' if lifetime is None else f'for {lifetime} s'
+    logger.error('Task %s; its results are kept %s, like those of others', error, kept)
+
+
 class DynamoDBBackend(JoiningBackend):
     """Celery result backend that keeps results in DynamoDB.
 
@@ -3175,9 +3202,16 @@ class DynamoDBBackend(JoiningBackend):
 
     # --- results ----------------------------------------------------------------------------------
 
-    def _state_lifetime(self, state: str, chord: Any = None) -> int | None:
+    def _state_lifetime(self, state: str, request: Any = None) -> int | None:
         lifetime = self.failure_expires if state == states.FAILURE else self.expires
-        if not chord or lifetime is None:
+        own = own_expires(self.app, request)
+        if own is not _NOT_GIVEN:
+            try:
+                lifetime = self._lifetime(None if own is None else _result_expires(own))
+            except ValueError as exc:
+                task = getattr(request, 'task', None)
+                _tell_of_bad_expires(f'{task}: result_expires={own!r} must be {exc}', lifetime)
+        if lifetime is None or not getattr(request, 'chord', None):
             return lifetime
         # the join must still find it: set here, it costs no write of its own
         return None if self._chord_lifetime is None else max(lifetime, self._chord_lifetime)
@@ -3189,7 +3223,7 @@ class DynamoDBBackend(JoiningBackend):
             result=result, state=state, traceback=traceback, request=request)
         meta['task_id'] = bytes_to_str(task_id)
         key = self.get_key_for_task(task_id)
-        lifetime = self._state_lifetime(state, getattr(request, 'chord', None))
+        lifetime = self._state_lifetime(state, request)
         try:
             self.put_value(key, self.encode(meta), state, lifetime, keep=states.SUCCESS)
         except ResultTooLarge as exc:

@@ -5,6 +5,7 @@ counts requests and capacity units.  The sections are those of dyna_veggie.py.
 """
 from __future__ import annotations
 
+import contextlib
 import datetime
 import importlib.metadata
 import importlib.util
@@ -2380,20 +2381,30 @@ class Tasks:
         return self.errors
 
 
-@pytest.fixture
-def tasks(make_app: MakeApp) -> Iterator[Tasks]:
-    app = make_app(task_default_queue=uuid.uuid4().hex,
-                   worker_concurrency=4, worker_prefetch_multiplier=0,
-                   broker_url='memory://localhost',
-                   broker_transport_options={'polling_interval': 0.005})
-    app.finalize()
-    tasks = Tasks(app)
+WORKER_SETTINGS: dict[str, Any] = {
+    'worker_concurrency': 4, 'worker_prefetch_multiplier': 0, 'broker_url': 'memory://localhost',
+    'broker_transport_options': {'polling_interval': 0.005}}
+
+
+@contextlib.contextmanager
+def working(app: Celery) -> Iterator[None]:
+    """A worker in threads of this process; it knows the tasks that were there when it started."""
+    app.conf.update(task_default_queue=uuid.uuid4().hex, **WORKER_SETTINGS)
     root = logging.getLogger()
     level, handlers = root.level, list(root.handlers)
     with start_worker(app, pool='threads', perform_ping_check=False, shutdown_timeout=30):
-        yield tasks
+        yield
     root.setLevel(level)  # the worker has set the root logger up for itself
     root.handlers[:] = handlers
+
+
+@pytest.fixture
+def tasks(make_app: MakeApp) -> Iterator[Tasks]:
+    app = make_app()
+    app.finalize()
+    tasks = Tasks(app)
+    with working(app):
+        yield tasks
 
 
 def frozen_twice(t: Tasks) -> Any:
@@ -3554,6 +3565,77 @@ def test_failures_expire_on_their_own_where_celery_has_it(
     app.backend.store_result('failed', ValueError(), states.FAILURE)
     ttls = {item['id'][17:]: item['ttl'] - time.time() for item in all_items(client, table_name)}
     assert 40 < ttls['failed'] < 51 and 990 < ttls['good'] < 1001
+
+
+def kept_for(client: Any, table: str) -> dict[str, int | None]:
+    """How many seconds each item is kept, by its id without prefix."""
+    now = time.time()
+    return {item['id'].rpartition('celery-task-meta-')[2]:
+            round(item['ttl'] - now, -1) if 'ttl' in item else None
+            for item in all_items(client, table)}
+
+
+def test_a_task_or_a_message_can_say_how_long_its_result_is_kept(
+        app: Celery, backend: dv.DynamoDBBackend, proxy: Proxy, client: Any,
+        table_name: str) -> None:
+
+    def large() -> str:
+        return 'x' * 500 * KB
+
+    options: dict[str, Any] = {
+        'unset': {'typing': False}, 'short': {'result_expires': 60}, 'zero': {'result_expires': 0},
+        'none': {'result_expires': None},
+        'delta': {'result_expires': datetime.timedelta(minutes=2)}}
+    named = {name: app.task(large, name=f'keep-{name}', shared=False, **given)
+             for name, given in options.items()}
+    with working(app):
+        results = [task.apply_async(task_id=name) for name, task in named.items()]
+        for id, seconds in (('header', 5000), ('ever', None)):
+            results.append(named['short'].apply_async(
+                task_id=id, headers={'result_expires': seconds}))
+        # it has no argument to fail with
+        results.append(named['unset'].apply_async(
+            ('surplus',), task_id='failed', headers={'result_expires': 90}))
+        for result in results:
+            result.get(timeout=30, propagate=False)
+    kept = kept_for(client, table_name)
+    expected = {'unset': 86400, 'short': 60, 'delta': 120, 'none': None, 'zero': None,
+                'header': 5000, 'ever': None, 'failed': 90}
+    assert {name: kept[name] for name in expected} == expected
+    for id, seconds in kept.items():  # the chunks, too
+        assert seconds == expected[id.partition('/')[0]]
+    assert set(operations(proxy)) <= {'PutItem', 'BatchWriteItem', 'BatchGetItem', 'GetItem'}
+    # and it is kept through a retry
+    request = celery.app.task.Context({'task': 'keep-short', 'headers': {'result_expires': 700}})
+    again = celery.app.task.Context(request.as_execution_options())
+    assert backend._state_lifetime(states.SUCCESS, again) == 700
+
+
+def test_the_expiry_of_a_chord_wins_over_that_of_a_part_if_it_is_longer(
+        make_app: MakeApp, client: Any, table_name: str) -> None:
+    app = make_app(result_expires=500, result_chord_expires=1000)
+    for id, seconds in (('1', 60), ('2', 5000), ('3', 0)):
+        request = celery.app.task.Context({
+            'id': id, 'chord': {'task': 'body'}, 'result_expires': seconds})
+        app.backend.store_result(id, 1, states.SUCCESS, request=request)
+    assert kept_for(client, table_name) == {'1': 1000, '2': 5000, '3': None}
+
+
+@pytest.mark.parametrize('bad', ['soon', [1], True, float('nan'), 10**400, '1_0'])
+def test_a_bad_expiry_of_a_task_is_an_error_and_loses_no_result(
+        bad: Any, make_app: MakeApp, client: Any, table_name: str,
+        caplog: pytest.LogCaptureFixture) -> None:
+    backend = make_app(result_expires=500).backend
+    dv._tell_of_bad_expires.cache_clear()
+    for state in (states.STARTED, states.SUCCESS):
+        request = celery.app.task.Context({'id': '1', 'task': 'proj.t', 'result_expires': bad})
+        backend.store_result('1', 42, state, request=request)
+    assert backend.get_result('1') == 42
+    assert kept_for(client, table_name) == {'1': 500}
+    error, = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert error.getMessage() == (
+        f'Task proj.t: result_expires={bad!r} must be seconds, a timedelta, or None for ever; '
+        'its results are kept for 500 s, like those of others')
 
 
 def test_expired_items_are_hidden_and_replaced(
