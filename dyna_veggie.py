@@ -735,6 +735,18 @@ _BY_CODE = {
 }
 
 
+# https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/throttling-diagnosing.html
+_BY_REASON = {
+    # the only one that is also in the code of an error
+    'ProvisionedThroughputExceeded': 'more is asked of the table than its provisioned units: '
+                                     'raise them, turn on auto scaling, or make it on-demand',
+    'MaxOnDemandThroughputExceeded': 'raise the maximum that is set for this on-demand table',
+    'KeyRangeThroughputExceeded': 'one partition has too much to do: '
+                                  'DynamoDB splits it if that lasts',
+    'AccountLimitExceeded': 'ask AWS to raise the quota of the account',
+}
+
+
 def error_code(exc: BaseException) -> str:
     """DynamoDB's code for an error, or '' if it did not come from DynamoDB."""
     return exc.response.get('Error', {}).get('Code', '') if isinstance(exc, ClientError) else ''
@@ -760,6 +772,14 @@ def throttling_reasons(exc: BaseException) -> str:
         return ''
     reasons = exc.response.get('ThrottlingReasons') or ()
     return ', '.join(f'{each.get("reason")} of {each.get("resource")}' for each in reasons)
+
+
+def throttling_remedy(exc: BaseException) -> str:
+    """What a person can do about an error that is throttling; '' for others."""
+    if not diagnose(exc).throttled:
+        return ''
+    found = throttling_reasons(exc) or error_code(exc)
+    return '; '.join(remedy for reason, remedy in _BY_REASON.items() if reason in found)
 
 
 def summary(exc: BaseException) -> str:
@@ -988,8 +1008,10 @@ class Client:
         if news:
             self._warned = now
         log = logger.warning if news else logger.debug
+        remedy = throttling_remedy(error)
         log('DynamoDB table %s: %s failed; this and other requests are tried again for up to '
-            '%g s each: %s', self.options.table, method, self.backoff.timeout, summary(error))
+            '%g s each: %s%s', self.options.table, method, self.backoff.timeout, summary(error),
+            f' -- {remedy}' if remedy else '')
 
     def _log_recovery(self) -> None:
         since, self._failing_since = self._failing_since, None
@@ -3327,8 +3349,27 @@ def describe(table: Table) -> dict[str, Any]:
     said = table.request('describe_table')['Table']
     table.check_key(said)
     billing = said.get('BillingModeSummary', {}).get('BillingMode', 'PROVISIONED')
+    provisioned = said.get('ProvisionedThroughput', {}) if billing == 'PROVISIONED' else {}
     return {'status': said['TableStatus'], 'key': key_of(said), 'items': said['ItemCount'],
-            'bytes': said['TableSizeBytes'], 'billing_mode': billing}
+            'bytes': said['TableSizeBytes'], 'billing_mode': billing,
+            'read_units': provisioned.get('ReadCapacityUnits'),
+            'write_units': provisioned.get('WriteCapacityUnits')}
+
+
+def capacity(table: Table, app: Any) -> str:
+    """What the table's capacity is.  Raises ImproperlyConfigured if one worker can exceed it."""
+    units = describe(table)['write_units']
+    if units is None:
+        return 'on demand'
+    # a result, and its count if it is of a chord
+    writes = 2 + bool(app.conf.task_track_started)
+    pool = app.conf.worker_concurrency or os.cpu_count() or 1
+    text = f'{units:,} write units a second'
+    if units >= pool * writes:
+        return text
+    raise ImproperlyConfigured(
+        f'{text}: a worker that runs {pool} tasks at once, each for a second, needs '
+        f'{pool * writes:,}; raise them, turn on auto scaling, or make the table on-demand')
 
 
 def time_to_live(table: Table) -> str:
@@ -3502,7 +3543,8 @@ def _check(backend: DynamoDBBackend) -> _Answer:
     check('endpoint', lambda: table.client.botocore.meta.endpoint_url)
     if check('table', lambda: answers(table)):
         shown = 'key {key}, {status}, {billing_mode}'
-        check('DescribeTable', lambda: shown.format(**describe(table)), None)
+        if check('DescribeTable', lambda: shown.format(**describe(table)), None):
+            check('capacity', lambda: capacity(table, backend.app), None)
         check('time to live', lambda: time_to_live(table), None)
         item = {'id': f'dyna-veggie-check-{uuid.uuid4()}', **expiry(3600)}
         began = time.monotonic()

@@ -710,6 +710,48 @@ def test_the_reasons_of_throttling_are_logged_and_raised(
     assert dv.diagnose(caught.value).throttled
 
 
+THROTTLED = {
+    'TableWriteProvisionedThroughputExceeded': 'raise them, turn on auto scaling, or make it on-d',
+    'TableReadMaxOnDemandThroughputExceeded': 'raise the maximum that is set for this on-demand',
+    'TableWriteKeyRangeThroughputExceeded': 'one partition has too much to do',
+    'TableWriteAccountLimitExceeded': 'ask AWS to raise the quota of the account',
+}
+
+
+@pytest.mark.parametrize('reason', THROTTLED)
+def test_the_warning_of_throttling_says_which_limit_and_what_to_do(
+        reason: str, backend: dv.DynamoDBBackend, proxy: Proxy,
+        caplog: pytest.LogCaptureFixture) -> None:
+    arn = 'arn:aws:dynamodb:us-east-1:1:table/t'
+    said = {'Error': {'Code': 'ThrottlingException', 'Message': 'Too much.'},
+            'ThrottlingReasons': [{'reason': reason, 'resource': arn}],
+            'ResponseMetadata': {'HTTPStatusCode': 400}}
+    left = [botocore.exceptions.ClientError(said, 'PutItem')]
+
+    def throttle(**kwargs: Any) -> None:
+        if left:
+            raise left.pop()  # botocore before 1.40.10 does not read the reasons from an answer
+
+    events = backend.values.table.client.botocore.meta.events
+    events.register('before-call.dynamodb.PutItem', throttle)
+    backend.set('key', b'1')
+    events.unregister('before-call.dynamodb.PutItem', throttle)
+    warning, = [record.getMessage() for record in caplog.records if record.name == dv.__name__]
+    assert f'{reason} of {arn}' in warning and ' -- ' in warning and THROTTLED[reason] in warning
+
+
+def test_the_warning_of_throttling_without_reasons(
+        backend: dv.DynamoDBBackend, proxy: Proxy, caplog: pytest.LogCaptureFixture) -> None:
+    proxy.faults = first(1, Throttle())
+    backend.set('key', b'1')
+    assert 'than its provisioned units: raise them, turn on auto' in caplog.text
+    caplog.clear()
+    fresh = dv.Table(backend.options)
+    proxy.faults = first(1, ServerError())
+    fresh.get('key')
+    assert 'InternalServerError' in caplog.text and ' -- ' not in caplog.text
+
+
 @pytest.mark.parametrize(
     ('query', 'requests'), [('retry_timeout=0', 1), ('retry_if_throttled=false', 1)])
 def test_the_original_error_is_raised_when_patience_ends(
@@ -4018,6 +4060,24 @@ def test_time_to_live_that_is_off_is_told_and_turned_on(
     assert '--  time to live    DISABLED, on no attribute: expired items stay' in output
     assert 'exists, ACTIVE' in run('create-table')[1]
     assert 'ok  time to live    ENABLED, on ttl' in run('check')[1]
+
+
+def test_check_warns_of_capacity_that_one_worker_exceeds(
+        app: Celery, backend: dv.DynamoDBBackend, run: Any, client: Any, table_name: str) -> None:
+    def row() -> str:
+        done = click.testing.CliRunner().invoke(
+            dv.commands, ['check'], obj=type('Context', (), {'app': app}))
+        assert done.exit_code == 0
+        return next(line for line in done.output.splitlines() if line[4:12] == 'capacity')
+
+    app.conf.worker_concurrency = 2
+    assert row() == 'ok  capacity        5 write units a second'
+    app.conf.worker_concurrency = 8
+    app.conf.task_track_started = True
+    assert row().startswith('--  capacity        5 write units a second: a worker that runs 8 '
+                            'tasks at once, each for a second, needs 24; raise them')
+    client.update_table(TableName=table_name, BillingMode='PAY_PER_REQUEST')
+    assert row() == 'ok  capacity        on demand'
 
 
 def test_check_finds_another_key(run: Any, client: Any, table_name: str) -> None:
