@@ -280,6 +280,9 @@ class Options:
     celery_keys: bool = _option(
         False, _boolean, "write ids in the form of Celery's own DynamoDB backend, "
         'to share its table while you migrate')
+    track_sent: bool = _option(
+        False, _boolean, 'store ``PENDING`` when a task is sent, which tells a task that waits '
+        'from an id that never was, at one write more for each task')
     global_keyprefix: str | None = _option(
         None, str, 'prefix of every id, as on other backends (transport options only)')
 
@@ -3080,6 +3083,64 @@ class ResultTooLarge(BackendStoreError, EncodeError):
     __repr__ = Exception.__repr__
 
 
+class SentTasks:
+    """Notes that tasks were sent, and never keeps one from being sent.
+
+    If DynamoDB is away, whoever sends a task waits for a second; the next ones are sent at once.
+    """
+
+    PATIENCE = 1.0  # seconds
+    PAUSE = 10.0  # seconds after a failure in which nothing is noted
+
+    def __init__(self, options: Options) -> None:
+        self._table = shared_table(options)
+        self._paused_until = -math.inf
+        self._failing = False
+
+    def note(self, item: Item) -> None:
+        """Puts an item unless one is there."""
+        if time.monotonic() < self._paused_until:
+            return
+        errors: list[Exception] = []
+        # a request can take as long as its time-outs and a look for credentials; one that comes
+        # late does no harm
+        thread = threading.Thread(
+            target=self._put, args=(item, errors), name='dyna-veggie', daemon=True)
+        thread.start()
+        thread.join(self.PATIENCE)
+        if thread.is_alive():
+            errors.append(TimeoutError(f'no answer within {self.PATIENCE:g} s'))
+        if errors:
+            self._paused_until = time.monotonic() + self.PAUSE
+            log = logger.debug if self._failing else logger.warning
+            log('DynamoDB table %s: track_sent: tasks are sent, but it is not stored that they '
+                'were: %s', self._table.name, summary(errors[0]))
+        self._failing = bool(errors)
+
+    def _put(self, item: Item, errors: list[Exception]) -> None:
+        params = {
+            'TableName': self._table.name, 'Item': marshal_item(item),
+            **expressions({'now': int(time.time())},
+                          ConditionExpression='attribute_not_exists(#id) OR #ttl <= :now')}
+        # not by Client.send(), whose warning would say that it goes on trying
+        error: Exception | None = None
+        for _ in Backoff(0.05, 0.2, self.PATIENCE / 2).tries():
+            try:
+                self._table.client.botocore.put_item(**params)
+                return
+            except FAILURES as exc:
+                if error_code(exc) == 'ConditionalCheckFailedException':
+                    return
+                error = exc
+            if not diagnose(error).transient:
+                break
+        assert error is not None
+        errors.append(error)
+
+
+#: what all threads of this process share to note which tasks they sent
+shared_sent_tasks = shared_by_process(SentTasks)
+
 _NOT_GIVEN = object()
 
 
@@ -3223,6 +3284,16 @@ class DynamoDBBackend(JoiningBackend):
         return self.values.increment(self.key_id(key))
 
     # --- results ----------------------------------------------------------------------------------
+
+    def on_task_call(self, producer: Any, task_id: str) -> dict[str, Any]:
+        """Called just before a task is sent, unless its result is ignored."""
+        if self.options.track_sent:
+            meta = {**PENDING_META, 'traceback': None, 'children': [], 'date_done': None,
+                    'task_id': task_id}
+            shared_sent_tasks(self.options).note({
+                'id': self.item_id(task_id), 'result': ensure_bytes(self.encode(meta)),
+                'status': states.PENDING, 'timestamp': time.time(), **expiry(self.expires)})
+        return {}
 
     def _state_lifetime(self, state: str, request: Any = None) -> int | None:
         lifetime = self.failure_expires if state == states.FAILURE else self.expires

@@ -3579,6 +3579,84 @@ def test_items_carry_what_the_layout_says(make_app: MakeApp, client: Any, table_
     assert (meta['task_id'], meta['status'], meta['result']) == ('abc', 'SUCCESS', [1])
 
 
+def test_a_task_that_is_sent_is_told_from_an_id_that_never_was(
+        make_app: MakeApp, proxy: Proxy, client: Any, table_name: str) -> None:
+    app = make_app('track_sent=true', result_expires=600)
+    ready(app, proxy)
+
+    @app.task(shared=False)
+    def task() -> int:
+        return 42
+
+    @app.task(shared=False, ignore_result=True)
+    def ignored() -> int:
+        return 42
+
+    result, never = task.delay(), app.AsyncResult('never')
+    ignored.delay()
+    task.apply_async(ignore_result=True)
+    assert cost(proxy) == (1, 0, 1)
+    item, = all_items(client, table_name)
+    assert item['id'] == f'celery-task-meta-{result.id}' and item['status'] == 'PENDING'
+    assert 590 < item['ttl'] - time.time() < 601
+    assert result.state == never.state == states.PENDING
+    assert result.children == []
+    if hasattr(result, 'exists'):  # since Celery 5.7
+        assert result.exists() and not never.exists()
+
+    # never over anything that is there
+    for state in (states.STARTED, states.SUCCESS):
+        app.backend.store_result(result.id, 1, state)
+        task.apply_async(task_id=result.id)
+        assert app.AsyncResult(result.id).state == state
+    client.update_item(
+        TableName=table_name, Key={'id': {'S': item['id']}}, UpdateExpression='SET #t = :t',
+        ExpressionAttributeNames={'#t': 'ttl'}, ExpressionAttributeValues={':t': {'N': '5'}})
+    task.apply_async(task_id=result.id)  # but over what has expired
+    assert all_items(client, table_name)[0]['status'] == 'PENDING'
+    proxy.reset()
+    make_app().send_task('untracked')
+    assert operations(proxy) == []
+
+
+def test_a_task_is_sent_whatever_becomes_of_its_tracking(
+        make_app: MakeApp, proxy: Proxy, caplog: pytest.LogCaptureFixture,
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    def lines() -> list[str]:
+        return [record.getMessage() for record in caplog.records
+                if record.name == dv.__name__ and record.levelno >= logging.WARNING]
+
+    app = make_app('track_sent=true')
+    sent: list[str] = []
+
+    def note(headers: Any = None, **kwargs: Any) -> None:
+        sent.append(headers['id'])
+
+    celery.signals.after_task_publish.connect(note)
+    app.send_task('task')  # the table is missing: it is not made to wait for one
+    assert 'CreateTable' not in operations(proxy)
+    assert len(lines()) == 1 and 'track_sent: tasks are sent, but it is not stored' in lines()[0]
+    assert 'ResourceNotFoundException' in lines()[0]
+    app.send_task('task')  # and the next one does not try
+    assert operations(proxy) == ['PutItem']
+
+    monkeypatch.setattr(dv.SentTasks, 'PAUSE', 0)
+    caplog.clear()
+    app = make_app('track_sent=true&read_timeout=9')
+    ready(app, proxy)
+    for fault in (ResetBefore(), Throttle(), Delay(5)):
+        proxy.faults = first(99, fault)
+        began = time.monotonic()
+        app.send_task('task')
+        assert time.monotonic() - began < 4  # it is a second
+        assert len(lines()) == 1
+    proxy.faults = first(1, ServerError())  # a hiccup is waited out
+    result = app.send_task('task')
+    proxy.faults = None
+    assert app.backend.get(app.backend.get_key_for_task(result.id))
+    assert len(sent) == 6 and len(lines()) == 1
+
+
 @pytest.mark.parametrize(('query', 'conf', 'expected'), [
     ('', {}, 86400), ('', {'result_expires': 60}, 60),
     ('', {'result_expires': datetime.timedelta(minutes=2)}, 120),
