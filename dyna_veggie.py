@@ -51,7 +51,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from typing import Any, NamedTuple, Protocol, TypeVar
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
@@ -153,6 +153,10 @@ def _number(
     return parse
 
 
+def _to_seconds(given: Any) -> float:
+    return given.total_seconds() if isinstance(given, timedelta) else float(given)
+
+
 def _choice(**choices: str) -> Callable[[Any], str]:
     def parse(given: Any) -> str:
         value = choices.get(str(given).strip().lower())
@@ -162,11 +166,18 @@ def _choice(**choices: str) -> Callable[[Any], str]:
     return parse
 
 
+_TABLE_NAME = '[A-Za-z0-9_.-]{3,255}'
+TABLE_ARN = re.compile(
+    'arn:(?P<partition>aws[a-z-]*):dynamodb:(?P<region>[a-z0-9-]+):(?P<account>[0-9]{12})'
+    f':table/(?P<name>{_TABLE_NAME})')
+
+
 def _table_name(given: Any) -> str:
     # docs.aws.amazon.com/amazondynamodb/latest/developerguide/HowItWorks.NamingRulesDataTypes.html
-    if isinstance(given, str) and re.fullmatch(r'[A-Za-z0-9_.-]{3,255}', given):
+    if isinstance(given, str) and (
+            re.fullmatch(_TABLE_NAME, given) or TABLE_ARN.fullmatch(given)):
         return given
-    raise ValueError('3 to 255 letters, digits, "_", "-" and "."')
+    raise ValueError('3 to 255 letters, digits, "_", "-" and ".", or the ARN of a table')
 
 
 def _is_endpoint_url(given: Any) -> bool:
@@ -209,6 +220,11 @@ _result_size = _number(
     f'a whole number, 1 to {_LARGEST_RESULT:,}', int, lambda value: 0 < value <= _LARGEST_RESULT)
 
 
+# of a task; within bounds, since an item takes no number of more than 38 digits
+_result_expires = _number(
+    'seconds, a timedelta, or None for ever', _to_seconds, lambda value: abs(value) < 1e10)
+
+
 def _option(default: Any, parse: Callable[[Any], Any], doc: str) -> Any:
     return field(default=default, metadata={'parse': parse, 'doc': doc})
 
@@ -226,7 +242,7 @@ class Options:
     local: bool = False
     access_key: str | None = None
     secret_key: str | None = field(default=None, repr=False)
-    table: str = 'celery'
+    table: str = 'celery'  # its name; or its ARN, as a rule of another account's table
     endpoint_url: str | None = _option(
         None, _endpoint_url, 'endpoint to use in place of the one that the URL or the region names')
     profile: str | None = _option(None, _text, "profile of AWS's shared configuration files")
@@ -275,6 +291,9 @@ class Options:
     celery_keys: bool = _option(
         False, _boolean, "write ids in the form of Celery's own DynamoDB backend, "
         'to share its table while you migrate')
+    track_sent: bool = _option(
+        False, _boolean, 'store ``PENDING`` when a task is sent, which tells a task that waits '
+        'from an id that never was, at one write more for each task')
     global_keyprefix: str | None = _option(
         None, str, 'prefix of every id, as on other backends (transport options only)')
 
@@ -297,6 +316,26 @@ class Options:
 _SYNONYMS = {'read': 'read_throughput', 'write': 'write_throughput'}
 _PARSERS: dict[str, Callable[[Any], Any]] = {
     f.name: f.metadata['parse'] for f in dataclasses.fields(Options) if 'parse' in f.metadata}
+
+#: what Celery's and kombu's documentation also puts into result_backend_transport_options, for
+#: brokers and for other backends.  "region" is not here: somebody may mean ours.
+_OPTIONS_OF_OTHERS = frozenset({
+    'ack_deadline_seconds', 'ack_emulation', 'body_encoding', 'bulk_max_messages',
+    'client-config', 'client_name', 'confirm_publish', 'deadletter_queue',
+    'enable_exactly_once_delivery', 'expiration_seconds', 'fanout_patterns', 'fanout_prefix',
+    'fetch_message_attributes', 'health_check_interval', 'interval_max', 'interval_start',
+    'interval_step', 'is_secure', 'master_name', 'max_connections', 'max_lock_renewal_duration',
+    'max_retries', 'min_other_sentinels', 'peek_lock_seconds', 'polling_interval',
+    'predefined_exchanges', 'predefined_queues', 'priority_steps', 'queue_name_prefix',
+    'queue_order_strategy', 'queue_tags', 'result_chord_ordered', 'retry_backoff_factor',
+    'retry_backoff_max', 'retry_errback', 'retry_on_timeout', 'retry_policy',
+    'retry_timeout_seconds', 'retry_total', 'sentinel_kwargs', 'sep', 'socket_connect_timeout',
+    'socket_keepalive', 'socket_keepalive_options', 'socket_timeout', 'sqs-creation-attributes',
+    'sts_role_arn', 'sts_token_buffer_time', 'sts_token_timeout', 'supports_fanout',
+    'unacked_index_key', 'unacked_key', 'unacked_mutex_expire', 'unacked_mutex_key',
+    'unacked_restore_interval', 'unacked_restore_limit', 'unacked_restore_throttle',
+    'use_lock_renewal', 'visibility_timeout', 'wait_time_seconds',
+})
 
 # us-east-1, us-gov-west-1, eu-isoe-west-1, eusc-de-east-1, ...: a region can be newer than botocore
 _AWS_REGION = re.compile(
@@ -321,6 +360,34 @@ def _parse(name: str, given: Any, parse: Callable[[Any], Any], shown: Any = None
         raise option_error(name, given if shown is None else shown, str(exc)) from None
 
 
+def _near_miss(name: str) -> str | None:
+    """The option that was probably meant by a name that is none."""
+    near = difflib.get_close_matches(name, [*_PARSERS, *_SYNONYMS], n=1, cutoff=0.75)
+    return near[0] if near else None
+
+
+@functools.cache  # each thread has a backend, and one warning is enough
+def _warn_of_unknown(names: tuple[str, ...]) -> None:
+    logger.warning(
+        'dynamodb result backend: result_backend_transport_options has %s, which is no option of '
+        'this backend, and is ignored; the options are %s',
+        ', '.join(map(repr, names)), ', '.join(sorted(_PARSERS)))
+
+
+def _without_others(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The transport options less those that are for brokers and other backends.
+
+    What is close to one of ours stays, for the error that says so.
+    """
+    ours = {name: value for name, value in given.items()
+            if _SYNONYMS.get(name, name) in _PARSERS
+            or (name not in _OPTIONS_OF_OTHERS and _near_miss(str(name)))}
+    unknown = given.keys() - ours.keys() - _OPTIONS_OF_OTHERS
+    if unknown:
+        _warn_of_unknown(tuple(sorted(map(str, unknown))))
+    return ours
+
+
 def _parse_named(given: Mapping[str, Any]) -> dict[str, Any]:
     """The values of options that were given by name.  Raises ImproperlyConfigured."""
     values: dict[str, Any] = {}
@@ -329,10 +396,9 @@ def _parse_named(given: Mapping[str, Any]) -> dict[str, Any]:
             continue  # as if it were left out
         option = _SYNONYMS.get(name, name)
         if option not in _PARSERS:
-            near = difflib.get_close_matches(name, [*_PARSERS, *_SYNONYMS], n=1, cutoff=0.75)
-            hint = 'the options are ' + ', '.join(sorted(_PARSERS))
-            if near:
-                hint = f'did you mean {near[0]}?'
+            near = _near_miss(str(name))
+            hint = f'did you mean {near}?' if near else (
+                'the options are ' + ', '.join(sorted(_PARSERS)))
             raise configuration_error(f'there is no option {name!r}; {hint}')
         if option in values:
             same = ' and '.join(each for each in given if _SYNONYMS.get(each, each) == option)
@@ -432,7 +498,8 @@ def parse_options(url: str | None, settings: Any, table: str | None = None) -> O
     if 'global_keyprefix' in in_query:
         raise configuration_error(
             'give global_keyprefix in result_backend_transport_options, where Celery reads it')
-    in_transport = _parse_named(settings.get('result_backend_transport_options') or {})
+    transport = settings.get('result_backend_transport_options') or {}
+    in_transport = _parse_named(_without_others(transport))
     values: dict[str, Any] = {}
     if table:
         values['table'] = _parse('table_name', table, _table_name)
@@ -441,7 +508,21 @@ def parse_options(url: str | None, settings: Any, table: str | None = None) -> O
     values.update(in_transport)
     values.update(in_query)
     _refuse_conflicts(values)
+    arn = TABLE_ARN.fullmatch(values.get('table', ''))
+    if arn:
+        values.update(_parse_arn(arn, parts.hostname or '', values))
     return Options(**values)
+
+
+def _parse_arn(arn: re.Match[str], host: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of options that follow from a table's ARN.  Raises ImproperlyConfigured."""
+    region = arn['region']
+    if _AWS_REGION.fullmatch(host) and host != region:
+        raise option_error('region', host, f'{region}, as in the ARN of the table, or left out')
+    if values.get('create_table'):
+        raise option_error(
+            'create_table', True, 'left out if the table is an ARN: it is created where it belongs')
+    return {'region': region, 'create_table': False}
 
 
 def _refuse_conflicts(values: Mapping[str, Any]) -> None:
@@ -668,6 +749,18 @@ _BY_CODE = {
 }
 
 
+# https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/throttling-diagnosing.html
+_BY_REASON = {
+    # the only one that is also in the code of an error
+    'ProvisionedThroughputExceeded': 'more is asked of the table than its provisioned units: '
+                                     'raise them, turn on auto scaling, or make it on-demand',
+    'MaxOnDemandThroughputExceeded': 'raise the maximum that is set for this on-demand table',
+    'KeyRangeThroughputExceeded': 'one partition has too much to do: '
+                                  'DynamoDB splits it if that lasts',
+    'AccountLimitExceeded': 'ask AWS to raise the quota of the account',
+}
+
+
 def error_code(exc: BaseException) -> str:
     """DynamoDB's code for an error, or '' if it did not come from DynamoDB."""
     return exc.response.get('Error', {}).get('Code', '') if isinstance(exc, ClientError) else ''
@@ -693,6 +786,14 @@ def throttling_reasons(exc: BaseException) -> str:
         return ''
     reasons = exc.response.get('ThrottlingReasons') or ()
     return ', '.join(f'{each.get("reason")} of {each.get("resource")}' for each in reasons)
+
+
+def throttling_remedy(exc: BaseException) -> str:
+    """What a person can do about an error that is throttling; '' for others."""
+    if not diagnose(exc).throttled:
+        return ''
+    found = throttling_reasons(exc) or error_code(exc)
+    return '; '.join(remedy for reason, remedy in _BY_REASON.items() if reason in found)
 
 
 def summary(exc: BaseException) -> str:
@@ -905,6 +1006,9 @@ class Client:
         if action in ('CreateTable', 'DescribeTable'):
             remedy += ('; or create the table, with the string hash key "id" and time to live on '
                        '"ttl", with the rights of an operator')
+        if diagnosis.kind is DeniedAction and TABLE_ARN.fullmatch(self.options.table):
+            remedy += ('; for the table of another account, its resource policy has to allow it, '
+                       "and the caller's own policy, too")
         region = self.options.region or 'of the configuration'
         return configuration_error(
             f'table={self.options.table!r} in region {region}: {remedy} ({summary(error)})',
@@ -918,8 +1022,10 @@ class Client:
         if news:
             self._warned = now
         log = logger.warning if news else logger.debug
+        remedy = throttling_remedy(error)
         log('DynamoDB table %s: %s failed; this and other requests are tried again for up to '
-            '%g s each: %s', self.options.table, method, self.backoff.timeout, summary(error))
+            '%g s each: %s%s', self.options.table, method, self.backoff.timeout, summary(error),
+            f' -- {remedy}' if remedy else '')
 
     def _log_recovery(self) -> None:
         since, self._failing_since = self._failing_since, None
@@ -1012,6 +1118,11 @@ def is_expired(item: Item) -> bool:
     return ttl <= int(time.time())
 
 
+def of_the_table(by_table: Mapping[str, Any] | None, default: Any) -> Any:
+    """What a batch's answer says of its table, which it names by its name or by its ARN."""
+    return next(iter((by_table or {}).values()), default)
+
+
 def popped(queue: deque[Any]) -> Iterator[Any]:
     """Takes from a queue, which other threads may take from, until it is empty."""
     while True:
@@ -1067,9 +1178,9 @@ class Table:
                 keys = [marshal_item({'id': id}) for id in page]
                 asked = {self.name: {'Keys': keys, 'ConsistentRead': consistent}}
                 answer = self._request('batch_get_item', {'RequestItems': asked}, deadline, sleep)
-                for attributes in answer['Responses'].get(self.name, ()):
+                for attributes in of_the_table(answer['Responses'], ()):
                     found[attributes['id']['S']] = unmarshal_item(attributes)
-                left = answer.get('UnprocessedKeys', {}).get(self.name, {}).get('Keys', ())
+                left = of_the_table(answer.get('UnprocessedKeys'), {}).get('Keys', ())
                 page = [key['id']['S'] for key in left]
                 headers = answer['ResponseMetadata']['HTTPHeaders']
                 if not page or int(headers.get('content-length', 0)) < _FULL_ANSWER:
@@ -1122,7 +1233,7 @@ class Table:
             asked = {self.name: [writes[id] for id in page]}
             answer = self._request('batch_write_item', {'RequestItems': asked}, deadline, sleep)
             left = []
-            for write in answer.get('UnprocessedItems', {}).get(self.name, ()):
+            for write in of_the_table(answer.get('UnprocessedItems'), ()):
                 put = write.get('PutRequest', {}).get('Item')
                 # the id only: binary values come back in base64
                 left.append((put or write['DeleteRequest']['Key'])['id']['S'])
@@ -1258,16 +1369,15 @@ class Table:
         ImproperlyConfigured if it has another key.
         """
         if not self.options.create_table:
-            region = self.client.botocore.meta.region_name
-            raise configuration_error(
-                f'table={self.name!r} does not exist in {region}: create it with the command '
-                'create-table, or let a worker do it (create_table=true)', MissingTable)
+            raise self._missing()
         missing = False
         with self._bootstrapping:
             for _ in _BOOTSTRAP.tries():
                 answer = self.client.send_unless(
                     ('ResourceNotFoundException',), 'describe_table', {'TableName': self.name})
                 if answer is None:
+                    if TABLE_ARN.fullmatch(self.name):
+                        raise self._missing()
                     missing = True
                     logger.info('DynamoDB table %s does not exist, creating it', self.name)
                     # another process may be first, or the table may still be going
@@ -1280,6 +1390,17 @@ class Table:
                     return missing
         raise configuration_error(
             f'table={self.name!r} was not usable {_BOOTSTRAP.timeout:g} s after its creation')
+
+    def _missing(self) -> ImproperlyConfigured:
+        region = self.client.botocore.meta.region_name
+        remedy = ('create it with the command create-table, or let a worker do it '
+                  '(create_table=true)')
+        arn = TABLE_ARN.fullmatch(self.name)
+        if arn:
+            remedy = ('a table that is named by its ARN is not created from here; create '
+                      f'{arn["name"]} with credentials of account {arn["account"]}')
+        return configuration_error(
+            f'table={self.name!r} does not exist in {region}: {remedy}', MissingTable)
 
     def check_key(self, table: Mapping[str, Any]) -> None:
         """Raises ImproperlyConfigured for a table with another key.  table: of DescribeTable."""
@@ -3595,6 +3716,82 @@ class ResultTooLarge(BackendStoreError, EncodeError):
     __repr__ = Exception.__repr__
 
 
+class SentTasks:
+    """Notes that tasks were sent, and never keeps one from being sent.
+
+    If DynamoDB is away, whoever sends a task waits for a second; the next ones are sent at once.
+    """
+
+    PATIENCE = 1.0  # seconds
+    PAUSE = 10.0  # seconds after a failure in which nothing is noted
+
+    def __init__(self, options: Options) -> None:
+        self._table = shared_table(options)
+        self._paused_until = -math.inf
+        self._failing = False
+
+    def note(self, item: Item) -> None:
+        """Puts an item unless one is there."""
+        if time.monotonic() < self._paused_until:
+            return
+        errors: list[Exception] = []
+        # a request can take as long as its time-outs and a look for credentials; one that comes
+        # late does no harm
+        thread = threading.Thread(
+            target=self._put, args=(item, errors), name='dyna-veggie', daemon=True)
+        thread.start()
+        thread.join(self.PATIENCE)
+        if thread.is_alive():
+            errors.append(TimeoutError(f'no answer within {self.PATIENCE:g} s'))
+        if errors:
+            self._paused_until = time.monotonic() + self.PAUSE
+            log = logger.debug if self._failing else logger.warning
+            log('DynamoDB table %s: track_sent: tasks are sent, but it is not stored that they '
+                'were: %s', self._table.name, summary(errors[0]))
+        self._failing = bool(errors)
+
+    def _put(self, item: Item, errors: list[Exception]) -> None:
+        params = {
+            'TableName': self._table.name, 'Item': marshal_item(item),
+            **expressions({'now': int(time.time())},
+                          ConditionExpression='attribute_not_exists(#id) OR #ttl <= :now')}
+        # not by Client.send(), whose warning would say that it goes on trying
+        error: Exception | None = None
+        for _ in Backoff(0.05, 0.2, self.PATIENCE / 2).tries():
+            try:
+                self._table.client.botocore.put_item(**params)
+                return
+            except FAILURES as exc:
+                if error_code(exc) == 'ConditionalCheckFailedException':
+                    return
+                error = exc
+            if not diagnose(error).transient:
+                break
+        assert error is not None
+        errors.append(error)
+
+
+#: what all threads of this process share to note which tasks they sent
+shared_sent_tasks = shared_by_process(SentTasks)
+
+_NOT_GIVEN = object()
+
+
+def own_expires(app: Any, request: Any) -> Any:
+    """``result_expires`` of a task's message, or else of the task; _NOT_GIVEN if it has none."""
+    headers = getattr(request, 'headers', None) or {}
+    if 'result_expires' in headers:
+        return headers['result_expires']
+    task = app.tasks.get(getattr(request, 'task', None)) if request else None
+    return getattr(task, 'result_expires', _NOT_GIVEN)
+
+
+@functools.lru_cache(maxsize=100)  # once, not for each result
+def _tell_of_bad_expires(error: str, lifetime: int | None) -> None:
+    kept = 'for ever' if lifetime is None else f'for {lifetime} s'
+    logger.error('Task %s; its results are kept %s, like those of others', error, kept)
+
+
 class DynamoDBBackend(JoiningBackend):
     """Celery result backend that keeps results in DynamoDB.
 
@@ -3731,9 +3928,26 @@ class DynamoDBBackend(JoiningBackend):
 
     # --- results ----------------------------------------------------------------------------------
 
-    def _state_lifetime(self, state: str, chord: Any = None) -> int | None:
+    def on_task_call(self, producer: Any, task_id: str) -> dict[str, Any]:
+        """Called just before a task is sent, unless its result is ignored."""
+        if self.options.track_sent:
+            meta = {**PENDING_META, 'traceback': None, 'children': [], 'date_done': None,
+                    'task_id': task_id}
+            shared_sent_tasks(self.options).note({
+                'id': self.item_id(task_id), 'result': ensure_bytes(self.encode(meta)),
+                'status': states.PENDING, 'timestamp': time.time(), **expiry(self.expires)})
+        return {}
+
+    def _state_lifetime(self, state: str, request: Any = None) -> int | None:
         lifetime = self.failure_expires if state == states.FAILURE else self.expires
-        if not chord or lifetime is None:
+        own = own_expires(self.app, request)
+        if own is not _NOT_GIVEN:
+            try:
+                lifetime = self._lifetime(None if own is None else _result_expires(own))
+            except ValueError as exc:
+                task = getattr(request, 'task', None)
+                _tell_of_bad_expires(f'{task}: result_expires={own!r} must be {exc}', lifetime)
+        if lifetime is None or not getattr(request, 'chord', None):
             return lifetime
         # the join must still find it: set here, it costs no write of its own
         return None if self._chord_lifetime is None else max(lifetime, self._chord_lifetime)
@@ -3749,7 +3963,7 @@ class DynamoDBBackend(JoiningBackend):
         ready = state in states.READY_STATES
         put = functools.partial(
             self.put_value, self.get_key_for_task(task_id), state=state,
-            lifetime=self._state_lifetime(state, getattr(request, 'chord', None)),
+            lifetime=self._state_lifetime(state, request),
             keep=states.SUCCESS, chord=self.chord_label(request) if ready else None)
         try:
             stored = put(self.encode(meta))
@@ -3863,8 +4077,27 @@ def describe(table: Table) -> dict[str, Any]:
     said = table.request('describe_table')['Table']
     table.check_key(said)
     billing = said.get('BillingModeSummary', {}).get('BillingMode', 'PROVISIONED')
+    provisioned = said.get('ProvisionedThroughput', {}) if billing == 'PROVISIONED' else {}
     return {'status': said['TableStatus'], 'key': key_of(said), 'items': said['ItemCount'],
-            'bytes': said['TableSizeBytes'], 'billing_mode': billing}
+            'bytes': said['TableSizeBytes'], 'billing_mode': billing,
+            'read_units': provisioned.get('ReadCapacityUnits'),
+            'write_units': provisioned.get('WriteCapacityUnits')}
+
+
+def capacity(table: Table, app: Any) -> str:
+    """What the table's capacity is.  Raises ImproperlyConfigured if one worker can exceed it."""
+    units = describe(table)['write_units']
+    if units is None:
+        return 'on demand'
+    # a result, and its count if it is of a chord
+    writes = 2 + bool(app.conf.task_track_started)
+    pool = app.conf.worker_concurrency or os.cpu_count() or 1
+    text = f'{units:,} write units a second'
+    if units >= pool * writes:
+        return text
+    raise ImproperlyConfigured(
+        f'{text}: a worker that runs {pool} tasks at once, each for a second, needs '
+        f'{pool * writes:,}; raise them, turn on auto scaling, or make the table on-demand')
 
 
 def time_to_live(table: Table) -> str:
@@ -3887,11 +4120,19 @@ def least_policy(table: Table, bootstrap: bool) -> dict[str, Any]:
         actions += ['DescribeTimeToLive', 'UpdateTimeToLive']
     if bootstrap and table.options.tags:
         actions += ['TagResource']
-    region = table.client.botocore.meta.region_name
-    partition = open_session(table.options).get_partition_for_region(region)
     return {'Version': '2012-10-17', 'Statement': [{
         'Effect': 'Allow', 'Action': [f'dynamodb:{action}' for action in actions],
-        'Resource': f'arn:{partition}:dynamodb:{region}:*:table/{table.name}'}]}
+        'Resource': arn_of(table)}]}
+
+
+def arn_of(table: Table) -> str:
+    """The table's ARN, with the account's number if the table's name or the credentials say it."""
+    if TABLE_ARN.fullmatch(table.name):
+        return table.name
+    session = open_session(table.options)
+    region = table.client.botocore.meta.region_name
+    partition = session.get_partition_for_region(region)
+    return f'arn:{partition}:dynamodb:{region}:*:table/{table.name}'
 
 
 class ScanPage(NamedTuple):
@@ -4030,7 +4271,8 @@ def _check(backend: DynamoDBBackend) -> _Answer:
     check('endpoint', lambda: table.client.botocore.meta.endpoint_url)
     if check('table', lambda: answers(table)):
         shown = 'key {key}, {status}, {billing_mode}'
-        check('DescribeTable', lambda: shown.format(**describe(table)), None)
+        if check('DescribeTable', lambda: shown.format(**describe(table)), None):
+            check('capacity', lambda: capacity(table, backend.app), None)
         check('time to live', lambda: time_to_live(table), None)
         item = {'id': f'dyna-veggie-check-{uuid.uuid4()}', **expiry(3600)}
         began = time.monotonic()

@@ -187,6 +187,8 @@ def options(url: str | None = None, table: str | None = None, **conf: Any) -> dv
 
 LOCAL = {'region': 'us-east-1', 'endpoint_url': 'http://localhost:8000'}
 
+ARN = 'arn:aws:dynamodb:eu-west-1:123456789012:table/celery'
+
 GOOD_URLS: list[tuple[str, dict[str, Any]]] = [
     ('dynamodb://us-east-1',
      {'region': 'us-east-1', 'endpoint_url': None, 'table': 'celery', 'access_key': None}),
@@ -213,6 +215,13 @@ GOOD_URLS: list[tuple[str, dict[str, Any]]] = [
     ('dynamodb://dynamodb-local:8000/abc',
      {'endpoint_url': 'http://dynamodb-local:8000', 'table': 'abc'}),
     ('dynamodb://my-db-1:8000', {'endpoint_url': 'http://my-db-1:8000'}),
+    (f'dynamodb:///{ARN}',
+     {'region': 'eu-west-1', 'table': ARN, 'create_table': False, 'endpoint_url': None}),
+    (f'dynamodb://eu-west-1/{quote(ARN, safe="")}?create_table=no', {'table': ARN}),
+    (f'dynamodb://localhost:8000/{ARN}',
+     {'region': 'eu-west-1', 'endpoint_url': 'http://localhost:8000'}),
+    ('dynamodb:///arn:aws-us-gov:dynamodb:us-gov-west-1:123456789012:table/t-1',
+     {'region': 'us-gov-west-1'}),
     ('dynamodb://eu-west-1?endpoint_url=https%3A%2F%2Fvpce.example.com', {
         'region': 'eu-west-1', 'endpoint_url': 'https://vpce.example.com'}),
     ('dynamodb://eu-west-1?read=7&write=8',
@@ -260,6 +269,11 @@ BAD_URLS = [
     ('dynamodb://eu-west-1/ab', "table='ab' must be 3 to 255 letters"),
     ('dynamodb://eu-west-1/a%20table', "table='a table' must be 3 to 255 letters"),
     ('dynamodb://eu-west-1/one/two', "table='one/two' must be"),
+    (f'dynamodb://us-east-1/{ARN}',
+     "region='us-east-1' must be eu-west-1, as in the ARN of the table, or left out"),
+    (f'dynamodb:///{ARN}?create_table=true', 'create_table=True must be left out if the table is'),
+    (f'dynamodb:///{ARN}/index/by-name', 'or the ARN of a table'),
+    ('dynamodb:///arn:aws:s3:eu-west-1:123456789012:table/celery', 'or the ARN of a table'),
     ('dynamodb://eu-west-1?raed_throughput=5',
      "there is no option 'raed_throughput'; did you mean read_throughput?"),
     ('dynamodb://eu-west-1?zzz=5', "there is no option 'zzz'; the options are"),
@@ -325,6 +339,7 @@ def test_quoted_keys_survive(secret: str) -> None:
 def test_a_table_name_that_the_caller_gives_is_checked() -> None:
     with pytest.raises(ImproperlyConfigured, match="table_name='x' must be 3 to 255 letters"):
         options('dynamodb://eu-west-1', table='x')
+    assert options('dynamodb://', table=ARN).region == 'eu-west-1'
 
 
 def test_the_query_wins_over_transport_options_and_these_over_settings() -> None:
@@ -343,10 +358,32 @@ def test_the_query_wins_over_transport_options_and_these_over_settings() -> None
     for unset in ({'profile': None, 'global_keyprefix': None}, {'global_keyprefix': ''}):
         parsed = options('dynamodb://eu-west-1', result_backend_transport_options=unset)
         assert parsed.profile is None
-    with pytest.raises(ImproperlyConfigured, match="no option 'visibility_timeout'"):
-        options('dynamodb://eu-west-1', result_backend_transport_options={'visibility_timeout': 5})
     with pytest.raises(ImproperlyConfigured, match='read_throughput=True must be'):
         options('dynamodb://eu-west-1', result_backend_transport_options={'read_throughput': True})
+
+
+def test_transport_options_for_brokers_and_other_backends_are_let_pass(
+        caplog: pytest.LogCaptureFixture) -> None:
+    # what Celery's documentation shows for Redis, Sentinel and SQS
+    transport: dict[str, Any] = {
+        'visibility_timeout': 18000, 'retry_policy': {'timeout': 5.0}, 'master_name': 'mymaster',
+        'result_chord_ordered': True, 'socket_timeout': 1, 'predefined_queues': {},
+        'polling_interval': 1, 'sentinel_kwargs': {'password': SECRET}, 'retry_timeout': 60}
+    url = 'dynamodb://eu-west-1'
+    assert options(url, result_backend_transport_options=transport).retry_timeout == 60
+    assert caplog.records == []
+
+    transport.update({'region': 'eu-west-1', 'frobnicate': SECRET})
+    for _ in range(2):
+        assert options(url, result_backend_transport_options=transport).retry_timeout == 60
+    warning, = caplog.records
+    assert warning.levelno == logging.WARNING and SECRET not in caplog.text
+    assert "transport_options has 'frobnicate', 'region', which is no option" in caplog.text
+
+    with pytest.raises(ImproperlyConfigured, match="'retry_timout'; did you mean retry_timeout"):
+        options(url, result_backend_transport_options={**transport, 'retry_timout': 5})
+    with pytest.raises(ImproperlyConfigured, match="no option 'visibility_timeout'"):
+        options(url + '?visibility_timeout=5')
 
 
 def test_celerys_retry_settings_count_where_they_are_set() -> None:
@@ -674,6 +711,48 @@ def test_the_reasons_of_throttling_are_logged_and_raised(
     assert str(caught.value).count(reason) == 1 and reason in caplog.text
     assert caught.value.response['Error']['Code'] == 'ProvisionedThroughputExceededException'
     assert dv.diagnose(caught.value).throttled
+
+
+THROTTLED = {
+    'TableWriteProvisionedThroughputExceeded': 'raise them, turn on auto scaling, or make it on-d',
+    'TableReadMaxOnDemandThroughputExceeded': 'raise the maximum that is set for this on-demand',
+    'TableWriteKeyRangeThroughputExceeded': 'one partition has too much to do',
+    'TableWriteAccountLimitExceeded': 'ask AWS to raise the quota of the account',
+}
+
+
+@pytest.mark.parametrize('reason', THROTTLED)
+def test_the_warning_of_throttling_says_which_limit_and_what_to_do(
+        reason: str, backend: dv.DynamoDBBackend, proxy: Proxy,
+        caplog: pytest.LogCaptureFixture) -> None:
+    arn = 'arn:aws:dynamodb:us-east-1:1:table/t'
+    said = {'Error': {'Code': 'ThrottlingException', 'Message': 'Too much.'},
+            'ThrottlingReasons': [{'reason': reason, 'resource': arn}],
+            'ResponseMetadata': {'HTTPStatusCode': 400}}
+    left = [botocore.exceptions.ClientError(said, 'PutItem')]
+
+    def throttle(**kwargs: Any) -> None:
+        if left:
+            raise left.pop()  # botocore before 1.40.10 does not read the reasons from an answer
+
+    events = backend.values.table.client.botocore.meta.events
+    events.register('before-call.dynamodb.PutItem', throttle)
+    backend.set('key', b'1')
+    events.unregister('before-call.dynamodb.PutItem', throttle)
+    warning, = [record.getMessage() for record in caplog.records if record.name == dv.__name__]
+    assert f'{reason} of {arn}' in warning and ' -- ' in warning and THROTTLED[reason] in warning
+
+
+def test_the_warning_of_throttling_without_reasons(
+        backend: dv.DynamoDBBackend, proxy: Proxy, caplog: pytest.LogCaptureFixture) -> None:
+    proxy.faults = first(1, Throttle())
+    backend.set('key', b'1')
+    assert 'than its provisioned units: raise them, turn on auto' in caplog.text
+    caplog.clear()
+    fresh = dv.Table(backend.options)
+    proxy.faults = first(1, ServerError())
+    fresh.get('key')
+    assert 'InternalServerError' in caplog.text and ' -- ' not in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -1212,6 +1291,37 @@ def test_a_table_deleted_meanwhile_is_created_again(
     client.delete_table(TableName=table_name)
     backend.store_result('id', 1, states.SUCCESS)
     assert backend.get_result('id') == 1
+
+
+def arn_app(make_app: MakeApp, proxy: Proxy, name: str) -> Celery:
+    """An app whose table is given as an ARN, which the proxy takes as AWS does."""
+    arn = f'arn:aws:dynamodb:eu-west-1:123456789012:table/{name}'
+    return make_app(result_backend=backend_url(f'localhost/{arn}', proxy.url))
+
+
+def test_a_table_of_another_account_is_named_by_its_arn(
+        make_app: MakeApp, proxy: Proxy, client: Any, table_name: str) -> None:
+    app = arn_app(make_app, proxy, table_name)
+    message = f'a table that is named by its ARN is not created from here; create {table_name} with'
+    with pytest.raises(ImproperlyConfigured, match=message):
+        app.backend.get('key')
+    with pytest.raises(ImproperlyConfigured, match=message):
+        dv.Table(dv.dataclasses.replace(app.backend.options, create_table=True)).get('key')
+    assert 'CreateTable' not in operations(proxy)
+
+    create_table(client, table_name)
+    ids = ready_tasks(app.backend, 120)
+    proxy.faults = first(4, Partial(), 'Batch')
+    assert sorted(result_set(app, ids).get(timeout=30)) == list(range(120))
+    app.backend.store_result('large', 'x' * 900 * KB, states.SUCCESS)
+    assert app.backend.get_result('large') == 'x' * 900 * KB
+    result_set(app, ids).forget()
+    assert len(all_items(client, table_name)) == 4
+    assert {request.table for request in proxy.requests} == {app.backend.options.table}
+
+    proxy.faults = first(1, Error('AccessDeniedException', 'no'))
+    with pytest.raises(ImproperlyConfigured, match='its resource policy has to allow it, and the'):
+        app.backend.get('key')
 
 
 # --------------------------------------------------------------------------------------------------
@@ -2380,20 +2490,30 @@ class Tasks:
         return self.errors
 
 
-@pytest.fixture
-def tasks(make_app: MakeApp) -> Iterator[Tasks]:
-    app = make_app(task_default_queue=uuid.uuid4().hex,
-                   worker_concurrency=4, worker_prefetch_multiplier=0,
-                   broker_url='memory://localhost',
-                   broker_transport_options={'polling_interval': 0.005})
-    app.finalize()
-    tasks = Tasks(app)
+WORKER_SETTINGS: dict[str, Any] = {
+    'worker_concurrency': 4, 'worker_prefetch_multiplier': 0, 'broker_url': 'memory://localhost',
+    'broker_transport_options': {'polling_interval': 0.005}}
+
+
+@contextlib.contextmanager
+def working(app: Celery) -> Iterator[None]:
+    """A worker in threads of this process; it knows the tasks that were there when it started."""
+    app.conf.update(task_default_queue=uuid.uuid4().hex, **WORKER_SETTINGS)
     root = logging.getLogger()
     level, handlers = root.level, list(root.handlers)
     with start_worker(app, pool='threads', perform_ping_check=False, shutdown_timeout=30):
-        yield tasks
+        yield
     root.setLevel(level)  # the worker has set the root logger up for itself
     root.handlers[:] = handlers
+
+
+@pytest.fixture
+def tasks(make_app: MakeApp) -> Iterator[Tasks]:
+    app = make_app()
+    app.finalize()
+    tasks = Tasks(app)
+    with working(app):
+        yield tasks
 
 
 def frozen_twice(t: Tasks) -> Any:
@@ -3527,6 +3647,84 @@ def test_items_carry_what_the_layout_says(make_app: MakeApp, client: Any, table_
     assert (meta['task_id'], meta['status'], meta['result']) == ('abc', 'SUCCESS', [1])
 
 
+def test_a_task_that_is_sent_is_told_from_an_id_that_never_was(
+        make_app: MakeApp, proxy: Proxy, client: Any, table_name: str) -> None:
+    app = make_app('track_sent=true', result_expires=600)
+    ready(app, proxy)
+
+    @app.task(shared=False)
+    def task() -> int:
+        return 42
+
+    @app.task(shared=False, ignore_result=True)
+    def ignored() -> int:
+        return 42
+
+    result, never = task.delay(), app.AsyncResult('never')
+    ignored.delay()
+    task.apply_async(ignore_result=True)
+    assert cost(proxy) == (1, 0, 1)
+    item, = all_items(client, table_name)
+    assert item['id'] == f'celery-task-meta-{result.id}' and item['status'] == 'PENDING'
+    assert 590 < item['ttl'] - time.time() < 601
+    assert result.state == never.state == states.PENDING
+    assert result.children == []
+    if hasattr(result, 'exists'):  # since Celery 5.7
+        assert result.exists() and not never.exists()
+
+    # never over anything that is there
+    for state in (states.STARTED, states.SUCCESS):
+        app.backend.store_result(result.id, 1, state)
+        task.apply_async(task_id=result.id)
+        assert app.AsyncResult(result.id).state == state
+    client.update_item(
+        TableName=table_name, Key={'id': {'S': item['id']}}, UpdateExpression='SET #t = :t',
+        ExpressionAttributeNames={'#t': 'ttl'}, ExpressionAttributeValues={':t': {'N': '5'}})
+    task.apply_async(task_id=result.id)  # but over what has expired
+    assert all_items(client, table_name)[0]['status'] == 'PENDING'
+    proxy.reset()
+    make_app().send_task('untracked')
+    assert operations(proxy) == []
+
+
+def test_a_task_is_sent_whatever_becomes_of_its_tracking(
+        make_app: MakeApp, proxy: Proxy, caplog: pytest.LogCaptureFixture,
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    def lines() -> list[str]:
+        return [record.getMessage() for record in caplog.records
+                if record.name == dv.__name__ and record.levelno >= logging.WARNING]
+
+    app = make_app('track_sent=true')
+    sent: list[str] = []
+
+    def note(headers: Any = None, **kwargs: Any) -> None:
+        sent.append(headers['id'])
+
+    celery.signals.after_task_publish.connect(note)
+    app.send_task('task')  # the table is missing: it is not made to wait for one
+    assert 'CreateTable' not in operations(proxy)
+    assert len(lines()) == 1 and 'track_sent: tasks are sent, but it is not stored' in lines()[0]
+    assert 'ResourceNotFoundException' in lines()[0]
+    app.send_task('task')  # and the next one does not try
+    assert operations(proxy) == ['PutItem']
+
+    monkeypatch.setattr(dv.SentTasks, 'PAUSE', 0)
+    caplog.clear()
+    app = make_app('track_sent=true&read_timeout=9')
+    ready(app, proxy)
+    for fault in (ResetBefore(), Throttle(), Delay(5)):
+        proxy.faults = first(99, fault)
+        began = time.monotonic()
+        app.send_task('task')
+        assert time.monotonic() - began < 4  # it is a second
+        assert len(lines()) == 1
+    proxy.faults = first(1, ServerError())  # a hiccup is waited out
+    result = app.send_task('task')
+    proxy.faults = None
+    assert app.backend.get(app.backend.get_key_for_task(result.id))
+    assert len(sent) == 6 and len(lines()) == 1
+
+
 @pytest.mark.parametrize(('query', 'conf', 'expected'), [
     ('', {}, 86400), ('', {'result_expires': 60}, 60),
     ('', {'result_expires': datetime.timedelta(minutes=2)}, 120),
@@ -3555,6 +3753,77 @@ def test_failures_expire_on_their_own_where_celery_has_it(
     app.backend.store_result('failed', ValueError(), states.FAILURE)
     ttls = {item['id'][17:]: item['ttl'] - time.time() for item in all_items(client, table_name)}
     assert 40 < ttls['failed'] < 51 and 990 < ttls['good'] < 1001
+
+
+def kept_for(client: Any, table: str) -> dict[str, int | None]:
+    """How many seconds each item is kept, by its id without prefix."""
+    now = time.time()
+    return {item['id'].rpartition('celery-task-meta-')[2]:
+            round(item['ttl'] - now, -1) if 'ttl' in item else None
+            for item in all_items(client, table)}
+
+
+def test_a_task_or_a_message_can_say_how_long_its_result_is_kept(
+        app: Celery, backend: dv.DynamoDBBackend, proxy: Proxy, client: Any,
+        table_name: str) -> None:
+
+    def large() -> str:
+        return 'x' * 500 * KB
+
+    options: dict[str, Any] = {
+        'unset': {'typing': False}, 'short': {'result_expires': 60}, 'zero': {'result_expires': 0},
+        'none': {'result_expires': None},
+        'delta': {'result_expires': datetime.timedelta(minutes=2)}}
+    named = {name: app.task(large, name=f'keep-{name}', shared=False, **given)
+             for name, given in options.items()}
+    with working(app):
+        results = [task.apply_async(task_id=name) for name, task in named.items()]
+        for id, seconds in (('header', 5000), ('ever', None)):
+            results.append(named['short'].apply_async(
+                task_id=id, headers={'result_expires': seconds}))
+        # it has no argument to fail with
+        results.append(named['unset'].apply_async(
+            ('surplus',), task_id='failed', headers={'result_expires': 90}))
+        for result in results:
+            result.get(timeout=30, propagate=False)
+    kept = kept_for(client, table_name)
+    expected = {'unset': 86400, 'short': 60, 'delta': 120, 'none': None, 'zero': None,
+                'header': 5000, 'ever': None, 'failed': 90}
+    assert {name: kept[name] for name in expected} == expected
+    for id, seconds in kept.items():  # the chunks, too
+        assert seconds == expected[id.partition('/')[0]]
+    assert set(operations(proxy)) <= {'PutItem', 'BatchWriteItem', 'BatchGetItem', 'GetItem'}
+    # and it is kept through a retry
+    request = celery.app.task.Context({'task': 'keep-short', 'headers': {'result_expires': 700}})
+    again = celery.app.task.Context(request.as_execution_options())
+    assert backend._state_lifetime(states.SUCCESS, again) == 700
+
+
+def test_the_expiry_of_a_chord_wins_over_that_of_a_part_if_it_is_longer(
+        make_app: MakeApp, client: Any, table_name: str) -> None:
+    app = make_app(result_expires=500, result_chord_expires=1000)
+    for id, seconds in (('1', 60), ('2', 5000), ('3', 0)):
+        request = celery.app.task.Context({
+            'id': id, 'chord': {'task': 'body'}, 'result_expires': seconds})
+        app.backend.store_result(id, 1, states.SUCCESS, request=request)
+    assert kept_for(client, table_name) == {'1': 1000, '2': 5000, '3': None}
+
+
+@pytest.mark.parametrize('bad', ['soon', [1], True, float('nan'), 10**400, '1_0'])
+def test_a_bad_expiry_of_a_task_is_an_error_and_loses_no_result(
+        bad: Any, make_app: MakeApp, client: Any, table_name: str,
+        caplog: pytest.LogCaptureFixture) -> None:
+    backend = make_app(result_expires=500).backend
+    dv._tell_of_bad_expires.cache_clear()
+    for state in (states.STARTED, states.SUCCESS):
+        request = celery.app.task.Context({'id': '1', 'task': 'proj.t', 'result_expires': bad})
+        backend.store_result('1', 42, state, request=request)
+    assert backend.get_result('1') == 42
+    assert kept_for(client, table_name) == {'1': 500}
+    error, = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert error.getMessage() == (
+        f'Task proj.t: result_expires={bad!r} must be seconds, a timedelta, or None for ever; '
+        'its results are kept for 500 s, like those of others')
 
 
 def test_expired_items_are_hidden_and_replaced(
@@ -3939,6 +4208,24 @@ def test_time_to_live_that_is_off_is_told_and_turned_on(
     assert 'ok  time to live    ENABLED, on ttl' in run('check')[1]
 
 
+def test_check_warns_of_capacity_that_one_worker_exceeds(
+        app: Celery, backend: dv.DynamoDBBackend, run: Any, client: Any, table_name: str) -> None:
+    def row() -> str:
+        done = click.testing.CliRunner().invoke(
+            dv.commands, ['check'], obj=type('Context', (), {'app': app}))
+        assert done.exit_code == 0
+        return next(line for line in done.output.splitlines() if line[4:12] == 'capacity')
+
+    app.conf.worker_concurrency = 2
+    assert row() == 'ok  capacity        5 write units a second'
+    app.conf.worker_concurrency = 8
+    app.conf.task_track_started = True
+    assert row().startswith('--  capacity        5 write units a second: a worker that runs 8 '
+                            'tasks at once, each for a second, needs 24; raise them')
+    client.update_table(TableName=table_name, BillingMode='PAY_PER_REQUEST')
+    assert row() == 'ok  capacity        on demand'
+
+
 def test_check_finds_another_key(run: Any, client: Any, table_name: str) -> None:
     create_table(client, table_name, 'pk')
     code, output = run('check')
@@ -3972,6 +4259,31 @@ def test_policies_name_the_actions_that_are_used(
     tagged, expiring = actions('--bootstrap', query='&tags=a:b'), actions(query='&ttl_seconds=9')
     assert set(tagged) - set(actions('--bootstrap')) == {'TagResource'}
     assert set(expiring) - set(actions()) == {'DescribeTimeToLive', 'UpdateTimeToLive'}
+
+
+def test_commands_for_a_table_of_another_account(
+        make_app: MakeApp, proxy: Proxy, client: Any, table_name: str) -> None:
+    app = arn_app(make_app, proxy, table_name)
+
+    def run(*command: str) -> tuple[int, str]:
+        done = click.testing.CliRunner().invoke(
+            dv.commands, command, obj=type('Context', (), {'app': app}))
+        return done.exit_code, done.output
+
+    arn = app.backend.options.table
+    for command in ('check', 'create-table'):
+        code, output = run(command)
+        assert code == 1 and f'create {table_name} with credentials of account 1234567' in output
+    assert 'CreateTable' not in operations(proxy)
+    create_table(client, table_name)
+    code, output = run('create-table')
+    assert code == 0 and 'exists, ACTIVE, PAY_PER_REQUEST, time to live ENABLED' in output
+    code, output = run('check')
+    assert code == 0 and arn in output and 'ok  DescribeTable' in output
+    code, output = run('policy', '--json')
+    assert json.loads(output)['Statement'][0]['Resource'] == arn
+    assert run('purge') == (0, '0 expired items deleted\n')
+    assert 'nothing is stored' in run('show', 'none')[1]
 
 
 def test_show_a_task_and_a_chord(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import collections
 import json
+import re
 import socket
 import socketserver
 import struct
@@ -337,6 +338,9 @@ class _Answer:
         ], payload)
 
 
+# DynamoDB Local takes no table's ARN in place of its name
+_ARN = re.compile(rb'"(arn:aws[a-z-]*:dynamodb:[a-z0-9-]+:\d{12}:table/([A-Za-z0-9_.-]+))"')
+
 # The body may be changed, the connection is another one, and the answer must not be compressed.
 _NOT_FORWARDED = frozenset({
     'accept-encoding', 'connection', 'content-length', 'host', 'keep-alive', 'transfer-encoding',
@@ -424,6 +428,8 @@ class _Handler(BaseHTTPRequestHandler):
         metered = body.get('ReturnConsumedCapacity') in ('TOTAL', 'INDEXES')
         if operation in READS | WRITES and not metered:
             payload = json.dumps({**body, 'ReturnConsumedCapacity': 'TOTAL'}).encode()
+        named = _ARN.search(payload)
+        payload = _ARN.sub(rb'"\2"', payload)
         headers = {name: value for name, value in self.headers.items()
                    if name.lower() not in _NOT_FORWARDED}
         # checked before: a request that failed may have been applied, so it cannot be sent again
@@ -431,7 +437,11 @@ class _Handler(BaseHTTPRequestHandler):
             self.upstream.close()
         self.upstream.request('POST', self.path, payload, headers)
         response = self.upstream.getresponse()
-        return _Answer(response.status, response.getheaders(), response.read())
+        answer = _Answer(response.status, response.getheaders(), response.read())
+        if named and 'RequestItems' in body:
+            by_arn = answer.payload.replace(b'"%s":' % named[2], b'"%s":' % named[1])
+            answer = _Answer.of(answer.status, json.loads(by_arn))
+        return answer
 
     def _forward_half(self, operation: str, body: dict[str, Any]) -> _Answer:
         items = body['RequestItems']
