@@ -62,7 +62,7 @@ setup(
             'build',
             'twine',
         ],
-        'bench': ['celery[redis]', 'matplotlib'],
+        'bench': ['celery[redis,sqs]'],
         'conformance': ['celery[redis]', 'pydantic', 'pytest-rerunfailures', 'pytest-timeout',
                         'pytest-subtests'],
         'lint': ['mypy<3', 'ruff==0.17.*'],     # newer ones complain of more

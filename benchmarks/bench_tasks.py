@@ -3,12 +3,19 @@ from __future__ import annotations
 
 import os
 import time
+from typing import Any
 
 from celery import Celery
+from celery.signals import before_task_publish
 
 app = Celery('bench', backend=os.environ['RESULT_BACKEND'], set_as_current=False)
 if '://' in os.environ['BROKER']:
     app.conf.broker_url = os.environ['BROKER']
+    if app.conf.broker_url.startswith('sqs:'):
+        app.conf.broker_transport_options = {
+            'region': 'us-east-1', 'is_secure': False,
+            # moto's server answers one request at a time: a long poll would hold up the others
+            'wait_time_seconds': 0, 'polling_interval': 0.05, 'visibility_timeout': 3600}
 else:
     os.environ['BROKER_FOLDER'] = os.environ['BROKER']
     app.config_from_object('broker')
@@ -31,6 +38,33 @@ def late() -> float:
 @app.task
 def megabyte() -> str:
     return 'x' * 2**20
+
+
+@app.task
+def text(length: int) -> str:
+    return 'x' * length
+
+
+@app.task
+def lengths(texts: list[str]) -> list[int]:
+    return [len(texts), sum(map(len, texts))]
+
+
+@app.task
+def last() -> float:
+    time.sleep(2)       # until all other parts are counted
+    return time.monotonic()
+
+
+@before_task_publish.connect(sender='bench_tasks.begun')
+def note_publishing(headers: dict[str, Any], **kwargs: Any) -> None:
+    headers['published'] = time.monotonic()
+
+
+@app.task(bind=True)
+def begun(self: Any, values: list[float]) -> list[float]:
+    """When the last part returned, when this was published, and when it began."""
+    return [values[-1], self.request.published, time.monotonic()]
 
 
 @app.task
