@@ -4184,7 +4184,7 @@ def test_a_soft_time_limit_ends_the_wait_for_a_dead_owner(
         doomed_workers: DoomedWorkers) -> None:
     workers = doomed_workers
     workers.start(1)
-    parts = [workers.module.part.s(0), workers.task('doomed_ignored', 1, 'it', 'collected', 1)]
+    parts = [workers.module.part.s(0), workers.task('doomed_ignored', 1, 'it', 'publishing', 1)]
     parts[1].set(soft_time_limit=4)
     joined = chord(parts, workers.body('it')).apply_async()
     workers.wait_until_struck({'it'})
