@@ -56,6 +56,8 @@ setup(
             'eventlet',
             'nox',
             'boto3',        # for Celery's own backend
+            # for SQS as the broker; the extra "sqs" of kombu 5.3 wants a release without wheels
+            'pycurl',
             'pyyaml',
             'python-hcl2',
             'readme_renderer',

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
+import hashlib
 import importlib.metadata
 import importlib.util
 import io
@@ -4520,15 +4521,15 @@ class Workers:
 
     def __init__(
             self, folder: Path, monkeypatch: pytest.MonkeyPatch, url: str,
-            twice: float = 0) -> None:
+            twice: float = 0, **environment: Any) -> None:
         self.folder, self.messages = folder, folder / 'messages'
         self.unacked, self.published = folder / 'messages-unacked', folder / 'published'
         for made in (self.messages / 'control', self.unacked):
             made.mkdir(parents=True)
         self.published.touch()
-        self.module = import_worker_tasks(
-            monkeypatch, BROKER='redelivering', BROKER_FOLDER=self.messages, RESULT_BACKEND=url,
-            PUBLISHED=self.published, DELIVERED_TWICE=twice)
+        self.module = import_worker_tasks(monkeypatch, **{
+            'BROKER': 'redelivering', 'BROKER_FOLDER': self.messages, 'RESULT_BACKEND': url,
+            'PUBLISHED': self.published, 'DELIVERED_TWICE': twice, **environment})
         self.log = (folder / 'log').open('a')
         self.process: Any = None
 
@@ -4758,6 +4759,276 @@ def test_workers_that_are_killed_lose_nothing(
     for result in chords:
         assert result.get(timeout=150, follow_parents=False) == list(range(50))
     assert set(workers.bodies()) == {result.id for result in chords}
+
+
+# --- chords whose workers die ---------------------------------------------------------------------
+
+class DoomedWorkers(Workers):
+    """Workers that run tools/doomed_tasks.py."""
+
+    def __init__(
+            self, folder: Path, monkeypatch: pytest.MonkeyPatch, url: str,
+            **environment: Any) -> None:
+        super().__init__(folder, monkeypatch, url, **environment)
+        self.diary = folder / 'diary'
+        for made in ('struck', 'ended'):
+            (self.diary / made).mkdir(parents=True)
+        monkeypatch.setenv('DIARY', str(self.diary))
+        monkeypatch.setenv('INCLUDE', 'doomed_tasks')   # only in the workers
+
+    def task(self, name: str, *args: Any, **options: Any) -> Any:
+        return self.module.app.signature(name, args, options=options)
+
+    def body(self, name: str) -> Any:
+        return self.task('body', name, link_error=[self.task('on_error', name)])
+
+    def chord(self, name: str, step: str, task: str = 'doomed', size: int = 3,
+              lazy: bool = False) -> Any:
+        """Applies a chord whose last part is doomed."""
+        parts = [self.module.part.s(number) for number in range(size - 1)]
+        parts.append(self.task(task, size - 1, name, step, size - 1))
+        header: Any = (part for part in parts) if lazy else parts
+        return chord(header, self.body(name)).apply_async()
+
+    def struck(self) -> set[str]:
+        return {path.name for path in (self.diary / 'struck').iterdir()}
+
+    def wait_until_struck(self, names: set[str]) -> None:
+        deadline = time.monotonic() + 60
+        while not names <= self.struck() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert self.struck() == names
+
+    def told(self, what: str) -> dict[str, list[Any]]:
+        """What the bodies of the chords, or their errbacks ("errors"), were called with."""
+        found: dict[str, list[Any]] = {}
+        path = self.diary / what
+        for line in path.read_text().splitlines() if path.exists() else ():
+            name, told = json.loads(line)
+            found.setdefault(name, []).append(told)
+        return found
+
+    def wait_until_told(self, what: str, count: int, seconds: float = 60) -> list[Any]:
+        """All that was said to so many bodies or errbacks, once it was."""
+        deadline = time.monotonic() + seconds
+        while True:
+            told = [each for calls in self.told(what).values() for each in calls]
+            if len(told) >= count or time.monotonic() > deadline:
+                return told
+            time.sleep(0.05)
+
+
+@pytest.fixture
+def doomed_workers(
+        tmp_path: Path, proxy: Proxy, table_name: str,
+        monkeypatch: pytest.MonkeyPatch) -> Iterator[DoomedWorkers]:
+    workers = DoomedWorkers(
+        tmp_path, monkeypatch, backend_url(f'local/{table_name}', proxy.url))
+    ready(workers.module.app, proxy)
+    yield workers
+    workers.stop()
+    print((tmp_path / 'log').read_text()[-20_000:])
+
+
+@pytest.fixture
+def sqs_workers(
+        tmp_path: Path, endpoint: str, client: Any, table_name: str,
+        monkeypatch: pytest.MonkeyPatch) -> Iterator[DoomedWorkers]:
+    """Workers whose broker is SQS, as moto's server plays it."""
+    pytest.importorskip('pycurl')
+    monkeypatch.delitem(sys.modules, 'sqs_broker', raising=False)
+    with dynamodb_local.embedded_engine(os.environ) as server:
+        workers = DoomedWorkers(
+            tmp_path, monkeypatch, backend_url(f'local/{table_name}', endpoint),
+            BROKER='sqs_broker', SQS=server.endpoint.rpartition('/')[2])
+        workers.module.app.backend.get('the table is made')
+        yield workers
+        workers.stop()
+        print((tmp_path / 'log').read_text()[-20_000:])
+
+
+def outcomes(chords: dict[str, Any], seconds: float = 60) -> dict[str, Any]:
+    """What the body of each chord returned, or the name of the error that ended it or the wait."""
+    deadline, found = time.monotonic() + seconds, {}
+    for name, result in chords.items():
+        try:
+            found[name] = result.get(
+                timeout=max(0.1, deadline - time.monotonic()), follow_parents=False)
+        except (ChordError, TimeoutError) as exc:
+            found[name] = type(exc).__name__
+    return found
+
+
+#: the steps at which a process is killed, and how many parts the header has
+STEPS = [
+    ('stored', 3), ('counted 1', 3), ('counted 1', 45), ('counted 2', 45), ('collected', 3),
+    ('publishing', 3), ('published', 3), ('closed', 3)]
+
+
+@slow
+@pytest.mark.parametrize(('task', 'lazy'), [
+    ('doomed', False),
+    pytest.param('doomed', True, marks=LAZY.marks),
+    # Celery looks for no success of its own: whatever the version, such a part is redelivered
+    ('doomed_ignored', False),
+], ids=['list', 'generator', 'ignored'])
+def test_a_process_that_is_killed_at_any_step_of_a_chord_does_not_stop_it(
+        task: str, lazy: bool, doomed_workers: DoomedWorkers) -> None:
+    workers = doomed_workers
+    sizes = {f'{step} of {size}': size for step, size in STEPS}
+    chords = {f'{step} of {size}': workers.chord(f'{step} of {size}', step, task, size, lazy)
+              for step, size in STEPS}
+    # one that dies early: another part returns after it
+    parts = [workers.task(task, 0, 'early', 'stored'), workers.module.part.s(1, 1.0)]
+    sizes['early'], chords['early'] = 2, chord(parts, workers.body('early')).apply_async()
+    # a slot for each delivery that waits for a dead owner's lease, and two to go on with
+    workers.start(len(chords) + 2)
+    workers.wait_until_struck(set(chords))
+    found = outcomes(chords)
+    assert found == {name: list(range(size)) for name, size in sizes.items()}
+    bodies = workers.told('bodies')
+    # its message was sent, and the one who sent it could tell nobody: it may be sent once more
+    if bodies['published of 3'][1:] == [found['published of 3']]:
+        del bodies['published of 3'][1:]
+    assert bodies == {name: [values] for name, values in found.items()}
+    assert workers.told('errors') == {}
+
+
+@slow
+def test_a_process_that_is_killed_while_a_chord_fails_does_not_stop_it(
+        doomed_workers: DoomedWorkers) -> None:
+    workers = doomed_workers
+    steps = 'stored', 'counted 1', 'collected'
+    chords = {step: workers.chord(step, step, 'doomed_failing') for step in steps}
+    workers.start(len(chords) + 2)
+    workers.wait_until_struck(set(steps))
+    found = outcomes(chords)
+    assert found == dict.fromkeys(steps, 'ChordError')
+    errors = workers.told('errors')
+    assert errors.keys() == set(steps)
+    for name, told in errors.items():
+        assert len(told) == 1, errors
+        assert 'raised ValueError' in told[0], (name, told)
+    assert workers.told('bodies') == {}
+
+
+@slow
+@pytest.mark.parametrize('step', ['counted 1', 'publishing'])
+def test_a_hard_time_limit_of_who_joins_holds_nobody_up(
+        step: str, sqs_workers: DoomedWorkers) -> None:
+    # with a broker that Celery asks in its event loop, this is where it handles time limits, too
+    workers = sqs_workers
+    workers.start(2)
+    others = workers.module.part.delay('the worker is up')
+    assert others.get(timeout=60) == 'the worker is up'
+    parts = [workers.module.part.s(0), workers.task('doomed', 1, 'it', step, 1, 'hang')]
+    parts[1].set(time_limit=3)
+    joined = chord(parts, workers.body('it')).apply_async()
+    workers.wait_until_struck({'it'})
+    deadline = time.monotonic() + 8     # the limit falls into it
+    longest = 0.0
+    while time.monotonic() < deadline:
+        sent = time.monotonic()
+        assert workers.module.part.delay('unrelated').get(timeout=90) == 'unrelated'
+        longest = max(longest, time.monotonic() - sent)
+        time.sleep(0.2)
+    # a lease is 15 s
+    assert longest < 8, f'an unrelated task took {longest:.1f} s'
+    assert outcomes({'it': joined})['it'] in ([0, 1], 'ChordError')
+    assert len(workers.wait_until_told('bodies', 1, 0) + workers.wait_until_told('errors', 1, 0)) \
+        == 1
+    assert 'Hard time limit' in (workers.folder / 'log').read_text()
+
+
+@slow
+def test_a_soft_time_limit_ends_the_wait_for_a_dead_owner(
+        doomed_workers: DoomedWorkers) -> None:
+    workers = doomed_workers
+    workers.start(1)
+    parts = [workers.module.part.s(0), workers.task('doomed_ignored', 1, 'it', 'publishing', 1)]
+    parts[1].set(soft_time_limit=4)
+    joined = chord(parts, workers.body('it')).apply_async()
+    workers.wait_until_struck({'it'})
+    time.sleep(2)       # for the redelivery to take the only slot
+    sent = time.monotonic()
+    assert workers.module.part.delay('unrelated').get(timeout=90) == 'unrelated'
+    assert time.monotonic() - sent < 10     # a lease is 15 s
+    assert outcomes({'it': joined}) == {'it': [0, 1]}
+    assert workers.told('bodies') == {'it': [[0, 1]]}
+    assert 'Soft time limit' in (workers.folder / 'log').read_text()
+
+
+@slow
+def test_a_body_that_is_replaced_after_a_state_of_its_own_outlives_a_take_over(
+        doomed_workers: DoomedWorkers) -> None:
+    workers = doomed_workers
+    chords = {}
+    for step in ('counted 1', 'collected', 'publishing', 'published'):
+        header = [workers.module.part.s(number) for number in range(2)]
+        chords[step] = chord(header, workers.task('replaced', step, step)).apply_async()
+    workers.start(len(chords) + 2)
+    workers.wait_until_struck(set(chords))
+    found = outcomes(chords)
+    assert found == {name: [[0, 1], 'other'] for name in chords}
+
+
+@pytest.mark.parametrize('body_is_frozen', [False, True])
+@pytest.mark.parametrize('task', ['answer', 'answer_early', 'answer_ignored'])
+def test_each_run_of_a_chord_with_fixed_ids_gets_its_own_values(
+        task: str, body_is_frozen: bool, doomed_workers: DoomedWorkers) -> None:
+    workers, parts = doomed_workers, 45
+    workers.start()
+    ids = [str(uuid.uuid4()) for _ in range(parts)]
+    group_id, body_id = str(uuid.uuid4()), str(uuid.uuid4())
+
+    def apply(run: str) -> None:
+        (workers.diary / 'run').write_text(run)
+        header = group([workers.task(task, number, task_id=id) for number, id in enumerate(ids)],
+                       task_id=group_id)
+        chord(header, workers.body(run)).apply_async(
+            task_id=body_id if body_is_frozen else None)
+
+    expected: dict[str, Any] = {}
+    for number, run in enumerate(['run 1', 'run 2', 'run 3'], 1):
+        apply(run)
+        workers.wait_until_told('bodies', number, seconds=30)
+        expected[run] = [[f'{number} of {run}' for number in range(parts)]]
+        assert workers.told('bodies') == expected
+    apply('run 4 fails')
+    workers.wait_until_told('errors', 1, seconds=30)
+    apply('run 5')
+    workers.wait_until_told('bodies', 4, seconds=30)
+    expected['run 5'] = [[f'{number} of run 5' for number in range(parts)]]
+    assert workers.told('bodies') == expected
+    (name, [error]), = workers.told('errors').items()
+    assert name == 'run 4 fails' and ' of run 4 fails' in error, error
+
+
+def test_a_body_can_apply_its_own_chord_again(doomed_workers: DoomedWorkers) -> None:
+    workers, runs = doomed_workers, 3
+    workers.start()
+    ids = [str(uuid.uuid4()) for _ in range(5)]
+    workers.task('again', None, ids, runs + 1).delay()
+    told = workers.wait_until_told('bodies', runs + 1, seconds=60)
+    assert told == [None, *(
+        [*(f'{number} of {run}' for number in range(3)), f'last of {run}']
+        for run in range(runs, 0, -1))]
+    assert workers.struck() == {f'run {run}' for run in range(1, runs + 1)}
+
+
+# --- SQS, whose messages are small ----------------------------------------------------------------
+
+@slow
+@pytest.mark.parametrize(('parts', 'size'), [(1_500, 1000), (10_000, 100)])
+def test_a_chord_whose_values_are_larger_than_a_message_of_sqs(
+        parts: int, size: int, sqs_workers: DoomedWorkers) -> None:
+    workers = sqs_workers
+    workers.start(3)
+    values = [f'{number:0{size}}' for number in range(parts)]
+    header = (workers.module.part.s(value) for value in values)
+    joined = chord(header, workers.task('summary')).apply_async()
+    digest = hashlib.sha256(''.join(values).encode()).hexdigest()
+    assert joined.get(timeout=400, follow_parents=False) == ['list', parts, digest]
 
 
 @pytest.fixture(scope='session')

@@ -2,7 +2,8 @@
 
 Environment variables: RESULT_BACKEND, a URL; BROKER, the module with Celery's settings (broker or
 redelivering); PUBLISHED, the file that lists the ids of the published bodies of chords;
-USED_BEFORE_FORK, if the worker's parent process is to use its client before it forks.
+USED_BEFORE_FORK, if the worker's parent process is to use its client before it forks; INCLUDE,
+further modules whose tasks the worker runs.
 """
 from __future__ import annotations
 
@@ -12,7 +13,9 @@ from typing import Any
 
 from celery import Celery, signals
 
-app = Celery('worker_tasks', backend=os.environ['RESULT_BACKEND'])
+app = Celery(
+    'worker_tasks', backend=os.environ['RESULT_BACKEND'],
+    include=os.environ.get('INCLUDE', '').split())
 app.config_from_object(os.environ['BROKER'])
 if 'USED_BEFORE_FORK' in os.environ:
     app.backend.get('the parent uses its client before it forks')
