@@ -1635,8 +1635,8 @@ _TOO_LARGE = ('a counter of this chord would exceed the 400 KB of an item: '
               'too many tasks were added by parts that are counted together, or ids are too long')
 
 
-#: the sets of a node: its members whose value is under the part's own key, is kept apart, and those
-#: that failed
+#: the sets of a node: parts whose value is under their own key, whose value is kept apart, and that
+#: failed
 KINDS = ('members', 'kept', 'failed')
 
 
@@ -1707,13 +1707,15 @@ class Run:
     """One application of a chord, as its parts know it.
 
     deadline: seconds of the epoch (None: never).  lazy: the header is a generator.  single: all
-    parts are counted on one node, since their indexes repeat.  size: of the header, if it is known.
+    parts are counted on one node, since their indexes repeat.  nested: RUN.header says how the body
+    gets the values.  size: of the header, if it is known.
     """
 
     id: str
     deadline: int | None
     lazy: bool = False
     single: bool = False
+    nested: bool = False
     size: int | None = None
 
     def node_id(self, position: Position) -> str:
@@ -1821,7 +1823,7 @@ class Node:
 # The requests of the protocol of "Chord".  Knows nothing of Celery either.
 #
 #   who waits   A thread waits for a request that another thread of its process has under way on the
-#               same leaf, and while it claims a join whose owner beats.  Nothing is locked meanwhile.
+#               same leaf, and for a join whose owner beats.  Nothing is locked meanwhile.
 
 class Entry(NamedTuple):
     """What is counted on a node: a part with what it added, or a node of the level below."""
@@ -1954,7 +1956,7 @@ class Chords:
             expected, 'closed' in item)
 
     def _run(self, item: Item) -> Run:
-        return Run(item['id'], None, item['lazy'], item['single'], item.get('size'))
+        return Run(item['id'], None, item['lazy'], item['single'], size=item.get('size'))
 
     def _leaves(self, run: Run) -> list[Node]:
         if run.size is not None:
@@ -3220,13 +3222,14 @@ class JoiningBackend(AwaitingBackend):
         task_ids: list[str] = []
         if not is_lazy:
             task_ids = [leaf.id for result in results for leaf in leaf_results(result)]
-        run = self._run(group_id, lazy=is_lazy, single=single,
-                        size=None if is_lazy else len(task_ids))
+        run = self._run(
+            group_id, lazy=is_lazy, single=single, nested=nested and not is_lazy,
+            size=None if is_lazy else len(task_ids))
         try:
             Chords(self.values.table).open(self._chord_key(group_id), run, task_ids)
         except MiscountedChord as exc:
             raise ChordError(str(exc)) from None
-        if nested and not is_lazy:
+        if run.nested:
             structure = self.app.GroupResult(*header_result_args).as_tuple()
             self._put(run.header_id, self.encode({'result': structure}), None, run)
         body[_MARK] = dataclasses.asdict(run)
@@ -3396,12 +3399,11 @@ class JoiningBackend(AwaitingBackend):
             return [], kept
         size = sum(leaf.item.get('bytes', 0) for leaf in leaves)
         limit = self.options.chord_inline_limit
-        nested = run.single and not run.lazy
         if limit and size > limit and can_refer(body, self.app):
             self._put(run.parts_id, pack(parts), None, run)
-            return [Reference(run.id, len(parts), nested)], []
+            return [Reference(run.id, len(parts), run.nested)], []
         values, chunks = self._read_values(run.id, parts)
-        return self._arranged(run.id, parts, values, nested), [*kept, *chunks]
+        return self._arranged(run.id, parts, values, run.nested), [*kept, *chunks]
 
     def _error_of(self, run: Run, part: Part) -> ChordError:
         ids = (run.kept_id(part), self.item_id(part.task_id))
@@ -4073,7 +4075,9 @@ def _show(backend: DynamoDBBackend, id: str) -> _Answer:
     chord_key = backend.key_id(backend.get_key_for_chord(id))
     progress = Chords(table).progress(chord_key)
     if progress:
-        shown['chord'] = f'{progress.counted} of {progress.expected or "?"} parts counted'
+        failed = f', {progress.failed} failed' if progress.failed else ''
+        shown['chord'] = (
+            f'{progress.counted} of {progress.expected or "?"} parts counted{failed}')
         if progress.closed:
             shown['chord'] = 'closed: its body was called, or its errbacks'
     if len(shown) == 1:
