@@ -28,6 +28,7 @@ import textwrap
 import threading
 import time
 import traceback
+import tracemalloc
 import uuid
 import zipfile
 from collections import deque
@@ -1589,7 +1590,7 @@ def test_a_chord_whose_counters_are_gone_fails(
     client.delete_item(TableName=table_name, Key={'id': {'S': leaf}})  # as time to live does
     drive.returns(99)
     assert drive.published == []
-    assert drive.error() == dv._GONE
+    assert drive.error() == dv.GONE
 
 
 def test_ids_that_are_numbers_are_not_taken_for_counters(backend: dv.DynamoDBBackend) -> None:
@@ -2237,7 +2238,7 @@ def test_a_chord_whose_deadline_passes_fails_once(
             body, exc)))
     for index in range(1, 4):
         drive.returns(index)
-    assert drive.published == [] and len(told) == 1 and drive.error() == dv._GONE
+    assert drive.published == [] and len(told) == 1 and drive.error() == dv.GONE
 
 
 @pytest.mark.parametrize('lazy', [False, LAZY])
@@ -2248,7 +2249,7 @@ def test_a_chord_whose_table_is_deleted_fails(
     drive.returns(0)
     client.delete_table(TableName=table_name)
     drive.returns(1)
-    assert drive.error() == dv._GONE
+    assert drive.error() == dv.GONE
     if lazy:
         drive.size()
     drive.returns(2)
@@ -2307,7 +2308,7 @@ def test_a_chord_that_another_backend_applied_is_a_clear_error(
         request = drive.request(index)
         del request.chord['dynamodb_run']
         drive.returns(index, request=request)
-    assert drive.error() == dv._UNMARKED
+    assert drive.error() == dv.UNMARKED
 
 
 @pytest.mark.parametrize('lazy', [False, LAZY])
@@ -2334,7 +2335,7 @@ def test_too_many_added_tasks_are_a_clear_error(backend: dv.DynamoDBBackend) -> 
     adder = drive.request(0)
     adder.chord['dynamodb_run']['adds'] = [f'{number:0200}' for number in range(2500)]
     drive.returns(0, request=adder)
-    assert drive.error() == dv._TOO_LARGE
+    assert drive.error() == dv.TOO_LARGE
 
 
 def test_done_means_done(
@@ -2353,9 +2354,10 @@ def test_done_means_done(
             drive.returns(drive_index)
         if drive_index == 0:
             assert seen == [('PutItem', 'STARTED'), ('UpdateItem', 'SUCCESS')]
-    # the last part: stored, counted on leaf and root, joining, publishing, closed
-    assert [state for _, state in seen] == ['STARTED'] * (len(seen) - 1) + ['SUCCESS']
-    assert seen[-2][0] == 'publish' and drive.published == [drive.expected]
+    # the last part: stored, counted on leaf and root, joining, publishing; then closed
+    published = [operation for operation, _ in seen].index('publish')
+    assert {state for _, state in seen[:published + 1]} == {'STARTED'} and published >= 5
+    assert seen[-1][1] == 'SUCCESS' and drive.published == [drive.expected]
 
 
 def test_a_part_costs_three_more_reads_alone_and_none_in_a_batch(
@@ -2563,7 +2565,7 @@ def test_counts_that_travel_together_count_once_each(
         assert under_way.wait(20)
         for thread in threads[1:]:
             thread.start()
-        batches = dv._shared_batches(backend.options)
+        batches = dv.shared_batches(backend.options)
         deadline = time.monotonic() + 20
         while len(batches._newest[f'{run.id}.0.0'].entries) < 8 and what != 'duplicates':
             assert time.monotonic() < deadline
@@ -2581,8 +2583,7 @@ def test_counts_that_travel_together_count_once_each(
     assert batches._newest == {}
     node, = dv.Chords(backend.values.table).nodes(run, [dv.Position(0, 0)])
     assert len(node.counted) == 9 and any(roots)
-    if what == 'duplicates':
-        assert leaders <= 5
+    assert leaders < 11 or what in ('answer lost', 'interrupted')  # fewer than parts
 
 
 def test_a_body_that_takes_no_values_reads_none(
@@ -2644,6 +2645,22 @@ def test_the_values_of_a_large_chord_are_not_in_the_message(
         'S': f'{drive.run.kept_id(dv.Part(7, False, drive.ids[7]))}'}})
     with pytest.raises(ChordError, match='raise result_chord_expires'):
         backend.load_values(reference)
+
+
+def test_the_joining_worker_holds_no_values(make_app: MakeApp, proxy: Proxy) -> None:
+    peaks = []
+    for limit in (100_000, 0):
+        drive = Drive(make_app(f'chord_inline_limit={limit}'), 200)
+        ready(drive.app, proxy)
+        drive.apply()
+        for index in range(199):
+            drive.returns(index, 'x' * 10 * KB)
+        tracemalloc.start()
+        drive.returns(199)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    by_reference, inline = peaks
+    assert by_reference < 1500 * KB and inline > 4000 * KB, peaks
 
 
 @pytest.mark.parametrize('limit', [0, 10**6])
