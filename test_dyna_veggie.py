@@ -1821,11 +1821,15 @@ class Hook:
         for sent, _ in self._signals:
             sent.disconnect(dispatch_uid=self.uid)
 
+    # the heart-beat's requests come when they come: they are no step of a delivery
+
     def _before(self, model: Any, **kwargs: Any) -> None:
-        self.before(model.name)
+        if threading.current_thread().name != 'dyna-veggie-beat':
+            self.before(model.name)
 
     def _after(self, model: Any, **kwargs: Any) -> None:
-        self.after(model.name)
+        if threading.current_thread().name != 'dyna-veggie-beat':
+            self.after(model.name)
 
     def _before_publish(self, **kwargs: Any) -> None:
         self.before('publish')
