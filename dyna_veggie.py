@@ -13,11 +13,13 @@ it holds, and uses only what stands above it.
     table       items, batches of items, and the table's creation
     values      stored values of any size, each with a status and an expiry
     chord       the tree of counters that joins a chord
+    together    counts of one process that travel together
     counting    the requests that count the parts of a chord, and say who joins it
     waiting     when to look for what somebody waits for, and who looks
     awaiting    what Celery's result classes ask of the backend: to look, to wait, to call back
     results     Celery's result classes, which read in batches
     references  values of a chord that do not travel in the message of its body
+    ending      how a chord ends: its body is published, or its errbacks are called
     joining     what Celery asks of a backend for its chords
     backend     Celery's interface
     commands    celery -A proj dynamodb ..., or python -m dyna_veggie ...
@@ -1706,9 +1708,9 @@ class Values:
 # Chord
 # --------------------------------------------------------------------------------------------------
 #
-# What the counters of a chord say, as pure functions of what was read; the requests are in the next
-# section.  Knows nothing of Celery: a part is an index and an id, and a run is one application of a
-# chord.
+# What the counters of a chord say, as pure functions of what was read; the requests are in
+# "Counting".  Knows nothing of Celery: a part is an index and an id, and a run is one application
+# of a chord.
 #
 #   items       KEY                     names the newest run: for who has only the group's id
 #               RUN = KEY.RANDOM        who joins the run: owner, beats, before, closed
@@ -1741,10 +1743,10 @@ class Values:
 
 _LEAF_CAPACITY = 40
 _NODE_CAPACITY = 200
-_SINGLE_LIMIT = 15_000  # members of 20 bytes, and their item is limited to 400 KB
+SINGLE_LIMIT = 15_000  # members of 20 bytes, and their item is limited to 400 KB
 _COMBINED = 25  # parts in one update: its condition is limited to 4 KB
-_LATE = 14 * 86400  # seconds that the end of a run is known after its deadline: for duplicates
-_POINTER_TTL = 30 * 86400  # seconds, if results never expire
+LATE = 14 * 86400  # seconds that the end of a run is known after its deadline: for duplicates
+POINTER_TTL = 30 * 86400  # seconds, if results never expire
 ID_LIMIT = 2048  # bytes of a key
 
 # flags in a member's index
@@ -1752,16 +1754,16 @@ TEXT_ID = 1 << 31  # the task id is not a UUID
 _ADDED = 1 << 30  # the task was added by another part
 KEPT = 1 << 29  # in RUN.parts: its value is kept apart
 
-_GONE = ('counters of this chord expired or were deleted before its last part returned: '
+GONE = ('counters of this chord expired or were deleted before its last part returned: '
          'if it takes longer, raise result_chord_expires')
 GAPS = ('the header is a generator with groups, empty chains or empty groups in it, '
          'whose parts cannot be counted by their indexes: give it as a list')
-_TOO_LARGE = ('a counter of this chord would exceed the 400 KB of an item: '
+TOO_LARGE = ('a counter of this chord would exceed the 400 KB of an item: '
               'too many tasks were added by parts that are counted together, or ids are too long')
 
 
-#: the sets of a node: its members whose value is under the part's own key, is kept apart, and those
-#: that failed
+#: the sets of a node: parts whose value is under their own key, whose value is kept apart, and that
+#: failed
 KINDS = ('members', 'kept', 'failed')
 
 
@@ -1832,13 +1834,15 @@ class Run:
     """One application of a chord, as its parts know it.
 
     deadline: seconds of the epoch (None: never).  lazy: the header is a generator.  single: all
-    parts are counted on one node, since their indexes repeat.  size: of the header, if it is known.
+    parts are counted on one node, since their indexes repeat.  nested: RUN.header says how the body
+    gets the values.  size: of the header, if it is known.
     """
 
     id: str
     deadline: int | None
     lazy: bool = False
     single: bool = False
+    nested: bool = False
     size: int | None = None
 
     def node_id(self, position: Position) -> str:
@@ -1940,13 +1944,19 @@ class Node:
 
 
 # --------------------------------------------------------------------------------------------------
-# Counting
+# Together
 # --------------------------------------------------------------------------------------------------
 #
-# The requests of the protocol of "Chord".  Knows nothing of Celery either.
+# Parts of one process that are to be counted on the same leaf while a request for it is under way
+# go with the next one.  Knows nothing of what a request is.
 #
-#   who waits   A thread waits for a request that another thread of its process has under way on the
-#               same leaf, and while it claims a join whose owner beats.  Nothing is locked meanwhile.
+#   state       _Batches: the newest batch of each leaf, of all threads (or greenlets) of a process.
+#   a batch     is open until the one before has its answer; then its first entry's thread, which
+#               leads it, closes it and sends it.  If nothing is under way it is sent at once, so
+#               that a process with one thread sends one part at a time.
+#   who waits   the leader for the batch before, the others for their leader.  They are woken,
+#               however it ends.  If it was applied the leader goes on for all; else each counts
+#               alone.
 
 class Entry(NamedTuple):
     """What is counted on a node: a part with what it added, or a node of the level below."""
@@ -2019,9 +2029,17 @@ class _Batches:
 
 
 @shared_by_process
-def _shared_batches(options: Options) -> _Batches:
+def shared_batches(options: Options) -> _Batches:
     return _Batches()
 
+
+# --------------------------------------------------------------------------------------------------
+# Counting
+# --------------------------------------------------------------------------------------------------
+#
+# The requests of the protocol of "Chord".  Knows nothing of Celery either.
+#
+#   who waits   claim() waits while another delivery, which owns the join, beats.
 
 class Progress(NamedTuple):
     """How many parts of a chord were counted, and failed, of how many, if that is known yet.
@@ -2043,16 +2061,16 @@ class Chords:
 
     def open(self, key: str, run: Run, task_ids: Iterable[str] = ()) -> None:
         """Writes what the parts of a run need.  Raises MiscountedChord for what is too large."""
-        if run.single and (run.size or 0) > _SINGLE_LIMIT:
+        if run.single and (run.size or 0) > SINGLE_LIMIT:
             raise MiscountedChord(
                 f'the header of this chord has {run.size:,} tasks, some in chains that end in '
-                f'groups, and such a header can have {_SINGLE_LIMIT:,}: make it flat, or split it')
+                f'groups, and such a header can have {SINGLE_LIMIT:,}: make it flat, or split it')
         for index, task_id in enumerate(task_ids):
             check_id(run.kept_id(Part(index, False, task_id)))
         size = {} if run.size is None else {'size': run.size}
-        late = {} if run.deadline is None else {'ttl': run.deadline + _LATE}
+        late = {} if run.deadline is None else {'ttl': run.deadline + LATE}
         items: list[Item] = [
-            {'id': key, 'run': run.id, **(run.ttl or expiry(_POINTER_TTL))},
+            {'id': key, 'run': run.id, **(run.ttl or expiry(POINTER_TTL))},
             {'id': run.id, 'lazy': run.lazy, 'single': run.single, **size, **late}]
         if run.size is not None:
             items += ({'id': run.node_id(position), **run.ttl} for position in run.positions())
@@ -2079,7 +2097,7 @@ class Chords:
             expected, 'closed' in item)
 
     def _run(self, item: Item) -> Run:
-        return Run(item['id'], None, item['lazy'], item['single'], item.get('size'))
+        return Run(item['id'], None, item['lazy'], item['single'], size=item.get('size'))
 
     def _leaves(self, run: Run) -> list[Node]:
         if run.size is not None:
@@ -2161,7 +2179,7 @@ class ChordCounter:
         Raises MiscountedChord if it cannot complete.
         """
         position = self.run.leaf(self.part.group_index)
-        counted = _shared_batches(self.table.options).count(
+        counted = shared_batches(self.table.options).count(
             self.run.node_id(position), entry,
             lambda entries: self._count(position, entries))
         while counted is not None:
@@ -2202,16 +2220,16 @@ class ChordCounter:
                 condition=' AND '.join(terms))
         except ClientError as exc:
             if error_code(exc) == 'ValidationException' and 'tem size' in str(exc):
-                raise MiscountedChord(_TOO_LARGE) from exc
+                raise MiscountedChord(TOO_LARGE) from exc
             raise
 
     def _checked(self, position: Position, counted: Counted) -> Node | None:
         """The node that was counted on; None if the chord has ended.  Raises MiscountedChord."""
         # looked at after the answer: until then no node can have expired
         if self.run.deadline is not None and time.time() >= self.run.deadline:
-            raise MiscountedChord(_GONE)
+            raise MiscountedChord(GONE)
         if counted.item is None:
-            raise MiscountedChord(_GONE)
+            raise MiscountedChord(GONE)
         node = Node(self.run, position, counted.item)
         new = node.counted == {entry.member for entry in counted.entries}
         if self.run.lazy and (new or not counted.applied):
@@ -2224,7 +2242,7 @@ class ChordCounter:
                     self.table.delete(self.run.node_id(position))
                 return None
             if 'lazy' not in item:
-                raise MiscountedChord(_GONE)
+                raise MiscountedChord(GONE)
         if node.is_over:
             raise MiscountedChord(GAPS)
         return node
@@ -2274,7 +2292,7 @@ class ChordCounter:
         update = 'SET #owner = :owner'
         if self.run.deadline is not None:
             update += ', #ttl = if_not_exists(#ttl, :ttl)'
-            values['ttl'] = self.run.deadline + _LATE
+            values['ttl'] = self.run.deadline + LATE
         if 'before' in values:
             update += ', #before = :before'
         values.update(owner=self.token, one=1)
@@ -2331,12 +2349,12 @@ class ChordCounter:
                        for member in leaf.wanted & leaf.item.get(kind, frozenset()))
         sizes = [leaf.size for leaf in leaves if leaf.size is not None]
         if not sizes or sum(not part.added for part, _ in parts) != sizes[-1]:
-            raise MiscountedChord(_GONE)
+            raise MiscountedChord(GONE)
         return parts
 
     def close(self, size: int | None) -> None:
         """Says that the chord has ended.  Its nodes expire, or are deleted if nothing does."""
-        late = time.time() + _LATE
+        late = time.time() + LATE
         self.table.update(
             self.run.id, 'SET #closed = :closed, #ttl = if_not_exists(#ttl, :late)',
             {'closed': True, 'late': math.ceil(late)})
@@ -3229,41 +3247,18 @@ task_prerun.connect(_load, weak=False, dispatch_uid='dyna_veggie.load')
 
 
 # --------------------------------------------------------------------------------------------------
-# Joining
+# Ending
 # --------------------------------------------------------------------------------------------------
 #
-# What Celery asks of a backend for its chords, by the protocol of "Chord" and "Counting".
+# How a chord ends, once a delivery has filled its root, or has found that it cannot complete: the
+# body is published, or its errbacks are called.  Knows nothing of how values are kept: ``backend``
+# is a JoiningBackend.
 #
-#   the mark    apply_chord() puts what each part must know of the run into the body's signature,
-#               which Celery puts into each part's message: the top-level key ``dynamodb_run``.
-#               set_chord_size() completes that very dict just before the last part is sent.  It is
-#               taken out before that becomes a signature again, since from_dict() would take it for
-#               an option.  add_to_chord() notes in it which task was added, and what its own task
-#               added; that is counted when that one returns.
-#   values      A part's value is under its own key, if this delivery stored it there.  If it is
-#               ignored, or if a success of another execution stands there, it is kept apart under a
-#               key of the run.
-#   the join    reads the nodes, the values that the body is to get, and what stands under the
-#               body's id; says that it begins; publishes; closes the run.
-#   who waits   Only a task's own thread may wait for another's lease.  For a worker's main process,
-#               and for a task that runs into its soft time limit there, a thread of its own does.
-
-#: the tasks of a generator header come without group_index
-LAZY_PARTS_LACK_INDEX = celery.VERSION[:2] < (5, 4)
-
-_MARK = 'dynamodb_run'
-_UNMARKED = ('the chord was applied with another result backend than that of its parts: '
-             'sender and workers must use the same')
-_FORGOTTEN = 'it was forgotten, or has expired: if the chord takes long, raise result_chord_expires'
-
-
-class _MayNotWait(Exception):
-    """Where this is called, nothing may sleep."""
-
-
-def _refuse_to_sleep(seconds: float) -> None:
-    raise _MayNotWait
-
+#   the order   claim the join, unless it is ours; read the nodes, and what stands under the body's
+#               id; read the values; begin; publish; close; delete what was kept apart.  Nothing is
+#               said to anybody before ``begin``, so that all of it can be done again.
+#   errors      Whatever is raised before ``begin`` is what the errbacks are told, but for a soft
+#               time limit, after which another thread does it all again.
 
 def arrange(result: ResultBase, values: Mapping[str, Any]) -> Any:
     """Values by task id, in the structure of a header's result."""
@@ -3312,6 +3307,131 @@ def can_refer(body: Any, app: Any) -> bool:
     return True
 
 
+def part_error(part: Part, value: Any) -> ChordError:
+    """The error of a chord, for what one of its parts raised."""
+    error = ChordError(f'Dependency {part.task_id} raised {value!r}')
+    error.__cause__ = value if isinstance(value, BaseException) else None
+    return error
+
+
+class Join:
+    """One delivery's way from a full root, or an error, to the end of the chord."""
+
+    def __init__(self, backend: Any, body: Any, counter: ChordCounter) -> None:
+        self.backend, self.body, self.counter = backend, body, counter
+        self.root: Node | None = None
+        self.error: Exception | None = None
+        self.ended = False  # the body is published, or its errbacks are called
+        self.kept: list[str] = []
+
+    def run(self, sleep: Sleep) -> None:
+        """Ends the chord, unless another delivery does.  Sleeps while one has the lease."""
+        counter, retried = self.counter, self.backend.retried
+        mine = self.root is not None and self.root.item.get('owner') == counter.token
+        state = {} if mine and not self.ended else retried(counter.claim, sleep)
+        if state is None:
+            return
+        with counter.beating():
+            if self.ended or self._end(state):
+                retried(counter.close, self.root.size if self.root else counter.run.size)
+                self.backend.values.delete_many(self.kept)
+
+    def run_alone(self) -> None:
+        """The same in a thread of its own, which may wait."""
+        try:
+            self.run(time.sleep)
+        except Exception:
+            logger.exception('Chord %s was not joined here', self.counter.run.id)
+
+    def _end(self, state: Item) -> bool:
+        """Publishes the body, or calls the errbacks, unless the owner before has done so."""
+        counter, retried, run = self.counter, self.backend.retried, self.counter.run
+        ids = [self.backend.item_id(id) for id in evidence(self.body, self.backend.app)]
+        values: Any = []
+        leaves: list[Node] = []
+        if self.root is None:
+            items = retried(counter.table.get_many, ids)
+        else:
+            leaves, items = retried(counter.collect, self.root, ids)
+        stamps = frozenset(repr(item.get('timestamp')).encode() for item in items.values()
+                           if not is_expired(item))
+        if 'before' in state and stamps - state['before']:
+            return True
+        if self.error is None:
+            try:
+                values, self.kept = retried(
+                    self.backend.argument, self.body, run, leaves, counter)
+            except SoftTimeLimitExceeded:
+                raise
+            except Exception as exc:
+                self.error = exc
+        # who stalled past its lease must not publish: another may have, meanwhile
+        if not retried(counter.begin, stamps | {b'-'}):
+            logger.warning('Chord %s: it is not ended here, another worker has taken over', run.id)
+            return False
+        self.ended = True
+        if self.error is None:
+            self._publish(values)
+        else:
+            self._fail(self.error)
+        return True
+
+    def _publish(self, values: Any) -> None:
+        try:
+            # in versions of Celery that have it, this waits between its tries to publish
+            amqp = self.backend.app.amqp
+            publish = getattr(amqp, '_retry_publish', lambda call, *args: call(*args))
+            publish(self.body.delay, values)
+        except Exception as exc:
+            self._fail(ChordError(f'Callback error: {exc!r}'))
+
+    def _fail(self, error: Exception) -> None:
+        if isinstance(error, MiscountedChord):
+            error = ChordError(str(error))
+        elif not isinstance(error, ChordError):
+            error = ChordError(f'Join error: {error!r}')
+        try:
+            raise error  # Celery stores the traceback of what is being handled
+        except ChordError as exc:
+            logger.exception('Chord %s raised: %r', self.counter.run.id, exc)
+            self.backend.chord_error_from_stack(self.body, exc)
+
+
+# --------------------------------------------------------------------------------------------------
+# Joining
+# --------------------------------------------------------------------------------------------------
+#
+# What Celery asks of a backend for its chords; the protocol is that of "Chord".
+#
+#   the mark    apply_chord() puts what each part must know of the run into the body's signature,
+#               which Celery puts into each part's message: the top-level key ``dynamodb_run``.
+#               set_chord_size() completes that very dict just before the last part is sent.  It is
+#               taken out before that becomes a signature again, since from_dict() would take it for
+#               an option.  add_to_chord() notes in it which task was added, and what its own task
+#               added; that is counted when that one returns.
+#   values      A part's value is under its own key, if this delivery stored it there.  If it is
+#               ignored, or if a success of another execution stands there, it is kept apart under a
+#               key of the run.
+#   who waits   Only a task's own thread may wait for another's lease.  For a worker's main process,
+#               and for a task that runs into its soft time limit there, a thread of its own does.
+
+#: the tasks of a generator header come without group_index
+LAZY_PARTS_LACK_INDEX = celery.VERSION[:2] < (5, 4)
+
+_MARK = 'dynamodb_run'
+UNMARKED = ('the chord was applied with another result backend than that of its parts: '
+             'sender and workers must use the same')
+_FORGOTTEN = 'it was forgotten, or has expired: if the chord takes long, raise result_chord_expires'
+
+
+class _MayNotWait(Exception):
+    """Where this is called, nothing may sleep."""
+
+
+def _refuse_to_sleep(seconds: float) -> None:
+    raise _MayNotWait
+
+
 class _Note(threading.local):
     """What this thread stored last: the task, and whether its result is under its own key."""
 
@@ -3351,13 +3471,14 @@ class JoiningBackend(AwaitingBackend):
         task_ids: list[str] = []
         if not is_lazy:
             task_ids = [leaf.id for result in results for leaf in leaf_results(result)]
-        run = self._run(group_id, lazy=is_lazy, single=single,
-                        size=None if is_lazy else len(task_ids))
+        run = self._run(
+            group_id, lazy=is_lazy, single=single, nested=nested and not is_lazy,
+            size=None if is_lazy else len(task_ids))
         try:
             Chords(self.values.table).open(self._chord_key(group_id), run, task_ids)
         except MiscountedChord as exc:
             raise ChordError(str(exc)) from None
-        if nested and not is_lazy:
+        if run.nested:
             structure = self.app.GroupResult(*header_result_args).as_tuple()
             self._put(run.header_id, self.encode({'result': structure}), None, run)
         body[_MARK] = dataclasses.asdict(run)
@@ -3395,7 +3516,7 @@ class JoiningBackend(AwaitingBackend):
         chord = request.chord
         mark = chord.get(_MARK)
         if mark is None:
-            raise ChordError(_UNMARKED)
+            raise ChordError(UNMARKED)
         adds = [*mark.get('adds', ()), result.id]
         request.chord = {**chord, _MARK: {**mark, 'adds': adds}}
         # the dict that the task which is added has been given
@@ -3445,10 +3566,10 @@ class JoiningBackend(AwaitingBackend):
             self._run(request.group), id=f'{self._chord_key(request.group)}.unmarked')
         part = Part(request.group_index or 0, bool(mark.get('added')), request.id)
         counter = ChordCounter(self.values.table, run, part)
-        join = _Join(self, maybe_signature(chord, app=self.app), counter)
+        join = Join(self, maybe_signature(chord, app=self.app), counter)
         try:
             if not mark:
-                raise MiscountedChord(_UNMARKED)
+                raise MiscountedChord(UNMARKED)
             if request.group_index is None and not run.single:
                 raise MiscountedChord(GAPS)
             entry = self._entry(counter, state, result, mark.get('adds', ()))
@@ -3527,12 +3648,11 @@ class JoiningBackend(AwaitingBackend):
             return [], kept
         size = sum(leaf.item.get('bytes', 0) for leaf in leaves)
         limit = self.options.chord_inline_limit
-        nested = run.single and not run.lazy
         if limit and size > limit and can_refer(body, self.app):
             self._put(run.parts_id, pack(parts), None, run)
-            return [Reference(run.id, len(parts), nested)], []
+            return [Reference(run.id, len(parts), run.nested)], []
         values, chunks = self._read_values(run.id, parts)
-        return self._arranged(run.id, parts, values, nested), [*kept, *chunks]
+        return self._arranged(run.id, parts, values, run.nested), [*kept, *chunks]
 
     def _error_of(self, run: Run, part: Part) -> ChordError:
         ids = (run.kept_id(part), self.item_id(part.task_id))
@@ -3607,96 +3727,6 @@ class JoiningBackend(AwaitingBackend):
         parts = list(unpack(stored.read()))
         values, _ = self._read_values(reference.run_id, parts)
         return self._arranged(reference.run_id, parts, values, reference.nested)
-
-
-def part_error(part: Part, value: Any) -> ChordError:
-    """The error of a chord, for what one of its parts raised."""
-    error = ChordError(f'Dependency {part.task_id} raised {value!r}')
-    error.__cause__ = value if isinstance(value, BaseException) else None
-    return error
-
-
-class _Join:
-    """One delivery's way from a full root, or an error, to the end of the chord."""
-
-    def __init__(self, backend: JoiningBackend, body: Any, counter: ChordCounter) -> None:
-        self.backend, self.body, self.counter = backend, body, counter
-        self.root: Node | None = None
-        self.error: Exception | None = None
-        self.ended = False  # the body is published, or its errbacks are called
-        self.kept: list[str] = []
-
-    def run(self, sleep: Sleep) -> None:
-        """Ends the chord, unless another delivery does.  Sleeps while one has the lease."""
-        counter, retried = self.counter, self.backend.retried
-        mine = self.root is not None and self.root.item.get('owner') == counter.token
-        state = {} if mine and not self.ended else retried(counter.claim, sleep)
-        if state is None:
-            return
-        with counter.beating():
-            if self.ended or self._end(state):
-                retried(counter.close, self.root.size if self.root else counter.run.size)
-                self.backend.values.delete_many(self.kept)
-
-    def run_alone(self) -> None:
-        """The same in a thread of its own, which may wait."""
-        try:
-            self.run(time.sleep)
-        except Exception:
-            logger.exception('Chord %s was not joined here', self.counter.run.id)
-
-    def _end(self, state: Item) -> bool:
-        """Publishes the body, or calls the errbacks, unless the owner before has done so."""
-        counter, retried, run = self.counter, self.backend.retried, self.counter.run
-        ids = [self.backend.item_id(id) for id in evidence(self.body, self.backend.app)]
-        values: Any = []
-        leaves: list[Node] = []
-        if self.root is None:
-            items = retried(counter.table.get_many, ids)
-        else:
-            leaves, items = retried(counter.collect, self.root, ids)
-        stamps = frozenset(repr(item.get('timestamp')).encode() for item in items.values()
-                           if not is_expired(item))
-        if 'before' in state and stamps - state['before']:
-            return True
-        if self.error is None:
-            try:
-                values, self.kept = retried(
-                    self.backend.argument, self.body, run, leaves, counter)
-            except SoftTimeLimitExceeded:
-                raise
-            except Exception as exc:
-                self.error = exc
-        # who stalled past its lease must not publish: another may have, meanwhile
-        if not retried(counter.begin, stamps | {b'-'}):
-            logger.warning('Chord %s: it is not ended here, another worker has taken over', run.id)
-            return False
-        self.ended = True
-        if self.error is None:
-            self._publish(values)
-        else:
-            self._fail(self.error)
-        return True
-
-    def _publish(self, values: Any) -> None:
-        try:
-            # in versions of Celery that have it, this waits between its tries to publish
-            amqp = self.backend.app.amqp
-            publish = getattr(amqp, '_retry_publish', lambda call, *args: call(*args))
-            publish(self.body.delay, values)
-        except Exception as exc:
-            self._fail(ChordError(f'Callback error: {exc!r}'))
-
-    def _fail(self, error: Exception) -> None:
-        if isinstance(error, MiscountedChord):
-            error = ChordError(str(error))
-        elif not isinstance(error, ChordError):
-            error = ChordError(f'Join error: {error!r}')
-        try:
-            raise error  # Celery stores the traceback of what is being handled
-        except ChordError as exc:
-            logger.exception('Chord %s raised: %r', self.counter.run.id, exc)
-            self.backend.chord_error_from_stack(self.body, exc)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -4325,7 +4355,9 @@ def _show(backend: DynamoDBBackend, id: str) -> _Answer:
     chord_key = backend.key_id(backend.get_key_for_chord(id))
     progress = Chords(table).progress(chord_key)
     if progress:
-        shown['chord'] = f'{progress.counted} of {progress.expected or "?"} parts counted'
+        failed = f', {progress.failed} failed' if progress.failed else ''
+        shown['chord'] = (
+            f'{progress.counted} of {progress.expected or "?"} parts counted{failed}')
         if progress.closed:
             shown['chord'] = 'closed: its body was called, or its errbacks'
     if len(shown) == 1:
