@@ -1,0 +1,500 @@
+"""Random canvases, run on this backend and on Celery's Redis backend, which must agree.
+
+    make canvases                               # 300 of them
+    make canvases ARGS="--seeds 1000 --first 5000"
+    make canvases ARGS="--seed 42"              # shows that canvas, and what came of it on both
+    make canvases ARGS="--seed 42 --shrink"     # the smallest canvas that still shows it
+    make canvases ARGS="--peer redis"           # Redis against itself: is the comparison sound?
+
+A seed gives a canvas of nested groups, chains and chords, with lazy headers, tasks that fail, are
+retried, replaced or add to their chord, ignored results, errbacks, and the like (NODES and MARKS).
+It runs twice, with a client and a worker each that share everything but the result backend.
+Compared are what get() returns or raises or whether it would wait for ever, the states and values
+of all results that the client can reach, and the tasks and errbacks that ran, with their arguments.
+
+An outcome that differs is a difference only if Redis does not come to it in some more tries: what
+Celery leaves to chance is no promise.  The exit code is 1 if there is a difference that BY_DESIGN
+does not name.
+"""
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+import json
+import multiprocessing
+import operator
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+TOOLS = Path(__file__).resolve().parent
+sys.path[:0] = [str(TOOLS), str(TOOLS.parent)]
+
+import dynamodb_local  # noqa: E402
+import redis_local  # noqa: E402
+
+AT_ONCE = 12        # canvases, of each backend
+THREADS = 32        # of a worker: on Redis, a join with groups in its header waits in one
+TOO_LONG = 30.0     # seconds, for a canvas of a few tasks that do nothing
+NEVER = 1.0         # seconds to wait for a result of a canvas whose tasks are all done
+TRIES = 4           # for Redis to come to another outcome
+
+
+# --- canvases -------------------------------------------------------------------------------------
+
+@dataclass(frozen=True)
+class Node:
+    """A signature.  The last part of a chord is its body; that of a task is what the task sends."""
+
+    kind: str
+    parts: tuple[Node, ...] = ()
+    marks: tuple[str, ...] = ()
+    label: str = ''
+
+    def __str__(self) -> str:
+        inner = [*map(str, self.parts)]
+        if self.kind == 'chord':
+            inner = [f'[{", ".join(inner[:-1])}]', inner[-1]]
+        if not self.is_composite:
+            inner[:0] = [self.label]
+        return ''.join([self.kind, f'({", ".join(inner)})', *(f'.{mark}' for mark in self.marks)])
+
+    @property
+    def is_composite(self) -> bool:
+        return self.kind in ('chain', 'group', 'chord')
+
+    def nodes(self) -> Iterator[Node]:
+        yield self
+        for part in self.parts:
+            yield from part.nodes()
+
+    def has(self, *names: str) -> bool:
+        return any(name == node.kind or name in node.marks for node in self.nodes() for name in names)
+
+
+#: kinds of tasks, with their weights: a flaky one is retried, a tired one more often than allowed
+NODES = {'work': 40, 'fail': 6, 'flaky': 6, 'tired': 3, 'replaced': 12, 'adder': 8, 'fade': 3}
+#: what else a signature can be, with its probability, and for which kinds
+MARKS: dict[str, tuple[float, Callable[[Node], bool]]] = {
+    'immutable': (.20, lambda node: not node.is_composite),
+    'ignored': (.08, lambda node: not node.is_composite),           # ignore_result
+    'link': (.10, lambda node: True),
+    'errback': (.20, lambda node: True),
+    'errtask': (.10, lambda node: True),
+    'lazy': (.50, lambda node: node.kind in ('group', 'chord')),    # its tasks come from a generator
+    'piped': (.40, lambda node: node.kind == 'chain' and len(node.parts) > 1),  # a | b
+    'twice': (.06, lambda node: not node.is_composite),     # in a group or header, as the same task
+}
+
+
+def numbered(node: Node) -> Node:
+    """The same with labels that tell its tasks apart."""
+    numbers = iter(range(10**6))
+
+    def number(node: Node) -> Node:
+        label = str(next(numbers))
+        return replace(node, label=label, parts=tuple(map(number, node.parts)))
+    return number(node)
+
+
+def random_canvas(seed: int) -> Node:
+    chance = random.Random(seed)
+    left = chance.choice((3, 6, 12, 20))
+    # of many tasks one would nearly always fail, and its failure hide what became of the rest
+    kinds = {kind: weight for kind, weight in NODES.items() if chance.random() < .5 or kind == 'work'}
+    marks = [mark for mark in MARKS if chance.random() < .5]
+
+    def marked(node: Node) -> Node:
+        return replace(node, marks=tuple(
+            mark for mark in marks if MARKS[mark][1](node) and chance.random() < MARKS[mark][0]))
+
+    def task(depth: int) -> Node:
+        nonlocal left
+        left -= 1
+        kind, = chance.choices([*kinds], [*kinds.values()])
+        parts: tuple[Node, ...] = ()
+        if kind == 'replaced':
+            parts = canvas(depth - 1),
+        elif kind == 'adder':
+            parts = task(0) if chance.random() < .8 else Node('chain', several(0, 2)),
+        return marked(Node(kind, parts))
+
+    def several(depth: int, most: int) -> tuple[Node, ...]:
+        return tuple(part(depth) for _ in range(chance.randint(1, most)))
+
+    def part(depth: int) -> Node:
+        if chance.random() < .03:
+            return Node(chance.choice(('chain', 'group')))  # empty
+        return canvas(depth)
+
+    def canvas(depth: int, among: tuple[str, ...] = ('task', 'chain', 'group', 'chord')) -> Node:
+        kind, = chance.choices(among, (5, 2, 2, 3)[-len(among):])
+        if depth <= 0 or left <= 0 or kind == 'task':
+            return task(depth)
+        parts = several(depth - 1, 3 if kind == 'chain' else 4)
+        if kind == 'chord':
+            parts = (*parts, canvas(depth - 1))
+        return marked(Node(kind, parts))
+
+    found = canvas(3, ('chain', 'group', 'chord'))
+    if found.kind == 'chord' and chance.random() < .15:
+        found = replace(found, marks=(*found.marks, 'again'))   # frozen, and applied two times
+    return numbered(found)
+
+
+def smaller(node: Node) -> Iterator[Node]:
+    """Canvases that lack one thing."""
+    yield from node.parts
+    if node.kind not in ('work', 'fail') and not node.is_composite:
+        yield Node('work', (), node.marks)
+    for number in range(len(node.marks)):
+        yield replace(node, marks=node.marks[:number] + node.marks[number + 1:])
+    for number, part in enumerate(node.parts):
+        before, after = node.parts[:number], node.parts[number + 1:]
+        if node.is_composite and not (node.kind == 'chord' and not after):
+            yield replace(node, parts=before + after)
+        for less in smaller(part):
+            yield replace(node, parts=(*before, less, *after))
+
+
+# --- a client, in a process of its own with a worker ----------------------------------------------
+
+class Outcome(NamedTuple):
+    got: list[Any]      # for each application: what get() did, and what can be reached from there
+    events: list[Any]
+
+
+def built(node: Node) -> Any:
+    import canvas_tasks as tasks
+    from celery import chain, chord, group
+
+    def label(suffix: str) -> str:
+        return f'{node.label}{suffix}'
+
+    def members(parts: tuple[Node, ...]) -> Any:
+        sigs = []
+        for part in parts:
+            sig = built(part)
+            if 'twice' in part.marks:
+                sig.freeze()
+                sigs.append(sig)
+            sigs.append(sig)
+        return (sig for sig in sigs) if 'lazy' in node.marks else sigs
+
+    if node.kind == 'chain':
+        sigs = [built(part) for part in node.parts]
+        sig = functools.reduce(operator.or_, sigs) if 'piped' in node.marks else chain(*sigs)
+    elif node.kind == 'group':
+        sig = group(members(node.parts))
+    elif node.kind == 'chord':
+        sig = chord(members(node.parts[:-1]), built(node.parts[-1]))
+    else:
+        kwargs: dict[str, Any] = {'label': node.label}
+        if node.parts:
+            kwargs['sig'] = built(node.parts[0])
+        name = node.kind
+        if name in ('flaky', 'tired'):
+            kwargs['failures'] = 1 if name == 'flaky' else 9
+            name = 'flaky'
+        sig = getattr(tasks, name).signature((), kwargs, immutable='immutable' in node.marks)
+    if 'ignored' in node.marks:
+        sig.set(ignore_result=True)
+    if 'link' in node.marks:
+        sig.link(tasks.work.s(label=label('l')))
+    if 'errback' in node.marks:
+        sig.link_error(tasks.errback.s(label=label('e')))
+    if 'errtask' in node.marks:
+        sig.link_error(tasks.errtask.s(label=label('t')))
+    return sig
+
+
+def error(exc: BaseException) -> dict[str, str]:
+    return {'error': type(exc).__name__, 'says': str(exc)}
+
+
+def reached(result: Any) -> Any:
+    """The states and values of a result, of those in it, and of those before it."""
+    if result is None:
+        return None
+    if hasattr(result, 'results'):
+        found: Any = {'group': [reached(each) for each in result.results]}
+    else:
+        value = result.result
+        found = {result.state: error(value) if isinstance(value, BaseException) else value}
+    return {**found, 'after': reached(result.parent)} if result.parent else found
+
+
+def outcome(node: Node) -> Outcome:
+    import canvas_tasks as tasks
+    from celery.exceptions import TimeoutError
+
+    got: list[Any] = []
+    canvas, name = uuid.uuid4().hex, ''
+    try:
+        sig: Any = None
+        for application in range(1, 3 if 'again' in node.marks else 2):
+            run = f'{canvas}/{application}'
+            tasks.begin(run)
+            try:
+                if sig is None:
+                    sig = built(node)
+                    if 'again' in node.marks:
+                        sig.freeze()
+                result = sig.apply_async()
+            finally:
+                tasks.end(run)
+                over = tasks.is_over(run, TOO_LONG)
+            if not over:
+                got.append(['stuck', None])
+                continue
+            if not hasattr(result, 'get'):
+                got.append(['nothing', repr(result)])
+                continue
+            try:
+                # Celery forgets the timeout of the results of groups in a group
+                if hasattr(result, 'results') and not result.ready():
+                    raise TimeoutError
+                how: Any = {'value': result.get(timeout=NEVER)}
+            except TimeoutError:
+                how = 'hang'
+            except Exception as exc:
+                how = error(exc)
+            got.append([how, reached(result)])
+    except Exception as exc:
+        got.append([{'refused': error(exc)}, None])
+    return Outcome(got, [event for number in (1, 2) for event in tasks.events(f'{canvas}/{number}')])
+
+
+def serve(pipe: Any, environ: dict[str, str], log: Path) -> None:
+    """Runs the canvases that come, some at once, and sends what came of each."""
+    os.environ.update(environ)
+    os.environ['PYTHONPATH'] = os.pathsep.join([str(TOOLS), str(TOOLS.parent)])
+    import warnings
+    warnings.simplefilter('ignore')     # Celery's, of what link_error() will do one day
+    with log.open('w') as file:
+        worker = subprocess.Popen(
+            [sys.executable, '-m', 'celery', '-A', 'canvas_tasks', 'worker', '--pool', 'threads',
+             '--concurrency', str(THREADS), '--without-gossip', '--without-mingle',
+             '--without-heartbeat', '-l', 'WARNING'], stdout=file, stderr=subprocess.STDOUT)
+    lock = threading.Lock()
+
+    def run(number: int, node: Node) -> None:
+        try:
+            came: Any = outcome(node)
+        except Exception as exc:
+            came = Outcome([[{'lost': error(exc)}, None]], [])
+        with lock:
+            pipe.send((number, came))
+    try:
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            while (work := pipe.recv()) is not None:
+                pool.submit(run, *work)
+    except EOFError:    # who started this was killed
+        worker.kill()
+        os._exit(1)
+    finally:
+        worker.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            worker.wait(20)
+        worker.kill()
+
+
+class Peer:
+    """One backend: its client and worker."""
+
+    def __init__(self, name: str, backend: str, broker: str, folder: Path) -> None:
+        self.name = name
+        self.pipe, there = multiprocessing.Pipe()
+        environ = {'BROKER': broker, 'RESULT_BACKEND': backend, 'AWS_ACCESS_KEY_ID': 'local',
+                   'AWS_SECRET_ACCESS_KEY': 'local', 'AWS_EC2_METADATA_DISABLED': 'true'}
+        self.process = multiprocessing.get_context('spawn').Process(
+            target=serve, args=(there, environ, folder / f'{name}.log'))
+        self.process.start()
+        there.close()
+
+    def send(self, nodes: list[Node]) -> None:
+        for work in enumerate(nodes):
+            self.pipe.send(work)
+
+    def receive(self, nodes: list[Node]) -> list[Outcome]:
+        came = dict(self.pipe.recv() for _ in nodes)
+        return [came[number] for number in range(len(nodes))]
+
+    def outcomes(self, nodes: list[Node]) -> list[Outcome]:
+        self.send(nodes)
+        return self.receive(nodes)
+
+    def stop(self) -> None:
+        with contextlib.suppress(OSError):
+            self.pipe.send(None)
+        self.process.join(60)
+        self.process.kill()
+
+
+# --- what is compared -----------------------------------------------------------------------------
+
+def simplified(found: Any, *, sort: bool, hide: bool) -> Any:
+    """Without what is left to chance: ids, and with several failures or added tasks, their order."""
+    def simple(found: Any) -> Any:
+        if isinstance(found, dict):
+            return {key: simple(value) for key, value in found.items() if not (hide and key == 'says')}
+        if isinstance(found, (list, tuple)):
+            items = [simple(item) for item in found]
+            return sorted(items, key=json.dumps) if sort else items
+        if isinstance(found, str):
+            found = re.sub(r'[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}', 'ID', found)
+        return found
+    return simple(found)
+
+
+def comparable(node: Node, came: Outcome) -> dict[str, str]:
+    """The aspects of an outcome, each in a form that is the same for outcomes that agree."""
+    tired = {each.label for each in node.nodes() if each.kind == 'tired'}
+    failed = {event[1] for event in came.events if event[0] in ('fail', 'fade') or event[1] in tired}
+    # a task that is added has the index of the adder, those of a group in a lazy header start at 0
+    unordered = node.has('adder') or any(
+        part.kind == 'group' for each in node.nodes() if 'lazy' in each.marks for part in each.parts)
+    simple = functools.partial(simplified, sort=unordered, hide=len(failed) > 1)
+    return {
+        'get': ' then '.join(json.dumps(simple(how), sort_keys=True) for how, _ in came.got),
+        'results': json.dumps([simple(reached) for _, reached in came.got], sort_keys=True),
+        'events': '\n'.join(sorted(json.dumps(simple(event)) for event in came.events)),
+    }
+
+
+class Design(NamedTuple):
+    """A difference from Redis that is meant."""
+
+    reason: str
+    holds: Callable[[Node, Outcome, Outcome], bool]     # with Redis's outcome and ours
+
+
+BY_DESIGN: list[Design] = []
+
+
+def verdict(node: Node, redis: Outcome, ours: Outcome, peer: Peer) -> tuple[str, str]:
+    """How the outcomes compare, and what the difference is."""
+    expected, found = comparable(node, redis), comparable(node, ours)
+    if expected == found:
+        return 'equal', ''
+    for design in BY_DESIGN:
+        if design.holds(node, redis, ours):
+            return 'by design', design.reason
+    if any(comparable(node, other) == found for other in peer.outcomes([node] * TRIES)):
+        return 'left to chance by Redis', ''
+    differs = [aspect for aspect in found if expected[aspect] != found[aspect]]
+    return 'different', f'{", ".join(differs)}: {kind(redis)} on Redis, {kind(ours)} here'
+
+
+def kind(came: Outcome) -> str:
+    """How it ended, in a word for each application."""
+    return ', '.join(next(iter(how)) if isinstance(how, dict) else how for how, _ in came.got)
+
+
+def show(node: Node, outcomes: dict[str, Outcome]) -> None:
+    print(f'  {node}')
+    for name, came in outcomes.items():
+        for how, found in came.got:
+            print(f'  {name:8} get     {json.dumps(how)}\n{"":11}results {json.dumps(found)}')
+        print(f'{"":11}events  {" ".join(sorted(map(json.dumps, came.events)))}')
+
+
+def shrunk(node: Node, what: str, redis: Peer, ours: Peer) -> Node:
+    """The smallest canvas that is found to differ in the same way."""
+    while True:
+        for start in range(0, len(candidates := [numbered(less) for less in smaller(node)]), AT_ONCE):
+            batch = candidates[start:start + AT_ONCE]
+            for less, *pair in zip(batch, *both(batch, redis, ours)):
+                if verdict(less, *pair, redis) == ('different', what):
+                    break
+            else:
+                continue
+            node = less
+            break
+        else:
+            return node
+
+
+def both(nodes: list[Node], redis: Peer, ours: Peer) -> tuple[list[Outcome], list[Outcome]]:
+    ours.send(nodes)
+    return redis.outcomes(nodes), ours.receive(nodes)
+
+
+@contextlib.contextmanager
+def peers(name: str, folder: Path) -> Iterator[tuple[Peer, Peer]]:
+    """Redis, and what is compared with it."""
+    with contextlib.ExitStack() as stack:
+        server = f'redis://127.0.0.1:{stack.enter_context(redis_local.redis_server(folder))}'
+
+        def peer(name: str, backend: str, broker: int) -> Peer:
+            peer = Peer(name, backend, f'{server}/{broker}', folder)
+            stack.callback(peer.stop)
+            return peer
+        if name == 'redis':
+            backend = f'{server}/3'
+        else:
+            engine = stack.enter_context(dynamodb_local.engine())
+            print(f'canvases: {engine.description}', file=sys.stderr, flush=True)
+            place = engine.endpoint.partition('//')[2]
+            table = f'canvases-{uuid.uuid4().hex}'
+            backend = f'dyna_veggie.DynamoDBBackend+dynamodb://{place}/{table}'
+        yield peer('redis', f'{server}/2', 0), peer('ours', backend, 1)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
+    parser.add_argument('--seeds', type=int, default=300, help='how many')
+    parser.add_argument('--first', type=int, default=0, help='the first of them')
+    parser.add_argument('--seed', type=int, help='this one alone, and show what came of it')
+    parser.add_argument('--shrink', action='store_true', help='look for smaller canvases that differ')
+    parser.add_argument('--peer', choices=('dynamodb', 'redis'), default='dynamodb',
+                        help='what to compare with Redis')
+    parser.add_argument('--logs', type=Path, help="a folder for the workers' logs")
+    given = parser.parse_args()
+    if not redis_local.is_installed():
+        sys.exit(f'canvases: {redis_local.INSTALL}')
+    seeds = range(given.first, given.first + given.seeds)
+    if given.seed is not None:
+        seeds = range(given.seed, given.seed + 1)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))     # and stops what was started
+    began = time.monotonic()
+    verdicts: Counter[tuple[str, str]] = Counter()
+    with contextlib.ExitStack() as stack:
+        folder = given.logs or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        redis, ours = stack.enter_context(peers(given.peer, folder))
+        nodes = [random_canvas(seed) for seed in seeds]
+        for seed, node, *pair in zip(seeds, nodes, *both(nodes, redis, ours)):
+            result, what = verdict(node, *pair, redis)
+            if result == 'equal':
+                what = kind(pair[0])
+            verdicts[result, what] += 1
+            if result == 'different' or given.seed is not None:
+                print(f'seed {seed}: {result} {what}')
+                show(node, {'redis': pair[0], 'ours': pair[1]})
+            if result == 'different' and given.shrink:
+                least = shrunk(node, what, redis, ours)
+                print('  the smallest canvas found that differs in this way:')
+                show(least, {peer.name: peer.outcomes([least])[0] for peer in (redis, ours)})
+            sys.stdout.flush()
+    print(f'\n{len(seeds)} canvases in {time.monotonic() - began:.0f} s')
+    for (result, what), count in sorted(verdicts.items()):
+        print(f'{count:6}  {result}  {what}')
+    return int(any(result == 'different' for result, _ in verdicts))
+
+
+if __name__ == '__main__':
+    sys.exit(main())
