@@ -21,12 +21,12 @@ app.conf.update(
     broker_connection_retry_on_startup=True,
     # applying a chord holds one connection for each chord around it: threads that wait for each
     # other's would never end
-    broker_pool_limit=200,
+    broker_pool_limit=500,
     result_cache_max=-1,    # a canvas that is applied again is asked for its results again
     result_chord_join_timeout=2.0,
 )
 # the broker's database holds what is counted, too
-store = redis.Redis.from_url(os.environ['BROKER'], decode_responses=True)
+store = redis.Redis.from_url(os.environ['BROKER'], decode_responses=True, socket_timeout=None)
 
 
 # --- runs: what belongs to which, and when it is over ---------------------------------------------
@@ -113,17 +113,26 @@ def fade(*args: Any, label: str) -> list[Any]:
     return value(label, args)
 
 
+@app.task(bind=True)
+def early(self: Any, *args: Any, label: str) -> list[Any]:
+    note('early', label, *args)
+    self.update_state(state='SUCCESS', meta='early')
+    return value(label, args)
+
+
 @app.task(bind=True, max_retries=1)
 def flaky(self: Any, *args: Any, label: str, failures: int) -> list[Any]:
     note('flaky', label, self.request.retries, *args)
+    # sent before its state is stored: without a pause, RETRY may replace what comes of it
     if self.request.retries < failures:
-        raise self.retry(exc=ValueError(label), countdown=0)
+        raise self.retry(exc=ValueError(label), countdown=.3)
     return value(label, args)
 
 
 @app.task(bind=True)
 def replaced(self: Any, *args: Any, label: str, sig: Any) -> Any:
     note('replaced', label, *args)
+    self.update_state(state='PROGRESS')
     return self.replace(app.signature(sig))
 
 
