@@ -10,6 +10,7 @@ help:
 	@echo 'make test-matrix   the same on every Python that is here and every Celery; SESSIONS="oldest newest" for the corners'
 	@echo 'make bench   beside Celery'"'"'s own DynamoDB backend and its Redis backend; ARGS=--quick for the short form'
 	@echo 'make conformance   Celery'"'"'s own integration tests against this backend; PEER=redis against its Redis backend'
+	@echo 'make canvases   random canvases on this backend and on the Redis backend; ARGS="--seed 42" shows one'
 	@echo 'make lint    ruff and mypy'
 	@echo 'make clean   removes what these made'
 	@echo
@@ -34,6 +35,10 @@ conformance: $(READY)
 	@$(VENV)/bin/python -m pip install -qq --disable-pip-version-check --editable '.[conformance]'
 	@$(VENV)/bin/python tools/conformance.py $(ARGS)
 
+canvases: $(READY)
+	@$(VENV)/bin/python -m pip install -qq --disable-pip-version-check --editable '.[canvases]'
+	@$(VENV)/bin/python tools/canvases.py $(ARGS)
+
 lint: $(READY)
 	@$(VENV)/bin/python -m ruff check --config tools/ruff.toml $(SOURCES)
 	@$(VENV)/bin/python -m mypy --config-file tools/mypy.ini $(filter-out setup.py,$(SOURCES))
@@ -56,4 +61,4 @@ $(READY): setup.py
 	@$(VENV)/bin/python -m pip install -qq --disable-pip-version-check --editable '.[test,lint]'
 	@echo '$(CURDIR)' > $@
 
-.PHONY: help demo test test-matrix bench conformance lint clean
+.PHONY: help demo test test-matrix bench conformance canvases lint clean

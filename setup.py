@@ -59,6 +59,7 @@ setup(
             'twine',
         ],
         'bench': ['celery[redis]', 'matplotlib'],
+        'canvases': ['celery[redis]'],
         'conformance': ['celery[redis]', 'pydantic', 'pytest-rerunfailures', 'pytest-timeout', 'pytest-subtests'],
         'lint': ['mypy<3', 'ruff==0.17.*'],      # newer ones find more
     },

@@ -146,7 +146,7 @@ def adder(self: Any, *args: Any, label: str, sig: Any) -> list[Any]:
 
 @app.task
 def errback(request: Any, exc: Any, traceback: Any, label: str) -> None:
-    """An errback with three arguments, which Celery calls in the process where it learns of the failure."""
+    """An errback with three arguments, which Celery calls where it learns of the failure."""
     note('errback', label, type(exc).__name__)
 
 

@@ -52,6 +52,7 @@ THREADS = 100       # of a worker: on Redis, a join may wait in one, in some can
 TOO_LONG = 20.0     # seconds, for a canvas of a few tasks that do nothing
 NEVER = 1.0         # seconds to wait for a result of a canvas whose tasks are all done
 TRIES = 4           # for Redis to come to another outcome
+ID = re.compile('[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}')
 
 
 # --- canvases -------------------------------------------------------------------------------------
@@ -83,11 +84,12 @@ class Node:
             yield from part.nodes()
 
     def has(self, *names: str) -> bool:
-        return any(name == node.kind or name in node.marks for node in self.nodes() for name in names)
+        return any({node.kind, *node.marks} & {*names} for node in self.nodes())
 
 
 #: kinds of tasks, with their weights: a flaky one is retried, a tired one more often than allowed
-NODES = {'work': 40, 'fail': 6, 'flaky': 6, 'tired': 3, 'replaced': 12, 'adder': 8, 'fade': 3, 'early': 3}
+NODES = {'work': 40, 'fail': 6, 'flaky': 6, 'tired': 3, 'replaced': 12, 'adder': 8, 'fade': 3,
+         'early': 3}
 #: what else a signature can be, with its probability, and for which kinds
 MARKS: dict[str, tuple[float, Callable[[Node], bool]]] = {
     'immutable': (.20, lambda node: not node.is_composite),
@@ -95,7 +97,7 @@ MARKS: dict[str, tuple[float, Callable[[Node], bool]]] = {
     'link': (.10, lambda node: True),
     'errback': (.20, lambda node: True),
     'errtask': (.10, lambda node: True),
-    'lazy': (.50, lambda node: node.kind in ('group', 'chord')),    # its tasks come from a generator
+    'lazy': (.50, lambda node: node.kind in ('group', 'chord')),    # of a generator
     'piped': (.40, lambda node: node.kind == 'chain' and len(node.parts) > 1),  # a | b
     'many': (.02, lambda node: node.kind == 'work'),        # 45 of it in its group or header
     'twice': (.06, lambda node: not node.is_composite),     # in its group or header, with one id
@@ -116,7 +118,7 @@ def random_canvas(seed: int) -> Node:
     chance = random.Random(seed)
     left = chance.choice((3, 6, 12, 20))
     # of many tasks one would nearly always fail, and its failure hide what became of the rest
-    kinds = {kind: weight for kind, weight in NODES.items() if chance.random() < .5 or kind == 'work'}
+    kinds = {kind: NODES[kind] for kind in NODES if kind == 'work' or chance.random() < .5}
     marks = [mark for mark in MARKS if chance.random() < .5]
 
     def marked(node: Node) -> Node:
@@ -180,8 +182,9 @@ class Outcome(NamedTuple):
 
 
 def built(node: Node) -> Any:
-    import canvas_tasks as tasks
     from celery import chain, chord, group
+
+    import canvas_tasks as tasks
 
     def label(suffix: str) -> str:
         return f'{node.label}{suffix}'
@@ -240,11 +243,12 @@ def reached(result: Any) -> Any:
 
 
 def outcome(node: Node) -> Outcome:
-    import canvas_tasks as tasks
     from celery.exceptions import TimeoutError
 
+    import canvas_tasks as tasks
+
     got: list[Any] = []
-    canvas, name = uuid.uuid4().hex, ''
+    canvas = uuid.uuid4().hex
     try:
         sig: Any = None
         for application in range(1, 3 if 'again' in node.marks else 2):
@@ -276,8 +280,8 @@ def outcome(node: Node) -> Outcome:
                 how = error(exc)
             got.append([how, reached(result)])
     except Exception as exc:
-        got.append([{'refused': error(exc)}, None])
-    return Outcome(got, [event for number in (1, 2) for event in tasks.events(f'{canvas}/{number}')])
+        got.append([f'refused with {type(exc).__name__}', None])
+    return Outcome(got, tasks.events(f'{canvas}/1') + tasks.events(f'{canvas}/2'))
 
 
 def serve(pipe: Any, environ: dict[str, str], log: Path) -> None:
@@ -291,27 +295,34 @@ def serve(pipe: Any, environ: dict[str, str], log: Path) -> None:
             [sys.executable, '-m', 'celery', '-A', 'canvas_tasks', 'worker', '--pool', 'threads',
              '--concurrency', str(THREADS), '--without-gossip', '--without-mingle',
              '--without-heartbeat', '-l', 'WARNING'], stdout=file, stderr=subprocess.STDOUT)
+    import canvas_tasks as tasks
+    tasks.app.set_default()     # for all threads: an empty chain or group knows no app
+    tasks.begin('start/1')
+    tasks.work.delay(label='start')
+    tasks.end('start/1')
     lock = threading.Lock()
 
     def run(number: int, node: Node) -> None:
         try:
             came: Any = outcome(node)
         except Exception as exc:
-            came = Outcome([[{'lost': error(exc)}, None]], [])
+            came = Outcome([[f'lost with {type(exc).__name__}', None]], [])
         with lock:
             pipe.send((number, came))
+
+    pool = ThreadPoolExecutor(AT_ONCE)
     try:
-        with ThreadPoolExecutor(AT_ONCE) as pool:
+        if tasks.is_over('start/1', 120):
             while (work := pipe.recv()) is not None:
                 pool.submit(run, *work)
-    except EOFError:    # who started this was killed
-        worker.kill()
-        os._exit(1)
+    except (EOFError, KeyboardInterrupt):
+        pass    # who started this is gone, or about to be
     finally:
         worker.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            worker.wait(20)
+            worker.wait(5)
         worker.kill()
+        os._exit(0)     # whatever still runs in a thread
 
 
 class Peer:
@@ -332,7 +343,10 @@ class Peer:
             self.pipe.send(work)
 
     def receive(self, nodes: list[Node]) -> list[Outcome]:
-        came = dict(self.pipe.recv() for _ in nodes)
+        try:
+            came = dict(self.pipe.recv() for _ in nodes)
+        except EOFError:
+            sys.exit(f'canvases: the worker or client of {self.name} ended; --logs keeps its log')
         return [came[number] for number in range(len(nodes))]
 
     def outcomes(self, nodes: list[Node]) -> list[Outcome]:
@@ -342,38 +356,36 @@ class Peer:
     def stop(self) -> None:
         with contextlib.suppress(OSError):
             self.pipe.send(None)
-        self.process.join(60)
+        self.process.join(20)
         self.process.kill()
 
 
 # --- what is compared -----------------------------------------------------------------------------
 
-def simplified(found: Any, *, sort: bool, hide: bool) -> Any:
-    """Without what is left to chance: ids, and with several failures or added tasks, their order."""
-    def simple(found: Any) -> Any:
-        if isinstance(found, dict):
-            return {key: simple(value) for key, value in found.items() if not (hide and key == 'says')}
-        if isinstance(found, (list, tuple)):
-            items = [simple(item) for item in found]
-            return sorted(items, key=json.dumps) if sort else items
-        if isinstance(found, str):
-            found = re.sub(r'[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}', 'ID', found)
-        return found
-    return simple(found)
-
-
 def comparable(node: Node, came: Outcome) -> dict[str, str]:
     """The aspects of an outcome, each in a form that is the same for outcomes that agree."""
     tired = {each.label for each in node.nodes() if each.kind == 'tired'}
-    failed = {event[1] for event in came.events if event[0] in ('fail', 'fade') or event[1] in tired}
+    failed = {event[1] for event in came.events if event[0] in ('fail', 'fade')} | tired
     # a task that is added has the index of the adder, those of a group in a lazy header start at 0
     unordered = node.has('adder') or any(
-        part.kind == 'group' for each in node.nodes() if 'lazy' in each.marks for part in each.parts)
-    simple = functools.partial(simplified, sort=unordered, hide=len(failed) > 1)
+        part.has('group') for each in node.nodes() if 'lazy' in each.marks for part in each.parts)
+
+    def simple(found: Any) -> Any:
+        """Without ids, and without which of some failures was the first."""
+        if isinstance(found, dict):
+            hidden = {'says'} if len(failed) > 1 else {}
+            return {key: simple(value) for key, value in found.items() if key not in hidden}
+        if isinstance(found, list):
+            items = [simple(item) for item in found]
+            return sorted(items, key=json.dumps) if unordered else items
+        return ID.sub('ID', found) if isinstance(found, str) else found
+
+    def text(found: Any) -> str:
+        return json.dumps(simple(found), sort_keys=True)
     return {
-        'get': ' then '.join(json.dumps(simple(how), sort_keys=True) for how, _ in came.got),
-        'results': json.dumps([simple(reached) for _, reached in came.got], sort_keys=True),
-        'events': '\n'.join(sorted(json.dumps(simple(event)) for event in came.events)),
+        'get': ' then '.join(text(how) for how, _ in came.got),
+        'results': ' then '.join(text(reached) for _, reached in came.got),
+        'events': '\n'.join(sorted(map(text, came.events))),
     }
 
 
@@ -382,81 +394,93 @@ class Design(NamedTuple):
 
     reason: str
     holds: Callable[[Node, Outcome], bool]      # with Redis's outcome
-    like: Callable[[Node], Node]
+    like: tuple[Callable[[Node], Node], ...]    # one of these
     aspects: tuple[str, ...] = ('get', 'results', 'events')
 
 
+def doubled(node: Node, here: bool = True) -> Node:
+    """With two tasks in place of one that is twice in a group or header."""
+    marks = tuple('double' if here and mark == 'twice' else mark for mark in node.marks)
+    return replace(node, marks=marks, parts=tuple(doubled(part, here) for part in node.parts))
+
+
+def doubled_in_headers(node: Node, here: bool = False) -> Node:
+    """The same, but in plain groups, of whose equal results get() gives one and None."""
+    inside = [node.kind == 'chord' or (here and node.is_composite) for _ in node.parts]
+    if node.kind == 'chord':
+        inside[-1] = False
+    parts = tuple(map(doubled_in_headers, node.parts, inside))
+    return replace(node, marks=doubled(replace(node, parts=()), here).marks, parts=parts)
+
+
+def stored(node: Node) -> Node:
+    """With no result ignored."""
+    marks = tuple(mark for mark in node.marks if mark != 'ignored')
+    return replace(node, marks=marks, parts=tuple(map(stored, node.parts)))
+
+
 BY_DESIGN = [
-    Design('Redis keeps equal results of one task that is in a header twice as one, and waits for the other',
-           lambda node, redis: node.has('twice'),
-           lambda node: without('twice', node, 'double')),
-    Design('Redis waits for ever, in a thread of its worker, for an ignored result in a group in a header',
+    Design('Redis keeps the equal results of a task that is in a header twice as one, and waits',
+           lambda node, redis: node.has('twice'), (doubled, doubled_in_headers)),
+    Design('Redis waits for ever, in a thread of a worker, for an ignored result in a nested group',
            lambda node, redis: node.has('ignored') and 'stuck' in ends(redis),
-           lambda node: without('ignored', node), ('events',)),
+           (stored,), ('events',)),
 ]
 
 
-def without(mark: str, node: Node, *instead: str) -> Node:
-    marks = [*node.marks]
-    if mark in marks:
-        marks[marks.index(mark):marks.index(mark) + 1] = instead
-    return replace(node, marks=tuple(marks), parts=tuple(without(mark, part, *instead) for part in node.parts))
+class Pair(NamedTuple):
+    """A canvas, and what came of it."""
+
+    node: Node
+    redis: Outcome
+    ours: Outcome
 
 
-def verdict(node: Node, redis: Outcome, ours: Outcome, peer: Peer) -> tuple[str, str]:
-    """How the outcomes compare, and what the difference is."""
+def both(nodes: list[Node], redis: Peer, ours: Peer) -> list[Pair]:
+    ours.send(nodes)
+    return [*map(Pair, nodes, redis.outcomes(nodes), ours.receive(nodes))]
+
+
+def verdict(pair: Pair, peer: Peer) -> tuple[str, str]:
+    """How the outcomes compare, and how they end or differ."""
+    node, redis, ours = pair
     expected, found = comparable(node, redis), comparable(node, ours)
     if expected == found:
-        return 'equal', ''
-    like = node
+        return 'equal', ends(redis)
     for design in BY_DESIGN:
         if design.holds(node, redis):
-            like = design.like(like)
-            meant = comparable(like, peer.outcomes([like])[0])
-            if all(meant[aspect] == found[aspect] for aspect in design.aspects):
-                return 'by design', design.reason
+            likes = [like(node) for like in design.like]
+            for like, came in zip(likes, peer.outcomes(likes)):
+                meant = comparable(like, came)
+                if all(meant[aspect] == found[aspect] for aspect in design.aspects):
+                    return 'by design', design.reason
     if any(comparable(node, other) == found for other in peer.outcomes([node] * TRIES)):
-        return 'left to chance by Redis', ''
-    differs = [aspect for aspect in found if expected[aspect] != found[aspect]]
-    return 'different', f'{", ".join(differs)}: {then(redis)} on Redis, {then(ours)} here'
+        return 'left to chance by Redis', ends(redis)
+    aspects = ', '.join(aspect for aspect in found if expected[aspect] != found[aspect])
+    return 'different', f'{aspects}: {ends(redis)} on Redis, {ends(ours)} here'
 
 
-def ends(came: Outcome) -> list[str]:
-    """How each application ended, in a word."""
-    return [next(iter(how)) if isinstance(how, dict) else how for how, _ in came.got]
+def ends(came: Outcome) -> str:
+    """How each application of a canvas ended, in a word."""
+    return ' then '.join(how if isinstance(how, str) else next(iter(how)) for how, _ in came.got)
 
 
-def then(came: Outcome) -> str:
-    return ' then '.join(ends(came))
-
-
-def show(node: Node, outcomes: dict[str, Outcome]) -> None:
-    print(f'  {node}')
-    for name, came in outcomes.items():
+def show(pair: Pair) -> None:
+    print(f'  {pair.node}')
+    for name, came in (('redis', pair.redis), ('ours', pair.ours)):
         for how, found in came.got:
             print(f'  {name:8} get     {json.dumps(how)}\n{"":11}results {json.dumps(found)}')
         print(f'{"":11}events  {" ".join(sorted(map(json.dumps, came.events)))}')
 
 
-def shrunk(node: Node, what: str, redis: Peer, ours: Peer) -> Node:
+def shrunk(pair: Pair, what: str, redis: Peer, ours: Peer) -> Pair:
     """The smallest canvas that is found to differ in the same way."""
-    while True:
-        for start in range(0, len(candidates := [numbered(less) for less in smaller(node)]), AT_ONCE):
-            batch = candidates[start:start + AT_ONCE]
-            for less, *pair in zip(batch, *both(batch, redis, ours)):
-                if verdict(less, *pair, redis) == ('different', what):
-                    break
-            else:
-                continue
-            node = less
-            break
-        else:
-            return node
-
-
-def both(nodes: list[Node], redis: Peer, ours: Peer) -> tuple[list[Outcome], list[Outcome]]:
-    ours.send(nodes)
-    return redis.outcomes(nodes), ours.receive(nodes)
+    candidates = [numbered(less) for less in smaller(pair.node)]
+    for start in range(0, len(candidates), AT_ONCE):
+        for less in both(candidates[start:start + AT_ONCE], redis, ours):
+            if verdict(less, redis) == ('different', what):
+                return shrunk(less, what, redis, ours)
+    return pair
 
 
 @contextlib.contextmanager
@@ -484,8 +508,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
     parser.add_argument('--seeds', type=int, default=300, help='how many')
     parser.add_argument('--first', type=int, default=0, help='the first of them')
-    parser.add_argument('--seed', type=int, nargs='+', help='these alone, and show what came of them')
-    parser.add_argument('--shrink', action='store_true', help='look for smaller canvases that differ')
+    parser.add_argument('--seed', type=int, nargs='+', help='these alone; shows what came of them')
+    parser.add_argument('--shrink', action='store_true', help='looks for smaller ones that differ')
     parser.add_argument('--peer', choices=('dynamodb', 'redis'), default='dynamodb',
                         help='what to compare with Redis')
     parser.add_argument('--logs', type=Path, help="a folder for the workers' logs")
@@ -498,24 +522,22 @@ def main() -> int:
     verdicts: Counter[tuple[str, str]] = Counter()
     with contextlib.ExitStack() as stack:
         folder = given.logs or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        folder.mkdir(exist_ok=True)
         redis, ours = stack.enter_context(peers(given.peer, folder))
-        nodes = [random_canvas(seed) for seed in seeds]
-        for seed, node, *pair in zip(seeds, nodes, *both(nodes, redis, ours)):
-            result, what = verdict(node, *pair, redis)
-            if result == 'equal':
-                what = then(pair[0])
+        pairs = both([random_canvas(seed) for seed in seeds], redis, ours)
+        for seed, pair in zip(seeds, pairs):
+            result, what = verdict(pair, redis)
             verdicts[result, what] += 1
             if result == 'different' or given.seed:
-                print(f'seed {seed}: {result} {what}')
-                show(node, {'redis': pair[0], 'ours': pair[1]})
+                print(f'seed {seed}: {result}: {what}')
+                show(pair)
             if result == 'different' and given.shrink:
-                least = shrunk(node, what, redis, ours)
-                print('  the smallest canvas found that differs in this way:')
-                show(least, {peer.name: peer.outcomes([least])[0] for peer in (redis, ours)})
+                print('  the smallest canvas that was found to differ in this way:')
+                show(shrunk(pair, what, redis, ours))
             sys.stdout.flush()
     print(f'\n{len(seeds)} canvases in {time.monotonic() - began:.0f} s')
     for (result, what), count in sorted(verdicts.items()):
-        print(f'{count:6}  {result}  {what}')
+        print(f'{count:6}  {result}: {what}')
     return int(any(result == 'different' for result, _ in verdicts))
 
 
