@@ -125,7 +125,7 @@ def flaky(self: Any, *args: Any, label: str, failures: int) -> list[Any]:
     note('flaky', label, self.request.retries, *args)
     # sent before its state is stored: without a pause, RETRY may replace what comes of it
     if self.request.retries < failures:
-        raise self.retry(exc=ValueError(label), countdown=.3)
+        raise self.retry(exc=ValueError(label), countdown=.5)
     return value(label, args)
 
 

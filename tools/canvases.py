@@ -440,10 +440,9 @@ def stored(node: Node) -> Node:
 BY_DESIGN = [
     Design('Redis keeps the equal results of a task that is in a header twice as one, and waits',
            lambda node, redis: node.has('twice'), (doubled, doubled_in_headers)),
-    Design('Redis waits for ever, in a thread of a worker, for an ignored result in a nested group',
-           lambda node, redis: node.has('ignored') and 'stuck' in ends(redis),
-           (stored,), ('events',)),
-    Design('get() waits for ever on Redis for an empty group in a group',
+    Design('in a header with groups, Redis gives None for an ignored result, or waits for ever',
+           lambda node, redis: node.has('ignored'), (stored,), ('events',)),
+    Design('on Redis, get() waits for ever for an empty group in a group',
            lambda node, redis: Node('group') in map(bare, node.nodes()) and 'hang' in ends(redis),
            (lambda node: node,), ('results', 'events')),
 ]
@@ -527,7 +526,11 @@ def peers(name: str, folder: Path) -> Iterator[tuple[Peer, Peer]]:
             place = engine.endpoint.partition('//')[2]
             table = f'canvases-{uuid.uuid4().hex}'
             backend = f'dyna_veggie.DynamoDBBackend+dynamodb://{place}/{table}'
-        yield peer('redis', f'{server}/2', 0), peer('ours', backend, 1)
+        both_peers = peer('redis', f'{server}/2', 0), peer('ours', backend, 1)
+        # an engine that is new takes its time: a RETRY that is stored late replaces what came of it
+        warm = parsed('chord([flaky(), work(), chain(work(), work())], work())')
+        both([warm] * 4 * AT_ONCE, *both_peers)
+        yield both_peers
 
 
 def main() -> int:
