@@ -13,6 +13,8 @@ help:
 	@echo 'make conformance   the integration tests of Celery against this backend;'
 	@echo '             PEER=redis against its Redis backend'
 	@echo 'make model   the protocol of chords over random schedules; ARGS=50000 for as many'
+	@echo 'make canvases   random canvases on this backend and on the Redis backend of Celery;'
+	@echo '             ARGS="--seed 42" shows one'
 	@echo 'make lint    ruff and mypy'
 	@echo 'make clean   removes what these made'
 	@echo
@@ -44,6 +46,10 @@ conformance: $(READY)
 model: $(READY)
 	@$(VENV)/bin/python tools/chord_model.py $(ARGS)
 
+canvases: $(READY)
+	@$(VENV)/bin/python -m pip install -qq --disable-pip-version-check --editable '.[canvases]'
+	@$(VENV)/bin/python tools/canvases.py $(ARGS)
+
 lint: $(READY)
 	@$(VENV)/bin/python -m ruff check --config tools/ruff.toml $(SOURCES)
 	@$(VENV)/bin/python -m mypy --config-file tools/mypy.ini $(filter-out setup.py,$(SOURCES))
@@ -67,4 +73,4 @@ $(READY): setup.py
 	@$(VENV)/bin/python -m pip install -qq --disable-pip-version-check --editable '.[test,lint]'
 	@echo '$(CURDIR)' > $@
 
-.PHONY: help demo test test-matrix bench conformance model lint clean
+.PHONY: help demo test test-matrix bench conformance model canvases lint clean

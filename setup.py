@@ -65,6 +65,7 @@ setup(
             'twine',
         ],
         'bench': ['celery[redis,sqs]'],
+        'canvases': ['celery[redis]'],
         'conformance': ['celery[redis]', 'pydantic', 'pytest-rerunfailures', 'pytest-timeout',
                         'pytest-subtests'],
         'lint': ['mypy<3', 'ruff==0.17.*'],     # newer ones complain of more

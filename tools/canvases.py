@@ -1,0 +1,576 @@
+"""Random canvases, run on this backend and on Celery's Redis backend, which must agree.
+
+    make canvases                               # 300 of them
+    make canvases ARGS="--seeds 1000 --first 5000"
+    make canvases ARGS="--seed 42"              # shows that canvas, and what came of it on both
+    make canvases ARGS="--seed 42 --shrink"     # the smallest canvas that still shows it
+    make canvases ARGS="--canvas 'chord([fail(), work().lazy], work())'"
+    make canvases ARGS="--peer redis"           # Redis against itself: is the comparison sound?
+
+A seed gives a canvas of nested groups, chains and chords, with lazy headers, tasks that fail, are
+retried, replaced or add to their chord, ignored results, errbacks, and the like (NODES and MARKS).
+It runs twice, with a client and a worker each that share everything but the result backend.
+Compared are what get() returns or raises or whether it would wait for ever, the states and values
+of all results that the client can reach, and the tasks and errbacks that ran, with their arguments.
+
+An outcome that differs is a difference only if Redis does not come to it in some more tries: what
+Celery leaves to chance is no promise.  The exit code is 1 if there is a difference that BY_DESIGN
+does not name.
+"""
+from __future__ import annotations
+
+import argparse
+import ast
+import contextlib
+import functools
+import json
+import multiprocessing
+import operator
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+TOOLS = Path(__file__).resolve().parent
+sys.path[:0] = [str(TOOLS), str(TOOLS.parent)]
+
+import dynamodb_local  # noqa: E402
+import redis_local  # noqa: E402
+
+AT_ONCE = 12        # canvases, of each backend
+THREADS = 100       # of a worker: on Redis, a join may wait in one, in some canvases for ever
+TOO_LONG = 20.0     # seconds, for a canvas of a few tasks that do nothing
+NEVER = 1.0         # seconds to wait for a result of a canvas whose tasks are all done
+TRIES = 4           # for Redis to come to another outcome
+ID = re.compile('[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}')
+
+
+# --- canvases -------------------------------------------------------------------------------------
+
+@dataclass(frozen=True)
+class Node:
+    """A signature.  The last part of a chord is its body; that of a task is what the task sends."""
+
+    kind: str
+    parts: tuple[Node, ...] = ()
+    marks: tuple[str, ...] = ()
+    label: str = ''
+
+    def __str__(self) -> str:
+        inner = [*map(str, self.parts)]
+        if self.kind == 'chord':
+            inner = [f'[{", ".join(inner[:-1])}]', inner[-1]]
+        if not self.is_composite:
+            inner[:0] = [self.label]
+        return ''.join([self.kind, f'({", ".join(inner)})', *(f'.{mark}' for mark in self.marks)])
+
+    @property
+    def is_composite(self) -> bool:
+        return self.kind in ('chain', 'group', 'chord')
+
+    def nodes(self) -> Iterator[Node]:
+        yield self
+        for part in self.parts:
+            yield from part.nodes()
+
+    def has(self, *names: str) -> bool:
+        return any({node.kind, *node.marks} & {*names} for node in self.nodes())
+
+
+#: kinds of tasks, with their weights: a flaky one is retried, a tired one more often than allowed
+NODES = {'work': 40, 'fail': 6, 'flaky': 6, 'tired': 3, 'replaced': 12, 'adder': 8, 'fade': 3,
+         'early': 3}
+#: what else a signature can be, with its probability, and for which kinds
+MARKS: dict[str, tuple[float, Callable[[Node], bool]]] = {
+    'immutable': (.20, lambda node: not node.is_composite),
+    'ignored': (.08, lambda node: not node.is_composite),           # ignore_result
+    'link': (.10, lambda node: True),
+    'errback': (.20, lambda node: True),
+    'errtask': (.10, lambda node: True),
+    'lazy': (.50, lambda node: node.kind in ('group', 'chord')),    # of a generator
+    'piped': (.40, lambda node: node.kind == 'chain' and len(node.parts) > 1),  # a | b
+    'many': (.04, lambda node: node.kind == 'work'),        # 45 of it in its group or header
+    'twice': (.06, lambda node: not node.is_composite),     # in its group or header, with one id
+}
+
+
+def numbered(node: Node) -> Node:
+    """The same with labels that tell its tasks apart."""
+    numbers = iter(range(10**6))
+
+    def number(node: Node) -> Node:
+        label = str(next(numbers))
+        return replace(node, label=label, parts=tuple(map(number, node.parts)))
+    return number(node)
+
+
+def random_canvas(seed: int) -> Node:
+    chance = random.Random(seed)
+    left = chance.choice((3, 6, 12, 20))
+    # of many tasks one would nearly always fail, and its failure hide what became of the rest
+    kinds = {kind: NODES[kind] for kind in NODES if kind == 'work' or chance.random() < .5}
+    marks = [mark for mark in MARKS if chance.random() < .5]
+
+    def marked(node: Node) -> Node:
+        return replace(node, marks=tuple(
+            mark for mark in marks if MARKS[mark][1](node) and chance.random() < MARKS[mark][0]))
+
+    def task(depth: int) -> Node:
+        nonlocal left
+        left -= 1
+        kind, = chance.choices([*kinds], [*kinds.values()])
+        parts: tuple[Node, ...] = ()
+        if kind == 'replaced':
+            parts = canvas(depth - 1),
+        elif kind == 'adder':
+            parts = task(0) if chance.random() < .8 else Node('chain', several(0, 2)),
+        return marked(Node(kind, parts))
+
+    def several(depth: int, most: int) -> tuple[Node, ...]:
+        return tuple(part(depth) for _ in range(chance.randint(1, most)))
+
+    def part(depth: int) -> Node:
+        if chance.random() < .05:
+            return Node(chance.choice(('chain', 'group')))  # empty
+        return canvas(depth)
+
+    def canvas(depth: int, among: tuple[str, ...] = ('task', 'chain', 'group', 'chord')) -> Node:
+        kind, = chance.choices(among, (5, 2, 2, 3)[-len(among):])
+        if depth <= 0 or left <= 0 or kind == 'task':
+            return task(depth)
+        parts = several(depth - 1, 3 if kind == 'chain' else 4)
+        if kind == 'chord':
+            parts = (*parts, canvas(depth - 1))
+        return marked(Node(kind, parts))
+
+    found = canvas(3, ('chain', 'group', 'chord'))
+    if found.kind == 'chord' and chance.random() < .15:
+        found = replace(found, marks=(*found.marks, 'again'))   # frozen, and applied two times
+    return numbered(found)
+
+
+def parsed(text: str) -> Node:
+    """The canvas that is shown like this; its labels are given anew."""
+    def node(tree: Any) -> Node:
+        if isinstance(tree, ast.Attribute):
+            marked = node(tree.value)
+            return replace(marked, marks=(*marked.marks, tree.attr))
+        parts = [part for arg in tree.args for part in getattr(arg, 'elts', [arg])]
+        return Node(tree.func.id, tuple(node(part) for part in parts if hasattr(part, 'func')
+                                        or isinstance(part, ast.Attribute)))
+    return numbered(node(ast.parse(text, mode='eval').body))
+
+
+def smaller(node: Node) -> Iterator[Node]:
+    """Canvases that lack one thing."""
+    yield from node.parts
+    if node.kind not in ('work', 'fail') and not node.is_composite:
+        yield Node('work', (), node.marks)
+    for number in range(len(node.marks)):
+        yield replace(node, marks=node.marks[:number] + node.marks[number + 1:])
+    for number, part in enumerate(node.parts):
+        before, after = node.parts[:number], node.parts[number + 1:]
+        if node.is_composite and not (node.kind == 'chord' and not after):
+            yield replace(node, parts=before + after)
+        for less in smaller(part):
+            yield replace(node, parts=(*before, less, *after))
+
+
+# --- a client, in a process of its own with a worker ----------------------------------------------
+
+class Outcome(NamedTuple):
+    got: list[Any]      # for each application: what get() did, and what can be reached from there
+    events: list[Any]
+
+
+def built(node: Node) -> Any:
+    from celery import chain, chord, group
+
+    import canvas_tasks as tasks
+
+    def label(suffix: str) -> str:
+        return f'{node.label}{suffix}'
+
+    def members(parts: tuple[Node, ...]) -> Any:
+        sigs = []
+        for part in parts:
+            sig = built(part)
+            if 'twice' in part.marks:
+                sig.freeze()
+            copies = 45 if 'many' in part.marks else 2 if {'twice', 'double'} & {*part.marks} else 1
+            sigs += [sig] * copies
+        return (sig for sig in sigs) if 'lazy' in node.marks else sigs
+
+    if node.kind == 'chain':
+        sigs = [built(part) for part in node.parts]
+        sig = functools.reduce(operator.or_, sigs) if 'piped' in node.marks else chain(*sigs)
+    elif node.kind == 'group':
+        sig = group(members(node.parts))
+    elif node.kind == 'chord':
+        sig = chord(members(node.parts[:-1]), built(node.parts[-1]))
+    else:
+        kwargs: dict[str, Any] = {'label': node.label}
+        if node.parts:
+            kwargs['sig'] = built(node.parts[0])
+        name = node.kind
+        if name in ('flaky', 'tired'):
+            kwargs['failures'] = 1 if name == 'flaky' else 9
+            name = 'flaky'
+        sig = getattr(tasks, name).signature((), kwargs, immutable='immutable' in node.marks)
+    if 'ignored' in node.marks:
+        sig.set(ignore_result=True)
+    if 'link' in node.marks:
+        sig.link(tasks.work.s(label=label('l')))
+    if 'errback' in node.marks:
+        sig.link_error(tasks.errback.s(label=label('e')))
+    if 'errtask' in node.marks:
+        sig.link_error(tasks.errtask.s(label=label('t')))
+    return sig
+
+
+def error(exc: BaseException) -> dict[str, str]:
+    return {'error': type(exc).__name__, 'says': str(exc)}
+
+
+def reached(result: Any) -> Any:
+    """The states and values of a result, of those in it, and of those before it."""
+    if result is None:
+        return None
+    if hasattr(result, 'results'):
+        found: Any = {'group': [reached(each) for each in result.results]}
+    else:
+        value = result.result
+        found = {result.state: error(value) if isinstance(value, BaseException) else value}
+    return {**found, 'after': reached(result.parent)} if result.parent else found
+
+
+def outcome(node: Node) -> Outcome:
+    from celery.exceptions import TimeoutError
+
+    import canvas_tasks as tasks
+
+    got: list[Any] = []
+    canvas = uuid.uuid4().hex
+    try:
+        sig: Any = None
+        for application in range(1, 3 if 'again' in node.marks else 2):
+            run = f'{canvas}/{application}'
+            tasks.begin(run)
+            try:
+                if sig is None:
+                    sig = built(node)
+                    if 'again' in node.marks:
+                        sig.freeze()
+                result = sig.apply_async()
+            finally:
+                tasks.end(run)
+                over = tasks.is_over(run, TOO_LONG)
+            if not over:
+                got.append(['stuck', None])
+                continue
+            if not hasattr(result, 'get'):
+                got.append(['nothing', repr(result)])
+                continue
+            try:
+                # Celery forgets the timeout of the results of groups in a group
+                if hasattr(result, 'results') and not result.ready():
+                    raise TimeoutError
+                how: Any = {'value': result.get(timeout=NEVER)}
+            except TimeoutError:
+                how = 'hang'
+            except Exception as exc:
+                how = error(exc)
+            got.append([how, reached(result)])
+    except Exception as exc:
+        got.append([f'refused with {type(exc).__name__}', None])
+    return Outcome(got, tasks.events(f'{canvas}/1') + tasks.events(f'{canvas}/2'))
+
+
+def serve(pipe: Any, environ: dict[str, str], log: Path) -> None:
+    """Runs the canvases that come, some at once, and sends what came of each."""
+    os.environ.update(environ)
+    os.environ['PYTHONPATH'] = os.pathsep.join([str(TOOLS), str(TOOLS.parent)])
+    import warnings
+    warnings.simplefilter('ignore')     # Celery's, of what link_error() will do one day
+    with log.open('w') as file:
+        worker = subprocess.Popen(
+            [sys.executable, '-m', 'celery', '-A', 'canvas_tasks', 'worker', '--pool', 'threads',
+             '--concurrency', str(THREADS), '--without-gossip', '--without-mingle',
+             '--without-heartbeat', '-l', 'WARNING'], stdout=file, stderr=subprocess.STDOUT)
+    import canvas_tasks as tasks
+    tasks.app.set_default()     # for all threads: an empty chain or group knows no app
+    tasks.begin('start/1')
+    tasks.work.delay(label='start')
+    tasks.end('start/1')
+    lock = threading.Lock()
+
+    def run(number: int, node: Node) -> None:
+        try:
+            came: Any = outcome(node)
+        except Exception as exc:
+            came = Outcome([[f'lost with {type(exc).__name__}', None]], [])
+        with lock:
+            pipe.send((number, came))
+
+    pool = ThreadPoolExecutor(AT_ONCE)
+    try:
+        if tasks.is_over('start/1', 120):
+            while (work := pipe.recv()) is not None:
+                pool.submit(run, *work)
+    except (EOFError, KeyboardInterrupt):
+        pass    # who started this is gone, or about to be
+    finally:
+        worker.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            worker.wait(5)
+        worker.kill()
+        os._exit(0)     # whatever still runs in a thread
+
+
+class Peer:
+    """One backend: its client and worker."""
+
+    def __init__(self, name: str, backend: str, broker: str, folder: Path) -> None:
+        self.name = name
+        self.pipe, there = multiprocessing.Pipe()
+        environ = {'BROKER': broker, 'RESULT_BACKEND': backend, 'AWS_ACCESS_KEY_ID': 'local',
+                   'AWS_SECRET_ACCESS_KEY': 'local', 'AWS_EC2_METADATA_DISABLED': 'true'}
+        self.process = multiprocessing.get_context('spawn').Process(
+            target=serve, args=(there, environ, folder / f'{name}.log'))
+        self.process.start()
+        there.close()
+
+    def send(self, nodes: list[Node]) -> None:
+        for work in enumerate(nodes):
+            self.pipe.send(work)
+
+    def receive(self, nodes: list[Node]) -> list[Outcome]:
+        try:
+            came = dict(self.pipe.recv() for _ in nodes)
+        except EOFError:
+            sys.exit(f'canvases: the worker or client of {self.name} ended; --logs keeps its log')
+        return [came[number] for number in range(len(nodes))]
+
+    def outcomes(self, nodes: list[Node]) -> list[Outcome]:
+        self.send(nodes)
+        return self.receive(nodes)
+
+    def stop(self) -> None:
+        with contextlib.suppress(OSError):
+            self.pipe.send(None)
+        self.process.join(20)
+        self.process.kill()
+
+
+# --- what is compared -----------------------------------------------------------------------------
+
+def comparable(node: Node, came: Outcome) -> dict[str, str]:
+    """The aspects of an outcome, each in a form that is the same for outcomes that agree."""
+    tired = {each.label for each in node.nodes() if each.kind == 'tired'}
+    failed = {event[1] for event in came.events if event[0] in ('fail', 'fade')} | tired
+    # a task that is added has the index of the adder, those of a group in a lazy header start at 0
+    unordered = node.has('adder') or any(
+        part.has('group') for each in node.nodes() if 'lazy' in each.marks for part in each.parts)
+
+    def simple(found: Any) -> Any:
+        """Without ids, and without which of some failures was the first."""
+        if isinstance(found, dict):
+            hidden = {'says'} if len(failed) > 1 else {}
+            return {key: simple(value) for key, value in found.items() if key not in hidden}
+        if isinstance(found, list):
+            items = [simple(item) for item in found]
+            return sorted(items, key=json.dumps) if unordered else items
+        return ID.sub('ID', found) if isinstance(found, str) else found
+
+    def text(found: Any) -> str:
+        return json.dumps(simple(found), sort_keys=True)
+    return {
+        'get': ' then '.join(text(how) for how, _ in came.got),
+        'results': ' then '.join(text(reached) for _, reached in came.got),
+        'events': '\n'.join(sorted(map(text, came.events))),
+    }
+
+
+class Design(NamedTuple):
+    """A difference that is meant: here comes out what Redis makes of a canvas that is like it."""
+
+    reason: str
+    holds: Callable[[Node, Outcome], bool]      # with Redis's outcome
+    like: tuple[Callable[[Node], Node], ...]    # one of these
+    aspects: tuple[str, ...] = ('get', 'results', 'events')
+
+
+def doubled(node: Node, here: bool = True) -> Node:
+    """With two tasks in place of one that is twice in a group or header."""
+    marks = tuple('double' if here and mark == 'twice' else mark for mark in node.marks)
+    return replace(node, marks=marks, parts=tuple(doubled(part, here) for part in node.parts))
+
+
+def doubled_in_headers(node: Node, here: bool = False) -> Node:
+    """The same, but in plain groups, of whose equal results get() gives one and None."""
+    inside = [node.kind == 'chord' or (here and node.is_composite) for _ in node.parts]
+    if node.kind == 'chord':
+        inside[-1] = False
+    parts = tuple(map(doubled_in_headers, node.parts, inside))
+    return replace(node, marks=doubled(replace(node, parts=()), here).marks, parts=parts)
+
+
+def bare(node: Node) -> Node:
+    return replace(node, label='', marks=())
+
+
+def stored(node: Node) -> Node:
+    """With no result ignored."""
+    marks = tuple(mark for mark in node.marks if mark != 'ignored')
+    return replace(node, marks=marks, parts=tuple(map(stored, node.parts)))
+
+
+BY_DESIGN = [
+    Design('Redis keeps the equal results of a task that is in a header twice as one, and waits',
+           lambda node, redis: node.has('twice'), (doubled, doubled_in_headers)),
+    Design('in a header with groups, Redis gives None for an ignored result, or waits for ever',
+           lambda node, redis: node.has('ignored'), (stored,), ('events',)),
+    Design('on Redis, get() waits for ever for an empty group in a group',
+           lambda node, redis: Node('group') in map(bare, node.nodes()) and 'hang' in ends(redis),
+           (lambda node: node,), ('results', 'events')),
+]
+
+
+class Pair(NamedTuple):
+    """A canvas, and what came of it."""
+
+    node: Node
+    redis: Outcome
+    ours: Outcome
+
+
+def both(nodes: list[Node], redis: Peer, ours: Peer) -> list[Pair]:
+    ours.send(nodes)
+    return [*map(Pair, nodes, redis.outcomes(nodes), ours.receive(nodes))]
+
+
+def verdict(pair: Pair, peer: Peer) -> tuple[str, str]:
+    """How the outcomes compare, and how they end or differ."""
+    node, redis, ours = pair
+    expected, found = comparable(node, redis), comparable(node, ours)
+    if expected == found:
+        return 'equal', ends(redis)
+    designs = [design for design in BY_DESIGN if design.holds(node, redis)]
+    alone = [[design] for design in designs]
+    for together in [*alone, designs] if len(alone) > 1 else alone:
+        likes, aspects = [node], {*found}
+        for design in together:
+            likes = [like(each) for each in likes for like in design.like]
+            aspects &= {*design.aspects}
+        for like, came in zip(likes, peer.outcomes(likes)):
+            meant = comparable(like, came)
+            if all(meant[aspect] == found[aspect] for aspect in aspects):
+                return 'by design', '; '.join(design.reason for design in together)
+    if any(comparable(node, other) == found for other in peer.outcomes([node] * TRIES)):
+        return 'left to chance by Redis', ends(redis)
+    differ = ', '.join(aspect for aspect in found if expected[aspect] != found[aspect])
+    return 'different', f'{differ}: {ends(redis)} on Redis, {ends(ours)} here'
+
+
+def ends(came: Outcome) -> str:
+    """How each application of a canvas ended, in a word."""
+    return ' then '.join(how if isinstance(how, str) else next(iter(how)) for how, _ in came.got)
+
+
+def show(pair: Pair) -> None:
+    print(f'  {pair.node}')
+    for name, came in (('redis', pair.redis), ('ours', pair.ours)):
+        for how, found in came.got:
+            print(f'  {name:8} get     {json.dumps(how)}\n{"":11}results {json.dumps(found)}')
+        counted = sorted(Counter(map(json.dumps, came.events)).items())
+        print(f'{"":11}events ', *(f'{count} x {text}' for text, count in counted))
+
+
+def shrunk(pair: Pair, what: str, redis: Peer, ours: Peer) -> Pair:
+    """The smallest canvas that is found to differ in the same way."""
+    candidates = [numbered(less) for less in smaller(pair.node)]
+    for start in range(0, len(candidates), AT_ONCE):
+        for less in both(candidates[start:start + AT_ONCE], redis, ours):
+            if verdict(less, redis) == ('different', what):
+                return shrunk(less, what, redis, ours)
+    return pair
+
+
+@contextlib.contextmanager
+def peers(name: str, folder: Path) -> Iterator[tuple[Peer, Peer]]:
+    """Redis, and what is compared with it."""
+    with contextlib.ExitStack() as stack:
+        server = f'redis://127.0.0.1:{stack.enter_context(redis_local.redis_server(folder))}'
+
+        def peer(name: str, backend: str, broker: int) -> Peer:
+            peer = Peer(name, backend, f'{server}/{broker}', folder)
+            stack.callback(peer.stop)
+            return peer
+        if name == 'redis':
+            backend = f'{server}/3'
+        else:
+            engine = stack.enter_context(dynamodb_local.engine())
+            print(f'canvases: {engine.description}', file=sys.stderr, flush=True)
+            place = engine.endpoint.partition('//')[2]
+            table = f'canvases-{uuid.uuid4().hex}'
+            backend = f'dyna_veggie.DynamoDBBackend+dynamodb://{place}/{table}'
+        both_peers = peer('redis', f'{server}/2', 0), peer('ours', backend, 1)
+        # an engine that is new takes its time: a RETRY that is stored late replaces what came of it
+        warm = parsed('chord([flaky(), work(), chain(work(), work())], work())')
+        both([warm] * 4 * AT_ONCE, *both_peers)
+        yield both_peers
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
+    parser.add_argument('--seeds', type=int, default=300, help='how many')
+    parser.add_argument('--first', type=int, default=0, help='the first of them')
+    parser.add_argument('--seed', type=int, nargs='+', help='these alone; shows what came of them')
+    parser.add_argument('--canvas', type=parsed, nargs='+', help='these, as they are shown')
+    parser.add_argument('--shrink', action='store_true', help='looks for smaller ones that differ')
+    parser.add_argument('--peer', choices=('dynamodb', 'redis'), default='dynamodb',
+                        help='what to compare with Redis')
+    parser.add_argument('--logs', type=Path, help="a folder for the workers' logs")
+    given = parser.parse_args()
+    if not redis_local.is_installed():
+        sys.exit(f'canvases: {redis_local.INSTALL}')
+    seeds = given.seed or range(given.first, given.first + given.seeds)
+    nodes = given.canvas or [random_canvas(seed) for seed in seeds]
+    names = ['as given'] * len(nodes) if given.canvas else [f'seed {seed}' for seed in seeds]
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))     # and stops what was started
+    began = time.monotonic()
+    verdicts: Counter[tuple[str, str]] = Counter()
+    with contextlib.ExitStack() as stack:
+        folder = given.logs or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        folder.mkdir(exist_ok=True)
+        redis, ours = stack.enter_context(peers(given.peer, folder))
+        for name, pair in zip(names, both(nodes, redis, ours)):
+            result, what = verdict(pair, redis)
+            verdicts[result, what] += 1
+            if result == 'different' or given.seed or given.canvas:
+                print(f'{name}: {result}: {what}')
+                show(pair)
+            if result == 'different' and given.shrink:
+                print('  the smallest canvas that was found to differ in this way:')
+                show(shrunk(pair, what, redis, ours))
+            sys.stdout.flush()
+    print(f'\n{len(nodes)} canvases in {time.monotonic() - began:.0f} s')
+    for (result, what), count in sorted(verdicts.items()):
+        print(f'{count:6}  {result}: {what}')
+    return int(any(result == 'different' for result, _ in verdicts))
+
+
+if __name__ == '__main__':
+    sys.exit(main())
