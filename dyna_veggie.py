@@ -288,8 +288,8 @@ class Options:
     max_result_size: int = _option(
         16 * 2**20, _result_size, 'largest result, in bytes as it is stored')
     chord_inline_limit: int = _option(
-        100_000, _not_below_zero, 'largest size, in bytes, of the values that a chord gives to its '
-        'body in its message; larger ones are read when the body is called; 0: none are')
+        100_000, _not_below_zero, "bytes of a chord's values that the message of its body may hold; "
+        'if there are more, they are read when the body is called; 0: no limit')
     celery_keys: bool = _option(
         False, _boolean, "write ids in the form of Celery's own DynamoDB backend, "
         'to share its table while you migrate')

@@ -135,8 +135,8 @@ def report(what: str, spent: list[float], profile: cProfile.Profile) -> None:
     stats = pstats.Stats(profile).stats      # type: ignore[attr-defined]
     modules = by_module(stats)
     total = sum(modules.values())
-    print(f'\n{what}: {statistics.median(spent) * 1000:.3f} ms of CPU\n\n  share of it by module, with the built-in '
-          'functions that it calls')
+    print(f'\n{what}: {statistics.median(spent) * 1000:.3f} ms of CPU\n\n'
+          '  share of it by module, with the built-in functions that it calls')
     for module, seconds in modules.most_common(SHOWN):
         print(f'  {seconds / total:6.1%}  {module}')
     functions = sorted(stats.items(), key=lambda item: -item[1][2])
