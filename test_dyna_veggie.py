@@ -5,6 +5,7 @@ counts requests and capacity units.  The sections are those of dyna_veggie.py.
 """
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import datetime
 import http.server
@@ -5024,6 +5025,40 @@ def test_the_file_works_where_it_was_vendored(
         BACKEND_ALIASES['dynamodb'] = 'proj.vendor.dyna_veggie.DynamoDBBackend'
         print(Celery(backend=url).AsyncResult('id').get(timeout=10))
     ''') == 'vendored proj.vendor.dyna_veggie\nvendored\n'
+
+
+def test_coroutines_await_results_and_share_their_polls(
+        backend: dv.DynamoDBBackend, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / 'examples'))
+    awaiting: Any = importlib.import_module('awaiting')
+    ids = [f'id-{number}' for number in range(30)]
+    ticks = 0
+
+    async def tick() -> None:
+        nonlocal ticks
+        while True:
+            await asyncio.sleep(0.05)
+            ticks += 1
+
+    async def wait() -> list[Any]:
+        ticking = asyncio.create_task(tick())
+        waits = [awaiting.result_of(backend.app.AsyncResult(id), timeout=30) for id in ids]
+        waiting = asyncio.gather(*waits, return_exceptions=True)
+        await asyncio.sleep(2)
+        for number, id in enumerate(ids):
+            await awaiting.call(backend.store_result, id, number, states.SUCCESS)
+        failure = awaiting.result_of(backend.app.AsyncResult('failed'), timeout=30)
+        await awaiting.call(backend.mark_as_failure, 'failed', KeyError('no'))
+        with pytest.raises(KeyError):
+            await failure
+        ticking.cancel()
+        return await waiting
+
+    assert asyncio.run(wait()) == list(range(30))
+    assert ticks > 10  # the event loop was not held up
+    reads = [operation for operation in operations(proxy) if 'Get' in operation]
+    # one look of each, and then those of all: alone, each would look some eight times in 2 s
+    assert len(reads) < 3 * len(ids), reads
 
 
 def test_the_entry_point_gives_the_scheme() -> None:
