@@ -22,6 +22,7 @@ it holds, and uses only what stands above it.
     ending      how a chord ends: its body is published, or its errbacks are called
     joining     what Celery asks of a backend for its chords
     backend     Celery's interface
+    operating   what an operator does with a table: look at it, list it, purge it
     commands    celery -A proj dynamodb ..., or python -m dyna_veggie ...
 
 Names: ``__all__`` is for users.  Other names without an underscore are for other sections and the
@@ -35,6 +36,7 @@ import dataclasses
 import difflib
 import functools
 import hashlib
+import heapq
 import importlib
 import io
 import itertools
@@ -51,10 +53,11 @@ import uuid
 import weakref
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor
+from concurrent.futures import wait as futures_wait
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar, Union
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 import botocore.session
@@ -97,6 +100,7 @@ from celery.signals import task_prerun
 from celery.utils.functional import LRUCache
 from celery.utils.log import get_logger
 from celery.utils.serialization import strtobool
+from celery.utils.time import maybe_iso8601
 from kombu.exceptions import EncodeError
 from kombu.utils.compat import detect_environment
 from kombu.utils.encoding import bytes_to_str, ensure_bytes
@@ -288,8 +292,8 @@ class Options:
     max_result_size: int = _option(
         16 * 2**20, _result_size, 'largest result, in bytes as it is stored')
     chord_inline_limit: int = _option(
-        100_000, _not_below_zero, "bytes of a chord's values that the message of its body may hold; "
-        'if there are more, they are read when the body is called; 0: no limit')
+        100_000, _not_below_zero, "bytes of a chord's values that the message of its body may "
+        'hold; if there are more, they are read when the body is called; 0: no limit')
     celery_keys: bool = _option(
         False, _boolean, "write ids in the form of Celery's own DynamoDB backend, "
         'to share its table while you migrate')
@@ -2083,9 +2087,8 @@ class Chords:
 
     def progress(self, key: str) -> Progress | None:
         """How far the newest run of a chord is; None if there is none."""
-        pointer = self.table.get(key)
-        item = self.table.get(pointer['run']) if pointer and not is_expired(pointer) else None
-        if not item or 'lazy' not in item:
+        item = self._newest_run(key)
+        if item is None:
             return None
         run, leaves = self._run(item), self._leaves(self._run(item))
         expected = run.size
@@ -2095,6 +2098,19 @@ class Chords:
             sum(len(leaf.counted) for leaf in leaves),
             sum(len(leaf.item.get('failed', ())) for leaf in leaves),
             expected, 'closed' in item)
+
+    def failed_parts(self, key: str) -> list[Part]:
+        """The parts of a chord's newest run that were counted and failed, in order."""
+        item = self._newest_run(key)
+        leaves = self._leaves(self._run(item)) if item else []
+        return sorted(part_of(member) for leaf in leaves for member in leaf.item.get('failed', ()))
+
+    def _newest_run(self, key: str) -> Item | None:
+        pointer = self.table.get(key)
+        if not pointer or is_expired(pointer) or not isinstance(pointer.get('run'), str):
+            return None
+        item = self.table.get(pointer['run'])
+        return item if item and 'lazy' in item else None
 
     def _run(self, item: Item) -> Run:
         return Run(item['id'], None, item['lazy'], item['single'], size=item.get('size'))
@@ -3353,8 +3369,9 @@ class Join:
             items = retried(counter.table.get_many, ids)
         else:
             leaves, items = retried(counter.collect, self.root, ids)
+        # PENDING is stored before a body is published: see track_sent
         stamps = frozenset(repr(item.get('timestamp')).encode() for item in items.values()
-                           if not is_expired(item))
+                           if item.get('status') != states.PENDING and not is_expired(item))
         if 'before' in state and stamps - state['before']:
             return True
         if self.error is None:
@@ -4066,12 +4083,11 @@ class DynamoDBBackend(JoiningBackend):
 
 
 # --------------------------------------------------------------------------------------------------
-# Commands
+# Operating
 # --------------------------------------------------------------------------------------------------
 #
-# celery -A proj dynamodb COMMAND, or for a vendored file python -m proj.vendor.dyna_veggie -A proj
-# COMMAND.  And what only an operator does with a table: look at it, try what a worker may do,
-# delete what has expired.
+# What only an operator does with a table: look at it, try what a worker may do, list what it holds,
+# delete what has expired.  Plain functions, of which the commands are made.
 
 #: what a worker does, each to be tried on an item of its own, which the last one deletes
 WORKER_ACTIONS: dict[str, Callable[[Table, Item], Any]] = {
@@ -4084,13 +4100,20 @@ WORKER_ACTIONS: dict[str, Callable[[Table, Item], Any]] = {
 }
 
 _ORPHAN_AGE = 3600  # seconds: a chunk that no item counts by then belongs to no store under way
-_TERMINAL_PATIENCE = 5.0  # seconds that somebody who waits at a terminal waits for a request
+_PATIENCE = 2.0  # seconds of each kind that somebody at a terminal waits for DynamoDB
 
 
-def operators_table(options: Options, retry_timeout: float = _TERMINAL_PATIENCE) -> Table:
-    """A table for an operator: it is not created, and not waited for as long as by a worker."""
+def operators_table(options: Options) -> Table:
+    """A table for a first look: not created, and given up within ten seconds."""
     return Table(dataclasses.replace(
-        options, create_table=False, ttl_seconds=None, retry_timeout=retry_timeout))
+        options, create_table=False, ttl_seconds=None, retry_timeout=_PATIENCE,
+        connect_timeout=min(_PATIENCE, options.connect_timeout),
+        read_timeout=min(2 * _PATIENCE, options.read_timeout)))
+
+
+def scanned_table(options: Options) -> Table:
+    """A table for a long scan: not created, and waited for as the options say."""
+    return Table(dataclasses.replace(options, create_table=False, ttl_seconds=None))
 
 
 def answers(table: Table) -> str:
@@ -4133,16 +4156,56 @@ def capacity(table: Table, app: Any) -> str:
 def time_to_live(table: Table) -> str:
     """What DescribeTimeToLive says.  Raises ImproperlyConfigured if it deletes nothing of ours."""
     said = table.request('describe_time_to_live')['TimeToLiveDescription']
-    status = said.get('TimeToLiveStatus', 'DISABLED')
-    text = f'{status}, on {said.get("AttributeName", "no attribute")}'
-    if text not in ('ENABLED, on ttl', 'ENABLING, on ttl'):
+    attribute = said.get('AttributeName', 'no attribute')
+    text = f'{said.get("TimeToLiveStatus", "DISABLED")}, on {attribute}'
+    if text in ('ENABLED, on ttl', 'ENABLING, on ttl'):
+        return text
+    if not text.startswith('ENABL'):
         raise ImproperlyConfigured(
-            f'{text}: expired items stay until a purge; create-table turns it on if it is off')
-    return text
+            f'{text}: expired items stay until a purge; create-table turns it on')
+    raise ImproperlyConfigured(
+        f'{text}, and a table has one such attribute: expired items stay until a purge. If nothing '
+        'else uses it, turn it off, and an hour later run create-table: '
+        f'aws dynamodb update-time-to-live --table-name {table.name} '
+        f'--time-to-live-specification Enabled=false,AttributeName={attribute}')
 
 
-def least_policy(table: Table, bootstrap: bool) -> dict[str, Any]:
-    """The IAM policy of a worker; bootstrap: of one that creates the table, too."""
+def identity(options: Options) -> str:
+    """The ARN of who signs the requests, which AWS tells everybody of himself."""
+    session = open_session(options)
+    client = session.create_client(
+        'sts', region_name=options.region, aws_access_key_id=options.access_key,
+        aws_secret_access_key=options.secret_key,
+        config=Config(retries={'total_max_attempts': 1}, connect_timeout=_PATIENCE,
+                      read_timeout=_PATIENCE))
+    return str(client.get_caller_identity()['Arn'])
+
+
+def account_of(options: Options) -> str:
+    """The account's number if the credentials know it, or ``*``."""
+    if credentials_source(options, open_session(options)) in (None, _NOT_NEEDED, 'the URL'):
+        return '*'
+    try:
+        credentials = open_session(options).get_credentials().get_frozen_credentials()
+    except (BotoCoreError, ClientError):
+        return '*'
+    return getattr(credentials, 'account_id', None) or '*'  # botocore knows it since 1.36
+
+
+def arn_of(table: Table) -> str:
+    """The table's ARN, with the account's number if the table's name or the credentials say it."""
+    if TABLE_ARN.fullmatch(table.name):
+        return table.name
+    region = table.client.botocore.meta.region_name
+    partition = open_session(table.options).get_partition_for_region(region)
+    return f'arn:{partition}:dynamodb:{region}:{account_of(table.options)}:table/{table.name}'
+
+
+def least_policy(table: Table, bootstrap: bool, principal: str | None = None) -> dict[str, Any]:
+    """The IAM policy of a worker; bootstrap: of one that creates the table, too.
+
+    principal: gives the table's resource policy for this one, of another account.
+    """
     actions = [*WORKER_ACTIONS]
     if bootstrap:
         actions += ['CreateTable', 'DescribeTable']
@@ -4150,19 +4213,62 @@ def least_policy(table: Table, bootstrap: bool) -> dict[str, Any]:
         actions += ['DescribeTimeToLive', 'UpdateTimeToLive']
     if bootstrap and table.options.tags:
         actions += ['TagResource']
+    who = {'Principal': {'AWS': principal}} if principal else {}
     return {'Version': '2012-10-17', 'Statement': [{
-        'Effect': 'Allow', 'Action': [f'dynamodb:{action}' for action in actions],
+        'Effect': 'Allow', **who, 'Action': [f'dynamodb:{action}' for action in actions],
         'Resource': arn_of(table)}]}
 
 
-def arn_of(table: Table) -> str:
-    """The table's ARN, with the account's number if the table's name or the credentials say it."""
-    if TABLE_ARN.fullmatch(table.name):
-        return table.name
-    session = open_session(table.options)
-    region = table.client.botocore.meta.region_name
-    partition = session.get_partition_for_region(region)
-    return f'arn:{partition}:dynamodb:{region}:*:table/{table.name}'
+# --- scans ----------------------------------------------------------------------------------------
+
+class Reading(NamedTuple):
+    """What it takes to read a whole table, eventually consistent."""
+
+    items: int
+    bytes: int
+    read_units: int
+    dollars: float  # on demand, in us-east-1, November 2026
+    seconds: float | None  # on all the provisioned units, if they are
+
+    def __str__(self) -> str:
+        price = f'${self.dollars:.2f}' if self.dollars >= 0.005 else 'less than a cent'
+        if self.seconds is not None:
+            price = f'{timedelta(seconds=round(self.seconds))} of all its provisioned units'
+        return (f'reads the whole table: {self.items:,} items, {self.bytes / 1e6:,.1f} MB, '
+                f'{self.read_units:,} read units, {price}')
+
+
+def reading_of(described: Mapping[str, Any]) -> Reading:
+    """What reading a table takes, from what describe() says; DynamoDB counts every six hours."""
+    units = math.ceil(described['bytes'] / 8192)
+    rate = described['read_units']
+    return Reading(described['items'], described['bytes'], units, 0 if rate else units * 0.125e-6,
+                   units / rate if rate else None)
+
+
+def scan(table: Table, segments: int, **found: Any) -> Iterator[tuple[int, list[Item]]]:
+    """Reads the whole table, some segments at once: (items read, items found) of each page."""
+    def read(segment: int, start: dict[str, Any]) -> tuple[int, Any]:
+        parallel = {'Segment': segment, 'TotalSegments': segments} if segments > 1 else {}
+        return segment, table.request('scan', **parallel, **start, **found)
+
+    with ThreadPoolExecutor(segments, 'dyna-veggie') as pool:
+        running = {pool.submit(read, segment, {}) for segment in range(segments)}
+        while running:
+            done, running = futures_wait(running, return_when=FIRST_COMPLETED)
+            for page in done:
+                segment, answer = page.result()
+                if 'LastEvaluatedKey' in answer:
+                    start = {'ExclusiveStartKey': answer['LastEvaluatedKey']}
+                    running.add(pool.submit(read, segment, start))
+                yield answer['ScannedCount'], [unmarshal_item(each) for each in answer['Items']]
+
+
+def segments_of(table: Table, reading: Reading) -> int:
+    """How many segments to read at once; one if the units are provisioned, which workers need."""
+    if reading.seconds is not None or reading.bytes < 10 * 2**20:
+        return 1
+    return min(OVERLAPPED, table.options.max_pool_connections)
 
 
 class ScanPage(NamedTuple):
@@ -4173,25 +4279,19 @@ class ScanPage(NamedTuple):
     orphans: list[str]
 
 
-def scan_for_purge(table: Table) -> Iterator[ScanPage]:
+def scan_for_purge(table: Table, segments: int = 1) -> Iterator[ScanPage]:
     """Reads the whole table for expired items, and for chunks whose item is gone."""
     found = expressions(
         {'now': int(time.time()), 'old': time.time() - _ORPHAN_AGE, 'slash': '/'},
         FilterExpression='#ttl <= :now OR (attribute_not_exists(#ttl) AND '
                          '#timestamp < :old AND contains(#id, :slash))',
         ProjectionExpression='#id, #ttl')
-    start: dict[str, Any] = {}
-    while True:
-        answer = table.request('scan', **start, **found)
+    for scanned, items in scan(table, segments, **found):
         expired: list[str] = []
         unexpired: list[str] = []
-        for attributes in answer['Items']:
-            item = unmarshal_item(attributes)
+        for item in items:
             (expired if is_expired(item) else unexpired).append(item['id'])
-        yield ScanPage(answer['ScannedCount'], expired, _orphans_among(table, unexpired))
-        if 'LastEvaluatedKey' not in answer:
-            return
-        start = {'ExclusiveStartKey': answer['LastEvaluatedKey']}
+        yield ScanPage(scanned, expired, _orphans_among(table, unexpired))
 
 
 def _orphans_among(table: Table, ids: list[str]) -> list[str]:
@@ -4214,10 +4314,150 @@ def delete_expired(table: Table, ids: Iterable[str]) -> None:
             pass
 
 
-# --- the commands ---------------------------------------------------------------------------------
+# --- what is stored -------------------------------------------------------------------------------
 
-# what a command prints with --json, and the lines that it prints without
-_Answer = tuple[dict[str, Any], Iterable[str]]
+def iso(seconds: Any) -> str | None:
+    """Seconds of the epoch as ISO 8601; None if there are none."""
+    if not isinstance(seconds, (int, float)):
+        return None
+    return datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec='milliseconds')
+
+
+def task_id_of(backend: DynamoDBBackend, id: str) -> str | None:
+    """The task whose result an item's id is for, in our form or that of Celery's own backend."""
+    prefix = bytes_to_str(backend.task_keyprefix)
+    chunk = chunk_owner(id)
+    if chunk is None and id.startswith(prefix):
+        return id[len(prefix):]
+    quoted = re.fullmatch(r'''b(['"])(.*)\1''', id, re.DOTALL)
+    return quoted[2][len(prefix):] if quoted and quoted[2].startswith(prefix) else None
+
+
+def task_row(id: str, item: Item, meta: Mapping[str, Any]) -> dict[str, Any]:
+    """What is stored of a task, but its result: the same keys for each."""
+    value = item.get('result', b'')
+    return {
+        'id': id, 'kind': 'task', 'state': meta.get('status'), 'name': meta.get('name'),
+        'args': meta.get('args'), 'kwargs': meta.get('kwargs'), 'worker': meta.get('worker'),
+        'queue': meta.get('queue'), 'retries': meta.get('retries'),
+        'parent': meta.get('parent_id'), 'group': meta.get('group_id'),
+        'stored': iso(item.get('timestamp')), 'done': meta.get('date_done'),
+        'expires': iso(item.get('ttl')), 'size': item.get('size', len(value)),
+        'chunks': item.get('chunks', 0)}
+
+
+def chord_row(backend: DynamoDBBackend, table: Table, group_id: str) -> dict[str, Any] | None:
+    """How far a chord is; None if there is none."""
+    key = backend.key_id(backend.get_key_for_chord(group_id))
+    progress = Chords(table).progress(key)
+    if progress is None:
+        return None
+    return {'id': group_id, 'kind': 'chord', 'state': 'CLOSED' if progress.closed else 'RUNNING',
+            'counted': progress.counted, 'failed': progress.failed, 'expected': progress.expected}
+
+
+def chord_id_of(backend: DynamoDBBackend, item: Item) -> str | None:
+    """The group of a chord that is running, from the item of its run."""
+    prefix = re.escape(bytes_to_str(backend.chord_keyprefix))
+    run = re.fullmatch(
+        rf'''(?:b['"])?{prefix}(.+?)['"]?\.[0-9a-f]{{8}}''', item['id'], re.DOTALL)
+    return run[1] if run and 'lazy' in item and 'closed' not in item else None
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which tasks to list; times are seconds of the epoch."""
+
+    state: str | None = None
+    since: float | None = None
+    until: float | None = None
+    name: str | None = None
+    whole: bool = False  # what their values say is wanted of all
+
+    @property
+    def chords(self) -> bool:
+        """Whether running chords are listed, too, which have no name and no time."""
+        return self.state in (None, 'RUNNING') and not (self.name or self.since or self.until)
+
+    def expressions(self, prefixes: Iterable[str]) -> dict[str, Any]:
+        """The parameters of the scan, which leave out most of what is not wanted."""
+        starts = {f'prefix{number}': prefix for number, prefix in enumerate(prefixes)}
+        conditions = ['(' + ' OR '.join(f'begins_with(#id, :{name})' for name in starts) + ')',
+                      '(attribute_not_exists(#ttl) OR #ttl > :now)']
+        if self.since is not None:
+            conditions.append('#timestamp >= :since')
+        if self.until is not None:
+            conditions.append('#timestamp <= :until')
+        if self.state:  # Celery's own backend writes no status
+            conditions.append('(#status = :state OR attribute_not_exists(#status))')
+        values = {**starts, **dataclasses.asdict(self), 'now': int(time.time())}
+        projection = '#id, #status, #timestamp, #ttl, #size, #chunks, #version, #lazy, #closed'
+        return expressions(
+            values, FilterExpression=' AND '.join(conditions),
+            ProjectionExpression=projection + (', #result' if self.whole else ''))
+
+    def fits(self, row: Mapping[str, Any]) -> bool:
+        """Whether a task is wanted, once its state and its name are known."""
+        return self.state in (None, row['state']) and self.name in (None, row['name'])
+
+
+class Listed(NamedTuple):
+    """A task of a scan; item: if only that is known of it yet, and not what its value says."""
+
+    row: dict[str, Any]
+    item: Item | None = None
+
+
+def read_rows(
+        backend: DynamoDBBackend, values: Values, items: Mapping[str, Item],
+) -> Iterator[dict[str, Any]]:
+    """The rows of tasks with what their values say; those that came without a value are read."""
+    stored = {item['id']: Stored(item['result'], (item['id'],)) for item in items.values()
+              if isinstance(item.get('result'), bytes)}
+    ids = [item['id'] for item in items.values() if item['id'] not in stored]
+    stored.update(values.get_many(ids, consistent=False))
+    for task_id, item in items.items():
+        if item['id'] in stored:  # else it is gone meanwhile
+            value = stored[item['id']]
+            row = task_row(task_id, item, backend.seen(task_id, value).value)
+            yield {**row, 'size': item.get('size', len(value.value))}
+
+
+def scan_for_list(
+        backend: DynamoDBBackend, table: Table, segments: int, wanted: Wanted,
+) -> Iterator[tuple[int, list[Listed], list[str]]]:
+    """Reads the whole table: (items read, tasks, groups of chords that run) of each page."""
+    own, chords = bytes_to_str(backend.task_keyprefix), bytes_to_str(backend.chord_keyprefix)
+    prefixes = [own, f"b'{own}"] + ([chords, f"b'{chords}"] if wanted.chords else [])
+    values = Values(table)
+    for scanned, items in scan(table, segments, **wanted.expressions(prefixes)):
+        tasks: list[Listed] = []
+        unread: dict[str, Item] = {}
+        running = []
+        for item in items:
+            task_id, group_id = task_id_of(backend, item['id']), chord_id_of(backend, item)
+            if group_id:
+                running.append(group_id)
+            elif task_id and ('status' not in item or wanted.whole):
+                unread[task_id] = item
+            elif task_id:
+                tasks.append(Listed(task_row(task_id, item, item), item))
+        tasks += map(Listed, read_rows(backend, values, unread))
+        yield scanned, [task for task in tasks if wanted.fits(task.row)], running
+
+
+# --------------------------------------------------------------------------------------------------
+# Commands
+# --------------------------------------------------------------------------------------------------
+#
+# celery -A proj dynamodb COMMAND, or for a vendored file python -m proj.vendor.dyna_veggie -A proj
+# COMMAND.
+
+ASK_ABOVE = 0.10  # dollars that a command spends without asking at a terminal
+
+# what a command prints with --json, and the lines that it prints without; of a command that prints
+# one object a line, a list of objects
+_Answer = tuple[Union[dict[str, Any], list[dict[str, Any]]], Iterable[str]]
 
 
 @click.group('dynamodb')
@@ -4265,9 +4505,15 @@ def _command(run: Callable[..., _Answer]) -> click.Command:
             answer, lines = run(backend, **options)
         except FAILURES as exc:
             raise click.ClickException(str(exc)) from exc
-        text = json.dumps(answer, indent=2, default=str) if as_json else '\n'.join(lines)
-        click.echo(text)
-        if answer.get('ok') is False:
+        if not as_json:
+            texts = lines
+        elif isinstance(answer, list):
+            texts = [json.dumps(each, default=repr) for each in answer]
+        else:
+            texts = [json.dumps(answer, indent=2, default=repr)]
+        for text in texts:
+            click.echo(text)
+        if isinstance(answer, dict) and answer.get('ok') is False:
             sys.exit(1)
     return command
 
@@ -4277,8 +4523,9 @@ def _check(backend: DynamoDBBackend) -> _Answer:
     """Checks credentials, table and permissions; exit code 1 if a worker would fail.
 
     Writes and deletes an item of its own."""
-    table = operators_table(backend.options)
-    source = credentials_source(backend.options, open_session(backend.options))
+    options = backend.options
+    table = operators_table(options)
+    source = credentials_source(options, open_session(options))
     rows: list[dict[str, Any]] = [{
         'name': 'credentials', 'ok': source is not None, 'found': source or 'none were found'}]
 
@@ -4288,7 +4535,7 @@ def _check(backend: DynamoDBBackend) -> _Answer:
             found = call()
         except MissingTable as exc:
             ok, found = False, str(exc)
-            if backend.options.create_table:
+            if options.create_table:
                 ok, found = None, 'does not exist yet: the first request creates it'
         except FAILURES as exc:
             ok, found = failed, str(exc)
@@ -4297,9 +4544,18 @@ def _check(backend: DynamoDBBackend) -> _Answer:
         rows.append({'name': name, 'ok': ok, 'found': found})
         return ok
 
+    if source and not (options.endpoint_url or '').startswith('http://'):
+        check('identity', lambda: identity(options), None)
     check('region', lambda: table.client.botocore.meta.region_name)
-    check('endpoint', lambda: table.client.botocore.meta.endpoint_url)
-    if check('table', lambda: answers(table)):
+    # an account has endpoints of its own, which botocore chooses for each request
+    sent: list[str] = []
+    if rows[-1]['ok']:
+        table.client.botocore.meta.events.register(
+            'before-send.dynamodb', lambda request, **kwargs: sent.append(request.url))
+    usable = check('table', lambda: answers(table))
+    check('endpoint', lambda: (
+        sent[-1].rstrip('/') if sent else table.client.botocore.meta.endpoint_url))
+    if usable:
         shown = 'key {key}, {status}, {billing_mode}'
         if check('DescribeTable', lambda: shown.format(**describe(table)), None):
             check('capacity', lambda: capacity(table, backend.app), None)
@@ -4318,6 +4574,9 @@ def _check(backend: DynamoDBBackend) -> _Answer:
 @_command
 def _create_table(backend: DynamoDBBackend) -> _Answer:
     """Creates the table as the options say, with time to live, and waits until it can be used."""
+    # whether anything answers there is told soon, though a creation takes its time
+    operators_table(backend.options).client.send_unless(
+        ('ResourceNotFoundException',), 'describe_table', {'TableName': backend.options.table})
     table = Table(dataclasses.replace(backend.options, create_table=True))
     created = table.bootstrap()
     answer = {'created': created, **describe(table), 'time_to_live': time_to_live(table)}
@@ -4329,9 +4588,10 @@ def _create_table(backend: DynamoDBBackend) -> _Answer:
 
 @_command
 @click.option('--bootstrap', is_flag=True, help='Also to create the table.')
-def _policy(backend: DynamoDBBackend, bootstrap: bool) -> _Answer:
+@click.option('--principal', metavar='ARN', help="The table's resource policy for this one.")
+def _policy(backend: DynamoDBBackend, bootstrap: bool, principal: str | None) -> _Answer:
     """Prints the least IAM policy for workers and clients."""
-    policy = least_policy(backend.values.table, bootstrap)
+    policy = least_policy(backend.values.table, bootstrap, principal)
     return policy, [json.dumps(policy, indent=2)]
 
 
@@ -4340,54 +4600,172 @@ def _policy(backend: DynamoDBBackend, bootstrap: bool) -> _Answer:
 def _show(backend: DynamoDBBackend, id: str) -> _Answer:
     """Shows a task, a saved group, or by its group's id a chord that is running."""
     table = operators_table(backend.options)
-    shown: dict[str, Any] = {'id': id}
-    item = table.get(backend.item_id(id))
-    seen = backend.look([id]).get(id)
-    if item and seen:
-        shown.update(
-            state=seen.value['status'], result=repr(seen.value['result'])[:500],
-            size=item.get('size', len(item.get('result', b''))), chunks=item.get('chunks', 0),
-            stored=_moment(item.get('timestamp')), expires=_moment(item.get('ttl')))
-    saved = backend.get(backend.get_key_for_group(id))
+    values = Values(table)
+    task_id = task_id_of(backend, id) or id
+    key = backend.get_key_for_task(task_id)
+    found = table.get_many([bytes_to_str(key), str(ensure_bytes(key))])
+    item = found.get(backend.item_id(task_id)) or next(iter(found.values()), None)
+    nothing: dict[str, Any] = dict.fromkeys(['result', 'traceback', 'children'])
+    row = {**task_row(task_id, {}, {'status': states.PENDING}), **nothing, 'stored_as': None}
+    told = 'nothing is stored'
+    if item:
+        stored = values.get(item['id'])
+        told = f'expired {_readable(iso(item.get("ttl")))}, not deleted yet'
+        if stored:
+            meta = backend.seen(task_id, stored).value
+            row.update(task_row(task_id, item, meta), size=item.get('size', len(stored.value)))
+            row.update({name: meta.get(name) for name in ('result', 'traceback')})
+            row['children'] = [result_from_tuple(each, backend.app).id
+                               for each in meta.get('children') or ()]
+            row['stored_as'], told = item['id'], ''
+    saved = backend.get(backend.get_key_for_group(task_id))
+    row['results'] = None
     if saved:
         group = result_from_tuple(backend.decode(saved)['result'], backend.app)
-        shown['group'] = f'{len(group)} results'
-    chord_key = backend.key_id(backend.get_key_for_chord(id))
-    progress = Chords(table).progress(chord_key)
-    if progress:
-        failed = f', {progress.failed} failed' if progress.failed else ''
-        shown['chord'] = (
-            f'{progress.counted} of {progress.expected or "?"} parts counted{failed}')
-        if progress.closed:
-            shown['chord'] = 'closed: its body was called, or its errbacks'
-    if len(shown) == 1:
-        found = 'nothing is stored'
-        if item:
-            found = f'expired {_moment(item.get("ttl"))}, not deleted yet'
-        shown.update(state=states.PENDING, result=found)
-    units = {'size': ' bytes'}
-    return shown, [f'{name:8} {value}{units.get(name, "")}' for name, value in shown.items()]
+        row['results'], told = [each.id for each in group.results], ''
+    row['chord'] = chord_row(backend, table, task_id)
+    if row['chord']:
+        told = ''
+        key = backend.key_id(backend.get_key_for_chord(task_id))
+        row['chord']['first_failed'] = [
+            part.task_id for part in Chords(table).failed_parts(key)[:10]]
+    return row, _shown(row, told)
 
 
-def _moment(seconds: float | None) -> str | None:
-    if not seconds:
-        return None
-    return datetime.fromtimestamp(seconds, timezone.utc).isoformat(' ', 'seconds')
+def _readable(moment: str | None) -> str:
+    """A time as people read it, in UTC."""
+    return f'{moment[:19].replace("T", " ")} UTC' if moment else '-'
+
+
+def _shown(row: Mapping[str, Any], told: str) -> Iterator[str]:
+    """The lines of show; told: why there is nothing."""
+    if told:
+        yield f'state      {row["state"]}'
+        yield f'result     {told}'
+        return
+    if row['stored_as']:
+        size = f'{row["size"]:,} bytes' + (f' in {row["chunks"]} chunks' if row['chunks'] else '')
+        lines = {**row, 'result': repr(row['result'])[:500], 'size': size,
+                 **{name: _readable(row[name]) for name in ('stored', 'done', 'expires')}}
+        for name in ('id', 'stored_as', 'state', 'result', 'name', 'args', 'kwargs', 'worker',
+                     'queue', 'retries', 'parent', 'group', 'children', 'stored', 'done',
+                     'expires', 'size', 'traceback'):
+            if lines[name] not in (None, []):
+                yield f'{name:10} {lines[name]}'
+    if row['results'] is not None:
+        yield f'group      {len(row["results"])} results'
+    chord = row['chord']
+    if chord and chord['state'] == 'CLOSED':
+        yield 'chord      closed: its body was called, or its errbacks'
+    elif chord:
+        yield f'chord      {chord["counted"]} of {chord["expected"] or "?"} parts counted'
+        if chord['failed']:
+            yield f'failed     {chord["failed"]}: {", ".join(chord["first_failed"])}'
+
+
+def _moment(given: str) -> float:
+    """Seconds of the epoch for a time in ISO 8601 (UTC, if it does not say) or so long ago."""
+    ago = re.fullmatch(r'(\d{1,9})([smhd])', given)
+    if ago:
+        return time.time() - int(ago[1]) * {'s': 1, 'm': 60, 'h': 3600, 'd': 86400}[ago[2]]
+    try:
+        moment = maybe_iso8601(given)
+    except ValueError:
+        moment = None
+    if moment is None:
+        raise click.BadParameter(f'{given!r} is no time such as 2h, 3d or 2026-11-25T07:30')
+    return (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp()
+
+
+def _announce(table: Table, yes: bool) -> Reading:
+    """Says what reading the whole table takes; asks at a terminal if it is much."""
+    reading = reading_of(describe(table))
+    click.echo(f'table {table.name}: {reading}', err=True)
+    if reading.dollars > ASK_ABOVE and not yes and sys.stdin.isatty():
+        click.confirm('Go on?', abort=True, err=True)
+    return reading
+
+
+def _progress(table: Table, reading: Reading) -> Any:
+    # into a file click would write the label alone
+    terminal = sys.stderr if sys.stderr.isatty() else io.StringIO()
+    return click.progressbar(length=reading.items, label=table.name, file=terminal)
+
+
+@_command
+@click.option('--state', metavar='STATE', help='Only tasks in this state; RUNNING: only chords.')
+@click.option('--since', type=_moment, metavar='TIME',
+              help='Only what was stored since then: 2h, 3d, ISO 8601.')
+@click.option('--until', type=_moment, metavar='TIME',
+              help='Only what was stored until then.')
+@click.option('--name', metavar='TASK', help='Only tasks of this name (needs result_extended).')
+@click.option('--limit', type=click.IntRange(0), default=50, show_default=True,
+              help='The newest so many; 0: all.')
+@click.option('--yes', is_flag=True, help='Do not ask whether the costs are all right.')
+def _list(
+        backend: DynamoDBBackend, state: str | None, since: float | None, until: float | None,
+        name: str | None, limit: int, yes: bool) -> _Answer:
+    """Lists tasks and running chords, the newest first.  Reads the whole table."""
+    reading = _announce(operators_table(backend.options), yes)
+    table = scanned_table(backend.options)
+    wanted = Wanted(state and state.upper(), since, until, name, bool(name) or not limit)
+    chords: list[str] = []
+    matches = 0
+
+    def tasks(bar: Any) -> Iterator[Listed]:
+        nonlocal matches
+        pages = scan_for_list(backend, table, segments_of(table, reading), wanted)
+        for scanned, found, running in pages:
+            bar.update(scanned)
+            matches += len(found)
+            chords.extend(running)
+            yield from found
+
+    with _progress(table, reading) as bar:
+        newest = heapq.nlargest(limit or sys.maxsize, tasks(bar), key=lambda task: (
+            task.row['stored'] or '', task.row['id']))
+    unread = {task.row['id']: task.item for task in newest if task.item}
+    read = {row['id']: row for row in read_rows(backend, Values(table), unread)}
+    rows = [read.get(task.row['id'], task.row) for task in newest]
+    if rows and not any(row['name'] for row in rows):
+        click.echo('names and arguments are not stored: see result_extended', err=True)
+    running = [row for row in (chord_row(backend, table, id) for id in chords) if row]
+    return running + rows, _listed(running + rows, matches + len(running))
+
+
+def _listed(rows: list[dict[str, Any]], matches: int) -> Iterator[str]:
+    """The lines of list."""
+    names = max([len(row.get('name') or '') for row in rows] or [0])
+    for row in rows:
+        if row['kind'] == 'chord':
+            far = f'chord: {row["counted"]} of {row["expected"] or "?"} parts counted'
+            yield f'{"":23}  {row["state"]:8} {row["id"]}  {far}'
+        else:
+            name = f'{row["name"] or "":{names}}  ' if names else ''
+            yield f'{_readable(row["stored"])}  {row["state"]:8} {name}{row["id"]}'
+    yield f'{len(rows):,} of {matches:,}'
 
 
 @_command
 @click.option('--dry-run', is_flag=True, help='Only count.')
-def _purge(backend: DynamoDBBackend, dry_run: bool) -> _Answer:
+@click.option('--yes', is_flag=True, help='Do not ask whether the costs are all right.')
+def _purge(backend: DynamoDBBackend, dry_run: bool, yes: bool) -> _Answer:
     """Deletes expired items, for tables where time to live is off, and chunks that no item counts.
 
     Reads the whole table."""
-    table = operators_table(backend.options, backend.options.retry_timeout)
+    look = operators_table(backend.options)
+    reading = _announce(look, yes)
+    try:
+        on = bool(time_to_live(look))
+    except FAILURES:  # it is off, or it may not be asked for
+        on = False
+    if on:
+        click.echo('time to live is on: DynamoDB deletes expired items for nothing, within days; '
+                   'a purge is not needed', err=True)
+    table = scanned_table(backend.options)
     expired = orphans = 0
-    # into a file click would write the label alone
-    terminal = sys.stderr if sys.stderr.isatty() else io.StringIO()
-    with click.progressbar(
-            length=describe(table)['items'], label=table.name, file=terminal) as bar:
-        for page in scan_for_purge(table):
+    with _progress(table, reading) as bar:
+        for page in scan_for_purge(table, segments_of(table, reading)):
             bar.update(page.scanned)
             expired += len(page.expired)
             orphans += len(page.orphans)
@@ -4395,7 +4773,7 @@ def _purge(backend: DynamoDBBackend, dry_run: bool) -> _Answer:
                 delete_expired(table, page.expired)
                 table.write_many(deletes=page.orphans)
     answer = {'expired': expired, 'orphans': orphans,
-              'deleted': 0 if dry_run else expired + orphans}
+              'deleted': 0 if dry_run else expired + orphans, 'time_to_live': on}
     done = 'found' if dry_run else 'deleted'
     lines = [f'{expired:,} expired items {done}']
     if orphans:

@@ -5,10 +5,12 @@ counts requests and capacity units.  The sections are those of dyna_veggie.py.
 """
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import dataclasses
 import datetime
 import hashlib
+import http.server
 import importlib.metadata
 import importlib.util
 import io
@@ -22,6 +24,7 @@ import random
 import re
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -38,6 +41,7 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import quote
 
+import botocore.credentials
 import botocore.exceptions
 import botocore.session
 import celery
@@ -4717,7 +4721,8 @@ def run(proxy: Proxy, table_name: str) -> Callable[..., Any]:
         separate['mix_stderr'] = False
 
     def command(*arguments: str, query: str = '') -> tuple[int, Any]:
-        as_json = '--json' in arguments
+        as_json = '--json' in arguments  # --json-lines: as text
+        arguments = tuple('--json' if each == '--json-lines' else each for each in arguments)
         place = f'{table_name}?endpoint_url={quote(proxy.url, safe="")}'
         url = f'dynamodb://local/{place}&retry_base_delay=0.001{query}'
         runner = click.testing.CliRunner(**(separate if as_json else {}))
@@ -4821,6 +4826,92 @@ def test_check_finds_another_key(run: Any, client: Any, table_name: str) -> None
     assert ttl['TimeToLiveStatus'] == 'DISABLED'
 
 
+def test_time_to_live_on_another_attribute_is_left_to_a_person(
+        run: Any, client: Any, table_name: str) -> None:
+    create_table(client, table_name)
+    specification = {'Enabled': True, 'AttributeName': 'until'}
+    client.update_time_to_live(TableName=table_name, TimeToLiveSpecification=specification)
+    code, output = run('create-table')
+    assert code == 1 and 'ENABLED, on until, and a table has one such attribute' in output
+    assert f'aws dynamodb update-time-to-live --table-name {table_name} ' in output
+    assert 'Enabled=false,AttributeName=until' in output
+    said = client.describe_time_to_live(TableName=table_name)['TimeToLiveDescription']
+    assert said['AttributeName'] == 'until'
+    code, output = run('check')
+    assert code == 0 and '--  time to live    ENABLED, on until' in output
+    assert 'not needed' not in run('purge')[1]
+
+
+@pytest.mark.parametrize('command', ['check', 'create-table', 'purge', 'list', 'show id'])
+def test_a_dead_endpoint_is_told_within_ten_seconds(command: str) -> None:
+    with socket.socket() as silent:  # it accepts, and never answers
+        silent.bind(('127.0.0.1', 0))
+        silent.listen()
+        url = f'dynamodb://local:{silent.getsockname()[1]}/celery'
+        began = time.monotonic()
+        done = click.testing.CliRunner().invoke(dv.commands, ['-b', url, *command.split()])
+        assert time.monotonic() - began < 15  # with a margin for a busy machine
+    assert done.exit_code == 1 and 'Read timeout on endpoint URL' in done.output, done.output
+
+
+@pytest.fixture
+def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Credentials of account 123456789012, and no way to AWS."""
+    for name, value in (('AWS_ACCESS_KEY_ID', 'AKID'), ('AWS_SECRET_ACCESS_KEY', SECRET),
+                        ('AWS_ACCOUNT_ID', '123456789012'), ('HTTPS_PROXY', 'http://127.0.0.1:9'),
+                        ('AWS_CONFIG_FILE', os.devnull)):
+        monkeypatch.setenv(name, value)
+    for name in ('AWS_PROFILE', 'AWS_SESSION_TOKEN', 'NO_PROXY', 'no_proxy', 'AWS_ENDPOINT_URL'):
+        monkeypatch.delenv(name, raising=False)
+    yield
+
+
+KNOWS_ACCOUNTS = hasattr(botocore.credentials.Credentials('a', 'b'), 'account_id')
+
+
+@pytest.mark.skipif(not KNOWS_ACCOUNTS, reason='botocore before 1.36 does not know accounts')
+def test_commands_know_the_account_where_its_credentials_do(aws: None) -> None:
+    runner = click.testing.CliRunner()
+    done = runner.invoke(dv.commands, ['-b', 'dynamodb://eu-west-1/celery', 'check'])
+    assert done.exit_code == 1 and '--  identity        Failed to connect to proxy' in done.output
+    assert 'ok  endpoint        https://123456789012.ddb.eu-west-1.amazonaws.com\n' in done.output
+    done = runner.invoke(dv.commands, ['-b', 'dynamodb://eu-west-1/celery', 'policy'])
+    arn = 'arn:aws:dynamodb:eu-west-1:123456789012:table/celery'
+    assert json.loads(done.output)['Statement'][0]['Resource'] == arn
+    principal = 'arn:aws:iam::210987654321:role/worker'
+    done = runner.invoke(dv.commands, [
+        '-b', 'dynamodb://eu-west-1/celery', 'policy', '--principal', principal])
+    statement, = json.loads(done.output)['Statement']
+    assert (statement['Principal'], statement['Resource']) == ({'AWS': principal}, arn)
+
+
+def test_the_identity_is_what_sts_says(
+        aws: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = b'''<GetCallerIdentityResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/">
+        <GetCallerIdentityResult><Arn>arn:aws:sts::123456789012:assumed-role/worker/i-1</Arn>
+        <UserId>AROA:i-1</UserId><Account>123456789012</Account></GetCallerIdentityResult>
+        </GetCallerIdentityResponse>'''
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers['Content-Length']))
+            self.send_response(200)
+            self.send_header('Content-Length', str(len(said)))
+            self.end_headers()
+            self.wfile.write(said)
+
+    with http.server.HTTPServer(('127.0.0.1', 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        endpoint = f'http://127.0.0.1:{server.server_port}'
+        monkeypatch.setenv('AWS_ENDPOINT_URL_STS', endpoint)
+        config = botocore.session.Session().create_client('sts', 'eu-west-1').meta
+        if config.endpoint_url != endpoint:
+            pytest.skip('botocore before 1.31 does not know AWS_ENDPOINT_URL_STS')
+        arn = 'arn:aws:sts::123456789012:assumed-role/worker/i-1'
+        assert dv.identity(options('dynamodb://eu-west-1')) == arn
+        server.shutdown()
+
+
 def test_policies_name_the_actions_that_are_used(
         run: Any, backend: dv.DynamoDBBackend, proxy: Proxy, table_name: str) -> None:
     def actions(*arguments: str, query: str = '') -> list[str]:
@@ -4867,30 +4958,72 @@ def test_commands_for_a_table_of_another_account(
     assert code == 0 and arn in output and 'ok  DescribeTable' in output
     code, output = run('policy', '--json')
     assert json.loads(output)['Statement'][0]['Resource'] == arn
-    assert run('purge') == (0, '0 expired items deleted\n')
+    assert run('purge')[1].endswith('0 expired items deleted\n')
     assert 'nothing is stored' in run('show', 'none')[1]
 
 
-def test_show_a_task_and_a_chord(
-        run: Any, backend: dv.DynamoDBBackend, client: Any, table_name: str) -> None:
+SHOWN = {
+    'id', 'kind', 'state', 'name', 'args', 'kwargs', 'worker', 'queue', 'retries', 'parent',
+    'group', 'stored', 'done', 'expires', 'size', 'chunks'}
+
+
+def test_show_a_task(run: Any, make_app: MakeApp, client: Any, proxy: Proxy,
+                     table_name: str) -> None:
+    backend = ready(make_app(result_extended=True), proxy)
     assert 'PENDING' in run('show', 'none')[1] and 'nothing is stored' in run('show', 'none')[1]
     client.put_item(TableName=table_name, Item={
         'id': {'S': 'celery-task-meta-old'}, 'ttl': {'N': '86400'}})
-    assert 'expired 1970-01-02 00:00:00+00:00, not deleted yet' in run('show', 'old')[1]
-    results = [backend.app.AsyncResult(str(number)) for number in range(3)]
-    backend.app.GroupResult('saved', results).save()
-    assert 'group    3 results' in run('show', 'saved')[1]
-    backend.store_result('small', {'a': 1}, states.SUCCESS)
-    answer = run('show', 'small', '--json')[1]
-    assert (answer['state'], answer['result'], answer['chunks']) == ('SUCCESS', "{'a': 1}", 0)
-    assert 50 < answer['size'] < 300
-    assert f'size     {answer["size"]} bytes' in run('show', 'small')[1]
-    assert answer['stored'] < answer['expires'] and answer['expires'].endswith('+00:00')
+    assert 'expired 1970-01-02 00:00:00 UTC, not deleted yet' in run('show', 'old')[1]
+    request = celery.app.task.Context({
+        'id': 'small', 'task': 'proj.add', 'args': [1, 2], 'kwargs': {'to': 3}, 'retries': 2,
+        'hostname': 'worker@host', 'parent_id': 'mother', 'group': 'team',
+        'delivery_info': {'routing_key': 'queue-1'}})
+    request.children.append(backend.app.AsyncResult('child'))
+    backend.store_result('small', {'a': 1.5}, states.SUCCESS, request=request)
+    code, answer = run('show', 'small', '--json')
+    assert code == 0
+    moments = [answer.pop(name) for name in ('stored', 'done', 'expires')]
+    parsed = [datetime.datetime.fromisoformat(moment) for moment in moments]
+    assert all(moment[10] == 'T' and moment.endswith('+00:00') for moment in moments)
+    assert abs(parsed[0] - parsed[1]).total_seconds() < 2
+    assert abs((parsed[2] - parsed[0]).total_seconds() - 86400) < 2
+    assert 200 < answer.pop('size') < 500
+    assert answer == {
+        'id': 'small', 'kind': 'task', 'state': 'SUCCESS', 'result': {'a': 1.5},
+        'traceback': None, 'name': 'proj.add', 'args': [1, 2], 'kwargs': {'to': 3},
+        'worker': 'worker@host', 'queue': 'queue-1', 'retries': 2, 'parent': 'mother',
+        'group': 'team', 'children': ['child'], 'chunks': 0, 'results': None, 'chord': None,
+        'stored_as': 'celery-task-meta-small'}
+    output = run('show', 'small')[1]
+    for line in ("result     {'a': 1.5}", 'name       proj.add', 'worker     worker@host',
+                 'queue      queue-1', 'retries    2', 'parent     mother', "children   ['child']"):
+        assert line in output.splitlines()
+    assert run('show', 'celery-task-meta-small')[1] == output
+
     backend.store_result('large', 'x' * 900 * KB, states.SUCCESS)
     answer = run('show', 'large', '--json')[1]
-    assert answer['chunks'] == 3 and answer['size'] > 900 * KB and len(answer['result']) == 500
-    backend.store_result('bad', KeyError('no'), states.FAILURE)
-    assert "KeyError('no')" in run('show', 'bad')[1]
+    assert answer['chunks'] == 3 and answer['size'] > 900 * KB
+    assert answer['result'] == 'x' * 900 * KB
+    assert len(run('show', 'large')[1]) < 1500
+    backend.store_result('bad', KeyError('no'), states.FAILURE, traceback='Traceback: here')
+    output = run('show', 'bad')[1]
+    assert "KeyError('no')" in output and 'Traceback: here' in output
+    old = make_app('celery_keys=true').backend
+    old.store_result('theirs', 1, states.SUCCESS)
+    for id in ('theirs', "b'celery-task-meta-theirs'"):
+        answer = run('show', id, '--json')[1]
+        assert (answer['id'], answer['result']) == ('theirs', 1)
+        assert answer['stored_as'] == "b'celery-task-meta-theirs'"
+    nothing = run('show', 'none', '--json')[1]
+    assert set(nothing) == set(answer) == {
+        *SHOWN, 'result', 'traceback', 'children', 'results', 'chord', 'stored_as'}
+
+
+def test_show_a_group_and_a_chord(run: Any, backend: dv.DynamoDBBackend) -> None:
+    results = [backend.app.AsyncResult(str(number)) for number in range(3)]
+    backend.app.GroupResult('saved', results).save()
+    assert 'group      3 results' in run('show', 'saved')[1]
+    assert run('show', 'saved', '--json')[1]['results'] == ['0', '1', '2']
     for parts, lazy in ((3, False), (101, False), (45, True)):
         drive = Drive(backend.app, parts, lazy)
         drive.apply()
@@ -4898,12 +5031,147 @@ def test_show_a_task_and_a_chord(
             assert '0 of ? parts counted' in run('show', drive.group_id)[1]
             drive.size()
         drive.returns(0)
-        drive.fails(1, ValueError())
-        assert f'2 of {parts} parts counted, 1 failed' in run('show', drive.group_id)[1]
+        drive.returns(1)
+        assert f'2 of {parts} parts counted' in run('show', drive.group_id)[1]
+        chord = run('show', drive.group_id, '--json')[1]['chord']
+        assert (chord['state'], chord['counted'], chord['failed']) == ('RUNNING', 2, 0)
         for index in range(2, parts):
             drive.returns(index)
-        answer = run('show', drive.group_id, '--json')[1]
-        assert answer['chord'] == 'closed: its body was called, or its errbacks'
+        assert 'closed: its body was called, or its errbacks' in run('show', drive.group_id)[1]
+    drive = Drive(backend.app, 10)
+    drive.apply()
+    for index in range(3):
+        drive.returns(index)
+    for index in (5, 3):
+        backend.mark_as_failure(drive.ids[index], ValueError('no'), request=drive.request(index))
+    chord = run('show', drive.group_id, '--json')[1]['chord']
+    assert (chord['counted'], chord['failed'], chord['expected']) == (5, 2, 10)
+    assert chord['first_failed'] == [drive.ids[3], drive.ids[5]]
+    assert f'failed     2: {drive.ids[3]}, {drive.ids[5]}' in run('show', drive.group_id)[1]
+
+
+def test_list_tasks_and_running_chords(
+        run: Any, make_app: MakeApp, proxy: Proxy, client: Any, table_name: str) -> None:
+    def listed(*arguments: str) -> list[dict[str, Any]]:
+        code, output = run('list', '--json-lines', *arguments)
+        assert code == 0, output
+        return [json.loads(line) for line in output.splitlines() if line.startswith('{')]
+
+    backend = ready(make_app(result_extended=True), proxy)
+    for number in range(30):
+        name = 'proj.add' if number % 3 else 'proj.total'
+        state = states.FAILURE if number % 10 == 0 else states.SUCCESS
+        request = celery.app.task.Context({'task': name, 'args': [number], 'delivery_info': {}})
+        value: Any = ValueError(number) if state == states.FAILURE else number
+        backend.store_result(f'id-{number}', value, state, request=request)
+    backend.store_result('large', 'x' * 900 * KB, states.SUCCESS, request=celery.app.task.Context(
+        {'task': 'proj.total', 'delivery_info': {}}))
+    backend.set('celery-task-meta-mute', backend.encode({'status': 'PROGRESS', 'result': 1}))
+    backend.set('something else', b'1')
+    client.put_item(TableName=table_name, Item={
+        'id': {'S': 'celery-task-meta-old'}, 'ttl': {'N': '86400'}, 'status': {'S': 'SUCCESS'}})
+    make_app('celery_keys=true').backend.store_result('theirs', 1, states.SUCCESS)
+    drive, ended = Drive(backend.app, 45), Drive(backend.app, 3)
+    for each in (drive, ended):
+        each.apply()
+    for index in range(3):
+        ended.returns(index)
+    chord, *tasks = listed('--limit', '0')
+    assert {'kind': 'chord', 'id': drive.group_id, 'state': 'RUNNING'}.items() <= chord.items()
+    assert (chord['counted'], chord['expected']) == (0, 45)
+    assert all(set(row) == SHOWN for row in tasks)
+    ids = [row['id'] for row in tasks if row['id'] not in {*ended.ids, ended.body_id}]
+    assert ids == ['theirs', 'mute', 'large', *(f'id-{number}' for number in range(29, -1, -1))]
+    by_id = {row['id']: row for row in tasks}
+    assert by_id['id-4']['args'] == [4] and by_id['id-4']['name'] == 'proj.add'
+    assert by_id['mute']['state'] == 'PROGRESS'
+    assert by_id['large']['chunks'] == 3 and by_id['large']['size'] > 900 * KB
+    few = listed('--limit', '5', '--since', '1h', '--until', '2100-01-01')
+    assert [row['id'] for row in few] == [row['id'] for row in tasks[:5]]
+    assert few == tasks[:5]
+    assert [row['id'] for row in listed('--state', 'failure')] == ['id-20', 'id-10', 'id-0']
+    assert [row['id'] for row in listed('--state', 'running')] == [drive.group_id]
+    assert [row['id'] for row in listed('--state', 'progress')] == ['mute']
+    total = listed('--name', 'proj.total', '--state', 'SUCCESS')
+    assert [row['id'] for row in total] == [
+        'large', *(f'id-{number}' for number in range(27, 0, -3))]
+    assert listed('--until', '2020-01-01T00:00:00+02:00') == listed('--since', '0s') == []
+
+    output = run('list', '--limit', '2', '--state', 'FAILURE')[1]
+    lines = output.splitlines()
+    assert f'table {table_name}: reads the whole table: ' in lines[0]
+    assert lines[-1] == '2 of 3' and ' UTC  FAILURE  proj.add  id-20' in lines[-3]
+    assert run('list', '--since', 'soon')[0] == 2
+
+
+def test_list_says_once_that_names_are_not_stored(run: Any, backend: dv.DynamoDBBackend) -> None:
+    for id in 'abc':
+        backend.store_result(id, 1, states.SUCCESS)
+    output = run('list')[1]
+    assert output.count('names and arguments are not stored: see result_extended') == 1
+    assert output.endswith('  SUCCESS  a\n3 of 3\n')
+
+
+def test_what_a_scan_takes() -> None:
+    described = {'items': 9, 'bytes': 8192 * 10**6, 'read_units': None}
+    assert str(dv.reading_of(described)) == (
+        'reads the whole table: 9 items, 8,192.0 MB, 1,000,000 read units, $0.12')
+    assert dv.reading_of(described).dollars > dv.ASK_ABOVE
+    provisioned = dv.reading_of({**described, 'bytes': 8192 * 100, 'read_units': 5})
+    assert str(provisioned).endswith('100 read units, 0:00:20 of all its provisioned units')
+    assert 'less than a cent' in str(dv.reading_of({**described, 'bytes': 5}))
+
+
+@pytest.mark.parametrize(('answer', 'goes_on'), [('y', True), ('n', False)])
+def test_list_asks_at_a_terminal_before_it_costs_much(
+        answer: str, goes_on: bool, backend: dv.DynamoDBBackend, client: Any, proxy: Proxy,
+        table_name: str) -> None:
+    client.update_table(TableName=table_name, BillingMode='PAY_PER_REQUEST')
+    backend.store_result('id', 1, states.SUCCESS)
+    url = f'dynamodb://local/{table_name}?endpoint_url={quote(proxy.url, safe="")}'
+    code = 'import dyna_veggie as dv; dv.ASK_ABOVE = -1; dv.commands()'
+    main, terminal = os.openpty()
+    os.write(main, f'{answer}\n'.encode())
+    for arguments in ([], ['--yes']):
+        done = subprocess.run(
+            [sys.executable, '-c', code, '-b', url, 'list', *arguments], cwd=ROOT, stdin=terminal,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60)
+        asked = not arguments
+        assert ('Go on?' in done.stdout) == asked
+        assert ('1 of 1' in done.stdout) == (goes_on or not asked)
+        assert done.returncode == int(asked and not goes_on)
+    os.close(main)
+    os.close(terminal)
+
+
+@slow
+def test_list_is_exact_on_a_table_of_a_hundred_thousand(
+        run: Any, backend: dv.DynamoDBBackend, proxy: Proxy, client: Any,
+        table_name: str) -> None:
+    client.update_table(TableName=table_name, BillingMode='PAY_PER_REQUEST')
+    began = time.time() - 100_000
+    values = {state: dv.ensure_bytes(backend.encode({'status': state, 'result': 'x' * 150}))
+              for state in (states.SUCCESS, states.FAILURE)}
+
+    def item(number: int) -> dict[str, Any]:
+        state = states.FAILURE if number % 2000 == 7 else states.SUCCESS
+        return {'id': f'celery-task-meta-{number}', 'status': state, 'timestamp': began + number,
+                'result': values[state]}
+
+    backend.values.table.write_many(puts=map(item, range(100_000)))
+    proxy.reset()
+    code, output = run('list', '--state', 'FAILURE', '--limit', '50')
+    assert code == 0, output
+    failed = [line.split()[-1] for line in output.splitlines() if ' FAILURE ' in line]
+    assert failed == [str(number) for number in range(98_007, 0, -2000)]
+    assert output.endswith('50 of 50\n')
+    scans = [request.body for request in proxy.requests if request.operation == 'Scan']
+    assert {body['Segment'] for body in scans} == set(range(8))
+    since = datetime.datetime.fromtimestamp(began + 99_000, datetime.timezone.utc).isoformat()
+    assert run('list', '--since', since, '--limit', '1')[1].endswith('1 of 1,000\n')
+    output = run('list', '--json-lines', '--limit', '0')[1]
+    rows = [json.loads(line) for line in output.splitlines() if line.startswith('{')]
+    assert [row['id'] for row in rows] == [str(number) for number in range(99_999, -1, -1)]
 
 
 def test_purge_deletes_what_has_expired_and_nothing_else(
@@ -4915,7 +5183,8 @@ def test_purge_deletes_what_has_expired_and_nothing_else(
     backend.store_result('new', 1, states.SUCCESS)
     client.put_item(TableName=table_name, Item={'id': {'S': 'for ever'}})
     code, answer = run('purge', '--dry-run', '--json')
-    assert (code, answer) == (0, {'expired': 60, 'orphans': 0, 'deleted': 0})
+    assert (code, answer) == (
+        0, {'expired': 60, 'orphans': 0, 'deleted': 0, 'time_to_live': True})
     assert len(all_items(client, table_name)) == 62
 
     def one_is_replaced(operation: str, body: Any) -> None:
@@ -4924,7 +5193,9 @@ def test_purge_deletes_what_has_expired_and_nothing_else(
             client.put_item(TableName=table_name, Item=replacement)
     proxy.faults = one_is_replaced
     code, output = run('purge')
-    assert code == 0 and output == '60 expired items deleted\n'
+    assert code == 0 and output.endswith('\n60 expired items deleted\n')
+    assert 'time to live is on: DynamoDB deletes expired items for nothing' in output
+    assert f'table {table_name}: reads the whole table: ' in output
     left = {item['id'] for item in all_items(client, table_name)}
     assert left == {'celery-task-meta-new', 'for ever', 'old-7'}
 
@@ -4953,9 +5224,10 @@ def test_purge_deletes_chunks_that_no_item_counts(
                 ExpressionAttributeNames={'#t': 'timestamp'})
     before = {item['id'] for item in all_items(client, table_name)}
     code, answer = run('purge', '--dry-run', '--json')
-    assert (code, answer) == (0, {'expired': 0, 'orphans': 4, 'deleted': 0})
+    assert (code, answer) == (
+        0, {'expired': 0, 'orphans': 4, 'deleted': 0, 'time_to_live': True})
     code, output = run('purge')
-    assert (code, output.splitlines()) == (0, [
+    assert (code, output.splitlines()[2:]) == (0, [
         '0 expired items deleted', '4 chunks of values that were never completed deleted'])
     assert before - {item['id'] for item in all_items(client, table_name)} == set(orphans)
     assert backend.get('large') == value
@@ -5676,6 +5948,40 @@ def test_the_file_works_where_it_was_vendored(
         BACKEND_ALIASES['dynamodb'] = 'proj.vendor.dyna_veggie.DynamoDBBackend'
         print(Celery(backend=url).AsyncResult('id').get(timeout=10))
     ''') == 'vendored proj.vendor.dyna_veggie\nvendored\n'
+
+
+def test_coroutines_await_results_and_share_their_polls(
+        backend: dv.DynamoDBBackend, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / 'examples'))
+    awaiting: Any = importlib.import_module('awaiting')
+    ids = [f'id-{number}' for number in range(30)]
+    ticks = 0
+
+    async def tick() -> None:
+        nonlocal ticks
+        while True:
+            await asyncio.sleep(0.05)
+            ticks += 1
+
+    async def wait() -> list[Any]:
+        ticking = asyncio.create_task(tick())
+        waits = [awaiting.result_of(backend.app.AsyncResult(id), timeout=30) for id in ids]
+        waiting = asyncio.gather(*waits, return_exceptions=True)
+        await asyncio.sleep(2)
+        for number, id in enumerate(ids):
+            await awaiting.call(backend.store_result, id, number, states.SUCCESS)
+        failure = awaiting.result_of(backend.app.AsyncResult('failed'), timeout=30)
+        await awaiting.call(backend.mark_as_failure, 'failed', KeyError('no'))
+        with pytest.raises(KeyError):
+            await failure
+        ticking.cancel()
+        return await waiting
+
+    assert asyncio.run(wait()) == list(range(30))
+    assert ticks > 10  # the event loop was not held up
+    reads = [operation for operation in operations(proxy) if 'Get' in operation]
+    # one look of each, and then those of all: alone, each would look some eight times in 2 s
+    assert len(reads) < 3 * len(ids), reads
 
 
 def test_the_entry_point_gives_the_scheme() -> None:
