@@ -6,24 +6,25 @@ One module, to install or to vendor.  It speaks raw DynamoDB JSON through botoco
 beyond Celery and botocore.  It reads from top to bottom: each section has one job, opens with what
 it holds, and uses only what stands above it.
 
-    options     what the URL, the transport options and Celery's settings say, parsed once
-    attributes  Python values to DynamoDB attribute values and back; expressions
-    failures    what an error means, what to do about it, and when to try again
-    client      sessions, credentials, the request loop; what belongs to a process
-    table       items, batches of items, and the table's creation
-    values      stored values of any size, each with a status and an expiry
-    chord       the tree of counters that joins a chord
-    together    counts of one process that travel together
-    counting    the requests that count the parts of a chord, and say who joins it
-    waiting     when to look for what somebody waits for, and who looks
-    awaiting    what Celery's result classes ask of the backend: to look, to wait, to call back
-    results     Celery's result classes, which read in batches
-    references  values of a chord that do not travel in the message of its body
-    ending      how a chord ends: its body is published, or its errbacks are called
-    joining     what Celery asks of a backend for its chords
-    backend     Celery's interface
-    operating   what an operator does with a table: look at it, list it, purge it
-    commands    celery -A proj dynamodb ..., or python -m dyna_veggie ...
+    options        what a backend can be told, and how each value is checked
+    configuration  what the URL, the transport options and Celery's settings say, parsed once
+    attributes     Python values to DynamoDB attribute values and back; expressions
+    failures       what an error means, what to do about it, and when to try again
+    client         sessions, credentials, the request loop; what belongs to a process
+    table          items, batches of items, and the table's creation
+    values         stored values of any size, each with a status and an expiry
+    chord          the tree of counters that joins a chord
+    together       counts of one process that travel together
+    counting       the requests that count the parts of a chord, and say who joins it
+    waiting        when to look for what somebody waits for, and who looks
+    awaiting       what Celery's result classes ask of the backend: to look, to wait, to call back
+    results        Celery's result classes, which read in batches
+    references     values of a chord that do not travel in the message of its body
+    ending         how a chord ends: its body is published, or its errbacks are called
+    joining        what Celery asks of a backend for its chords
+    backend        Celery's interface
+    operating      what an operator does with a table: look at it, list it, purge it
+    commands       celery -A proj dynamodb ..., or python -m dyna_veggie ...
 
 Names: ``__all__`` is for users.  Other names without an underscore are for other sections and the
 tests, those with one for their own section or class.
@@ -119,7 +120,7 @@ logger = get_logger(__name__)
 #
 # One frozen object holds all that a backend was told, each value checked, so that nothing below
 # this section parses or doubts a setting.  A parser takes what was given and returns the value, or
-# raises a ValueError that says what would be right.  No message shows a key, nor a piece of one.
+# raises a ValueError that says what would be right.
 
 def configuration_error(
         text: str, kind: type[ImproperlyConfigured] = ImproperlyConfigured) -> ImproperlyConfigured:
@@ -318,6 +319,14 @@ class Options:
         1.0, _seconds, 'seconds that a read which must find something '
         '(a saved group, a part of a chord) waits for it')
 
+
+# --------------------------------------------------------------------------------------------------
+# Configuration
+# --------------------------------------------------------------------------------------------------
+#
+# From a URL, the transport options and Celery's settings to Options.  The first of these that names
+# an option wins: the URL's query, the transport options, Celery's other settings, the URL's place.
+# No message shows a key, nor a piece of one.
 
 _SYNONYMS = {'read': 'read_throughput', 'write': 'write_throughput'}
 _PARSERS: dict[str, Callable[[Any], Any]] = {
