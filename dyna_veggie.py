@@ -3669,7 +3669,10 @@ class JoiningBackend(AwaitingBackend):
         kept = [run.kept_id(part) for part, kind in parts if kind == 'kept']
         for part, kind in parts:
             if kind == 'failed':
-                raise self._error_of(run, part)
+                error = self._error_of(run, part)
+                if run.nested and isinstance(error.__cause__, Exception):
+                    raise error.__cause__  # as on Redis: the chord tells it as a join error
+                raise error
         if all(task.immutable for task in receivers(body, self.app)):
             return [], kept
         size = sum(leaf.item.get('bytes', 0) for leaf in leaves)
