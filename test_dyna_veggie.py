@@ -5657,6 +5657,13 @@ class DoomedWorkers(Workers):
             time.sleep(0.05)
         assert self.struck() == names
 
+    def wait_until_idle(self) -> None:
+        """Until each message was acknowledged: no duplicate comes after that."""
+        deadline = time.monotonic() + 60
+        while any(self.unacked.iterdir()) or any(self.messages.glob('*.msg')):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
     def told(self, what: str) -> dict[str, list[Any]]:
         """What the bodies of the chords, or their errbacks ("errors"), were called with."""
         found: dict[str, list[Any]] = {}
@@ -5744,6 +5751,7 @@ def test_a_process_that_is_killed_at_any_step_of_a_chord_does_not_stop_it(
     workers.wait_until_struck(set(chords))
     found = outcomes(chords)
     assert found == {name: list(range(size)) for name, size in sizes.items()}
+    workers.wait_until_idle()
     bodies = workers.told('bodies')
     # its message was sent, and the one who sent it could tell nobody: it may be sent once more
     if bodies['published of 3'][1:] == [found['published of 3']]:
@@ -5762,6 +5770,7 @@ def test_a_process_that_is_killed_while_a_chord_fails_does_not_stop_it(
     workers.wait_until_struck(set(steps))
     found = outcomes(chords)
     assert found == dict.fromkeys(steps, 'ChordError')
+    workers.wait_until_idle()
     errors = workers.told('errors')
     assert errors.keys() == set(steps)
     for name, told in errors.items():
@@ -5812,6 +5821,7 @@ def test_a_soft_time_limit_ends_the_wait_for_a_dead_owner(
     assert workers.module.part.delay('unrelated').get(timeout=90) == 'unrelated'
     assert time.monotonic() - sent < 10     # a lease is 15 s
     assert outcomes({'it': joined}) == {'it': [0, 1]}
+    workers.wait_until_idle()
     assert workers.told('bodies') == {'it': [[0, 1]]}
     assert 'Soft time limit' in (workers.folder / 'log').read_text()
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import gc
 import html
 import json
 import multiprocessing
@@ -332,7 +333,9 @@ def scenarios(name: str, quick: bool, latency: float) -> Iterator[Scenario]:
         yield Scenario('a chord of 10,000', 10_000, joined(10_000), rounds=1)
     yield Scenario('a result of 1 MB', 1, large)
     if latency:
-        for size in (100, 500) if quick else (1000, 5000):
+        sizes = (100, 500) if quick else (1000, 5000)
+        # with 5,000 Celery's own would take longer than anyone waits
+        for size in sizes[:1] if name == CELERYS else sizes:
             rounds = ROUNDS if size <= 1000 and name != CELERYS else 1
             yield Scenario(f'the tail of a chord of {size:,}', size, tail(size), rounds)
 
@@ -424,6 +427,7 @@ def measured(place: Place, url: str, scenarios: Iterable[Scenario], rounds: int 
     finally:
         worker.stop()
         tasks.app.close()
+        gc.collect()    # a result that goes later would look for a Redis that is gone
 
 
 def measured_on_dynamodb(

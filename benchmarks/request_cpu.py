@@ -1,6 +1,6 @@
 """Where the CPU of a request goes: of one store and of one count, by module and by function.
 
-    python benchmarks/request_cpu.py [parts]        # 1,000 if no number is given
+    python benchmarks/request_cpu.py [parts]     # 3,000 if no number is given
 
 DYNAMODB_ENDPOINT overrides the engine.  CPU is that of this process, of which one thread works.
 Then the options of botocore that could save some: stores whose answers one of botocore's events
@@ -8,17 +8,17 @@ gives, so that no engine and no network disturbs them, in turns with and without
 """
 from __future__ import annotations
 
-import cProfile
 import io
 import os
-import pstats
 import random
+import signal
 import statistics
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any
 from unittest.mock import patch
 from urllib.parse import quote
@@ -36,7 +36,7 @@ import dyna_veggie  # noqa: E402
 import dynamodb_local  # noqa: E402
 
 BLOCK = 50      # requests between two looks at the clock
-SHOWN = 16      # lines of each table
+SHOWN = 20      # lines of each table
 STORE, COUNT = 'a store', 'a count'
 #: what is tried, as arguments of botocore's Config; in brackets what nobody should take
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -112,39 +112,46 @@ class Clock:
         self.spent[self.what].append(time.process_time() - self.began)
 
 
-def module_of(function: tuple[str, int, str]) -> str:
-    path = function[0]
-    for root in ('site-packages', f'python{sys.version_info[0]}.{sys.version_info[1]}'):
-        path = path.rpartition(f'/{root}/')[2]
-    return Path(path).with_suffix('').as_posix().replace('/', '.').rpartition(f'{ROOT.name}.')[2]
+class Samples:
+    """Where the program is each time that some milliseconds of CPU were spent, the kernel's too.
+
+    Unlike cProfile, it makes nothing slower than it is.  What C functions take is their callers'.
+    """
+
+    def __init__(self) -> None:
+        self.what: str | None = None
+        self.taken: dict[str, list[list[str]]] = {STORE: [], COUNT: []}
+        signal.signal(signal.SIGPROF, self.take)
+
+    def take(self, number: int, frame: FrameType | None) -> None:
+        stack = []
+        while frame:
+            stack.append(f'{frame.f_globals.get("__name__")}.{frame.f_code.co_name}')
+            frame = frame.f_back
+        if self.what:
+            self.taken[self.what].append(stack)
+
+    def __call__(self, what: str) -> Samples:
+        self.next = what
+        return self
+
+    def __enter__(self) -> None:
+        self.what = self.next
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.what = None
 
 
-def by_module(stats: Any) -> Counter[str]:
-    """Seconds in each module; those of built-in functions are their callers'."""
-    seconds: Counter[str] = Counter()
-    for function, (_, _, own, _, callers) in stats.items():
-        if function[0] == '~' and callers:
-            for caller, (_, _, there, _) in callers.items():
-                seconds[module_of(caller)] += there
-        else:
-            seconds[module_of(function)] += own
-    return seconds
-
-
-def report(what: str, spent: list[float], profile: cProfile.Profile) -> None:
-    stats = pstats.Stats(profile).stats      # type: ignore[attr-defined]
-    modules = by_module(stats)
-    total = sum(modules.values())
-    print(f'\n{what}: {statistics.median(spent) * 1000:.3f} ms of CPU\n\n'
-          '  share of it by module, with the built-in functions that it calls')
-    for module, seconds in modules.most_common(SHOWN):
-        print(f'  {seconds / total:6.1%}  {module}')
-    functions = sorted(stats.items(), key=lambda item: -item[1][2])
-    print('\n   alone  with what it calls  times  by function')
-    for function, (_, calls, own, cumulated, _) in functions[:SHOWN]:
-        name = function[2] if function[0] == '~' else f'{module_of(function)}.{function[2]}'
-        print(f'  {own / total:6.1%}            {cumulated / total:6.1%}  '
-              f'{calls / len(spent):5.1f}  {name}')
+def report(what: str, spent: list[float], stacks: list[list[str]]) -> None:
+    print(f'\n{what}: {statistics.median(spent) * 1000:.3f} ms of CPU; {len(stacks)} samples')
+    for title, counted in (
+            ('by module', Counter(stack[0].rpartition('.')[0] for stack in stacks)),
+            ('by function', Counter(stack[0] for stack in stacks)),
+            ('by function, with all that it calls',
+             Counter(function for stack in stacks for function in set(stack)))):
+        print(f'\n  {title}')
+        for name, number in counted.most_common(2 * SHOWN if 'calls' in title else SHOWN):
+            print(f'  {number / len(stacks):6.1%}  {name}')
 
 
 # --- the options of botocore ----------------------------------------------------------------------
@@ -211,7 +218,7 @@ def compare(rounds: int) -> None:
 # --- command --------------------------------------------------------------------------------------
 
 def main() -> None:
-    number = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
+    number = int(sys.argv[1]) if len(sys.argv) > 1 else 3000
     with dynamodb_local.engine() as engine:
         url = f'dynamodb://local/request-cpu?endpoint_url={quote(engine.endpoint, safe="")}'
         app = Celery('request-cpu', broker='memory://', set_as_current=False,
@@ -222,11 +229,13 @@ def main() -> None:
         measure(app, 200, Clock())      # warms up
         clock = Clock()
         measure(app, number, clock)
-        profiles = {STORE: cProfile.Profile(), COUNT: cProfile.Profile()}
-        measure(app, number, profiles.__getitem__)
-        for what, profile in profiles.items():
-            report(what, clock.spent[what], profile)
-    compare(rounds=max(20, number // 5))
+        samples = Samples()
+        signal.setitimer(signal.ITIMER_PROF, 0.001, 0.001)
+        measure(app, number, samples)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        for what, stacks in samples.taken.items():
+            report(what, clock.spent[what], stacks)
+    compare(rounds=max(20, number // 15))
 
 
 if __name__ == '__main__':
