@@ -33,6 +33,7 @@ import threading
 import time
 import traceback
 import tracemalloc
+import types
 import uuid
 import zipfile
 from collections import deque
@@ -6054,6 +6055,10 @@ def test_the_numbers_of_the_readme_are_those_of_the_benchmark() -> None:
     bench = importlib.import_module('benchmarks.bench')
     results = json.loads((ROOT / 'benchmarks' / 'results.json').read_text())
     assert bench.readme_table(results['rows'], 0.01) in README
+    first_screen = README.partition('.. image::')[0]
+    for title, bars in bench.panels(results['rows'], 0.01):
+        figures = ''.join(f'     - {figure}\n' for _, figure in bars.values())
+        assert figures in first_screen, title
 
 
 def test_the_table_as_code_is_the_one_that_is_created(make_app: MakeApp, proxy: Proxy) -> None:
@@ -6121,7 +6126,7 @@ def test_the_quick_start_prints_what_the_readme_says(
 
 
 def test_the_configurations_of_the_readme() -> None:
-    first, _, transport = blocks_of_the_readme('python')
+    first, _, transport, expiry, event_loop, django = blocks_of_the_readme('python')
     names: dict[str, Any] = {'Celery': Celery}
     exec(first.replace("'proj'", "'proj', set_as_current=False"), names)
     assert names['app'].backend.options.billing_mode == 'PAY_PER_REQUEST'
@@ -6130,6 +6135,30 @@ def test_the_configurations_of_the_readme() -> None:
     assert names['app'].backend.options == dv.Options(
         region='eu-west-1', billing_mode='PAY_PER_REQUEST', tags=(('team', 'data'),),
         retry_timeout=60)
+    names['app'] = Celery('expiry', broker='memory://', set_as_current=False)
+    sent = []
+
+    @celery.signals.before_task_publish.connect
+    def note(headers: Any = None, **kwargs: Any) -> None:
+        sent.append(celery.app.task.Context({**headers, 'headers': headers}))
+    exec(expiry, names)
+    assert [dv.own_expires(names['app'], request) for request in sent] == [3600]
+    assert names['ping'].result_expires == 60
+    example = (ROOT / 'examples' / 'awaiting.py').read_text()
+    assert textwrap.indent(event_loop.strip(), '    ') in example
+    configured: dict[str, Any] = {}
+    exec(django, configured)
+    app = Celery('django', set_as_current=False)
+    app.config_from_object(types.SimpleNamespace(**configured), namespace='CELERY')
+    assert app.backend.options == dv.Options(
+        region='eu-west-1', billing_mode='PAY_PER_REQUEST', retry_timeout=60)
+
+
+def test_the_urls_of_the_readme() -> None:
+    urls = re.findall(r'dynamodb://(?!.*region:)[^\s`\'"]*\w', README)
+    assert len(set(urls)) >= 6
+    for url in urls:
+        dv.parse_options(url, Celery(set_as_current=False).conf)
 
 
 def test_the_policy_of_the_readme() -> None:
@@ -6146,13 +6175,37 @@ def test_dynamodb_local_is_started_as_the_readme_says() -> None:
 
 def test_the_commands_of_the_readme(run: Any, backend: dv.DynamoDBBackend) -> None:
     backend.store_result('ID', 1, states.SUCCESS)
-    commands = re.findall(r'^    celery -A proj dynamodb ([a-z-]+(?: ID)?)', README, re.MULTILINE)
+    commands = re.findall(r'^    celery -A proj dynamodb ([^>\n]+)', README, re.MULTILINE)
     assert {command.split()[0] for command in commands} == set(dv.commands.commands)
     for command in commands:
         assert run(*command.split())[0] == 0, command
     makefile = (ROOT / 'Makefile').read_text()
     for target in set(re.findall(r'``?make ([a-z-]+)|^    make ([a-z-]+)$', README, re.MULTILINE)):
         assert re.search(rf'^{"".join(target)}:', makefile, re.MULTILINE), target
+
+
+def test_the_keys_of_commands_for_machines_are_in_the_readme(
+        run: Any, backend: dv.DynamoDBBackend) -> None:
+    drive = Drive(backend.app, 2)
+    drive.apply()
+    drive.returns(0)
+    section = README.partition('**For machines**')[2].partition('\n\n\n')[0]
+    documented = dict(re.findall(r'^- ``([a-z-]+)``: (.+?)(?=^- |\Z)', section, re.M | re.S))
+    assert set(documented) == set(dv.commands.commands)
+
+    def named(name: str) -> set[str]:
+        return set(re.findall('``([a-z_]+)``', documented[name]))
+    rows = [json.loads(line) for line in run('list', '--json-lines')[1].splitlines()
+            if line.startswith('{')]
+    assert {row['kind'] for row in rows} == {'task', 'chord'}
+    of_rows = set().union(*rows)
+    shown = run('show', drive.group_id, '--json')[1]
+    assert of_rows <= named('list')
+    assert {*shown, *shown['chord']} <= named('list') | named('show')
+    checked = run('check', '--json')[1]
+    assert {*checked, *checked['checks'][0]} == named('check')
+    for name in ('create-table', 'purge'):
+        assert set(run(name, '--json')[1]) == named(name), name
 
 
 @slow
