@@ -4,7 +4,7 @@
 
 One module, to install or to vendor.  It speaks raw DynamoDB JSON through botocore and needs nothing
 beyond Celery and botocore.  It reads from top to bottom: each section has one job, opens with what
-it holds, and uses only what stands above it.
+it holds, and uses only what stands above it, and methods of the backend that it is given.
 
     options        what a backend can be told, and how each value is checked
     configuration  what the URL, the transport options and Celery's settings say, parsed once
@@ -226,8 +226,7 @@ _not_below_zero = _number('a whole number, 0 or more', int, lambda value: value 
 _result_size = _number(
     f'a whole number, 1 to {_LARGEST_RESULT:,}', int, lambda value: 0 < value <= _LARGEST_RESULT)
 
-
-# of a task; within bounds, since an item takes no number of more than 38 digits
+# a task's own ``result_expires``; bounded, since an item takes no number of more than 38 digits
 _result_expires = _number(
     'seconds, a timedelta, or None for ever', _to_seconds, lambda value: abs(value) < 1e10)
 
@@ -249,7 +248,7 @@ class Options:
     local: bool = False
     access_key: str | None = None
     secret_key: str | None = field(default=None, repr=False)
-    table: str = 'celery'  # its name; or its ARN, as a rule of another account's table
+    table: str = 'celery'  # its name, or its ARN, usually if another account owns it
     endpoint_url: str | None = _option(
         None, _endpoint_url, 'endpoint to use in place of the one that the URL or the region names')
     profile: str | None = _option(None, _text, "profile of AWS's shared configuration files")
@@ -580,7 +579,8 @@ def unmask_secret(url: str | None, configured: Any) -> str | None:
 # Attributes
 # --------------------------------------------------------------------------------------------------
 #
-# Pure functions between Python values and DynamoDB's JSON.  They know nothing of requests.
+# Pure functions between Python values and DynamoDB's JSON, and from expressions to parameters of a
+# request.  They send nothing.
 
 Item = dict[str, Any]  # attribute name to str, int, float, bytes, bool or a set of bytes
 
@@ -649,10 +649,11 @@ def expressions(values: Mapping[str, Any], **texts: str | None) -> dict[str, Any
 # Failures
 # --------------------------------------------------------------------------------------------------
 #
-# What an error means is said once, in the table _BY_CODE: whether the same request may succeed
-# later, whether DynamoDB wants fewer requests, whether credentials are to be looked for anew, and
-# what a person can do.  Knows nothing of Celery, but for the class of errors that only a person
-# can mend.
+# What an error means is said once, by diagnose(), from the table _BY_CODE: whether the same request
+# may succeed later, whether DynamoDB wants fewer requests, whether credentials are to be looked for
+# anew, and what a person can do.  How long to wait between tries, and when to give up, is the job
+# of Backoff; Client.send() tries.  Knows nothing of Celery, but for the class of errors that only a
+# person can mend.
 
 @dataclass(frozen=True)
 class Backoff:
@@ -844,9 +845,16 @@ def interruption(exc: BaseException) -> Exception | None:
 # Client
 # --------------------------------------------------------------------------------------------------
 #
-# One process has one client for each set of options, shared by its threads and made anew after a
-# fork.  A request is tried until it succeeds, until its error cannot pass by itself, or until time
-# is up.  Knows nothing of Celery, nor of tables but their name in an error.
+# Sends requests and owns what a process shares.  Knows nothing of Celery, nor of tables, but for
+# what an error says of them.
+#
+#   retries     A request is tried until it succeeds, until its error cannot pass by itself, or until
+#               time is up; see Client.send().
+#   credentials If an error says that they are no good, the next request looks for others.
+#   masking     botocore's logs show neither tokens nor secret keys: see _mask_credentials().  Keys
+#               in a URL are masked in "Configuration".
+#   a process   shares one object for each set of options among its threads.  A forked child starts
+#               without any: see shared_by_process().
 
 _QUIET = 60.0  # seconds between two warnings that requests fail
 _NOT_NEEDED = 'not needed'
@@ -861,7 +869,7 @@ _T = TypeVar('_T')
 
 
 def open_session(options: Options) -> Any:
-    """A botocore session with a profile that exists and, from anywhere, a region.
+    """A botocore session whose profile exists, and which knows a region, wherever that is set.
 
     Raises ImproperlyConfigured.
     """
@@ -1100,8 +1108,8 @@ GET_BATCH = 100  # keys
 WRITE_BATCH = 25  # puts and deletes
 OVERLAPPED = 8  # pages of one call that are under way at once
 
-# An answer this large (bytes) left keys out because it was full: it holds 16 MB, of each partition
-# 1 MB.  That is no throttling.
+# bytes: an answer this large left keys out because it was full (at 16 MB, or 1 MB of one
+# partition), not because of throttling
 _FULL_ANSWER = 2**20
 
 _BOOTSTRAP = Backoff(base=0.05, maximum=5.0, timeout=300.0)
@@ -1125,8 +1133,8 @@ def expiry(lifetime: float | None) -> Item:
 
 
 def is_expired(item: Item) -> bool:
-    # DynamoDB deletes hours to days late.  Judged as by a condition: in whole seconds, and true is
-    # no number.
+    # DynamoDB deletes hours to days late.  Judged as a condition would: in whole seconds, and a BOOL
+    # is no number.
     ttl = item.get('ttl')
     if isinstance(ttl, bool) or not isinstance(ttl, (int, float)):
         return False
@@ -1463,7 +1471,9 @@ shared_table = shared_by_process(Table)
 #
 # Stored values of any size.  Knows nothing of Celery: a status is any text.
 #
-#   an item     id S, result B (the value), timestamp N, status S and ttl N if there are any
+#   an item     id S, result B (the value), timestamp N; if there are any, status S, ttl N, and
+#               chord S (what leads from a part's result to the counters of its chord)
+#   a counter   id S, chord_count N: Celery's incr() adds to it
 #   large       A value above the limit is cut into chunks, items of their own: id S
 #               (ID/VERSION/NUMBER), result B, timestamp N, ttl N.  Its own item has version B
 #               (random), size N and chunks N in place of result.
@@ -1669,7 +1679,7 @@ class Values:
         if 'result' in item:
             return _bytes(item['result'])
         if 'chunks' not in item:
-            return str(item.get('chord_count', '')).encode()
+            return str(item.get('chord_count', '')).encode()  # a counter, or no value at all
         ids = chunk_ids(item)
         if not ids:
             raise ValueError('it counts its chunks wrong')
@@ -2394,17 +2404,18 @@ class ChordCounter:
 # --------------------------------------------------------------------------------------------------
 #
 # DynamoDB tells nobody that an item has changed, so whoever waits has to look.  A look costs half a
-# read unit per id, also for one that is not there.  So a wait looks at a sample of its ids, less
-# and less often; a sample that is there whole is followed by a batch, and a batch that is there
-# whole by the next, at once.
+# read unit per id, also for one that is not there.  So a wait begins with one batch, then looks at a
+# sample of its ids, less and less often.  If all of a sample is there, a batch follows; if all of a
+# batch is there, the next follows at once.
 #
 #   state       one Poller for each table of a process: the waits of its threads (or greenlets), and
 #               the callbacks for ids that nobody waits for.
 #   who polls   whichever waiting thread finds that a look is due and that no other is looking.  It
-#               looks for all waits that are due; those of long waits fall due together.  No thread
-#               exists for it.
-#   the lock    _changed guards the waits, _polling and _standing.  It is not held during a look, a
-#               sleep, a callback or while a found value is read.
+#               looks for all waits that are due; those of long waits fall due together.  There is
+#               no thread for it, but under gevent and eventlet one that polls while there are
+#               callbacks: serve().
+#   the lock    _changed guards the waits, _polling, _serving and _standing.  It is not held during
+#               a look, a sleep, a callback or while a found value is read.
 #   who wakes   whoever has looked, or stops waiting, wakes all others: each takes its own news, or
 #   whom        takes over the polling.
 #   callbacks   _watches is not guarded, since Celery removes from it in __del__, in the middle of
@@ -2413,7 +2424,7 @@ class ChordCounter:
 _FIRST_POLL = 0.02  # seconds: no wait looks more often, whatever its interval
 _POLL_GROWTH = 1.5
 _SAMPLE = 10  # ids
-_BURST = 8  # batches that are read together, once the one before was there whole
+_BURST = 8  # batches that are read together, at most, once all of the one before was there
 
 
 def poll_pause(idle_polls: int, interval: float, jitter: float) -> float:
@@ -2424,7 +2435,7 @@ def poll_pause(idle_polls: int, interval: float, jitter: float) -> float:
 def window_size(asked: int, found: int, pending: int) -> int:
     """How many ids to look at next.
 
-    So many of those asked for were found, and so many are still pending.
+    asked, found: of the look before.  pending: ids that are still waited for.
     """
     if found == asked:
         return GET_BATCH if asked < GET_BATCH else min(2 * asked, _BURST * GET_BATCH)
@@ -2471,7 +2482,7 @@ class Wait:
         self.interval = max(interval, _FIRST_POLL)
         self.all_changes = all_changes
         self.left: dict[str, Any] = dict.fromkeys(ids)  # to the mark that the caller knows
-        self.turns = deque(self.left)  # the same ids, those first that were not looked at longest
+        self.turns = deque(self.left)  # the same ids, the longest not looked at first
         self.news: deque[tuple[str, Seen]] = deque()
         self.size, self.idle_polls, self.due = GET_BATCH, 0, 0.0
 
@@ -2698,7 +2709,7 @@ class Poller:
                     self.unwatch(id, key)
                     try:
                         watch.tell(seen.value)
-                    except Exception:  # not the fault of whoever waits, for something else
+                    except Exception:  # this thread may wait for something else
                         logger.exception('A callback for %s raised', id)
 
 
@@ -3212,7 +3223,7 @@ class _Missing:
 
 
 def pack(parts: Iterable[tuple[Part, str]]) -> bytes:
-    """Where the values of parts are: some 20 bytes each."""
+    """Where the values of parts are, as RUN.parts keeps it: some 20 bytes each."""
     packed = []
     for part, kind in parts:
         member = member_of(part, KEPT if kind == 'kept' else 0)
@@ -3251,7 +3262,7 @@ def _load(task: Any = None, args: Any = (), **kwargs: Any) -> None:
     referenced = [each for each in args if _is_referenced(each)]
     if not referenced:
         return
-    # lists of their own
+    # other lists: those that the task is called with are filled below
     task.request.args = [list(each) if _is_referenced(each) else each for each in args]
     for values in referenced:
         try:
@@ -3262,7 +3273,7 @@ def _load(task: Any = None, args: Any = (), **kwargs: Any) -> None:
                     f'{type(task.backend).__name__}: the worker of a body must use the backend of '
                     'its chord')
             values[:] = load(values[0])
-        except Exception as exc:  # of a soft time limit, too
+        except Exception as exc:  # a soft time limit's, too
             logger.exception('Task %s: %r cannot be read', task.name, values[0])
             task.request.missing_values = exc
             values[:] = [_Missing(exc)]
@@ -3391,8 +3402,8 @@ class Join:
                 raise
             except Exception as exc:
                 self.error = exc
-        # who stalled past its lease must not publish: another may have, meanwhile
-        if not retried(counter.begin, stamps | {b'-'}):
+        # whoever stalled past its lease must not publish: another may have, meanwhile
+        if not retried(counter.begin, stamps | {b'-'}):  # DynamoDB takes no empty set
             logger.warning('Chord %s: it is not ended here, another worker has taken over', run.id)
             return False
         self.ended = True
@@ -3433,13 +3444,13 @@ class Join:
 #               which Celery puts into each part's message: the top-level key ``dynamodb_run``.
 #               set_chord_size() completes that very dict just before the last part is sent.  It is
 #               taken out before that becomes a signature again, since from_dict() would take it for
-#               an option.  add_to_chord() notes in it which task was added, and what its own task
-#               added; that is counted when that one returns.
+#               an option.  add_to_chord() notes in the mark of the running task what it adds,
+#               which is counted when that task returns, and in that of the added task that it was.
 #   values      A part's value is under its own key, if this delivery stored it there.  If it is
 #               ignored, or if a success of another execution stands there, it is kept apart under a
 #               key of the run.
 #   who waits   Only a task's own thread may wait for another's lease.  For a worker's main process,
-#               and for a task that runs into its soft time limit there, a thread of its own does.
+#               and for a task that meets its soft time limit there, a thread is started that waits.
 
 #: the tasks of a generator header come without group_index
 LAZY_PARTS_LACK_INDEX = celery.VERSION[:2] < (5, 4)
@@ -3451,7 +3462,7 @@ _FORGOTTEN = 'it was forgotten, or has expired: if the chord takes long, raise r
 
 
 class _MayNotWait(Exception):
-    """Where this is called, nothing may sleep."""
+    """The caller may not sleep."""
 
 
 def _refuse_to_sleep(seconds: float) -> None:
@@ -3468,7 +3479,7 @@ class _Note(threading.local):
 class JoiningBackend(AwaitingBackend):
     """The part of the backend that counts and joins chords.
 
-    key_id(), put_value(), seen() and values are in the section "Backend".
+    key_id(), item_id(), checked(), seen() and values are in the section "Backend".
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -3526,10 +3537,10 @@ class JoiningBackend(AwaitingBackend):
         self.values.put(id, ensure_bytes(payload), state, run.lifetime, keep=keep)
 
     def set_chord_size(self, group_id: str, chord_size: int) -> None:
-        """Called just before the last part is sent, by whoever called apply_chord.
+        """Called just before the last part is sent, by whoever called apply_chord().
 
-        Called elsewhere too: by a worker that sends a group of the header, of which it is not the
-        size.
+        A worker that sends a group of the header calls it too, with the size of that group: such a
+        call does nothing.
         """
         mark = self._opened.pop(group_id, None)
         if mark is not None:
@@ -3545,7 +3556,7 @@ class JoiningBackend(AwaitingBackend):
             raise ChordError(UNMARKED)
         adds = [*mark.get('adds', ()), result.id]
         request.chord = {**chord, _MARK: {**mark, 'adds': adds}}
-        # the dict that the task which is added has been given
+        # this very dict is in the message of the task that is added
         chord[_MARK] = {**mark, 'adds': [], 'added': True}
 
     def chord_progress(self, group_id: str) -> Progress | None:
@@ -3564,11 +3575,11 @@ class JoiningBackend(AwaitingBackend):
         missing = getattr(request, 'missing_values', None)
         if missing is not None:
             raise EncodeError(str(missing))  # for which Celery fails the task
-        self._note.result = None  # of what the task stored itself
+        self._note.result = None  # it may be of a state that the task itself stored
         super().mark_as_done(task_id, result, request, *args, **kwargs)
 
     def note_stored(self, task_id: str, state: str, stored: bool) -> None:
-        """Called for a result that is final; stored: not if it left a success where it was."""
+        """Called for a final state.  stored: False if a success was there, and stayed."""
         self._note.result, self._note.stored = (task_id, state), stored
 
     def is_done(self, label: str, task_id: str) -> bool:
@@ -3663,7 +3674,8 @@ class JoiningBackend(AwaitingBackend):
     def argument(self, body: Any, run: Run, leaves: list[Node], counter: ChordCounter) -> Any:
         """What a body is called with, and the ids of values that were kept apart.
 
-        Raises ChordError for the first part that failed, and if a value is not there.
+        Raises ChordError for the first part that failed (what it raised, if the header has groups),
+        and if a value is not there.
         """
         parts = counter.parts(leaves)
         kept = [run.kept_id(part) for part, kind in parts if kind == 'kept']
@@ -3763,7 +3775,7 @@ class JoiningBackend(AwaitingBackend):
 # --------------------------------------------------------------------------------------------------
 #
 # Celery's interface: it turns Celery's keys into ids, task results into values with a status and an
-# expiry, and stored values into metas.  Knows nothing of DynamoDB but how long things are kept.
+# expiry, and stored values into metas.  Only SentTasks speaks to DynamoDB, in its own way.
 
 class ResultTooLarge(BackendStoreError, EncodeError):
     """A result of more bytes than ``max_result_size``.
@@ -4101,7 +4113,7 @@ class DynamoDBBackend(JoiningBackend):
 # What only an operator does with a table: look at it, try what a worker may do, list what it holds,
 # delete what has expired.  Plain functions, of which the commands are made.
 
-#: what a worker does, each to be tried on an item of its own, which the last one deletes
+#: what a worker does, to be tried in this order on a new item, which the last one deletes
 WORKER_ACTIONS: dict[str, Callable[[Table, Item], Any]] = {
     'GetItem': lambda table, item: table.get(item['id']),
     'PutItem': lambda table, item: table.put(item),
@@ -4112,7 +4124,7 @@ WORKER_ACTIONS: dict[str, Callable[[Table, Item], Any]] = {
 }
 
 _ORPHAN_AGE = 3600  # seconds: a chunk that no item counts by then belongs to no store under way
-_PATIENCE = 2.0  # seconds of each kind that somebody at a terminal waits for DynamoDB
+_PATIENCE = 2.0  # seconds: each time-out for somebody who waits at a terminal
 
 
 def operators_table(options: Options) -> Table:
@@ -4129,7 +4141,7 @@ def scanned_table(options: Options) -> Table:
 
 
 def answers(table: Table) -> str:
-    """The name of a table that answers, even that the action is denied: others may be allowed."""
+    """The name of a table that answers, if only to deny this action: others may be allowed."""
     try:
         table.get('dyna-veggie-check')
     except DeniedAction:
@@ -4183,7 +4195,7 @@ def time_to_live(table: Table) -> str:
 
 
 def identity(options: Options) -> str:
-    """The ARN of who signs the requests, which AWS tells everybody of himself."""
+    """The ARN of whoever signs the requests; AWS needs no permission to tell it."""
     session = open_session(options)
     client = session.create_client(
         'sts', region_name=options.region, aws_access_key_id=options.access_key,
@@ -4384,7 +4396,7 @@ class Wanted:
     since: float | None = None
     until: float | None = None
     name: str | None = None
-    whole: bool = False  # what their values say is wanted of all
+    whole: bool = False  # the scan reads values, too: for names, or if all are listed
 
     @property
     def chords(self) -> bool:
@@ -4414,7 +4426,7 @@ class Wanted:
 
 
 class Listed(NamedTuple):
-    """A task of a scan; item: if only that is known of it yet, and not what its value says."""
+    """A task of a scan.  item: given if its value was not read yet."""
 
     row: dict[str, Any]
     item: Item | None = None
