@@ -848,8 +848,8 @@ def interruption(exc: BaseException) -> Exception | None:
 # Sends requests and owns what a process shares.  Knows nothing of Celery, nor of tables, but for
 # what an error says of them.
 #
-#   retries     A request is tried until it succeeds, until its error cannot pass by itself, or until
-#               time is up; see Client.send().
+#   retries     A request is tried until it succeeds, its error is one that cannot pass by itself,
+#               or time is up; see Client.send().
 #   credentials If an error says that they are no good, the next request looks for others.
 #   masking     botocore's logs show neither tokens nor secret keys: see _mask_credentials().  Keys
 #               in a URL are masked in "Configuration".
@@ -1133,8 +1133,8 @@ def expiry(lifetime: float | None) -> Item:
 
 
 def is_expired(item: Item) -> bool:
-    # DynamoDB deletes hours to days late.  Judged as a condition would: in whole seconds, and a BOOL
-    # is no number.
+    # DynamoDB deletes hours to days late.  Judged as a condition would: in whole seconds, and a
+    # BOOL is no number.
     ttl = item.get('ttl')
     if isinstance(ttl, bool) or not isinstance(ttl, (int, float)):
         return False
@@ -1735,32 +1735,35 @@ class Values:
 # "Counting".  Knows nothing of Celery: a part is an index and an id, and a run is one application
 # of a chord.
 #
-#   items       KEY                     names the newest run: for who has only the group's id
-#               RUN = KEY.RANDOM        who joins the run: owner, beats, before, closed
-#               RUN.LEVEL.NUMBER        a node: the members that were counted on it
+#   items       Each has an id S, and a ttl N if it expires.
+#               KEY                     the newest run, for whoever has only the group's id: run S
+#               RUN = KEY.RANDOM        who joins the run: owner B, beats N, before BS, closed BOOL;
+#                                       its header: lazy BOOL, single BOOL, size N
+#               RUN.LEVEL.NUMBER        a node: members BS, kept BS, failed BS, added BS, owner B
+#                                       (who counted last); of a leaf bytes N; if lazy, size N
 #               RUN.kept.INDEX.TASK     the value of a part that is not under the part's own key
 #               RUN.header, RUN.parts   a nested header's structure; where a body finds its values
-#   counting    A part counts itself on a leaf, number ``index // 40``; what fills a node counts
-#               that on its parent, number ``number // 200``; what fills the root owns the join.
-#               One conditional update puts a member into one of the sets ``members`` (its value is
-#               under its own key), ``kept`` (it is kept apart) and ``failed``.  A part that is
-#               delivered again, or a request that is repeated after a lost answer, changes nothing
-#               and is told what the node holds.
-#   together    Parts of one process that are to be counted on a leaf while a request for it is
-#               under way go with the next one.  If that is refused, each is counted alone.
+#   counting    A part counts itself on a leaf, number ``index // 40`` (0 if the run is ``single``);
+#               whoever fills a node counts it on its parent, number ``number // 200``; whoever
+#               fills the root owns the join.  One conditional update puts a member into one of the
+#               sets ``members`` (its value is under its own key), ``kept`` (it is kept apart) and
+#               ``failed``.  A part that is delivered again, or a request that is repeated after a
+#               lost answer, changes nothing and is told what the node holds.
+#   together    Parts that one process counts on a leaf at the same time share a request: see
+#               "Together".
 #   capacity    A node under 1 KB costs one write unit: 40 members of 20 bytes in a leaf, 200 of 4
-#               above.  No item takes more writes than that.
+#               above.  So, unless the run is ``single``, no item is written by all parts.
 #   full        A node is full if it counted as many members as it expects, which follows from its
 #               place and the size of the header, and all tasks that these added.  The size of a
 #               generator is known to its last part only, which leaves it on the nodes above it;
 #               until then a node expects as many as it holds.
-#   the end     is told on RUN, once: by who filled the root, or by who finds that the chord cannot
+#   the end     is told on RUN, once: by whoever filled the root, or finds that the chord cannot
 #               complete (its deadline has passed, a node is gone, the indexes have gaps).  Whoever
 #               is about to publish says so there, with the time stamps under the body's id
 #               (``before``); once it is done RUN is closed.
 #   take-over   The owner beats while it joins.  Once another delivery has seen ``beats`` unchanged
-#               for the time of a lease it takes over; it publishes unless ``before`` is there and a
-#               time stamp under the body's id is not among it: then that was done.
+#               for the time of a lease it takes over.  It publishes, unless ``before`` is there and
+#               a time stamp under the body's id is not in it: then the body was published.
 #
 # tools/chord_model.py plays this protocol over random schedules: `make model`.
 
@@ -1782,8 +1785,7 @@ GONE = ('counters of this chord expired or were deleted before its last part ret
 GAPS = ('the header is a generator with groups, empty chains or empty groups in it, '
          'whose parts cannot be counted by their indexes: give it as a list')
 TOO_LARGE = ('a counter of this chord would exceed the 400 KB of an item: '
-              'too many tasks were added by parts that are counted together, or ids are too long')
-
+             'too many tasks were added by parts that are counted together, or ids are too long')
 
 #: the sets of a node: parts whose value is under their own key, whose value is kept apart, and that
 #: failed
@@ -1822,6 +1824,7 @@ def part_of(member: bytes) -> Part:
 
 
 def edge(adder: bytes, added: bytes) -> bytes:
+    """That one member added another: the adder's length in 2 bytes, the adder, the added one."""
     return len(adder).to_bytes(2, 'big') + adder + added
 
 
@@ -1945,7 +1948,7 @@ class Node:
     def wanted(self) -> set[bytes]:
         """Those, what they added, what that added, and so on; counted or not.
 
-        What a second delivery of a part added is not among it.
+        What a second delivery of a part added is not among them.
         """
         added: dict[bytes, list[bytes]] = {}
         for adder, member in map(_ends_of, self.item.get('added', ())):
@@ -1992,7 +1995,7 @@ class Entry(NamedTuple):
 
 
 class Counted(NamedTuple):
-    """What a request that counted says: whether it did, what the node holds, and the entries."""
+    """The answer to a request: whether it counted its entries, what the node holds, the entries."""
 
     applied: bool
     item: Item | None
@@ -2060,14 +2063,16 @@ def shared_batches(options: Options) -> _Batches:
 # Counting
 # --------------------------------------------------------------------------------------------------
 #
-# The requests of the protocol of "Chord".  Knows nothing of Celery either.
+# The requests of the protocol of "Chord": for a part (ChordCounter), and for whoever opens a chord
+# or asks about it (Chords).  Knows nothing of Celery either.
 #
 #   who waits   claim() waits while another delivery, which owns the join, beats.
 
 class Progress(NamedTuple):
-    """How many parts of a chord were counted, and failed, of how many, if that is known yet.
+    """How far a chord is.
 
-    closed: its body was called, or its errbacks were.
+    counted: parts that have returned, of which ``failed`` failed.  expected: how many there are;
+    None if that is not known yet.  closed: its body was called, or its errbacks were.
     """
 
     counted: int
@@ -2100,7 +2105,7 @@ class Chords:
         self.table.write_many(puts=items)
 
     def resize(self, run_id: str, size: int) -> None:
-        """Notes the size of a generator, for who asks how far the chord is."""
+        """Notes the size of a generator, for whoever asks how far the chord is."""
         self.table.update(
             run_id, 'SET #size = :size', {'size': size}, condition='attribute_exists(#lazy)')
 
@@ -2153,7 +2158,10 @@ class Chords:
         return [Node(run, position, items[id]) for id, position in ids.items() if id in items]
 
     def is_done(self, label: str, task_id: str) -> bool:
-        """Whether nothing is left to do for a part that stored its result with this label."""
+        """Whether nothing is left to do for a part that stored its result with this label.
+
+        label: RUN.INDEX, as JoiningBackend.chord_label() makes it.
+        """
         run_id, _, index = label.rpartition('.')
         item = self.table.get(run_id) or {'closed': True}
         if 'closed' in item or 'lazy' not in item:
@@ -2379,7 +2387,7 @@ class ChordCounter:
         return nodes, {id: items[id] for id in ids if id in items}
 
     def parts(self, leaves: list[Node]) -> list[tuple[Part, str]]:
-        """All parts that the body is called for, each with its kind.  Raises MiscountedChord."""
+        """All parts that the body waits for, each with its kind.  Raises MiscountedChord."""
         parts = sorted((part_of(member), kind) for leaf in leaves for kind in KINDS
                        for member in leaf.wanted & leaf.item.get(kind, frozenset()))
         sizes = [leaf.size for leaf in leaves if leaf.size is not None]
@@ -2404,9 +2412,9 @@ class ChordCounter:
 # --------------------------------------------------------------------------------------------------
 #
 # DynamoDB tells nobody that an item has changed, so whoever waits has to look.  A look costs half a
-# read unit per id, also for one that is not there.  So a wait begins with one batch, then looks at a
-# sample of its ids, less and less often.  If all of a sample is there, a batch follows; if all of a
-# batch is there, the next follows at once.
+# read unit per id, also for one that is not there.  So a wait begins with one batch, then looks at
+# a sample of its ids, less and less often.  If all of a sample is there, a batch follows; if all of
+# a batch is there, the next follows at once.
 #
 #   state       one Poller for each table of a process: the waits of its threads (or greenlets), and
 #               the callbacks for ids that nobody waits for.
@@ -3628,7 +3636,7 @@ class JoiningBackend(AwaitingBackend):
         encoded = self.encode_result(result, state)
         noted, self._note.result = self._note.result == (part.task_id, state), None
         if not noted or not self._note.stored:
-            if noted:  # for who asks for the state of this task
+            if noted:  # for whoever asks for the state of this task
                 self.values.table.update(
                     self.item_id(part.task_id), 'SET #chord = :chord',
                     {'chord': f'{run.id}.{part.group_index}'},
