@@ -144,7 +144,7 @@ def _boolean(given: Any) -> bool:
         raise ValueError('true or false') from None
 
 
-def _number(
+def number_parser(
         expected: str, kind: Callable[[Any], Any],
         fits: Callable[[Any], bool] = lambda value: True) -> Callable[[Any], Any]:
     def parse(given: Any) -> Any:
@@ -179,7 +179,7 @@ TABLE_ARN = re.compile(
     f':table/(?P<name>{_TABLE_NAME})')
 
 
-def _table_name(given: Any) -> str:
+def parse_table_name(given: Any) -> str:
     # docs.aws.amazon.com/amazondynamodb/latest/developerguide/HowItWorks.NamingRulesDataTypes.html
     if isinstance(given, str) and (
             re.fullmatch(_TABLE_NAME, given) or TABLE_ARN.fullmatch(given)):
@@ -187,7 +187,7 @@ def _table_name(given: Any) -> str:
     raise ValueError('3 to 255 letters, digits, "_", "-" and ".", or the ARN of a table')
 
 
-def _is_endpoint_url(given: Any) -> bool:
+def is_endpoint_url(given: Any) -> bool:
     try:
         parts = urlsplit(given)
         valid = is_valid_endpoint_url(given) or is_valid_ipv6_endpoint_url(given)
@@ -198,7 +198,7 @@ def _is_endpoint_url(given: Any) -> bool:
 
 
 def _endpoint_url(given: Any) -> str:
-    if _is_endpoint_url(given):
+    if is_endpoint_url(given):
         return str(given)
     raise ValueError('http(s)://host:port without user name or password')
 
@@ -216,18 +216,18 @@ def _tags(given: Any) -> tuple[tuple[str, str], ...]:
     raise ValueError('key:value,key:value or a dict')
 
 
-_LARGEST_RESULT = 400_000_000  # bytes, 1,000 items: what one value can cost has a bound
+LARGEST_RESULT = 400_000_000  # bytes, 1,000 items: what one value can cost has a bound
 
-_seconds = _number('seconds, 0 or more', float, lambda value: 0 <= value < math.inf)
-_above_zero = _number('seconds, more than 0', float, lambda value: 0 < value < math.inf)
-_positive = _number('a whole number, 1 or more', int, lambda value: value > 0)
-_whole = _number('a whole number', int)
-_not_below_zero = _number('a whole number, 0 or more', int, lambda value: value >= 0)
-_result_size = _number(
-    f'a whole number, 1 to {_LARGEST_RESULT:,}', int, lambda value: 0 < value <= _LARGEST_RESULT)
+_seconds = number_parser('seconds, 0 or more', float, lambda value: 0 <= value < math.inf)
+_above_zero = number_parser('seconds, more than 0', float, lambda value: 0 < value < math.inf)
+_positive = number_parser('a whole number, 1 or more', int, lambda value: value > 0)
+_whole = number_parser('a whole number', int)
+_whole_not_negative = number_parser('a whole number, 0 or more', int, lambda value: value >= 0)
+_result_size = number_parser(
+    f'a whole number, 1 to {LARGEST_RESULT:,}', int, lambda value: 0 < value <= LARGEST_RESULT)
 
 # a task's own ``result_expires``; bounded, since an item takes no number of more than 38 digits
-_result_expires = _number(
+parse_result_expires = number_parser(
     'seconds, a timedelta, or None for ever', _to_seconds, lambda value: abs(value) < 1e10)
 
 
@@ -292,7 +292,7 @@ class Options:
     max_result_size: int = _option(
         16 * 2**20, _result_size, 'largest result, in bytes as it is stored')
     chord_inline_limit: int = _option(
-        100_000, _not_below_zero, "bytes of a chord's values that the message of its body may "
+        100_000, _whole_not_negative, "bytes of a chord's values that the message of its body may "
         'hold; if there are more, they are read when the body is called; 0: no limit')
     celery_keys: bool = _option(
         False, _boolean, "write ids in the form of Celery's own DynamoDB backend, "
@@ -355,7 +355,7 @@ _OPTIONS_OF_OTHERS = frozenset({
 _AWS_REGION = re.compile(
     r'[a-z]{2,4}(-[a-z]{2,4})?-(north|south|east|west|central|(north|south)(east|west))-\d+')
 _LOCAL_PORT = 8000
-_MASK = '**'
+MASK = '**'
 
 # Celery's own settings for a backend's retries: (setting, option, unit of the setting)
 _RETRY_SETTINGS = (
@@ -363,7 +363,7 @@ _RETRY_SETTINGS = (
     ('result_backend_max_sleep_between_retries_ms', 'retry_max_delay', 1e-3),
     ('result_backend_max_retries', 'max_retries', 1),
 )
-_not_negative = _number('a number, 0 or more', float, lambda value: value >= 0)
+_number_not_negative = number_parser('a number, 0 or more', float, lambda value: value >= 0)
 
 
 def _parse(name: str, given: Any, parse: Callable[[Any], Any], shown: Any = None) -> Any:
@@ -450,9 +450,9 @@ def _parse_keys(parts: SplitResult) -> dict[str, Any]:
             found = 'an access key without a secret key'
         raise configuration_error(
             f'the URL has {found}; give both, or none to use the credentials that botocore finds')
-    if secret_key == _MASK:
+    if secret_key == MASK:
         raise configuration_error(
-            f'the secret key in the URL is {_MASK}, the mask of as_uri() and of pickled backends; '
+            f'the secret key in the URL is {MASK}, the mask of as_uri() and of pickled backends; '
             'give the real one in result_backend')
     return {'access_key': access_key, 'secret_key': secret_key} if access_key else {}
 
@@ -470,7 +470,7 @@ def _parse_place(parts: SplitResult) -> dict[str, Any]:
     elif host and (port or loopback):
         address = f'[{host}]' if ':' in host else host
         endpoint_url = f'http://{address}:{port or _LOCAL_PORT}'
-        if not _is_endpoint_url(endpoint_url):
+        if not is_endpoint_url(endpoint_url):
             raise option_error('host', host, 'a host name, of letters, digits, "-" and "."')
         values.update(region='us-east-1', endpoint_url=endpoint_url)
     elif host:
@@ -480,7 +480,7 @@ def _parse_place(parts: SplitResult) -> dict[str, Any]:
 
     table = unquote(parts.path.strip('/'))
     if table:
-        values.update(table=_parse('table', table, _table_name))
+        values.update(table=_parse('table', table, parse_table_name))
     return values
 
 
@@ -489,7 +489,7 @@ def _parse_settings(settings: Any) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for setting, option, unit in _RETRY_SETTINGS:
         if settings.value_set_for(setting) and settings.get(setting) is not None:
-            values[option] = _parse(setting, settings.get(setting), _not_negative) * unit
+            values[option] = _parse(setting, settings.get(setting), _number_not_negative) * unit
     endpoint_url = settings.get('dynamodb_endpoint_url')
     if endpoint_url:
         values.update(_parse_named({'endpoint_url': endpoint_url}))
@@ -516,7 +516,7 @@ def parse_options(url: str | None, settings: Any, table: str | None = None) -> O
     in_transport = _parse_named(_without_others(transport))
     values: dict[str, Any] = {}
     if table:
-        values['table'] = _parse('table_name', table, _table_name)
+        values['table'] = _parse('table_name', table, parse_table_name)
     values.update(_parse_place(parts))
     values.update(_parse_settings(settings))
     values.update(in_transport)
@@ -558,7 +558,7 @@ def mask_secret(url: str) -> str:
     userinfo, at, host = parts.netloc.rpartition('@')
     access_key, colon, secret_key = userinfo.partition(':')
     if secret_key:
-        parts = parts._replace(netloc=f'{access_key}{colon}{_MASK}{at}{host}')
+        parts = parts._replace(netloc=f'{access_key}{colon}{MASK}{at}{host}')
     return parts.geturl()
 
 
@@ -567,7 +567,7 @@ def unmask_secret(url: str | None, configured: Any) -> str | None:
 
     It stays masked if the two name different places.
     """
-    if url and isinstance(configured, str) and f':{_MASK}@' in url:
+    if url and isinstance(configured, str) and f':{MASK}@' in url:
         scheme, separator, rest = configured.partition('://')
         own = scheme.rpartition('+')[2] + separator + rest
         if own.rpartition('@')[2] == url.rpartition('@')[2]:
@@ -857,7 +857,7 @@ def interruption(exc: BaseException) -> Exception | None:
 #               without any: see shared_by_process().
 
 _QUIET = 60.0  # seconds between two warnings that requests fail
-_NOT_NEEDED = 'not needed'
+NOT_NEEDED = 'not needed'
 
 # as a header, in JSON, in XML, or as Python shows any of these
 _CREDENTIAL = re.compile(
@@ -865,7 +865,7 @@ _CREDENTIAL = re.compile(
     r'''(["']?\s*[:>]\s*(?:b?["'])?)[^\s"'<>,;}\\]+''')
 
 Sleep = Callable[[float], Any]
-_T = TypeVar('_T')
+T = TypeVar('T')
 
 
 def open_session(options: Options) -> Any:
@@ -894,14 +894,14 @@ def credentials_source(options: Options, session: Any) -> str | None:
     if found:
         return str(found.method)
     if options.local or (options.endpoint_url or '').startswith('http://'):
-        return _NOT_NEEDED
+        return NOT_NEEDED
     return None
 
 
 def _mask_credentials(record: logging.LogRecord) -> bool:
     # at DEBUG botocore logs whole requests, with their session token, and what STS answers, with
     # new keys
-    record.msg, record.args = _CREDENTIAL.sub(rf'\1\2{_MASK}', record.getMessage()), ()
+    record.msg, record.args = _CREDENTIAL.sub(rf'\1\2{MASK}', record.getMessage()), ()
     return True
 
 
@@ -911,7 +911,7 @@ def connect(options: Options) -> Any:
         logging.getLogger(name).addFilter(_mask_credentials)
     session = open_session(options)
     access_key, secret_key = options.access_key, options.secret_key
-    if credentials_source(options, session) == _NOT_NEEDED:
+    if credentials_source(options, session) == NOT_NEEDED:
         access_key = secret_key = 'local'  # DynamoDB Local wants keys, whichever
     client = session.create_client(
         'dynamodb', region_name=options.region, endpoint_url=options.endpoint_url,
@@ -1060,16 +1060,16 @@ class Client:
 _made_in_process: list[dict[Options, Any]] = []
 
 
-def shared_by_process(make: Callable[[Options], _T]) -> Callable[[Options], _T]:
+def shared_by_process(make: Callable[[Options], T]) -> Callable[[Options], T]:
     """Makes one object for each set of options in a process, for all of its threads.
 
     Two threads may both make one, of which one is kept: making it must send nothing.
     """
-    made: dict[Options, _T] = {}
+    made: dict[Options, T] = {}
     _made_in_process.append(made)
 
     @functools.wraps(make)
-    def get(options: Options) -> _T:
+    def get(options: Options) -> T:
         try:
             return made[options]
         except KeyError:
@@ -1484,7 +1484,7 @@ shared_table = shared_by_process(Table)
 
 # bytes: of the 400 KB of an item, an id takes up to 2048, other names and values some 100
 _VALUE_LIMIT = 400_000
-_MOST_CHUNKS = _LARGEST_RESULT // _VALUE_LIMIT
+_MOST_CHUNKS = LARGEST_RESULT // _VALUE_LIMIT
 _REREADS = 5
 _CLEANING = 1.0  # seconds that a store which failed may take to delete its chunks
 
@@ -2166,7 +2166,7 @@ class Chords:
         item = self.table.get(run_id) or {'closed': True}
         if 'closed' in item or 'lazy' not in item:
             return True
-        if _names(item.get('owner'), task_id):
+        if _is_owner(item.get('owner'), task_id):
             return False  # it has to publish
         run = self._run(item)
         if run.lazy:
@@ -2177,7 +2177,7 @@ class Chords:
             node = Node(run, position, self.table.get(run.node_id(position)) or {})
             if node.counted.isdisjoint(counting) or node.is_over:
                 return False
-            filled = position.level or _names(node.item.get('owner'), task_id)
+            filled = position.level or _is_owner(node.item.get('owner'), task_id)
             if not node.is_full or not filled:
                 return True  # or somebody else answers for the way up
             if node.is_root:
@@ -2194,12 +2194,12 @@ def check_id(id: str) -> None:
             f'bytes, and DynamoDB takes {ID_LIMIT:,}')
 
 
-def _name(task_id: str) -> bytes:
+def _owner_prefix(task_id: str) -> bytes:
     return hashlib.blake2b(task_id.encode(), digest_size=8).digest()
 
 
-def _names(owner: bytes | None, task_id: str) -> bool:
-    return owner is not None and owner.startswith(_name(task_id))
+def _is_owner(owner: bytes | None, task_id: str) -> bool:
+    return owner is not None and owner.startswith(_owner_prefix(task_id))
 
 
 class ChordCounter:
@@ -2212,7 +2212,7 @@ class ChordCounter:
     def __init__(self, table: Table, run: Run, part: Part) -> None:
         self.table, self.run, self.part = table, run, part
         self.member = member_of(part)
-        self.token = _name(part.task_id) + os.urandom(4)
+        self.token = _owner_prefix(part.task_id) + os.urandom(4)
 
     # --- when a part returns ----------------------------------------------------------------------
 
@@ -3663,7 +3663,7 @@ class JoiningBackend(AwaitingBackend):
             logger.error('Task %s: its result was not kept for its chord: %s', part.task_id, exc)
             return 'failed'
 
-    def retried(self, function: Callable[..., _T], *args: Any) -> _T:
+    def retried(self, function: Callable[..., T], *args: Any) -> T:
         """Calls a function; again and again, with result_backend_always_retry."""
         retries = self.max_retries if self.always_retry else 0
         backoff = Backoff(self.base_sleep_between_retries_ms / 1000,
@@ -4022,7 +4022,7 @@ class DynamoDBBackend(JoiningBackend):
         own = own_expires(self.app, request)
         if own is not _NOT_GIVEN:
             try:
-                lifetime = self._lifetime(None if own is None else _result_expires(own))
+                lifetime = self._lifetime(None if own is None else parse_result_expires(own))
             except ValueError as exc:
                 task = getattr(request, 'task', None)
                 _tell_of_bad_expires(f'{task}: result_expires={own!r} must be {exc}', lifetime)
@@ -4215,7 +4215,7 @@ def identity(options: Options) -> str:
 
 def account_of(options: Options) -> str:
     """The account's number if the credentials know it, or ``*``."""
-    if credentials_source(options, open_session(options)) in (None, _NOT_NEEDED, 'the URL'):
+    if credentials_source(options, open_session(options)) in (None, NOT_NEEDED, 'the URL'):
         return '*'
     try:
         credentials = open_session(options).get_credentials().get_frozen_credentials()

@@ -483,7 +483,7 @@ def test_a_session_token_is_shown_nowhere(
     shown += [pickle.dumps(backend, protocol=0).decode('latin-1')]
     shown += [''.join(traceback.format_exception(None, caught.value, caught.value.__traceback__))]
     assert 'Sending http request' in caplog.text and 'CanonicalRequest' in caplog.text
-    assert f'x-amz-security-token:{dv._MASK}' in caplog.text
+    assert f'x-amz-security-token:{dv.MASK}' in caplog.text
     for text in shown:
         assert SECRET not in text and token not in text and token[:12] not in text
 
@@ -502,7 +502,7 @@ def test_what_botocore_logs_of_credentials_is_masked(
     dv.connect(options('dynamodb://local'))
     parsers = logging.getLogger('botocore.parsers')
     parsers.debug('Response body:\n%s', said.replace('%s', 'wJalr/+=Key'))
-    assert 'wJalr' not in caplog.text and 'Key=' not in caplog.text and dv._MASK in caplog.text
+    assert 'wJalr' not in caplog.text and 'Key=' not in caplog.text and dv.MASK in caplog.text
 
 
 def test_a_pickled_backend_finds_its_key_in_the_app_that_unpickles_it() -> None:
