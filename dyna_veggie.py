@@ -857,6 +857,8 @@ def interruption(exc: BaseException) -> Exception | None:
 #               without any: see shared_by_process().
 
 _QUIET = 60.0  # seconds between two warnings that requests fail
+# what credentials_source() says besides botocore's words
+FROM_URL = 'the URL'
 NOT_NEEDED = 'not needed'
 
 # as a header, in JSON, in XML, or as Python shows any of these
@@ -889,7 +891,7 @@ def open_session(options: Options) -> Any:
 def credentials_source(options: Options, session: Any) -> str | None:
     """Where the credentials come from, in botocore's words; None if there are none."""
     if options.access_key:
-        return 'the URL'
+        return FROM_URL
     found = None if options.local else session.get_credentials()
     if found:
         return str(found.method)
@@ -972,7 +974,7 @@ class Client:
 
     def send(
             self, method: str, params: Mapping[str, Any], *, deadline: float = math.inf,
-            sleep: Sleep = time.sleep, transient: str = '') -> Any:
+            sleep: Sleep = time.sleep, transient: str | None = None) -> Any:
         """The answer to a request.
 
         method: of botocore's client.  deadline: of ``time.monotonic``.  sleep: pauses between
@@ -1002,7 +1004,7 @@ class Client:
                 self._botocore = None
             if diagnosis.throttled and not self.options.retry_if_throttled:
                 break
-            if not diagnosis.transient and error_code(error) != (transient or None):
+            if not diagnosis.transient and error_code(error) != transient:
                 break
             self._log_failure(method, error)
         assert error is not None
@@ -1107,6 +1109,7 @@ if hasattr(os, 'register_at_fork'):
 GET_BATCH = 100  # keys
 WRITE_BATCH = 25  # puts and deletes
 OVERLAPPED = 8  # pages of one call that are under way at once
+ID_LIMIT = 2048  # bytes
 
 # bytes: an answer this large left keys out because it was full (at 16 MB, or 1 MB of one
 # partition), not because of throttling
@@ -1770,10 +1773,8 @@ class Values:
 _LEAF_CAPACITY = 40
 _NODE_CAPACITY = 200
 SINGLE_LIMIT = 15_000  # members of 20 bytes, and their item is limited to 400 KB
-_COMBINED = 25  # parts in one update: its condition is limited to 4 KB
 LATE = 14 * 86400  # seconds that the end of a run is known after its deadline: for duplicates
 POINTER_TTL = 30 * 86400  # seconds, if results never expire
-ID_LIMIT = 2048  # bytes of a key
 
 # flags in a member's index
 TEXT_ID = 1 << 31  # the task id is not a UUID
@@ -1983,6 +1984,9 @@ class Node:
 #   who waits   the leader for the batch before, the others for their leader.  They are woken,
 #               however it ends.  If it was applied the leader goes on for all; else each counts
 #               alone.
+
+_COMBINED = 25  # parts in one update: its condition is limited to 4 KB
+
 
 class Entry(NamedTuple):
     """What is counted on a node: a part with what it added, or a node of the level below."""
@@ -2208,6 +2212,7 @@ class ChordCounter:
     LEASE = 15.0  # seconds
 
     _OPEN = 'attribute_not_exists(#closed)'
+    _OURS = 'attribute_not_exists(#owner) OR #owner = :owner'
 
     def __init__(self, table: Table, run: Run, part: Part) -> None:
         self.table, self.run, self.part = table, run, part
@@ -2322,14 +2327,14 @@ class ChordCounter:
 
     def renew(self) -> bool:
         """Beats; False if the join is no longer ours, or is done."""
-        return self._own('attribute_not_exists(#owner) OR #owner = :owner')[0]
+        return self._own(self._OURS)[0]
 
     def begin(self, before: frozenset[bytes]) -> bool:
         """Says that publishing begins; False if the join is no longer ours: then it must not.
 
         before: the time stamps under the body's id.
         """
-        return self._own('attribute_not_exists(#owner) OR #owner = :owner', before=before)[0]
+        return self._own(self._OURS, before=before)[0]
 
     def _own(self, condition: str, **values: Any) -> tuple[bool, Item]:
         update = 'SET #owner = :owner'
@@ -3898,8 +3903,8 @@ class DynamoDBBackend(JoiningBackend):
         self.options = parse_options(self.url, conf, table_name)
         if self.options.region is None or self.options.profile:
             open_session(self.options)
-        own_expires = self.options.ttl_seconds if kwargs.get('expires') is None else None
-        self.expires: int | None = self._lifetime(own_expires, self._lifetime(self.expires))
+        ttl_seconds = self.options.ttl_seconds if kwargs.get('expires') is None else None
+        self.expires: int | None = self._lifetime(ttl_seconds, self._lifetime(self.expires))
         self.failure_expires = self._lifetime(conf.get('result_failure_expires'), self.expires)
         self._chord_lifetime = self._lifetime(conf.get('result_chord_expires'), self.expires)
         # the ids of the chunks of large values that were read, to delete them with these
@@ -4215,7 +4220,7 @@ def identity(options: Options) -> str:
 
 def account_of(options: Options) -> str:
     """The account's number if the credentials know it, or ``*``."""
-    if credentials_source(options, open_session(options)) in (None, NOT_NEEDED, 'the URL'):
+    if credentials_source(options, open_session(options)) in (None, NOT_NEEDED, FROM_URL):
         return '*'
     try:
         credentials = open_session(options).get_credentials().get_frozen_credentials()
@@ -4278,11 +4283,14 @@ def reading_of(described: Mapping[str, Any]) -> Reading:
                    units / rate if rate else None)
 
 
-def scan(table: Table, segments: int, **found: Any) -> Iterator[tuple[int, list[Item]]]:
-    """Reads the whole table, some segments at once: (items read, items found) of each page."""
+def scan(table: Table, segments: int, **params: Any) -> Iterator[tuple[int, list[Item]]]:
+    """Reads the whole table, some segments at once: (items read, items found) of each page.
+
+    params: of the Scan request, such as a filter.
+    """
     def read(segment: int, start: dict[str, Any]) -> tuple[int, Any]:
         parallel = {'Segment': segment, 'TotalSegments': segments} if segments > 1 else {}
-        return segment, table.request('scan', **parallel, **start, **found)
+        return segment, table.request('scan', **parallel, **start, **params)
 
     with ThreadPoolExecutor(segments, 'dyna-veggie') as pool:
         running = {pool.submit(read, segment, {}) for segment in range(segments)}
@@ -4313,12 +4321,12 @@ class ScanPage(NamedTuple):
 
 def scan_for_purge(table: Table, segments: int = 1) -> Iterator[ScanPage]:
     """Reads the whole table for expired items, and for chunks whose item is gone."""
-    found = expressions(
+    params = expressions(
         {'now': int(time.time()), 'old': time.time() - _ORPHAN_AGE, 'slash': '/'},
         FilterExpression='#ttl <= :now OR (attribute_not_exists(#ttl) AND '
                          '#timestamp < :old AND contains(#id, :slash))',
         ProjectionExpression='#id, #ttl')
-    for scanned, items in scan(table, segments, **found):
+    for scanned, items in scan(table, segments, **params):
         expired: list[str] = []
         unexpired: list[str] = []
         for item in items:
