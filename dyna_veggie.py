@@ -1271,8 +1271,10 @@ class Table:
         if error_code(exc) != 'ConditionalCheckFailedException':
             raise exc
         item = exc.response.get('Item')
+        if item:
+            return WriteResult(False, unmarshal_item(item))
         # DynamoDB Local before 2 does not say which item failed the condition
-        return WriteResult(False, unmarshal_item(item) if item else self.get(id))
+        return WriteResult(False, self.get(id))
 
     # --- batches ----------------------------------------------------------------------------------
 
@@ -1720,8 +1722,9 @@ class Values:
         update = 'SET #ttl = :ttl' if ttl else 'REMOVE #ttl'
         exists = 'attribute_exists(#id)'
         applied, item = self.table.update(id, update, ttl, condition=exists)
-        for chunk_id in chunk_ids(item if applied else None):
-            self.table.update(chunk_id, update, ttl, condition=exists)
+        if applied:
+            for chunk_id in chunk_ids(item):
+                self.table.update(chunk_id, update, ttl, condition=exists)
 
     def increment(self, id: str) -> int:
         """Adds one to a counter and returns it; two if an answer was lost and it asked again."""
@@ -2807,9 +2810,11 @@ class AwaitingBackend(BaseKeyValueStoreBackend):
             if self.is_cached(task_id) and self._cache[task_id]['status'] in states.READY_STATES:
                 del ids[task_id]
                 yield task_id, self._cache[task_id]
+        if interval is None:
+            interval = 0.5
         for iteration in range(max_iterations or 1):
             if iteration:
-                time.sleep(0.5 if interval is None else interval)
+                time.sleep(interval)
             try:
                 for task_id, seen in self._as_ready(
                         list(ids), timeout=0 if max_iterations else timeout, interval=interval,
@@ -3382,7 +3387,8 @@ class Join:
             return
         with counter.beating():
             if self.ended or self._end(state):
-                retried(counter.close, self.root.size if self.root else counter.run.size)
+                size = self.root.size if self.root else counter.run.size
+                retried(counter.close, size)
                 self.backend.values.delete_many(self.kept)
 
     def run_alone(self) -> None:
@@ -3612,8 +3618,11 @@ class JoiningBackend(AwaitingBackend):
         mark = chord.pop(_MARK, None) or {}
         fields = {each.name: mark[each.name] for each in dataclasses.fields(Run)
                   if each.name in mark}
-        run = Run(**fields) if mark else dataclasses.replace(
-            self._run(request.group), id=f'{self._chord_key(request.group)}.unmarked')
+        if mark:
+            run = Run(**fields)
+        else:
+            run = dataclasses.replace(
+                self._run(request.group), id=f'{self._chord_key(request.group)}.unmarked')
         part = Part(request.group_index or 0, bool(mark.get('added')), request.id)
         counter = ChordCounter(self.values.table, run, part)
         join = Join(self, maybe_signature(chord, app=self.app), counter)
@@ -3629,7 +3638,8 @@ class JoiningBackend(AwaitingBackend):
         except MiscountedChord as exc:
             join.error = exc
         try:
-            join.run(_refuse_to_sleep if get_current_task() is None else time.sleep)
+            sleep = _refuse_to_sleep if get_current_task() is None else time.sleep
+            join.run(sleep)
         except (_MayNotWait, SoftTimeLimitExceeded):
             threading.Thread(target=join.run_alone, name='dyna-veggie-join', daemon=True).start()
 
@@ -4279,8 +4289,10 @@ def reading_of(described: Mapping[str, Any]) -> Reading:
     """What reading a table takes, from what describe() says; DynamoDB counts every six hours."""
     units = math.ceil(described['bytes'] / 8192)
     rate = described['read_units']
-    return Reading(described['items'], described['bytes'], units, 0 if rate else units * 0.125e-6,
-                   units / rate if rate else None)
+    dollars, seconds = units * 0.125e-6, None
+    if rate:
+        dollars, seconds = 0.0, units / rate
+    return Reading(described['items'], described['bytes'], units, dollars, seconds)
 
 
 def scan(table: Table, segments: int, **params: Any) -> Iterator[tuple[int, list[Item]]]:
