@@ -2563,7 +2563,7 @@ class Poller:
         self._waits: list[Wait] = []
         self._polling = False
         # for the ids with callbacks: it has no news of its own, since they are told of every look
-        self._standing = Wait((), lambda id, found: self._watched(id, found), 0.5)
+        self._standing = Wait((), self._watched, 0.5)
         self._watches: dict[str, dict[int, Watch]] = {}
         self._serving = False
 
