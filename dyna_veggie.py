@@ -2411,8 +2411,7 @@ class ChordCounter:
             {'closed': True, 'late': math.ceil(late)})
         if self.run.deadline is None and size is not None:
             run = dataclasses.replace(self.run, size=size)
-            self.table.write_many(
-                deletes=[*map(run.node_id, run.positions()), run.header_id])
+            self.table.write_many(deletes=map(run.node_id, run.positions()))
 
 
 # --------------------------------------------------------------------------------------------------
@@ -2788,11 +2787,21 @@ class AwaitingBackend(BaseKeyValueStoreBackend):
         found = read_values(values, list(ids), consistent=consistent, deadline=deadline)
         return {ids[id]: self.seen(ids[id], stored) for id, stored in found.items()}
 
+    def _waited_for(self, task_id: str) -> str:
+        """The id of a task's item.  Raises ValueError for one that DynamoDB would refuse."""
+        # in a request for all who wait, it would be an error for them all
+        id = self.item_id(task_id)
+        if len(id.encode()) > ID_LIMIT:
+            raise ValueError(
+                f'the id of task {task_id[:80]}… is too long: its key has {len(id.encode()):,} '
+                f'bytes, and DynamoDB takes {ID_LIMIT:,}')
+        return id
+
     def _as_ready(
             self, task_ids: Iterable[str], *, timeout: float | None, interval: float | None,
             on_interval: Any = None, all_changes: bool = False) -> Iterator[tuple[str, Seen]]:
         """Yields (task id, what was seen) as tasks become ready, and of all changes if asked to."""
-        ids = {self.item_id(task_id): task_id for task_id in task_ids}
+        ids = {self._waited_for(task_id): task_id for task_id in task_ids}
         seen = shared_poller(self.options).wait(
             ids, lambda id, stored: self.seen(ids[id], stored), timeout=timeout,
             interval=0.5 if interval is None else interval, on_interval=on_interval,
@@ -2900,7 +2909,7 @@ class AwaitingBackend(BaseKeyValueStoreBackend):
                 watched._maybe_set_cache(dict(meta))
 
         poller = shared_poller(self.options)
-        poller.watch(self.item_id(task_id), id(result), Watch(
+        poller.watch(self._waited_for(task_id), id(result), Watch(
             lambda id, stored: self.seen(task_id, stored), tell))
         if detect_environment() != 'default':  # gevent and eventlet: as Celery's own backends do
             poller.serve()
@@ -3179,19 +3188,17 @@ def forget(leaves: Iterable[AsyncResult]) -> None:
             some[0].backend.forget_many(ids)
 
 
-_giving = threading.Lock()
-
-
 def give_result_classes(app: Any) -> None:
     """Lets the result classes of an app read in batches."""
     # Not by new classes: the first result of a process can be made before its backend, and is an
     # instance of the one that the app has.  That class is the app's own, made for it by Celery.
-    with _giving:
-        for name, batched in (('AsyncResult', BatchedResult), ('ResultSet', BatchedResultSet),
-                              ('GroupResult', BatchedResultSet)):
-            of_app = getattr(app, name)
-            if vars(of_app).get('app') is app and not issubclass(of_app, batched):
-                of_app.__bases__ = (batched, *of_app.__bases__)
+    for name, batched in (('AsyncResult', BatchedResult), ('ResultSet', BatchedResultSet),
+                          ('GroupResult', BatchedResultSet)):
+        of_app = getattr(app, name)
+        if vars(of_app).get('app') is app and not issubclass(of_app, batched):
+            # two threads may do the same at once
+            others = [base for base in of_app.__bases__ if base is not batched]
+            of_app.__bases__ = (batched, *others)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -3268,20 +3275,20 @@ def shown(arguments: Any) -> Any:
     """Arguments as they are stored with a result: what stands for values as a text."""
     if not isinstance(arguments, (list, tuple)):
         return arguments
-    return [repr(each[0]) if _is_referenced(each) else each for each in arguments]
+    return [repr(each[0]) if is_referenced(each) else each for each in arguments]
 
 
-def _is_referenced(argument: Any) -> bool:
+def is_referenced(argument: Any) -> bool:
     return type(argument) is list and len(argument) == 1 and type(argument[0]) is Reference
 
 
 def _load(task: Any = None, args: Any = (), **kwargs: Any) -> None:
     """Puts values in the place of references, before a task is called."""
-    referenced = [each for each in args if _is_referenced(each)]
+    referenced = [each for each in args if is_referenced(each)]
     if not referenced:
         return
     # other lists: those that the task is called with are filled below
-    task.request.args = [list(each) if _is_referenced(each) else each for each in args]
+    task.request.args = [list(each) if is_referenced(each) else each for each in args]
     for values in referenced:
         try:
             load = getattr(task.backend, 'load_values', None)
@@ -3350,6 +3357,19 @@ def evidence(body: Any, app: Any) -> Iterator[str]:
         yield from evidence(body.body, app)
 
 
+def last_tasks(body: Any, app: Any) -> Iterator[str]:
+    """The ids of the tasks whose results are a body's result, as far as it was frozen."""
+    body = maybe_signature(body, app=app)
+    tasks = _tasks_of(body)
+    if body.subtask_type == 'chord':
+        yield from last_tasks(body.body, app)
+    elif not tasks and body.options.get('task_id'):
+        yield body.options['task_id']
+    else:
+        for task in tasks[-1:] if body.subtask_type == 'chain' else tasks:
+            yield from last_tasks(task, app)
+
+
 def can_refer(body: Any, app: Any) -> bool:
     """Whether all that receive the values are sent by serializers that know a Reference."""
     default = app.conf.task_serializer
@@ -3375,20 +3395,28 @@ class Join:
         self.backend, self.body, self.counter = backend, body, counter
         self.root: Node | None = None
         self.error: Exception | None = None
-        self.ended = False  # the body is published, or its errbacks are called
+        self.claimed = False  # the join is ours
+        self.begun = False  # the body may have been published
+        self.ended = False  # it is, or its errbacks were called
+        self.referenced = False  # whoever runs the body reads what was kept
         self.kept: list[str] = []
 
     def run(self, sleep: Sleep) -> None:
         """Ends the chord, unless another delivery does.  Sleeps while one has the lease."""
         counter, retried = self.counter, self.backend.retried
         mine = self.root is not None and self.root.item.get('owner') == counter.token
-        state = {} if mine and not self.ended else retried(counter.claim, sleep)
+        state: Item | None = {}
+        if self.begun or not mine:
+            state = retried(counter.claim, sleep)
         if state is None:
             return
+        self.claimed = True
         with counter.beating():
             if self.ended or self._end(state):
                 size = self.root.size if self.root else counter.run.size
                 retried(counter.close, size)
+                if counter.run.nested and not self.referenced:
+                    self.kept.append(counter.run.header_id)
                 self.backend.values.delete_many(self.kept)
 
     def run_alone(self) -> None:
@@ -3417,6 +3445,7 @@ class Join:
             try:
                 values, self.kept = retried(
                     self.backend.argument, self.body, run, leaves, counter)
+                self.referenced = is_referenced(values)
             except SoftTimeLimitExceeded:
                 raise
             except Exception as exc:
@@ -3425,11 +3454,12 @@ class Join:
         if not retried(counter.begin, stamps | {b'-'}):  # DynamoDB takes no empty set
             logger.warning('Chord %s: it is not ended here, another worker has taken over', run.id)
             return False
-        self.ended = True
+        self.begun = True
         if self.error is None:
             self._publish(values)
         else:
             self._fail(self.error)
+        self.ended = True
         return True
 
     def _publish(self, values: Any) -> None:
@@ -3438,6 +3468,8 @@ class Join:
             amqp = self.backend.app.amqp
             publish = getattr(amqp, '_retry_publish', lambda call, *args: call(*args))
             publish(self.body.delay, values)
+        except SoftTimeLimitExceeded:
+            raise
         except Exception as exc:
             self._fail(ChordError(f'Callback error: {exc!r}'))
 
@@ -3451,6 +3483,12 @@ class Join:
         except ChordError as exc:
             logger.exception('Chord %s raised: %r', self.counter.run.id, exc)
             self.backend.chord_error_from_stack(self.body, exc)
+            # of a chord, or a chain that ends in a group, Celery stores it under an id of the body
+            # that nobody asks for
+            if self.body.subtask_type in ('chord', 'chain'):
+                for task_id in last_tasks(self.body, self.backend.app):
+                    if task_id != self.body.id:
+                        self.backend.fail_from_current_stack(task_id, exc=exc)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -3460,11 +3498,12 @@ class Join:
 # What Celery asks of a backend for its chords; the protocol is that of "Chord".
 #
 #   the mark    apply_chord() puts what each part must know of the run into the body's signature,
-#               which Celery puts into each part's message: the top-level key ``dynamodb_run``.
+#               which Celery puts into each part's message: its option ``dynamodb_run`` (a key
+#               beside the options would be lost by a signature that is pickled).
 #               set_chord_size() completes that very dict just before the last part is sent.  It is
-#               taken out before that becomes a signature again, since from_dict() would take it for
-#               an option.  add_to_chord() notes in the mark of the running task what it adds,
-#               which is counted when that task returns, and in that of the added task that it was.
+#               taken out before the body is published.  add_to_chord() notes in the mark of the
+#               running task what it adds, which is counted when that task returns, and in that of
+#               the added task that it was.
 #   values      A part's value is under its own key, if this delivery stored it there.  If it is
 #               ignored, or if a success of another execution stands there, it is kept apart under a
 #               key of the run.
@@ -3478,6 +3517,13 @@ _MARK = 'dynamodb_run'
 UNMARKED = ('the chord was applied with another result backend than that of its parts: '
              'sender and workers must use the same')
 _FORGOTTEN = 'it was forgotten, or has expired: if the chord takes long, raise result_chord_expires'
+
+
+def mark_of(request: Any) -> dict[str, Any]:
+    """What a part's message says of its run; empty if it is no part, or was sent otherwise."""
+    chord = getattr(request, 'chord', None) or {}
+    mark: dict[str, Any] = (chord.get('options') or {}).get(_MARK) or {}
+    return mark
 
 
 class _MayNotWait(Exception):
@@ -3537,9 +3583,10 @@ class JoiningBackend(AwaitingBackend):
         if run.nested:
             structure = self.app.GroupResult(*header_result_args).as_tuple()
             self._put(run.header_id, self.encode({'result': structure}), None, run)
-        body[_MARK] = dataclasses.asdict(run)
+        mark = dataclasses.asdict(run)
+        body['options'][_MARK] = mark
         if is_lazy:
-            self._opened[group_id] = body[_MARK]
+            self._opened[group_id] = mark
 
     def _chord_key(self, group_id: str) -> str:
         return self.key_id(self.get_key_for_chord(group_id))
@@ -3569,14 +3616,16 @@ class JoiningBackend(AwaitingBackend):
     def add_to_chord(self, group_id: str, result: Any) -> None:
         """Called by a task of the header, which has not returned yet, for a task that it adds."""
         request = get_current_task().request
-        chord = request.chord
-        mark = chord.get(_MARK)
-        if mark is None:
+        chord, mark = request.chord, mark_of(request)
+        if not mark:
             raise ChordError(UNMARKED)
+        if isinstance(result, ResultSet):  # its tasks have indexes of their own
+            raise ChordError('a group cannot be added to a chord: add its tasks one by one')
+        options = chord['options']
         adds = [*mark.get('adds', ()), result.id]
-        request.chord = {**chord, _MARK: {**mark, 'adds': adds}}
+        request.chord = {**chord, 'options': {**options, _MARK: {**mark, 'adds': adds}}}
         # this very dict is in the message of the task that is added
-        chord[_MARK] = {**mark, 'adds': [], 'added': True}
+        chord['options'] = {**options, _MARK: {**mark, 'adds': [], 'added': True}}
 
     def chord_progress(self, group_id: str) -> Progress | None:
         """How far the newest run of a chord is, by its group's id; None if there is none.
@@ -3607,15 +3656,17 @@ class JoiningBackend(AwaitingBackend):
 
     def chord_label(self, request: Any) -> str | None:
         """What leads from the stored result of a part to the counters of its chord."""
-        mark = (getattr(request, 'chord', None) or {}).get(_MARK)
+        mark = mark_of(request)
         return f'{mark["id"]}.{request.group_index or 0}' if mark else None
 
     def on_chord_part_return(self, request: Any, state: str, result: Any, **kwargs: Any) -> None:
         """Counts a part of a chord, and joins the chord if it was the last."""
         if not request.group or not request.id:
             return
-        chord = dict(request.chord)
-        mark = chord.pop(_MARK, None) or {}
+        mark = mark_of(request)
+        options = {name: value for name, value in request.chord['options'].items()
+                   if name != _MARK}
+        chord = {**request.chord, 'options': options}
         fields = {each.name: mark[each.name] for each in dataclasses.fields(Run)
                   if each.name in mark}
         if mark:
@@ -3641,7 +3692,11 @@ class JoiningBackend(AwaitingBackend):
             sleep = _refuse_to_sleep if get_current_task() is None else time.sleep
             join.run(sleep)
         except (_MayNotWait, SoftTimeLimitExceeded):
-            threading.Thread(target=join.run_alone, name='dyna-veggie-join', daemon=True).start()
+            if join.claimed:  # the join is ours, and this limit comes once: no thread may lose it
+                join.run(time.sleep)
+            else:
+                threading.Thread(
+                    target=join.run_alone, name='dyna-veggie-join', daemon=True).start()
 
     def _entry(
             self, counter: ChordCounter, state: str, result: Any, adds: Iterable[str]) -> Entry:
@@ -3713,7 +3768,9 @@ class JoiningBackend(AwaitingBackend):
         size = sum(leaf.item.get('bytes', 0) for leaf in leaves)
         limit = self.options.chord_inline_limit
         if limit and size > limit and can_refer(body, self.app):
-            self._put(run.parts_id, pack(parts), None, run)
+            self.values.put(run.parts_id, pack(parts), None, run.lifetime or LATE)
+            if run.nested and run.deadline is None:
+                self.values.expire(run.header_id, LATE)
             return [Reference(run.id, len(parts), run.nested)], []
         values, chunks = self._read_values(run.id, parts)
         return self._arranged(run.id, parts, values, run.nested), [*kept, *chunks]
@@ -4336,7 +4393,8 @@ def scan_for_purge(table: Table, segments: int = 1) -> Iterator[ScanPage]:
     params = expressions(
         {'now': int(time.time()), 'old': time.time() - _ORPHAN_AGE, 'slash': '/'},
         FilterExpression='#ttl <= :now OR (attribute_not_exists(#ttl) AND '
-                         '#timestamp < :old AND contains(#id, :slash))',
+                         'attribute_not_exists(#status) AND #timestamp < :old '
+                         'AND contains(#id, :slash))',
         ProjectionExpression='#id, #ttl')
     for scanned, items in scan(table, segments, **params):
         expired: list[str] = []

@@ -1643,16 +1643,17 @@ class Drive:
         self.app.backend.set_chord_size(self.group_id, len(self.ids))
 
     def request(self, index: int, task_id: str | None = None) -> Any:
-        chord = {**self.body, 'dynamodb_run': dict(self.body['dynamodb_run'])}
+        mark = dict(self.body.options['dynamodb_run'])
+        chord = {**self.body, 'options': {**self.body.options, 'dynamodb_run': mark}}
         if self.lazy and index != len(self.ids) - 1:
-            chord['dynamodb_run']['size'] = None  # only the message of the last part says it
+            mark['size'] = None  # only the message of the last part says it
         return celery.app.task.Context({
             'id': task_id or self.ids[index], 'group': self.group_id, 'group_index': index,
             'chord': chord, 'delivery_info': {}, 'errbacks': None})
 
     @property
     def run(self) -> dv.Run:
-        return dv.Run(**self.body['dynamodb_run'])
+        return dv.Run(**self.body.options['dynamodb_run'])
 
     @contextlib.contextmanager
     def in_task(self, request: Any) -> Iterator[None]:
@@ -1991,7 +1992,7 @@ def test_added_tasks_follow_the_one_that_added_them(
     assert [value for value in values if isinstance(value, int)] == [0, 1, 2]
     assert sorted(values[by + 1:by + 3]) == ['b', 'uuid']
     # what Celery would send with a retry of either holds no more than it must
-    assert [mark.chord['dynamodb_run']['adds'] for mark in (adder, *given)] == [added, [], []]
+    assert [dv.mark_of(each)['adds'] for each in (adder, *given)] == [added, [], []]
 
 
 def test_a_task_that_adds_and_is_delivered_twice(backend: dv.DynamoDBBackend) -> None:
@@ -2585,7 +2586,7 @@ def test_a_chord_that_another_backend_applied_is_a_clear_error(
     drive.apply()
     for index in range(2):
         request = drive.request(index)
-        del request.chord['dynamodb_run']
+        del request.chord['options']['dynamodb_run']
         drive.returns(index, request=request)
     assert drive.error() == dv.UNMARKED
 
@@ -2612,7 +2613,7 @@ def test_too_many_added_tasks_are_a_clear_error(backend: dv.DynamoDBBackend) -> 
     drive = Drive(backend.app, 1)
     drive.apply()
     adder = drive.request(0)
-    adder.chord['dynamodb_run']['adds'] = [f'{number:0200}' for number in range(2500)]
+    dv.mark_of(adder)['adds'] = [f'{number:0200}' for number in range(2500)]
     drive.returns(0, request=adder)
     assert drive.error() == dv.TOO_LARGE
 
@@ -2961,9 +2962,12 @@ def test_other_serializers_get_their_values_inline(make_app: MakeApp, proxy: Pro
     assert drive.published == [[0, 1]]
 
 
+@pytest.mark.parametrize(('serializer', 'expires'), [('json', 86400), ('pickle', None)])
 @pytest.mark.parametrize('of', ['task', 'chain', 'group', 'chord'])
-def test_any_body_gets_a_plain_list(of: str, make_app: MakeApp) -> None:
-    app = make_app('chord_inline_limit=1', result_extended=True)
+def test_any_body_gets_a_plain_list(
+        of: str, serializer: str, expires: int | None, make_app: MakeApp) -> None:
+    app = make_app('chord_inline_limit=1', result_extended=True, task_serializer=serializer,
+                   accept_content=['json', 'pickle'], result_expires=expires)
     app.finalize()
 
     @app.task(shared=False, bind=True, max_retries=3)
@@ -2994,6 +2998,80 @@ def test_any_body_gets_a_plain_list(of: str, make_app: MakeApp) -> None:
     if of == 'task':
         stored = app.backend.get_task_meta(result.id)
         assert 'parts of the chord' in stored['args'][0]
+
+
+@pytest.mark.parametrize('serializer', ['json', 'pickle'])
+@pytest.mark.parametrize('of', ['task', 'chain', 'group', 'chord', 'chain to a group'])
+def test_whoever_waits_for_a_body_is_told_that_its_chord_failed(
+        of: str, serializer: str, make_app: MakeApp) -> None:
+    app = make_app(task_serializer=serializer, accept_content=['json', 'pickle'])
+    app.finalize()
+
+    @app.task(shared=False)
+    def part(*args: Any) -> int:
+        return 1
+
+    @app.task(shared=False)
+    def fail(*args: Any) -> None:
+        raise ValueError('no')
+
+    pair = group(part.s(), part.s(), app=app)
+    body = {'task': part.s(), 'chain': chain(part.s(), part.s(), app=app), 'group': pair,
+            'chord': chord([part.s(), part.s()], part.s(), app=app),
+            'chain to a group': chain(part.s(), pair, app=app)}[of]
+    with working(app):
+        result = chord([part.s(), fail.s()], body, app=app).apply_async()
+        leaves = list(dv.leaf_results(result))
+        assert leaves
+        for leaf in leaves:
+            with pytest.raises((ChordError, ValueError), match='no'):
+                leaf.get(timeout=30, follow_parents=False, disable_sync_subtasks=False)
+
+
+def test_a_group_that_is_added_to_a_chord_is_a_clear_error(make_app: MakeApp) -> None:
+    app = make_app()
+    app.finalize()
+
+    @app.task(shared=False)
+    def part(value: Any) -> Any:
+        return value
+
+    @app.task(shared=False, bind=True)
+    def adds(self: Any) -> Any:
+        self.add_to_chord(group(part.s('b'), part.s('c'), app=app))
+        return 'a'
+
+    with working(app):
+        result = chord([adds.s(), part.s('d')], part.s(), app=app).apply_async()
+        with pytest.raises(ChordError, match='a group cannot be added'):
+            result.get(timeout=30, disable_sync_subtasks=False)
+
+
+@pytest.mark.parametrize('moment', ['BatchGetItem', 'publish', 'PutItem'])
+def test_a_soft_time_limit_does_not_stop_the_join_of_a_task(
+        moment: str, backend: dv.DynamoDBBackend) -> None:
+    drive = Drive(backend.app, 45)
+    drive.apply()
+    for index in range(44):
+        drive.returns(index)
+    left = [0]
+    if moment == 'PutItem':
+        left.append(1)  # the first is of the part's own result
+
+    def limit(operation: str) -> None:
+        if operation == moment and left and not left.pop():
+            raise celery.exceptions.SoftTimeLimitExceeded
+    with Hook(backend, limit, lambda operation: None):
+        if moment == 'PutItem':  # of the body's failure
+            drive.fails(44, ValueError('no'))
+        else:
+            drive.returns(44)
+    assert not left
+    assert backend.chord_progress(drive.group_id).closed  # in this very thread
+    if moment == 'PutItem':
+        assert 'no' in drive.error()
+    else:
+        assert len(drive.published) == 1
 
 
 @pytest.mark.parametrize('uses', [True, False])
@@ -3948,6 +4026,18 @@ def test_callbacks_are_called_while_another_thread_waits(
     backend.store_result('one', 1, states.SUCCESS)
     thread.join()
     assert called == [1]
+
+
+def test_an_id_that_is_too_long_is_an_error_for_whoever_asks_alone(
+        app: Celery, backend: dv.DynamoDBBackend) -> None:
+    with pytest.raises(ValueError, match='DynamoDB takes 2,048'):
+        app.AsyncResult('x' * 3000).then(print)
+    with pytest.raises(ValueError, match='DynamoDB takes 2,048'):
+        app.AsyncResult('x' * 3000).get(timeout=1)
+    timer = threading.Timer(0.3, lambda: app.backend.store_result('id', 5, states.SUCCESS))
+    timer.start()
+    assert app.AsyncResult('id').get(timeout=20) == 5
+    timer.join()
 
 
 def test_nobody_looks_for_results_that_nobody_waits_for(
@@ -5216,6 +5306,10 @@ def test_purge_deletes_chunks_that_no_item_counts(
         put_chunk(id, age=7200)
     put_chunk(f'new/{bytes(16).hex()}/0', age=60)  # of a store that may be under way
     put_chunk('a/b', age=7200)  # no chunk
+    alike = f'celery-task-meta-a/{bytes(16).hex()}/1'  # the result of a task with such an id
+    client.put_item(TableName=table_name, Item={
+        'id': {'S': alike}, 'result': {'B': b'x'}, 'status': {'S': 'SUCCESS'},
+        'timestamp': {'N': '5'}})
     for item in all_items(client, table_name):
         if item['id'].startswith('large/'):
             put_age = {':old': {'N': '5'}}
