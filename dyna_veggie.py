@@ -4433,6 +4433,13 @@ def iso(seconds: Any) -> str | None:
     return datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec='milliseconds')
 
 
+def in_utc(moment: Any) -> Any:
+    """Celery's date_done; before 5.4 it is in UTC and does not say so."""
+    if isinstance(moment, str) and not re.search(r'(Z|[+-]\d\d:\d\d)$', moment):
+        return moment + '+00:00'
+    return moment
+
+
 def task_id_of(backend: DynamoDBBackend, id: str) -> str | None:
     """The task whose result an item's id is for, in our form or that of Celery's own backend."""
     prefix = bytes_to_str(backend.task_keyprefix)
@@ -4451,7 +4458,7 @@ def task_row(id: str, item: Item, meta: Mapping[str, Any]) -> dict[str, Any]:
         'args': meta.get('args'), 'kwargs': meta.get('kwargs'), 'worker': meta.get('worker'),
         'queue': meta.get('queue'), 'retries': meta.get('retries'),
         'parent': meta.get('parent_id'), 'group': meta.get('group_id'),
-        'stored': iso(item.get('timestamp')), 'done': meta.get('date_done'),
+        'stored': iso(item.get('timestamp')), 'done': in_utc(meta.get('date_done')),
         'expires': iso(item.get('ttl')), 'size': item.get('size', len(value)),
         'chunks': item.get('chunks', 0)}
 
