@@ -2681,6 +2681,10 @@ class Poller:
         if not watches:
             self._watches.pop(id, None)
 
+    def forget(self, id: str) -> None:
+        """Calls nobody back for an id: what was there is deleted."""
+        self._watches.pop(id, None)
+
     def serve(self) -> None:
         """Looks for all that has a callback, in a thread of its own, as long as there is any."""
         with self._changed:
@@ -4163,6 +4167,7 @@ class DynamoDBBackend(JoiningBackend):
     def forget(self, task_id: str) -> None:
         """Deletes the result of a task, with its chunks."""
         self._chunks.pop(self.item_id(task_id), None)
+        shared_poller(self.options).forget(self.item_id(task_id))
         super().forget(task_id)
 
     def forget_many(self, task_ids: Iterable[str]) -> None:
@@ -4174,7 +4179,8 @@ class DynamoDBBackend(JoiningBackend):
         ids = {self.item_id(task_id): task_id for task_id in task_ids}
         chunks = [chunk_id for id in ids for chunk_id in self._chunks.pop(id, ())]
         self.values.delete_many([*ids, *chunks], with_chunks=self.expires is None)
-        for task_id in ids.values():
+        for id, task_id in ids.items():
+            shared_poller(self.options).forget(id)
             self._cache.pop(task_id, None)
 
     def _restore_group(self, group_id: str) -> Any:
