@@ -87,7 +87,6 @@ slow = pytest.mark.skipif(bool(os.environ.get('QUICK')), reason='QUICK is set')
 # Fixtures
 # --------------------------------------------------------------------------------------------------
 
-
 @pytest.fixture(scope='session')
 def endpoint() -> Iterator[str]:
     with dynamodb_local.engine() as engine:
@@ -186,7 +185,7 @@ def first(n: int, fault: Any, operation: str = '') -> Callable[[str, Any], Any]:
 
 
 # --------------------------------------------------------------------------------------------------
-# Options
+# Options and configuration
 # --------------------------------------------------------------------------------------------------
 
 def options(url: str | None = None, table: str | None = None, **conf: Any) -> dv.Options:
@@ -196,9 +195,7 @@ def options(url: str | None = None, table: str | None = None, **conf: Any) -> dv
 
 
 LOCAL = {'region': 'us-east-1', 'endpoint_url': 'http://localhost:8000'}
-
 ARN = 'arn:aws:dynamodb:eu-west-1:123456789012:table/celery'
-
 GOOD_URLS: list[tuple[str, dict[str, Any]]] = [
     ('dynamodb://us-east-1',
      {'region': 'us-east-1', 'endpoint_url': None, 'table': 'celery', 'access_key': None}),
@@ -437,6 +434,113 @@ def test_a_profile_that_does_not_exist_is_named(
     assert dv.connect(app.backend.options).meta.region_name == 'eu-west-2'
 
 
+# --------------------------------------------------------------------------------------------------
+# Attributes
+# --------------------------------------------------------------------------------------------------
+
+VALUES = st.one_of(
+    st.text(min_size=1), st.booleans(), st.binary(), st.frozensets(st.binary(), min_size=1),
+    st.integers(-10**37, 10**37),
+    st.floats(-1e30, 1e30, allow_subnormal=False).filter(lambda number: number % 1))
+
+
+@given(st.dictionaries(st.text(min_size=1), VALUES))
+def test_items_survive_marshalling(item: dict[str, Any]) -> None:
+    assert dv.unmarshal_item(dv.marshal_item(item)) == item
+
+
+def test_marshalling_is_dynamodbs() -> None:
+    marshalled = dv.marshal_item(
+        {'s': 'é', 'n': 1, 'f': 1.5, 'b': b'\0', 't': True, 'm': {b'b', b'a'}})
+    assert marshalled == {
+        's': {'S': 'é'}, 'n': {'N': '1'}, 'f': {'N': '1.5'},
+        'b': {'B': b'\0'}, 't': {'BOOL': True}, 'm': {'BS': [b'a', b'b']}}
+    assert dv.unmarshal({'L': [{'S': 'x'}]}) == [{'S': 'x'}]
+    with pytest.raises(TypeError, match='no DynamoDB attribute for NoneType'):
+        dv.marshal(None)
+
+
+def test_expressions_name_what_they_use() -> None:
+    used = dv.expressions(
+        {'now': 5, 'unused': 1}, ConditionExpression='#ttl <= :now', UpdateExpression=None)
+    assert used == {
+        'ConditionExpression': '#ttl <= :now',
+        'ExpressionAttributeNames': {'#ttl': 'ttl'},
+        'ExpressionAttributeValues': {':now': {'N': '5'}},
+        'ReturnValuesOnConditionCheckFailure': 'ALL_OLD'}
+    assert dv.expressions({}, ConditionExpression=None) == {}
+
+
+# --------------------------------------------------------------------------------------------------
+# Failures
+# --------------------------------------------------------------------------------------------------
+
+@given(st.integers(0, 10_000), st.floats(0, 1, exclude_max=True))
+def test_pauses_are_jittered_and_bounded(retry: int, jitter: float) -> None:
+    backoff = dv.Backoff(base=0.05, maximum=5, timeout=60)
+    pause = backoff.pause(retry, jitter)
+    longest = min(5, 0.05 * 2**min(retry, 100))
+    assert 0 <= pause <= longest and pause == pytest.approx(jitter * longest)
+
+
+def test_tries_end_at_the_timeout_the_deadline_and_the_count() -> None:
+    assert list(dv.Backoff(1, 1, timeout=0).tries()) == [0]
+    assert list(dv.Backoff(1, 1, timeout=60).tries(deadline=time.monotonic() - 1)) == [0]
+    assert list(dv.Backoff(1e-6, 1e-6, timeout=60, max_retries=3).tries()) == [0, 1, 2, 3]
+    # the last pause is cut short, for one more try right at the deadline
+    assert list(dv.Backoff(1e6, 1e6, timeout=60).tries(deadline=time.monotonic() + 0.01)) == [0, 1]
+
+
+def test_a_base_of_zero_does_not_hammer() -> None:
+    assert dv.Backoff(base=0, maximum=5, timeout=60).pause(3, 0.5) > 0
+
+
+def client_error(code: str, status: int = 400) -> botocore.exceptions.ClientError:
+    answer = {'Error': {'Code': code}, 'ResponseMetadata': {'HTTPStatusCode': status}}
+    return botocore.exceptions.ClientError(answer, 'PutItem')
+
+
+@pytest.mark.parametrize(('error', 'transient'), [
+    (client_error('ProvisionedThroughputExceededException'), True),
+    (client_error('ThrottlingException'), True),
+    (client_error('RequestLimitExceeded'), True),
+    (client_error('InternalServerError', 500), True),
+    (client_error('Whatever', 503), True),
+    (client_error('ValidationException'), False),
+    (client_error('AccessDeniedException'), False),
+    (client_error('ConditionalCheckFailedException'), False),
+    (client_error('ResourceNotFoundException'), False),
+    (botocore.exceptions.EndpointConnectionError(endpoint_url='http://x'), True),
+    (botocore.exceptions.ConnectTimeoutError(endpoint_url='http://x'), True),
+    (botocore.exceptions.ReadTimeoutError(endpoint_url='http://x'), True),
+    (botocore.exceptions.ConnectionClosedError(endpoint_url='http://x'), True),
+    (botocore.exceptions.SSLError(endpoint_url='https://x', error='CERTIFICATE_VERIFY_FAILED'),
+     False),
+    (botocore.exceptions.SSLError(endpoint_url='https://x', error='EOF occurred'), True),
+    (botocore.exceptions.CredentialRetrievalError(provider='x', error_msg='y'), True),
+    (botocore.exceptions.NoCredentialsError(), False),
+    (ValueError(), False),
+])
+def test_what_is_safe_to_retry(error: Exception, transient: bool, app: Celery) -> None:
+    assert dv.diagnose(error).transient is transient
+    assert app.backend.exception_safe_to_retry(error) is transient
+
+
+def test_always_retry_goes_on_after_our_retries(make_app: MakeApp, proxy: Proxy) -> None:
+    app = make_app(
+        'retry_timeout=0', result_backend_always_retry=True,
+        result_backend_base_sleep_between_retries_ms=1, result_backend_max_retries=9)
+    backend = ready(app, proxy)
+    proxy.faults = first(3, Throttle())
+    backend.store_result('id', 1, states.SUCCESS)
+    assert len(proxy.requests) == 4
+    assert backend.get_result('id') == 1
+
+
+# --------------------------------------------------------------------------------------------------
+# Client
+# --------------------------------------------------------------------------------------------------
+
 def test_the_client_is_configured_as_told() -> None:
     client = dv.connect(options(
         'dynamodb://AKID:secret@us-east-1?max_pool_connections=3&connect_timeout=1&read_timeout=2'
@@ -504,133 +608,6 @@ def test_what_botocore_logs_of_credentials_is_masked(
     parsers.debug('Response body:\n%s', said.replace('%s', 'wJalr/+=Key'))
     assert 'wJalr' not in caplog.text and 'Key=' not in caplog.text and dv.MASK in caplog.text
 
-
-def test_a_pickled_backend_finds_its_key_in_the_app_that_unpickles_it() -> None:
-    url = f'dynamodb://AKID:{quote(SECRET, safe="")}@eu-west-1/celery'
-    app = Celery('pickle', backend='dyna_veggie.DynamoDBBackend+' + url, set_as_current=False)
-    app.conf.result_expires = 77
-    app.set_current()
-    pickled = pickle.dumps(app.backend)
-    again = pickle.loads(pickled)
-    assert again.options == app.backend.options and again.options.secret_key == SECRET
-    assert again.expires == 77 and again.url == url
-    url = 'dyna_veggie.DynamoDBBackend+dynamodb://OWN:key@eu-west-1/celery'
-    own = Celery('own', backend=url, set_as_current=False)
-    own.set_current()
-    again = pickle.loads(pickled)
-    # the same place, by the keys of who reads it
-    assert (again.options.access_key, again.options.secret_key) == ('OWN', 'key')
-    Celery('other', backend='dyna_veggie.DynamoDBBackend+dynamodb://eu-west-1').set_current()
-    with pytest.raises(ImproperlyConfigured, match='the secret key in the URL is'):
-        pickle.loads(pickled)
-
-
-# --------------------------------------------------------------------------------------------------
-# Attributes
-# --------------------------------------------------------------------------------------------------
-
-VALUES = st.one_of(
-    st.text(min_size=1), st.booleans(), st.binary(), st.frozensets(st.binary(), min_size=1),
-    st.integers(-10**37, 10**37),
-    st.floats(-1e30, 1e30, allow_subnormal=False).filter(lambda number: number % 1))
-
-
-@given(st.dictionaries(st.text(min_size=1), VALUES))
-def test_items_survive_marshalling(item: dict[str, Any]) -> None:
-    assert dv.unmarshal_item(dv.marshal_item(item)) == item
-
-
-def test_marshalling_is_dynamodbs() -> None:
-    marshalled = dv.marshal_item(
-        {'s': 'é', 'n': 1, 'f': 1.5, 'b': b'\0', 't': True, 'm': {b'b', b'a'}})
-    assert marshalled == {
-        's': {'S': 'é'}, 'n': {'N': '1'}, 'f': {'N': '1.5'},
-        'b': {'B': b'\0'}, 't': {'BOOL': True}, 'm': {'BS': [b'a', b'b']}}
-    assert dv.unmarshal({'L': [{'S': 'x'}]}) == [{'S': 'x'}]
-    with pytest.raises(TypeError, match='no DynamoDB attribute for NoneType'):
-        dv.marshal(None)
-
-
-def test_expressions_name_what_they_use() -> None:
-    used = dv.expressions(
-        {'now': 5, 'unused': 1}, ConditionExpression='#ttl <= :now', UpdateExpression=None)
-    assert used == {
-        'ConditionExpression': '#ttl <= :now',
-        'ExpressionAttributeNames': {'#ttl': 'ttl'},
-        'ExpressionAttributeValues': {':now': {'N': '5'}},
-        'ReturnValuesOnConditionCheckFailure': 'ALL_OLD'}
-    assert dv.expressions({}, ConditionExpression=None) == {}
-
-
-# --------------------------------------------------------------------------------------------------
-# Backoff
-# --------------------------------------------------------------------------------------------------
-
-@given(st.integers(0, 10_000), st.floats(0, 1, exclude_max=True))
-def test_pauses_are_jittered_and_bounded(retry: int, jitter: float) -> None:
-    backoff = dv.Backoff(base=0.05, maximum=5, timeout=60)
-    pause = backoff.pause(retry, jitter)
-    longest = min(5, 0.05 * 2**min(retry, 100))
-    assert 0 <= pause <= longest and pause == pytest.approx(jitter * longest)
-
-
-def test_tries_end_at_the_timeout_the_deadline_and_the_count() -> None:
-    assert list(dv.Backoff(1, 1, timeout=0).tries()) == [0]
-    assert list(dv.Backoff(1, 1, timeout=60).tries(deadline=time.monotonic() - 1)) == [0]
-    assert list(dv.Backoff(1e-6, 1e-6, timeout=60, max_retries=3).tries()) == [0, 1, 2, 3]
-    # the last pause is cut short, for one more try right at the deadline
-    assert list(dv.Backoff(1e6, 1e6, timeout=60).tries(deadline=time.monotonic() + 0.01)) == [0, 1]
-
-
-def test_a_base_of_zero_does_not_hammer() -> None:
-    assert dv.Backoff(base=0, maximum=5, timeout=60).pause(3, 0.5) > 0
-
-
-def client_error(code: str, status: int = 400) -> botocore.exceptions.ClientError:
-    answer = {'Error': {'Code': code}, 'ResponseMetadata': {'HTTPStatusCode': status}}
-    return botocore.exceptions.ClientError(answer, 'PutItem')
-
-
-@pytest.mark.parametrize(('error', 'transient'), [
-    (client_error('ProvisionedThroughputExceededException'), True),
-    (client_error('ThrottlingException'), True),
-    (client_error('RequestLimitExceeded'), True),
-    (client_error('InternalServerError', 500), True),
-    (client_error('Whatever', 503), True),
-    (client_error('ValidationException'), False),
-    (client_error('AccessDeniedException'), False),
-    (client_error('ConditionalCheckFailedException'), False),
-    (client_error('ResourceNotFoundException'), False),
-    (botocore.exceptions.EndpointConnectionError(endpoint_url='http://x'), True),
-    (botocore.exceptions.ConnectTimeoutError(endpoint_url='http://x'), True),
-    (botocore.exceptions.ReadTimeoutError(endpoint_url='http://x'), True),
-    (botocore.exceptions.ConnectionClosedError(endpoint_url='http://x'), True),
-    (botocore.exceptions.SSLError(endpoint_url='https://x', error='CERTIFICATE_VERIFY_FAILED'),
-     False),
-    (botocore.exceptions.SSLError(endpoint_url='https://x', error='EOF occurred'), True),
-    (botocore.exceptions.CredentialRetrievalError(provider='x', error_msg='y'), True),
-    (botocore.exceptions.NoCredentialsError(), False),
-    (ValueError(), False),
-])
-def test_what_is_safe_to_retry(error: Exception, transient: bool, app: Celery) -> None:
-    assert dv.diagnose(error).transient is transient
-    assert app.backend.exception_safe_to_retry(error) is transient
-
-
-def test_always_retry_goes_on_after_our_retries(make_app: MakeApp, proxy: Proxy) -> None:
-    app = make_app(
-        'retry_timeout=0', result_backend_always_retry=True,
-        result_backend_base_sleep_between_retries_ms=1, result_backend_max_retries=9)
-    backend = ready(app, proxy)
-    proxy.faults = first(3, Throttle())
-    backend.store_result('id', 1, states.SUCCESS)
-    assert len(proxy.requests) == 4
-    assert backend.get_result('id') == 1
-
-
-# --------------------------------------------------------------------------------------------------
-# Table: requests and batches
-# --------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize(
     'fault', [Throttle(), ServerError(), ServerError(503), ResetBefore(), ResetAfter()], ids=repr)
@@ -940,6 +917,65 @@ def test_a_read_is_not_retried_past_its_deadline(backend: dv.DynamoDBBackend, pr
     assert len(proxy.requests) == 1
 
 
+def test_one_client_for_all_threads(make_app: MakeApp, proxy: Proxy) -> None:
+    app, clients = make_app(), []
+    ready(app, proxy)
+
+    def use() -> None:
+        app.backend.get('key')
+        clients.append((app.backend, app.backend.values.table.client.botocore))
+
+    threads = [threading.Thread(target=use) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({id(backend) for backend, _ in clients}) == 8
+    assert len({id(client) for _, client in clients}) == 1
+    other = make_app('read_timeout=9')
+    assert other.backend.values.table.client.botocore is not clients[0][1]
+
+
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs fork')
+def test_a_child_has_a_client_and_sockets_of_its_own(
+        backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
+    backend.set('key', b'value')
+    client = backend.values.table.client.botocore
+    reading, writing = os.pipe()
+    children = []
+    for _ in range(3):
+        child = os.fork()
+        if not child:  # nothing of pytest may run here
+            try:
+                for number in range(20):
+                    backend.set(f'{os.getpid()}/{number}', b'x')
+                own = backend.values.table.client.botocore
+                good = backend.get('key') == b'value' and own is not client
+                os.write(writing, b'good ' if good else b'bad ')
+            finally:
+                os._exit(0)
+        children.append(child)
+    os.close(writing)
+    for number in range(20):
+        backend.set(f'{os.getpid()}/{number}', b'x')
+    with os.fdopen(reading, 'rb') as pipe:
+        assert pipe.read() == b'good good good '
+    for child in children:
+        os.waitpid(child, 0)
+    assert backend.values.table.client.botocore is client and backend.get('key') == b'value'
+    ports: dict[str, set[int]] = {}
+    for request in proxy.requests:
+        if '/' in request.ids[0]:
+            ports.setdefault(request.ids[0].partition('/')[0], set()).add(request.port)
+    # no socket is anybody else's
+    assert len(ports) == 4
+    assert len(set.union(*ports.values())) == sum(map(len, ports.values()))
+
+
+# --------------------------------------------------------------------------------------------------
+# Table
+# --------------------------------------------------------------------------------------------------
+
 def test_batches_have_pages_of_100_without_duplicates(
         backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
     ids = [f'key-{number}' for number in range(250)]
@@ -1074,65 +1110,6 @@ def test_a_thread_that_outlives_the_main_thread_can_still_use_batches(
         env={**os.environ, 'PYTHONPATH': str(ROOT)}, capture_output=True, timeout=120)
     assert done.stdout == 'outlived\n' and done.returncode == 0, done.stderr
 
-
-def test_one_client_for_all_threads(make_app: MakeApp, proxy: Proxy) -> None:
-    app, clients = make_app(), []
-    ready(app, proxy)
-
-    def use() -> None:
-        app.backend.get('key')
-        clients.append((app.backend, app.backend.values.table.client.botocore))
-
-    threads = [threading.Thread(target=use) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len({id(backend) for backend, _ in clients}) == 8
-    assert len({id(client) for _, client in clients}) == 1
-    other = make_app('read_timeout=9')
-    assert other.backend.values.table.client.botocore is not clients[0][1]
-
-
-@pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs fork')
-def test_a_child_has_a_client_and_sockets_of_its_own(
-        backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
-    backend.set('key', b'value')
-    client = backend.values.table.client.botocore
-    reading, writing = os.pipe()
-    children = []
-    for _ in range(3):
-        child = os.fork()
-        if not child:  # nothing of pytest may run here
-            try:
-                for number in range(20):
-                    backend.set(f'{os.getpid()}/{number}', b'x')
-                own = backend.values.table.client.botocore
-                good = backend.get('key') == b'value' and own is not client
-                os.write(writing, b'good ' if good else b'bad ')
-            finally:
-                os._exit(0)
-        children.append(child)
-    os.close(writing)
-    for number in range(20):
-        backend.set(f'{os.getpid()}/{number}', b'x')
-    with os.fdopen(reading, 'rb') as pipe:
-        assert pipe.read() == b'good good good '
-    for child in children:
-        os.waitpid(child, 0)
-    assert backend.values.table.client.botocore is client and backend.get('key') == b'value'
-    ports: dict[str, set[int]] = {}
-    for request in proxy.requests:
-        if '/' in request.ids[0]:
-            ports.setdefault(request.ids[0].partition('/')[0], set()).add(request.port)
-    # no socket is anybody else's
-    assert len(ports) == 4
-    assert len(set.union(*ports.values())) == sum(map(len, ports.values()))
-
-
-# --------------------------------------------------------------------------------------------------
-# Table: bootstrap
-# --------------------------------------------------------------------------------------------------
 
 CONTROL = {'CreateTable', 'DescribeTable', 'DescribeTimeToLive', 'UpdateTimeToLive'}
 
@@ -1335,7 +1312,7 @@ def test_a_table_of_another_account_is_named_by_its_arn(
 
 
 # --------------------------------------------------------------------------------------------------
-# Table: stored values
+# Values
 # --------------------------------------------------------------------------------------------------
 
 BIG = 10 * 2**20
@@ -3500,6 +3477,10 @@ def test_a_thread_whose_look_fails_leaves_the_others_waiting() -> None:
     assert outcomes.count('lost') == 1 and len(outcomes) == 3
 
 
+# --------------------------------------------------------------------------------------------------
+# Awaiting
+# --------------------------------------------------------------------------------------------------
+
 def test_waiting_for_a_result(backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
     result = backend.app.AsyncResult('id')
     with pytest.raises(TimeoutError):
@@ -3539,26 +3520,220 @@ def test_a_waiting_caller_is_ticked_once_per_interval(backend: dv.DynamoDBBacken
     assert 1 <= len(ticks) <= 5
 
 
-def test_an_exception_too_large_to_store_still_fails_its_task_and_chord(
-        make_app: MakeApp, caplog: pytest.LogCaptureFixture) -> None:
-    app = make_app('max_result_size=2000')
-    drive = Drive(app, 2)
-    drive.apply()
-    drive.fails(0, ValueError('x' * 5000))
-    assert isinstance(app.AsyncResult(drive.ids[0]).result, Exception)
-    assert 'max_result_size is 2,000' in str(app.AsyncResult(drive.ids[0]).result)
-    drive.returns(1)
-    assert app.AsyncResult(drive.body_id).state == states.FAILURE
-    drive = Drive(app, 2)  # an exception that fits, while the ChordError that quotes it does not
-    drive.apply()
-    drive.fails(0, ValueError('x' * 1500))
-    drive.returns(1)
-    assert app.AsyncResult(drive.body_id).state == states.FAILURE
-    with pytest.raises(dv.ResultTooLarge):
-        app.backend.store_result('id', 'x' * 5000, states.SUCCESS)
+def test_a_throttled_table_does_not_hold_up_a_time_out(make_app: MakeApp, proxy: Proxy) -> None:
+    app = make_app('retry_max_delay=0.05')
+    ready(app, proxy)
+    proxy.faults = lambda operation, body: Throttle()
+    child = app.AsyncResult('id', parent=app.AsyncResult('parent'))
+    for result in (app.AsyncResult('id'), result_set(app, ['a', 'b']), child):
+        began = time.monotonic()
+        with pytest.raises(TimeoutError):
+            result.get(timeout=0.5)
+        assert time.monotonic() - began < 10  # and not retry_timeout, 120 s
+        proxy.reset()
+        with pytest.raises(TimeoutError):
+            result.get(timeout=0)
+        assert len(proxy.requests) == 1
 
 
-# --- sets of results ------------------------------------------------------------------------------
+def test_changes_of_state_are_told_as_messages(app: Celery, backend: dv.DynamoDBBackend) -> None:
+    def run() -> None:
+        for done in range(3):
+            backend.store_result('id', {'done': done}, 'PROGRESS')
+            time.sleep(0.3)
+        backend.store_result('id', 'all', states.SUCCESS)
+    thread = threading.Thread(target=run)
+    messages: list[Any] = []
+    thread.start()
+    assert app.AsyncResult('id').get(timeout=30, interval=0.05, on_message=messages.append) == 'all'
+    thread.join()
+    results = [message['result'] for message in messages]
+    assert results == [{'done': 0}, {'done': 1}, {'done': 2}, 'all']
+    assert messages[0]['status'] == 'PROGRESS' and messages[0]['task_id'] == 'id'
+    messages.clear()
+    assert result_set(app, ['id']).get(timeout=30, on_message=messages.append) == ['all']
+    assert [message['result'] for message in messages] == ['all']
+
+
+def test_callbacks_are_called_while_anybody_waits(app: Celery, backend: dv.DynamoDBBackend) -> None:
+    called: list[Any] = []
+    # nobody holds this one but its callback
+    app.AsyncResult('one').then(lambda result: called.append(result.get()))
+    pair = result_set(app, ['two', 'three'])
+    pair.then(lambda results: called.append(results.get()))
+    app.AsyncResult('broken').then(lambda result: 1 / 0)
+    failed = app.AsyncResult('failed')
+    failed.then(lambda result: called.append(result.state))
+    for number, id in enumerate(('one', 'two', 'three', 'broken')):
+        backend.store_result(id, number, states.SUCCESS)
+    backend.store_result('failed', ValueError(), states.FAILURE)
+    with pytest.raises(TimeoutError):
+        app.AsyncResult('none').get(timeout=1.2)
+    assert sorted(map(str, called)) == ['0', 'FAILURE', '[1, 2]']
+    assert not dv.shared_poller(backend.options)._watches
+
+
+def test_callbacks_are_called_while_another_thread_waits(
+        app: Celery, backend: dv.DynamoDBBackend) -> None:
+    called: list[Any] = []
+    app.AsyncResult('one').then(lambda result: called.append(result.get()))
+
+    def wait() -> None:  # on a backend of its own: an app has one for each thread
+        assert app.backend is not backend
+        with pytest.raises(TimeoutError):
+            app.AsyncResult('none').get(timeout=2)
+    thread = threading.Thread(target=wait)
+    thread.start()
+    backend.store_result('one', 1, states.SUCCESS)
+    thread.join()
+    assert called == [1]
+
+
+def test_an_id_that_is_too_long_is_an_error_for_whoever_asks_alone(
+        app: Celery, backend: dv.DynamoDBBackend) -> None:
+    with pytest.raises(ValueError, match='DynamoDB takes 2,048'):
+        app.AsyncResult('x' * 3000).then(print)
+    with pytest.raises(ValueError, match='DynamoDB takes 2,048'):
+        app.AsyncResult('x' * 3000).get(timeout=1)
+    timer = threading.Timer(0.3, lambda: app.backend.store_result('id', 5, states.SUCCESS))
+    timer.start()
+    assert app.AsyncResult('id').get(timeout=20) == 5
+    timer.join()
+
+
+def test_nobody_looks_for_results_that_nobody_waits_for(
+        app: Celery, backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
+    unwanted = result_set(app, [f'unwanted-{number}' for number in range(20)])
+    wanted = app.AsyncResult('wanted')
+    wanted.then(print)
+    threads = set(threading.enumerate())
+    time.sleep(0.3)
+    assert not proxy.requests and set(threading.enumerate()) == threads
+    with pytest.raises(TimeoutError):
+        app.AsyncResult('waited-for').get(timeout=1, interval=0.1)
+
+    def keys(body: dict[str, Any]) -> list[Any]:
+        if 'Key' in body:
+            return [body['Key']]
+        return next(iter(body['RequestItems'].values()))['Keys']
+
+    asked = {key['id']['S'] for request in proxy.requests for key in keys(request.body)}
+    assert asked == {'celery-task-meta-waited-for', 'celery-task-meta-wanted'}
+    assert unwanted
+
+
+def test_nothing_is_kept_of_what_was_forgotten_or_timed_out(
+        app: Celery, backend: dv.DynamoDBBackend) -> None:
+    import gc
+    import weakref
+    poller = dv.shared_poller(backend.options)
+    results = result_set(app, [str(number) for number in range(30)])
+    alone = app.AsyncResult('alone')
+    called = app.AsyncResult('called')
+    called.then(print)
+    references = [weakref.ref(result) for result in (results, alone, called, *results)]
+    for result in (results, alone):
+        with pytest.raises(TimeoutError):
+            result.get(timeout=0.1)
+    called.forget()
+    results.forget()
+    for id in ready_tasks(backend, 30):
+        assert app.AsyncResult(id).get() is not None
+    del results, alone, called, result
+    gc.collect()
+    assert [reference() for reference in references if reference()] == []
+    assert (poller._watches, poller._waits) == ({}, [])
+
+
+def test_threads_share_polls_though_each_has_a_backend(
+        app: Celery, backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
+    ids = [str(uuid.uuid4()) for _ in range(40)]
+    results: dict[str, Any] = {}
+
+    def wait(id: str) -> None:
+        results[id] = app.AsyncResult(id).get(timeout=60, interval=0.2)
+    threads = [threading.Thread(target=wait, args=(id,), daemon=True) for id in ids]
+    for thread in threads:
+        thread.start()
+    time.sleep(2)
+    proxy.reset()
+    time.sleep(1)
+    assert len(proxy.requests) <= 15  # and not 200
+    for number, id in enumerate(ids):
+        backend.store_result(id, number, states.SUCCESS)
+    for thread in threads:
+        thread.join(30)
+    assert results == {id: number for number, id in enumerate(ids)}
+
+
+def run_tool(program: str, library: str, *arguments: str, timeout: float) -> None:
+    """Runs a program of tools/ in a process whose threads are those of a library."""
+    if library in ('gevent', 'eventlet') and importlib.util.find_spec(library) is None:
+        pytest.skip(f'{library} is not installed')
+    command = [sys.executable, '-W', 'ignore', str(ROOT / 'tools' / program), library, *arguments]
+    done = subprocess.run(
+        command, cwd=tempfile.gettempdir(), env={**os.environ, 'PYTHONPATH': str(ROOT)},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=timeout)
+    assert done.stdout.endswith('all right\n') and done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize('library', ['gevent', 'eventlet'])
+def test_greenlets(library: str, endpoint: str, table_name: str) -> None:
+    run_tool('greenlets.py', library, backend_url(f'local/{table_name}', endpoint), timeout=200)
+
+
+@slow
+@pytest.mark.skipif(not os.path.isdir('/proc/self/fd'), reason='needs /proc')
+@pytest.mark.parametrize(('library', 'threads', 'count'), [
+    ('threads', 8, 20_000), ('solo', 1, 3_000), ('gevent', 8, 3_000), ('eventlet', 8, 3_000)])
+def test_nothing_leaks(
+        library: str, threads: int, count: int, endpoint: str, table_name: str) -> None:
+    url = backend_url(f'local/{table_name}', endpoint)
+    run_tool('leaks.py', library, str(threads), str(count), url, timeout=500)
+
+
+def test_a_child_polls_at_times_of_its_own(app: Celery, backend: dv.DynamoDBBackend) -> None:
+    own = dv.shared_poller(backend.options)._phase
+    reading, writing = os.pipe()
+    for _ in range(2):
+        if not os.fork():
+            os.write(writing, f'{dv.shared_poller(backend.options)._phase}\n'.encode())
+            os._exit(0)
+        os.wait()
+    os.close(writing)
+    with os.fdopen(reading) as file:
+        phases = [float(line) for line in file]
+    assert len({own, *phases}) == 3
+
+
+def test_a_child_after_a_fork_waits_by_itself(app: Celery, backend: dv.DynamoDBBackend) -> None:
+    backend.store_result('stored', 7, states.SUCCESS)
+    holds, release = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with dv.shared_poller(backend.options)._changed:
+            holds.set()
+            release.wait(30)
+    thread = threading.Thread(target=hold)
+    thread.start()
+    holds.wait(30)
+    child = os.fork()
+    if not child:
+        try:
+            found = app.AsyncResult('stored').get(timeout=20) == 7
+            with pytest.raises(TimeoutError):
+                app.AsyncResult('none').get(timeout=0.2)
+            os._exit(0 if found else 2)
+        finally:
+            os._exit(3)
+    release.set()
+    thread.join()
+    assert os.waitpid(child, 0)[1] == 0
+
+
+# --------------------------------------------------------------------------------------------------
+# Results
+# --------------------------------------------------------------------------------------------------
 
 def ready_tasks(backend: dv.DynamoDBBackend, number: int) -> list[str]:
     ids = [str(uuid.uuid4()) for _ in range(number)]
@@ -3959,217 +4134,47 @@ def test_waiting_for_a_thousand_results_is_cheap(
     assert ticks <= 60 and reads <= 500 + ticks * 25 + 50 and writes == 0
 
 
-def test_a_throttled_table_does_not_hold_up_a_time_out(make_app: MakeApp, proxy: Proxy) -> None:
-    app = make_app('retry_max_delay=0.05')
-    ready(app, proxy)
-    proxy.faults = lambda operation, body: Throttle()
-    child = app.AsyncResult('id', parent=app.AsyncResult('parent'))
-    for result in (app.AsyncResult('id'), result_set(app, ['a', 'b']), child):
-        began = time.monotonic()
-        with pytest.raises(TimeoutError):
-            result.get(timeout=0.5)
-        assert time.monotonic() - began < 10  # and not retry_timeout, 120 s
-        proxy.reset()
-        with pytest.raises(TimeoutError):
-            result.get(timeout=0)
-        assert len(proxy.requests) == 1
+# --------------------------------------------------------------------------------------------------
+# Backend
+# --------------------------------------------------------------------------------------------------
+
+def test_a_pickled_backend_finds_its_key_in_the_app_that_unpickles_it() -> None:
+    url = f'dynamodb://AKID:{quote(SECRET, safe="")}@eu-west-1/celery'
+    app = Celery('pickle', backend='dyna_veggie.DynamoDBBackend+' + url, set_as_current=False)
+    app.conf.result_expires = 77
+    app.set_current()
+    pickled = pickle.dumps(app.backend)
+    again = pickle.loads(pickled)
+    assert again.options == app.backend.options and again.options.secret_key == SECRET
+    assert again.expires == 77 and again.url == url
+    url = 'dyna_veggie.DynamoDBBackend+dynamodb://OWN:key@eu-west-1/celery'
+    own = Celery('own', backend=url, set_as_current=False)
+    own.set_current()
+    again = pickle.loads(pickled)
+    # the same place, by the keys of who reads it
+    assert (again.options.access_key, again.options.secret_key) == ('OWN', 'key')
+    Celery('other', backend='dyna_veggie.DynamoDBBackend+dynamodb://eu-west-1').set_current()
+    with pytest.raises(ImproperlyConfigured, match='the secret key in the URL is'):
+        pickle.loads(pickled)
 
 
-# --- callbacks, messages, threads -----------------------------------------------------------------
-
-def test_changes_of_state_are_told_as_messages(app: Celery, backend: dv.DynamoDBBackend) -> None:
-    def run() -> None:
-        for done in range(3):
-            backend.store_result('id', {'done': done}, 'PROGRESS')
-            time.sleep(0.3)
-        backend.store_result('id', 'all', states.SUCCESS)
-    thread = threading.Thread(target=run)
-    messages: list[Any] = []
-    thread.start()
-    assert app.AsyncResult('id').get(timeout=30, interval=0.05, on_message=messages.append) == 'all'
-    thread.join()
-    results = [message['result'] for message in messages]
-    assert results == [{'done': 0}, {'done': 1}, {'done': 2}, 'all']
-    assert messages[0]['status'] == 'PROGRESS' and messages[0]['task_id'] == 'id'
-    messages.clear()
-    assert result_set(app, ['id']).get(timeout=30, on_message=messages.append) == ['all']
-    assert [message['result'] for message in messages] == ['all']
-
-
-def test_callbacks_are_called_while_anybody_waits(app: Celery, backend: dv.DynamoDBBackend) -> None:
-    called: list[Any] = []
-    # nobody holds this one but its callback
-    app.AsyncResult('one').then(lambda result: called.append(result.get()))
-    pair = result_set(app, ['two', 'three'])
-    pair.then(lambda results: called.append(results.get()))
-    app.AsyncResult('broken').then(lambda result: 1 / 0)
-    failed = app.AsyncResult('failed')
-    failed.then(lambda result: called.append(result.state))
-    for number, id in enumerate(('one', 'two', 'three', 'broken')):
-        backend.store_result(id, number, states.SUCCESS)
-    backend.store_result('failed', ValueError(), states.FAILURE)
-    with pytest.raises(TimeoutError):
-        app.AsyncResult('none').get(timeout=1.2)
-    assert sorted(map(str, called)) == ['0', 'FAILURE', '[1, 2]']
-    assert not dv.shared_poller(backend.options)._watches
-
-
-def test_callbacks_are_called_while_another_thread_waits(
-        app: Celery, backend: dv.DynamoDBBackend) -> None:
-    called: list[Any] = []
-    app.AsyncResult('one').then(lambda result: called.append(result.get()))
-
-    def wait() -> None:  # on a backend of its own: an app has one for each thread
-        assert app.backend is not backend
-        with pytest.raises(TimeoutError):
-            app.AsyncResult('none').get(timeout=2)
-    thread = threading.Thread(target=wait)
-    thread.start()
-    backend.store_result('one', 1, states.SUCCESS)
-    thread.join()
-    assert called == [1]
-
-
-def test_an_id_that_is_too_long_is_an_error_for_whoever_asks_alone(
-        app: Celery, backend: dv.DynamoDBBackend) -> None:
-    with pytest.raises(ValueError, match='DynamoDB takes 2,048'):
-        app.AsyncResult('x' * 3000).then(print)
-    with pytest.raises(ValueError, match='DynamoDB takes 2,048'):
-        app.AsyncResult('x' * 3000).get(timeout=1)
-    timer = threading.Timer(0.3, lambda: app.backend.store_result('id', 5, states.SUCCESS))
-    timer.start()
-    assert app.AsyncResult('id').get(timeout=20) == 5
-    timer.join()
-
-
-def test_nobody_looks_for_results_that_nobody_waits_for(
-        app: Celery, backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
-    unwanted = result_set(app, [f'unwanted-{number}' for number in range(20)])
-    wanted = app.AsyncResult('wanted')
-    wanted.then(print)
-    threads = set(threading.enumerate())
-    time.sleep(0.3)
-    assert not proxy.requests and set(threading.enumerate()) == threads
-    with pytest.raises(TimeoutError):
-        app.AsyncResult('waited-for').get(timeout=1, interval=0.1)
-
-    def keys(body: dict[str, Any]) -> list[Any]:
-        if 'Key' in body:
-            return [body['Key']]
-        return next(iter(body['RequestItems'].values()))['Keys']
-
-    asked = {key['id']['S'] for request in proxy.requests for key in keys(request.body)}
-    assert asked == {'celery-task-meta-waited-for', 'celery-task-meta-wanted'}
-    assert unwanted
-
-
-def test_nothing_is_kept_of_what_was_forgotten_or_timed_out(
-        app: Celery, backend: dv.DynamoDBBackend) -> None:
-    import gc
-    import weakref
-    poller = dv.shared_poller(backend.options)
-    results = result_set(app, [str(number) for number in range(30)])
-    alone = app.AsyncResult('alone')
-    called = app.AsyncResult('called')
-    called.then(print)
-    references = [weakref.ref(result) for result in (results, alone, called, *results)]
-    for result in (results, alone):
-        with pytest.raises(TimeoutError):
-            result.get(timeout=0.1)
-    called.forget()
-    results.forget()
-    for id in ready_tasks(backend, 30):
-        assert app.AsyncResult(id).get() is not None
-    del results, alone, called, result
-    gc.collect()
-    assert [reference() for reference in references if reference()] == []
-    assert (poller._watches, poller._waits) == ({}, [])
-
-
-def test_threads_share_polls_though_each_has_a_backend(
-        app: Celery, backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
-    ids = [str(uuid.uuid4()) for _ in range(40)]
-    results: dict[str, Any] = {}
-
-    def wait(id: str) -> None:
-        results[id] = app.AsyncResult(id).get(timeout=60, interval=0.2)
-    threads = [threading.Thread(target=wait, args=(id,), daemon=True) for id in ids]
-    for thread in threads:
-        thread.start()
-    time.sleep(2)
-    proxy.reset()
-    time.sleep(1)
-    assert len(proxy.requests) <= 15  # and not 200
-    for number, id in enumerate(ids):
-        backend.store_result(id, number, states.SUCCESS)
-    for thread in threads:
-        thread.join(30)
-    assert results == {id: number for number, id in enumerate(ids)}
-
-
-def run_tool(program: str, library: str, *arguments: str, timeout: float) -> None:
-    """Runs a program of tools/ in a process whose threads are those of a library."""
-    if library in ('gevent', 'eventlet') and importlib.util.find_spec(library) is None:
-        pytest.skip(f'{library} is not installed')
-    command = [sys.executable, '-W', 'ignore', str(ROOT / 'tools' / program), library, *arguments]
-    done = subprocess.run(
-        command, cwd=tempfile.gettempdir(), env={**os.environ, 'PYTHONPATH': str(ROOT)},
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=timeout)
-    assert done.stdout.endswith('all right\n') and done.returncode == 0, done.stdout
-
-
-@pytest.mark.parametrize('library', ['gevent', 'eventlet'])
-def test_greenlets(library: str, endpoint: str, table_name: str) -> None:
-    run_tool('greenlets.py', library, backend_url(f'local/{table_name}', endpoint), timeout=200)
-
-
-@slow
-@pytest.mark.skipif(not os.path.isdir('/proc/self/fd'), reason='needs /proc')
-@pytest.mark.parametrize(('library', 'threads', 'count'), [
-    ('threads', 8, 20_000), ('solo', 1, 3_000), ('gevent', 8, 3_000), ('eventlet', 8, 3_000)])
-def test_nothing_leaks(
-        library: str, threads: int, count: int, endpoint: str, table_name: str) -> None:
-    url = backend_url(f'local/{table_name}', endpoint)
-    run_tool('leaks.py', library, str(threads), str(count), url, timeout=500)
-
-
-def test_a_child_polls_at_times_of_its_own(app: Celery, backend: dv.DynamoDBBackend) -> None:
-    own = dv.shared_poller(backend.options)._phase
-    reading, writing = os.pipe()
-    for _ in range(2):
-        if not os.fork():
-            os.write(writing, f'{dv.shared_poller(backend.options)._phase}\n'.encode())
-            os._exit(0)
-        os.wait()
-    os.close(writing)
-    with os.fdopen(reading) as file:
-        phases = [float(line) for line in file]
-    assert len({own, *phases}) == 3
-
-
-def test_a_child_after_a_fork_waits_by_itself(app: Celery, backend: dv.DynamoDBBackend) -> None:
-    backend.store_result('stored', 7, states.SUCCESS)
-    holds, release = threading.Event(), threading.Event()
-
-    def hold() -> None:
-        with dv.shared_poller(backend.options)._changed:
-            holds.set()
-            release.wait(30)
-    thread = threading.Thread(target=hold)
-    thread.start()
-    holds.wait(30)
-    child = os.fork()
-    if not child:
-        try:
-            found = app.AsyncResult('stored').get(timeout=20) == 7
-            with pytest.raises(TimeoutError):
-                app.AsyncResult('none').get(timeout=0.2)
-            os._exit(0 if found else 2)
-        finally:
-            os._exit(3)
-    release.set()
-    thread.join()
-    assert os.waitpid(child, 0)[1] == 0
+def test_an_exception_too_large_to_store_still_fails_its_task_and_chord(
+        make_app: MakeApp, caplog: pytest.LogCaptureFixture) -> None:
+    app = make_app('max_result_size=2000')
+    drive = Drive(app, 2)
+    drive.apply()
+    drive.fails(0, ValueError('x' * 5000))
+    assert isinstance(app.AsyncResult(drive.ids[0]).result, Exception)
+    assert 'max_result_size is 2,000' in str(app.AsyncResult(drive.ids[0]).result)
+    drive.returns(1)
+    assert app.AsyncResult(drive.body_id).state == states.FAILURE
+    drive = Drive(app, 2)  # an exception that fits, while the ChordError that quotes it does not
+    drive.apply()
+    drive.fails(0, ValueError('x' * 1500))
+    drive.returns(1)
+    assert app.AsyncResult(drive.body_id).state == states.FAILURE
+    with pytest.raises(dv.ResultTooLarge):
+        app.backend.store_result('id', 'x' * 5000, states.SUCCESS)
 
 
 def test_an_item_that_cannot_be_read_fails_alone(
@@ -4277,10 +4282,6 @@ def test_any_item_is_read_or_a_clear_error_and_can_be_replaced(
     backend.forget('odd')
     assert backend.get_state('odd') == states.PENDING
 
-
-# --------------------------------------------------------------------------------------------------
-# Backend: results
-# --------------------------------------------------------------------------------------------------
 
 def test_what_it_supports(app: Celery) -> None:
     backend = app.backend
@@ -5445,6 +5446,8 @@ def worker_app(
             worker.wait()
         log.close()
         print((tmp_path / 'log').read_text())
+
+
 def test_a_real_prefork_worker(worker_app: Any) -> None:
     value, pid = worker_app.process.delay('héllo').get(timeout=60)
     assert value == 'héllo' and pid != os.getpid()
@@ -5468,6 +5471,7 @@ def test_a_real_prefork_worker(worker_app: Any) -> None:
 
 
 # --- what production does -------------------------------------------------------------------------
+
 
 class Workers:
     """Real prefork workers whose broker is tools/redelivering.py; results go through the proxy."""
@@ -5716,6 +5720,7 @@ def test_workers_that_are_killed_lose_nothing(
 
 
 # --- chords whose workers die ---------------------------------------------------------------------
+
 
 class DoomedWorkers(Workers):
     """Workers that run tools/doomed_tasks.py."""
@@ -5981,6 +5986,7 @@ def test_a_body_can_apply_its_own_chord_again(doomed_workers: DoomedWorkers) -> 
 
 
 # --- SQS, whose messages are small ----------------------------------------------------------------
+
 
 def summary(values: list[str]) -> list[Any]:
     """What the task of this name returns."""
