@@ -2978,18 +2978,26 @@ def with_parents(result: ResultBase) -> list[AsyncResult]:
     return found
 
 
+def by_backend(
+        leaves: Iterable[AsyncResult]) -> tuple[list[list[AsyncResult]], list[AsyncResult]]:
+    """Leaves that one request can be about, and those of other backends."""
+    ours: dict[Options, list[AsyncResult]] = {}
+    others = []
+    for leaf in leaves:
+        if isinstance(leaf.backend, AwaitingBackend):
+            ours.setdefault(leaf.backend.options, []).append(leaf)
+        else:
+            others.append(leaf)
+    return list(ours.values()), others
+
+
 def read_leaves(
         leaves: Iterable[AsyncResult], *, consistent: bool = True, deadline: float = math.inf,
 ) -> dict[str, Mapping[str, Any]]:
     """The metas of leaves by task id; also kept in the leaves that are ready."""
-    metas: dict[str, Mapping[str, Any]] = {}
-    together: dict[Options, list[AsyncResult]] = {}
-    for leaf in leaves:
-        if isinstance(leaf.backend, AwaitingBackend):
-            together.setdefault(leaf.backend.options, []).append(leaf)
-        else:
-            metas[leaf.id] = leaf._get_task_meta()
-    for some in together.values():
+    together, others = by_backend(leaves)
+    metas: dict[str, Mapping[str, Any]] = {leaf.id: leaf._get_task_meta() for leaf in others}
+    for some in together:
         seen = some[0].backend.look(
             [leaf.id for leaf in some], consistent=consistent, deadline=deadline)
         for leaf in some:
@@ -3176,15 +3184,13 @@ class BatchedResultSet(ResultSet):
 
 def forget(leaves: Iterable[AsyncResult]) -> None:
     """Deletes the results of tasks in batches."""
-    together: dict[Options, list[AsyncResult]] = {}
-    for leaf in leaves:
-        if isinstance(leaf.backend, AwaitingBackend):
+    together, others = by_backend(leaves)
+    for leaf in others:
+        leaf.forget()
+    for some in together:
+        for leaf in some:
             leaf._cache = None
             leaf.backend.remove_pending_result(leaf)
-            together.setdefault(leaf.backend.options, []).append(leaf)
-        else:
-            leaf.forget()
-    for some in together.values():
         ids = list(dict.fromkeys(leaf.id for leaf in some))
         if len(ids) == 1:
             some[0].backend.forget(ids[0])
