@@ -3492,13 +3492,13 @@ class Join:
             raise error  # Celery stores the traceback of what is being handled
         except ChordError as exc:
             logger.exception('Chord %s raised: %r', self.counter.run.id, exc)
+            if not self.body.id:  # a chain has none; older Celerys would fail to store its error
+                self.body.options['task_id'] = str(uuid.uuid4())
             self.backend.chord_error_from_stack(self.body, exc)
-            # of a chord, or a chain that ends in a group, Celery stores it under an id of the body
-            # that nobody asks for
-            if self.body.subtask_type in ('chord', 'chain'):
-                for task_id in last_tasks(self.body, self.backend.app):
-                    if task_id != self.body.id:
-                        self.backend.fail_from_current_stack(task_id, exc=exc)
+            # where the body is not one task, Celery stores it under an id that nobody asks for
+            for task_id in last_tasks(self.body, self.backend.app):
+                if task_id != self.body.id:
+                    self.backend.fail_from_current_stack(task_id, exc=exc)
 
 
 # --------------------------------------------------------------------------------------------------
