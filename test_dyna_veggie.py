@@ -4393,14 +4393,15 @@ def test_a_task_is_sent_whatever_becomes_of_its_tracking(
 
     monkeypatch.setattr(dv.SentTasks, 'PAUSE', 0)
     caplog.clear()
-    app = make_app('track_sent=true&read_timeout=9')
+    app = make_app('track_sent=true&read_timeout=30')
     ready(app, proxy)
-    for fault in (ResetBefore(), Throttle(), Delay(5)):
+    for fault in (ResetBefore(), Throttle(), Delay(60)):
         proxy.faults = first(99, fault)
-        began = time.monotonic()
         app.send_task('task')
-        assert time.monotonic() - began < 4  # it is a second
         assert len(lines()) == 1
+    # it does not wait for the answer that is still to come
+    assert 'dyna-veggie' in [thread.name for thread in threading.enumerate()]
+    monkeypatch.setattr(dv.SentTasks, 'PATIENCE', 60)
     proxy.faults = first(1, ServerError())  # a hiccup is waited out
     result = app.send_task('task')
     proxy.faults = None
