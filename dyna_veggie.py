@@ -1115,6 +1115,18 @@ ID_LIMIT = 2048  # bytes
 # partition), not because of throttling
 _FULL_ANSWER = 2**20
 
+
+def is_too_long(id: str) -> bool:
+    """Whether DynamoDB takes no such key."""
+    return len(id.encode()) > ID_LIMIT
+
+
+def check_id(id: str, error: type[Exception]) -> None:
+    """Raises that error if DynamoDB takes no such key."""
+    if is_too_long(id):
+        raise error(f'the id of a task is too long: the key {id[:80]}… has {len(id.encode()):,} '
+                    f'bytes, and DynamoDB takes {ID_LIMIT:,}')
+
 _BOOTSTRAP = Backoff(base=0.05, maximum=5.0, timeout=300.0)
 _KEY_SCHEMA = [{'AttributeName': 'id', 'KeyType': 'HASH'}]
 _KEY_ATTRIBUTES = [{'AttributeName': 'id', 'AttributeType': 'S'}]
@@ -1212,7 +1224,7 @@ class Table:
                 if not page or int(headers.get('content-length', 0)) < _FULL_ANSWER:
                     return page
 
-        self._in_batches(dict.fromkeys(ids), GET_BATCH, send, deadline)
+        self._in_batches('BatchGetItem', dict.fromkeys(ids), GET_BATCH, send, deadline)
         return found
 
     def put(
@@ -1265,7 +1277,7 @@ class Table:
                 left.append((put or write['DeleteRequest']['Key'])['id']['S'])
             return left
 
-        self._in_batches(writes, WRITE_BATCH, send, deadline)
+        self._in_batches('BatchWriteItem', writes, WRITE_BATCH, send, deadline)
 
     def _refused(self, exc: ClientError, id: str) -> WriteResult:
         if error_code(exc) != 'ConditionalCheckFailedException':
@@ -1279,14 +1291,14 @@ class Table:
     # --- batches ----------------------------------------------------------------------------------
 
     def _in_batches(
-            self, ids: Iterable[str], size: int, send: Callable[[list[str], Sleep], list[str]],
-            deadline: float) -> None:
+            self, operation: str, ids: Iterable[str], size: int,
+            send: Callable[[list[str], Sleep], list[str]], deadline: float) -> None:
         """Sends ids in pages, some at once; ``send`` returns those that came back unprocessed."""
         work = list(ids)
         pages = deque(work[start:start + size] for start in range(0, len(work), size))
         if len(pages) <= 1:
             for page in popped(pages):
-                self._send_page(page, send, deadline, time.sleep)
+                self._send_page(operation, page, send, deadline, time.sleep)
             return
 
         stopped, failures = threading.Event(), deque[BaseException]()
@@ -1298,7 +1310,7 @@ class Table:
         def send_pages() -> None:
             try:
                 for page in popped(pages):
-                    self._send_page(page, send, deadline, sleep)
+                    self._send_page(operation, page, send, deadline, sleep)
             except _Stopped:
                 pass
             except BaseException as exc:
@@ -1326,8 +1338,8 @@ class Table:
             raise failures[0]
 
     def _send_page(
-            self, page: list[str], send: Callable[[list[str], Sleep], list[str]], deadline: float,
-            sleep: Sleep) -> None:
+            self, operation: str, page: list[str],
+            send: Callable[[list[str], Sleep], list[str]], deadline: float, sleep: Sleep) -> None:
         backoff = self.client.backoff
         while page:
             for _ in backoff.tries(deadline, sleep):
@@ -1339,7 +1351,7 @@ class Table:
                     'Code': 'ProvisionedThroughputExceededException',
                     'Message': f'{len(left)} of {len(page)} items of table {self.name} were still '
                                'unprocessed when time was up',
-                }}, send.__qualname__)
+                }}, operation)
             page = left
             if page:
                 sleep(backoff.pause(0, random.random()))
@@ -2101,7 +2113,7 @@ class Chords:
                 f'the header of this chord has {run.size:,} tasks, some in chains that end in '
                 f'groups, and such a header can have {SINGLE_LIMIT:,}: make it flat, or split it')
         for index, task_id in enumerate(task_ids):
-            check_id(run.kept_id(Part(index, False, task_id)))
+            check_id(run.kept_id(Part(index, False, task_id)), MiscountedChord)
         size = {} if run.size is None else {'size': run.size}
         late = {} if run.deadline is None else {'ttl': run.deadline + LATE}
         items: list[Item] = [
@@ -2190,15 +2202,6 @@ class Chords:
             if node.is_root:
                 return False
             counting, position = {position.number.to_bytes(4, 'big')}, position.parent
-
-
-def check_id(id: str) -> None:
-    """Raises MiscountedChord if DynamoDB takes no such key."""
-    length = len(id.encode())
-    if length > ID_LIMIT:
-        raise MiscountedChord(
-            f'the id of a task is too long for a chord: the key {id[:80]}… would have {length:,} '
-            f'bytes, and DynamoDB takes {ID_LIMIT:,}')
 
 
 def _owner_prefix(task_id: str) -> bytes:
@@ -2793,12 +2796,8 @@ class AwaitingBackend(BaseKeyValueStoreBackend):
 
     def _waited_for(self, task_id: str) -> str:
         """The id of a task's item.  Raises ValueError for one that DynamoDB would refuse."""
-        # in a request for all who wait, it would be an error for them all
         id = self.item_id(task_id)
-        if len(id.encode()) > ID_LIMIT:
-            raise ValueError(
-                f'the id of task {task_id[:80]}… is too long: its key has {len(id.encode()):,} '
-                f'bytes, and DynamoDB takes {ID_LIMIT:,}')
+        check_id(id, ValueError)  # in a request for all who wait, it would be an error for them all
         return id
 
     def _as_ready(
@@ -3006,6 +3005,11 @@ def read_leaves(
     return metas
 
 
+def unknown_leaves(leaves: Iterable[AsyncResult], size: int) -> list[AsyncResult]:
+    """The first of those whose final state is not known."""
+    return [*itertools.islice((leaf for leaf in leaves if leaf._cache is None), size)]
+
+
 def metas_of(leaves: Iterable[AsyncResult]) -> Iterator[tuple[AsyncResult, Mapping[str, Any]]]:
     """Each leaf with its meta, in order, read in batches that grow."""
     leaves, size = list(leaves), 1
@@ -3013,8 +3017,7 @@ def metas_of(leaves: Iterable[AsyncResult]) -> Iterator[tuple[AsyncResult, Mappi
     for position, leaf in enumerate(leaves):
         if leaf._cache is None and leaf.id not in metas:
             rest = itertools.islice(leaves, position, None)
-            unknown = (each for each in rest if each._cache is None)
-            metas.update(read_leaves(itertools.islice(unknown, size)))
+            metas.update(read_leaves(unknown_leaves(rest, size)))
             size = min(8 * size, GET_BATCH)
         yield leaf, leaf._cache or metas[leaf.id]
 
@@ -3153,11 +3156,10 @@ class BatchedResultSet(ResultSet):
         deadline = math.inf if timeout is None else time.monotonic() + timeout
         values, size = [], 1
         for position, member in enumerate(self.results):
-            if any(leaf._cache is None for leaf in leaf_results(member)):
+            if unknown_leaves(leaf_results(member), 1):
                 rest = itertools.islice(self.results, position, None)
                 leaves = itertools.chain.from_iterable(map(leaf_results, rest))
-                unknown = (leaf for leaf in leaves if leaf._cache is None)
-                window = list(itertools.islice(unknown, size))
+                window = unknown_leaves(leaves, size)
                 read_leaves(window, deadline=deadline)
                 # a wait lies ahead if one is not ready: what was read of the others will be old
                 ready = all(leaf._cache for leaf in window)
@@ -3733,7 +3735,7 @@ class JoiningBackend(AwaitingBackend):
         run, part = counter.run, counter.part
         meta = {'task_id': part.task_id, 'status': state, 'result': encoded}
         try:
-            check_id(run.kept_id(part))
+            check_id(run.kept_id(part), MiscountedChord)
             payload = self.checked(run.kept_id(part), self.encode(meta))
             self.retried(self._put, run.kept_id(part), payload, state, run, states.SUCCESS)
             return 'kept' if kind == 'members' else kind
@@ -3787,15 +3789,15 @@ class JoiningBackend(AwaitingBackend):
 
     def _error_of(self, run: Run, part: Part) -> ChordError:
         ids = (run.kept_id(part), self.item_id(part.task_id))
-        found = self.values.get_many(id for id in ids if len(id.encode()) <= ID_LIMIT)
+        found = self.values.get_many(id for id in ids if not is_too_long(id))
         for id in ids:
             meta = self.seen(part.task_id, found[id]).value if id in found else {}
             if meta.get('status') in states.PROPAGATE_STATES:
                 return part_error(part, meta['result'])
         try:
-            check_id(ids[0])
-        except MiscountedChord as exc:
-            return ChordError(str(exc))
+            check_id(ids[0], ChordError)
+        except ChordError as exc:
+            return exc
         return ChordError(f'Dependency {part.task_id} failed, and its error was replaced or '
                           'forgotten since')
 
@@ -4043,10 +4045,7 @@ class DynamoDBBackend(JoiningBackend):
             raise ResultTooLarge(
                 f'the result for {id} has {len(payload):,} bytes as it is stored, '
                 f'and max_result_size is {limit:,}')
-        if len(id.encode()) > ID_LIMIT:
-            raise ResultTooLarge(
-                f'the id {id[:80]}… has {len(id.encode()):,} bytes, and DynamoDB takes '
-                f'{ID_LIMIT:,}')
+        check_id(id, ResultTooLarge)
         return payload
 
     def _status_of(self, value: bytes) -> str | None:
@@ -4132,7 +4131,7 @@ class DynamoDBBackend(JoiningBackend):
             if state not in states.EXCEPTION_STATES:
                 raise  # and the worker fails the task
             logger.error('Task %s: an exception was not stored: %s', task_id, exc)
-            if len(self.item_id(task_id).encode()) > ID_LIMIT:
+            if is_too_long(self.item_id(task_id)):
                 return result
             meta.update(result=self.encode_result(exc, state), traceback=None)
             stored = put(self.encode(meta))
