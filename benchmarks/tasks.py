@@ -5,8 +5,9 @@ import os
 
 from celery import Celery
 
-app = Celery('tasks', backend=os.environ['RESULT_BACKEND'])
-app.config_from_object('broker')
+app = Celery('tasks', broker=os.environ.get('BROKER'), backend=os.environ['RESULT_BACKEND'])
+if 'BROKER' not in os.environ:
+    app.config_from_object('broker')
 
 
 @app.task
