@@ -108,7 +108,7 @@ from kombu.utils.encoding import bytes_to_str, ensure_bytes
 from kombu.utils.json import register_type
 from vine import barrier
 
-__version__ = '1.0.0'
+__version__ = '1.1.0'
 __all__ = ('DynamoDBBackend', 'Options', 'ResultTooLarge', 'parse_options')
 
 logger = get_logger(__name__)
