@@ -12,9 +12,9 @@ it holds, and uses only what stands above it, and methods of the backend that it
     failures       what an error means, what to do about it, and when to try again
     client         sessions, credentials, the request loop; what belongs to a process
     table          items, batches of items, and the table's creation
+    together       what threads of one process ask for at the same time, in one request
     values         stored values of any size, each with a status and an expiry
     chord          the tree of counters that joins a chord
-    together       counts of one process that travel together
     counting       the requests that count the parts of a chord, and say who joins it
     waiting        when to look for what somebody waits for, and who looks
     awaiting       what Celery's result classes ask of the backend: to look, to wait, to call back
@@ -53,7 +53,7 @@ import time
 import uuid
 import weakref
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor
 from concurrent.futures import wait as futures_wait
 from dataclasses import dataclass, field
@@ -1115,6 +1115,14 @@ ID_LIMIT = 2048  # bytes
 # partition), not because of throttling
 _FULL_ANSWER = 2**20
 
+# codes of a statement that IAM, or a resource policy, does not allow
+_DENIALS = ('AccessDenied', 'AccessDeniedException')
+
+_BOOTSTRAP = Backoff(base=0.05, maximum=5.0, timeout=300.0)
+_KEY_SCHEMA = [{'AttributeName': 'id', 'KeyType': 'HASH'}]
+_KEY_ATTRIBUTES = [{'AttributeName': 'id', 'AttributeType': 'S'}]
+_KEY = 'id (S, HASH)'
+
 
 def is_too_long(id: str) -> bool:
     """Whether DynamoDB takes no such key."""
@@ -1126,11 +1134,6 @@ def check_id(id: str, error: type[Exception]) -> None:
     if is_too_long(id):
         raise error(f'the id of a task is too long: the key {id[:80]}… has {len(id.encode()):,} '
                     f'bytes, and DynamoDB takes {ID_LIMIT:,}')
-
-_BOOTSTRAP = Backoff(base=0.05, maximum=5.0, timeout=300.0)
-_KEY_SCHEMA = [{'AttributeName': 'id', 'KeyType': 'HASH'}]
-_KEY_ATTRIBUTES = [{'AttributeName': 'id', 'AttributeType': 'S'}]
-_KEY = 'id (S, HASH)'
 
 
 def key_of(table: Mapping[str, Any]) -> str:
@@ -1194,6 +1197,8 @@ class Table:
         self.options = options
         self.name = options.table
         self.client = Client(options)
+        #: whether to insert_many(); a table is not known to PartiQL by its ARN
+        self.inserts = TABLE_ARN.fullmatch(self.name) is None
         self._bootstrapping = threading.Lock()  # one thread of a process is enough
         self._check_ttl = (options.ttl_seconds or 0) > 0
 
@@ -1278,6 +1283,37 @@ class Table:
             return left
 
         self._in_batches('BatchWriteItem', writes, WRITE_BATCH, send, deadline)
+
+    def insert_many(self, items: Iterable[Item]) -> set[str]:
+        """Writes items where there is none, by one request that is tried once.
+
+        Returns the ids of those that it wrote.  For the others there is put(), which also finds out
+        what became of them if the answer was lost.  At most 25 items.
+        """
+        ids, statements = [], []
+        for item in items:
+            ids.append(item['id'])
+            names = ', '.join(f"'{name}': ?" for name in item)
+            statements.append({
+                'Statement': f'INSERT INTO "{self.name}" VALUE {{{names}}}',
+                'Parameters': [marshal(value) for value in item.values()]})
+        why: Any = None
+        try:
+            answer = self.client.send(
+                'batch_execute_statement', {'Statements': statements}, deadline=-math.inf)
+            errors = [each.get('Error') for each in answer['Responses']]
+            why = next((error for error in errors if error and error['Code'] in _DENIALS), None)
+        except FAILURES as exc:
+            errors = [{}] * len(ids)
+            if isinstance(exc, DeniedAction) or (error_code(exc) and not diagnose(exc).transient):
+                why = summary(exc)
+        if why and self.inserts:
+            self.inserts = False  # for as long as this process lives
+            logger.warning(
+                'DynamoDB table %s: each result is stored by a request of its own, since those '
+                'that travel together need the IAM action dynamodb:PartiQLInsert: %s',
+                self.name, why)
+        return {id for id, error in zip(ids, errors) if error is None}
 
     def _refused(self, exc: ClientError, id: str) -> WriteResult:
         if error_code(exc) != 'ConditionalCheckFailedException':
@@ -1483,6 +1519,85 @@ shared_table = shared_by_process(Table)
 
 
 # --------------------------------------------------------------------------------------------------
+# Together
+# --------------------------------------------------------------------------------------------------
+#
+# What threads of one process ask for while a request for the like is under way goes together, with
+# the next one.  Knows nothing of what a request is.
+#
+#   lanes       Counts on one leaf are a lane, and stores are one.  _Batches: the newest batch of
+#               each lane, of all threads (or greenlets) of a process.
+#   a batch     is open until the one before has its answer; then its first entry's thread, which
+#               leads it, closes it and sends it.  If nothing is under way it is sent at once, so
+#               that a process with one thread sends one entry at a time.
+#   who waits   the leader for the batch before, the others for their leader.  They are woken,
+#               however it ends.  What the request did not see to, each sees to alone.
+
+_COMBINED = 25  # in one request: statements; and the condition of a count is limited to 4 KB
+_TURN = 5.0  # seconds that a batch waits for the one before, which may be trying again and again
+
+#: sends entries, by key; returns the answer, and the keys of those that it has seen to
+Request = Callable[[Mapping[Any, Any]], tuple[Any, Container[Any]]]
+
+
+class _Batch:
+    """Entries of one process that one request sees to."""
+
+    def __init__(self) -> None:
+        self.entries: dict[Any, Any] = {}
+        self.closed = False  # it takes no more
+        self.done = threading.Event()
+        self.seen_to: Container[Any] = ()
+
+
+class _Batches:
+    """What the threads of a process are asking for, by lane.
+
+    A thread waits only for a request that another thread of its process has under way.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # guards what follows, not held during a request or a wait
+        self._newest: dict[str, _Batch] = {}
+
+    def send(
+            self, lane: str, key: Any, entry: Any, request: Request,
+    ) -> tuple[Any, list[Any]] | None:
+        """The answer for an entry, and all entries it is for; None if another thread saw to it."""
+        with self._lock:
+            before = self._newest.get(lane)
+            # not with a duplicate: what both deliveries added would be waited for
+            joins = (before is not None and not before.closed
+                     and len(before.entries) < _COMBINED and key not in before.entries)
+            batch = before if joins and before is not None else _Batch()
+            batch.entries[key] = entry
+            self._newest[lane] = batch
+        if joins:
+            batch.done.wait()
+            return None if key in batch.seen_to else (request({key: entry})[0], [entry])
+        try:
+            if before is not None:
+                before.done.wait(_TURN)
+            with self._lock:
+                batch.closed = True
+            answer, batch.seen_to = request(batch.entries)
+        finally:  # also if this thread was interrupted: the others go on alone
+            with self._lock:
+                batch.closed = True
+                if self._newest.get(lane) is batch:
+                    del self._newest[lane]
+            batch.done.set()
+        if key in batch.seen_to or len(batch.entries) == 1:
+            return answer, list(batch.entries.values())
+        return request({key: entry})[0], [entry]
+
+
+@shared_by_process
+def shared_batches(options: Options) -> _Batches:
+    return _Batches()
+
+
+# --------------------------------------------------------------------------------------------------
 # Values
 # --------------------------------------------------------------------------------------------------
 #
@@ -1497,13 +1612,22 @@ shared_table = shared_by_process(Table)
 #   writing     The chunks are written first, under a name that nobody knows yet, then the item, in
 #               one write.  So a reader finds the old value or the new one, never a mix.  If the
 #               item is refused or cannot be written, its chunks are deleted.
+#   together    New, small values that threads store at the same time are inserted by one request.
+#               An insertion replaces nothing: what is refused, or has no answer, is put alone.
 #   reading     If chunks that an item counts are gone, the value was replaced: it is read again.
 
 # bytes: of the 400 KB of an item, an id takes up to 2048, other names and values some 100
 _VALUE_LIMIT = 400_000
 _MOST_CHUNKS = LARGEST_RESULT // _VALUE_LIMIT
 _REREADS = 5
+# bytes: above it, those who travel together would wait for each other's values
+_SMALL = 16_384
+_STORES = ''  # their lane
 _CLEANING = 1.0  # seconds that a store which failed may take to delete its chunks
+
+
+#: the id that each thread stored last
+_last = threading.local()
 
 
 class UnreadableValue(Exception):
@@ -1584,25 +1708,41 @@ class Values:
 
     def put(
             self, id: str, value: bytes, status: str | None, lifetime: float | None = None, *,
-            keep: str | None = None, chord: str | None = None,
+            keep: str | None = None, chord: str | None = None, new: bool = False,
             status_of: Callable[[bytes], str | None] = lambda value: None) -> bool:
         """Stores a value for ``lifetime`` seconds (None: for ever), and what chord it is of.
 
-        keep: if a value with this status is there, it stays, and False is returned.  status_of:
-        tells the status from a value whose item has none.  Raises UnreadableValue for an item that
-        can neither be kept nor be replaced.
+        keep: if a value with this status is there, it stays, and False is returned.  new: there is
+        probably none.  status_of: tells the status from a value whose item has none.  Raises
+        UnreadableValue for an item that can neither be kept nor be replaced.
         """
         item, chunks = _items_of(id, value, status, expiry(lifetime))
         if chord:
             item['chord'] = chord
         try:
             self.table.write_many(puts=chunks)
-            stored, replaced = self._put_item(item, keep, status_of)
+            together = (new and getattr(_last, 'id', None) != id and len(value) <= _SMALL
+                        and self.table.inserts)
+            _last.id = id
+            store = self._store if together else self._put_item
+            stored, replaced = store(item, keep, status_of)
         except BaseException:
             self._discard(item)
             raise
         self._delete_chunks(replaced if stored else item)
         return stored
+
+    def _store(
+            self, item: Item, keep: str | None, status_of: Callable[[bytes], str | None],
+    ) -> tuple[bool, Item | None]:
+        """Inserts an item together with those of other threads; puts it if that fails."""
+        def request(items: Mapping[Any, Any]) -> tuple[Any, Container[Any]]:
+            if len(items) > 1:
+                return (True, None), self.table.insert_many(items.values())
+            return self._put_item(item, keep, status_of), ()
+
+        sent = shared_batches(self.table.options).send(_STORES, item['id'], item, request)
+        return sent[0] if sent else (True, None)
 
     def _put_item(
             self, item: Item, keep: str | None, status_of: Callable[[bytes], str | None],
@@ -1986,22 +2126,13 @@ class Node:
 
 
 # --------------------------------------------------------------------------------------------------
-# Together
+# Counting
 # --------------------------------------------------------------------------------------------------
 #
-# Parts of one process that are to be counted on the same leaf while a request for it is under way
-# go with the next one.  Knows nothing of what a request is.
+# The requests of the protocol of "Chord": for a part (ChordCounter), and for whoever opens a chord
+# or asks about it (Chords).  Knows nothing of Celery either.
 #
-#   state       _Batches: the newest batch of each leaf, of all threads (or greenlets) of a process.
-#   a batch     is open until the one before has its answer; then its first entry's thread, which
-#               leads it, closes it and sends it.  If nothing is under way it is sent at once, so
-#               that a process with one thread sends one part at a time.
-#   who waits   the leader for the batch before, the others for their leader.  They are woken,
-#               however it ends.  If it was applied the leader goes on for all; else each counts
-#               alone.
-
-_COMBINED = 25  # parts in one update: its condition is limited to 4 KB
-
+#   who waits   claim() waits while another delivery, which owns the join, beats.
 
 class Entry(NamedTuple):
     """What is counted on a node: a part with what it added, or a node of the level below."""
@@ -2020,72 +2151,6 @@ class Counted(NamedTuple):
     item: Item | None
     entries: list[Entry]
 
-
-class _Batch:
-    """Parts of one process that one request counts on one leaf."""
-
-    def __init__(self) -> None:
-        self.entries: list[Entry] = []
-        self.closed = False  # it takes no more
-        self.done = threading.Event()
-        self.applied = False
-
-
-class _Batches:
-    """The parts that the threads of a process are counting, by leaf.
-
-    A thread waits only for a request that another thread of its process has under way.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()  # guards what follows, not held during a request or a wait
-        self._newest: dict[str, _Batch] = {}
-
-    def count(
-            self, id: str, entry: Entry, send: Callable[[list[Entry]], WriteResult],
-    ) -> Counted | None:
-        """Counts an entry, with those of other threads; None if one of them sees to the rest."""
-        with self._lock:
-            before = self._newest.get(id)
-            # not with a duplicate: what both deliveries added would be waited for
-            joins = (before is not None and not before.closed and len(before.entries) < _COMBINED
-                     and all(each.member != entry.member for each in before.entries))
-            batch = before if joins and before is not None else _Batch()
-            batch.entries.append(entry)
-            self._newest[id] = batch
-        if joins:
-            batch.done.wait()
-            return None if batch.applied else Counted(*send([entry]), [entry])
-        try:
-            if before is not None:
-                before.done.wait()
-            with self._lock:
-                batch.closed = True
-            batch.applied, item = send(batch.entries)
-        finally:  # also if this thread was interrupted: the others go on alone
-            with self._lock:
-                batch.closed = True
-                if self._newest.get(id) is batch:
-                    del self._newest[id]
-            batch.done.set()
-        if batch.applied or len(batch.entries) == 1:
-            return Counted(batch.applied, item, batch.entries)
-        return Counted(*send([entry]), [entry])
-
-
-@shared_by_process
-def shared_batches(options: Options) -> _Batches:
-    return _Batches()
-
-
-# --------------------------------------------------------------------------------------------------
-# Counting
-# --------------------------------------------------------------------------------------------------
-#
-# The requests of the protocol of "Chord": for a part (ChordCounter), and for whoever opens a chord
-# or asks about it (Chords).  Knows nothing of Celery either.
-#
-#   who waits   claim() waits while another delivery, which owns the join, beats.
 
 class Progress(NamedTuple):
     """How far a chord is.
@@ -2233,9 +2298,14 @@ class ChordCounter:
         Raises MiscountedChord if it cannot complete.
         """
         position = self.run.leaf(self.part.group_index)
-        counted = shared_batches(self.table.options).count(
-            self.run.node_id(position), entry,
-            lambda entries: self._count(position, entries))
+
+        def request(entries: Mapping[Any, Any]) -> tuple[WriteResult, Container[Any]]:
+            result = self._count(position, list(entries.values()))
+            return result, entries if result.applied else ()
+
+        sent = shared_batches(self.table.options).send(
+            self.run.node_id(position), entry.member, entry, request)
+        counted = Counted(sent[0].applied, sent[0].item, sent[1]) if sent else None
         while counted is not None:
             node = self._checked(position, counted)
             if node is None or not node.is_full:
@@ -4028,14 +4098,14 @@ class DynamoDBBackend(JoiningBackend):
 
     def put_value(
             self, key: Any, value: Any, state: str | None, lifetime: float | None,
-            keep: str | None = None, chord: str | None = None) -> bool:
+            keep: str | None = None, chord: str | None = None, new: bool = False) -> bool:
         """Stores a value; returns False if one with the state ``keep`` is there.
 
         Raises ResultTooLarge.
         """
         id = self.key_id(key)
         return self.values.put(
-            id, self.checked(id, value), state, lifetime, keep=keep, chord=chord,
+            id, self.checked(id, value), state, lifetime, keep=keep, chord=chord, new=new,
             status_of=self._status_of)
 
     def checked(self, id: str, value: Any) -> bytes:
@@ -4124,7 +4194,8 @@ class DynamoDBBackend(JoiningBackend):
         put = functools.partial(
             self.put_value, self.get_key_for_task(task_id), state=state,
             lifetime=self._state_lifetime(state, request),
-            keep=states.SUCCESS, chord=self.chord_label(request) if ready else None)
+            keep=states.SUCCESS, chord=self.chord_label(request) if ready else None,
+            new=not (self.options.track_sent or getattr(request, 'retries', None)))
         try:
             stored = put(self.encode(meta))
         except ResultTooLarge as exc:
@@ -4204,9 +4275,18 @@ class DynamoDBBackend(JoiningBackend):
 # What only an operator does with a table: look at it, try what a worker may do, list what it holds,
 # delete what has expired.  Plain functions, of which the commands are made.
 
+INSERT = 'PartiQLInsert'  # which a worker can do without
+
+
+def _insert(table: Table, item: Item) -> None:
+    if not table.insert_many([item]):
+        raise DeniedAction('denied: each result is stored by a request of its own')
+
+
 #: what a worker does, to be tried in this order on a new item, which the last one deletes
 WORKER_ACTIONS: dict[str, Callable[[Table, Item], Any]] = {
     'GetItem': lambda table, item: table.get(item['id']),
+    INSERT: lambda table, item: _insert(table, item),
     'PutItem': lambda table, item: table.put(item),
     'UpdateItem': lambda table, item: table.update(item['id'], 'SET #ttl = :ttl', item),
     'BatchGetItem': lambda table, item: table.get_many([item['id'], item['id'] + '-2']),
@@ -4321,7 +4401,9 @@ def least_policy(table: Table, bootstrap: bool, principal: str | None = None) ->
 
     principal: gives the table's resource policy for this one, of another account.
     """
-    actions = [*WORKER_ACTIONS]
+    # another account names the table by its ARN
+    inserts = table.inserts and not principal
+    actions = [action for action in WORKER_ACTIONS if action != INSERT or inserts]
     if bootstrap:
         actions += ['CreateTable', 'DescribeTable']
     if bootstrap or (table.options.ttl_seconds or 0) > 0:
@@ -4691,7 +4773,9 @@ def _check(backend: DynamoDBBackend) -> _Answer:
         item = {'id': f'dyna-veggie-check-{uuid.uuid4()}', **expiry(3600)}
         began = time.monotonic()
         for action, call in WORKER_ACTIONS.items():
-            check(action, functools.partial(call, table, item))
+            if action != INSERT or table.inserts:
+                failed = None if action == INSERT else False
+                check(action, functools.partial(call, table, item), failed)
         took = 1000 * (time.monotonic() - began) / len(WORKER_ACTIONS)
         check('round trip', lambda: f'{took:.0f} ms')
     marks = {True: 'ok', None: '--', False: 'NO'}  # None: a worker can do without

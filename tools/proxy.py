@@ -27,7 +27,9 @@ from typing import Any, Union
 from urllib.parse import urlsplit
 
 READS = frozenset({'GetItem', 'BatchGetItem', 'Query', 'Scan', 'TransactGetItems'})
-WRITES = frozenset({'PutItem', 'UpdateItem', 'DeleteItem', 'BatchWriteItem', 'TransactWriteItems'})
+WRITES = frozenset({
+    'PutItem', 'UpdateItem', 'DeleteItem', 'BatchWriteItem', 'TransactWriteItems',
+    'BatchExecuteStatement'})   # all of whose statements are taken for INSERT
 
 # --------------------------------------------------------------------------------------------------
 # Faults: what `Proxy.faults` may return for a request
@@ -76,7 +78,11 @@ class Delay:
 
 @dataclass(frozen=True)
 class Partial:
-    """Half of a batch is forwarded; the rest comes back as UnprocessedKeys or UnprocessedItems."""
+    """Half of a batch is forwarded; the rest comes back as UnprocessedKeys or UnprocessedItems.
+
+    The rest of a batch of statements fails with this code.
+    """
+    code: str = 'ThrottlingError'
 
 
 Fault = Union[Error, ResetBefore, ResetAfter, Delay, Partial]
@@ -107,6 +113,7 @@ class Request:
         entries = [entry for _, entry in _entries(self.body.get('RequestItems', {}))] or [self.body]
         for wrapper in ('PutRequest', 'DeleteRequest', 'Item', 'Key'):
             entries = [entry.get(wrapper, entry) for entry in entries]
+        entries += [_inserted(statement) for statement in self.body.get('Statements', ())]
         return [entry['id']['S'] for entry in entries if 'id' in entry]
 
 
@@ -116,6 +123,11 @@ class Usage:
     read_units: float
     write_units: float
     by_operation: dict[str, int]
+
+
+def _inserted(statement: dict[str, Any]) -> dict[str, Any]:
+    """The item of an INSERT."""
+    return dict(zip(re.findall(r"'(\w+)': \?", statement['Statement']), statement['Parameters']))
 
 
 def _entries(request_items: dict[str, Any]) -> list[tuple[str, Any]]:
@@ -141,6 +153,8 @@ def _table_of(body: dict[str, Any]) -> str | None:
         return next(iter(body['RequestItems']), None)
     if body.get('TransactItems'):
         return next(iter(body['TransactItems'][0].values())).get('TableName')
+    if body.get('Statements'):
+        return str(body['Statements'][0]['Statement'].split('"')[1])
     return body.get('TableName')
 
 
@@ -167,6 +181,11 @@ def _units(operation: str, body: dict[str, Any], answer: dict[str, Any]) -> floa
         puts = [write.get('PutRequest', {}).get('Item', {})
                 for table, write in _entries(body['RequestItems']) if (table, write) not in left]
         return max(reported, sum(_blocks(item, 1024) for item in puts))
+    if operation == 'BatchExecuteStatement':
+        items = [_inserted(statement) for statement in body['Statements']]
+        tried = [item for item, said in zip(items, answer.get('Responses', ()))
+                 if said.get('Error', {}).get('Code', 'DuplicateItem') == 'DuplicateItem']
+        return max(reported, sum(_blocks(item, 1024) for item in tried))
     if operation in ('PutItem', 'UpdateItem', 'DeleteItem'):
         new, old = body.get('Item', {}), answer.get('Item', {})
         return max(reported, _blocks(new, 1024), _blocks(old, 1024))
@@ -422,6 +441,8 @@ class _Handler(BaseHTTPRequestHandler):
             return _Answer.of(fault.status, answer)
         if isinstance(fault, Partial) and 'RequestItems' in body:
             return self._forward_half(operation, body)
+        if isinstance(fault, Partial) and 'Statements' in body:
+            return self._forward_statements(operation, body, fault.code)
         return self._forward(operation, body, payload)
 
     def _forward(self, operation: str, body: dict[str, Any], payload: bytes) -> _Answer:
@@ -455,6 +476,17 @@ class _Handler(BaseHTTPRequestHandler):
         unprocessed = 'UnprocessedKeys' if operation == 'BatchGetItem' else 'UnprocessedItems'
         rest = _entries(said.get(unprocessed, {})) + entries[half:]
         return _Answer.of(200, {**said, unprocessed: _request_items(rest, like=items)})
+
+    def _forward_statements(self, operation: str, body: dict[str, Any], code: str) -> _Answer:
+        statements = body['Statements']
+        half = max(1, len(statements) // 2)
+        sent = {**body, 'Statements': statements[:half]}
+        answer = self._forward(operation, sent, json.dumps(sent).encode())
+        if answer.status != 200:
+            return answer
+        said = json.loads(answer.payload)
+        said['Responses'] += [{'Error': {'Code': code, 'Message': ''}}] * (len(statements) - half)
+        return _Answer.of(200, said)
 
     def _send(self, answer: _Answer) -> None:
         head = [f'HTTP/1.1 {answer.status} {self.responses.get(answer.status, ("",))[0]}']
