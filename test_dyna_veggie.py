@@ -64,6 +64,7 @@ from packaging.version import Version
 ROOT = Path(__file__).resolve().parent
 sys.path[:0] = [str(ROOT), str(ROOT / 'tools')]
 
+import chord_model  # noqa: E402
 import dyna_veggie as dv  # noqa: E402
 import dynamodb_local  # noqa: E402
 from proxy import (  # noqa: E402
@@ -2437,6 +2438,41 @@ def test_any_interleaving_publishes_the_body_once(
             schedule.step(next(verdict, 'pass'))
             assert time.monotonic() < give_up
     assert sent == [drive.expected]
+
+
+class ForgetsThatItBegan(chord_model.Schedule):
+    def own(self, run: Any, token: Any, allowed: Any, **more: Any) -> Any:
+        return super().own(run, token, allowed)  # without ``before``
+
+
+class PublishesPastItsLease(chord_model.Schedule):
+    def renew(self, run: Any, token: Any, **more: Any) -> bool:
+        item = self.own(run, token, lambda item: True, **more)
+        return not item.get('closed') and item['owner'] == token
+
+
+class TakesAnEarlierValue(chord_model.Schedule):
+    def store(self, id: str, item: Any) -> bool:
+        super().store(id, item)
+        return True
+
+
+class IsDoneOnceItIsStored(chord_model.Schedule):
+    def is_done(self, task: str) -> bool:
+        return True
+
+
+def test_the_protocol_is_right_over_random_schedules() -> None:
+    bad = [(seed, outcome) for seed, outcome in chord_model.outcomes(range(800))
+           if not outcome.startswith('good')]
+    assert bad == []
+
+
+@pytest.mark.parametrize('broken', [
+    ForgetsThatItBegan, PublishesPastItsLease, TakesAnEarlierValue, IsDoneOnceItIsStored])
+def test_the_model_finds_a_broken_protocol(broken: type[chord_model.Schedule]) -> None:
+    outcomes = chord_model.outcomes(range(200), broken)
+    assert any(outcome.startswith('BAD') for _, outcome in outcomes)
 
 
 # --------------------------------------------------------------------------------------------------
