@@ -6,6 +6,7 @@ counts requests and capacity units.  The sections are those of dyna_veggie.py.
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import dataclasses
 import datetime
@@ -51,6 +52,7 @@ import celery.result
 import click.testing
 import hcl2
 import kombu.serialization
+import kombu.transport.memory
 import pytest
 import readme_renderer.rst
 import yaml
@@ -3113,6 +3115,90 @@ def test_any_body_gets_a_plain_list(
     if of == 'task':
         stored = app.backend.get_task_meta(result.id)
         assert 'parts of the chord' in stored['args'][0]
+
+
+@pytest.fixture
+def sent(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """All messages, as the broker in memory gets them."""
+    sent: list[dict[str, Any]] = []
+    put = kombu.transport.memory.Channel._put
+
+    def _put(self: Any, queue: str, message: dict[str, Any], **kwargs: Any) -> None:
+        if 'task' in message['headers']:
+            sent.append(message)
+        put(self, queue, message, **kwargs)
+    monkeypatch.setattr(kombu.transport.memory.Channel, '_put', _put)
+    return sent
+
+
+@pytest.mark.parametrize('limit', [0, 1])
+@pytest.mark.parametrize('serializer', ['json', 'pickle'])
+def test_the_mark_is_in_the_messages_of_parts_only(
+        serializer: str, limit: int, make_app: MakeApp, sent: list[dict[str, Any]]) -> None:
+    app = make_app(f'chord_inline_limit={limit}', task_serializer=serializer,
+                   accept_content=['json', 'pickle'])
+    app.finalize()
+    seen: list[str] = []
+
+    @app.task(shared=False, bind=True)
+    def task(self: Any, values: Any = None) -> Any:
+        others = {name: value for name, value in vars(self.request).items() if name != 'chord'}
+        seen.append(f'{values} {others}')
+        return 1
+
+    bodies = [
+        (task.s(), 4, 2), (chain(task.s(), task.s(), app=app), 6, 2),
+        (group(task.s(), task.s(), app=app), 6, 2),
+        (chord([task.s(), task.s()], task.s(), app=app), 8, 6)]
+    with working(app):
+        for body, messages, parts in bodies:
+            sent.clear()
+            joined = chord([task.s(), task.s()], body, app=app)
+            joined.apply_async().get(timeout=30, disable_sync_subtasks=False)
+            joined.body.apply_async(args=([],)).get(timeout=30, disable_sync_subtasks=False)
+            assert len(sent) == messages and sum(map(is_marked, sent)) == parts, body
+    assert len(seen) == 24 and not [text for text in seen if 'dynamodb_run' in text]
+
+
+def is_marked(message: dict[str, Any]) -> bool:
+    """Whether a message has the mark of a chord that it is a part of; nothing else may have it."""
+    text = base64.b64decode(message['body'])
+    accept = kombu.serialization.prepare_accept_content(['json', 'pickle'])
+    args, kwargs, embedded = kombu.serialization.loads(
+        text, message['content-type'], message['content-encoding'], accept=accept)
+    mark = dv.mark_of(celery.app.task.Context(embedded))
+    assert not mark or message['headers']['group'] in mark['id']
+    if mark:
+        embedded = {**embedded, 'chord': None}
+    assert 'dynamodb_run' not in repr([{**message, 'body': None}, args, kwargs, embedded])
+    return bool(mark)
+
+
+@pytest.mark.parametrize('limit', [0, 1])
+def test_a_body_that_applies_its_own_chord_again(limit: int, make_app: MakeApp) -> None:
+    app = make_app(f'chord_inline_limit={limit}')
+    app.finalize()
+    got: list[Any] = []
+    ended = threading.Event()
+
+    @app.task(shared=False)
+    def part(value: Any) -> Any:
+        return [value, len(got)]
+
+    @app.task(shared=False)
+    def body(values: Any) -> None:
+        got.append(values)
+        if len(got) < 3:
+            again.apply_async()
+        else:
+            ended.set()
+
+    again = chord([part.s(0), part.s(1)], body.s(), app=app)
+    again.freeze()
+    with working(app):
+        again.apply_async()
+        assert ended.wait(30)
+    assert got == [[[0, run], [1, run]] for run in range(3)]
 
 
 @pytest.mark.parametrize('serializer', ['json', 'pickle'])
