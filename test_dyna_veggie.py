@@ -2983,6 +2983,52 @@ def test_counts_that_travel_together_count_once_each(
     assert leaders < 11 or what in ('answer lost', 'interrupted')  # fewer than parts
 
 
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs fork')
+def test_a_fork_while_counts_travel_together(make_app: MakeApp, proxy: Proxy) -> None:
+    backend = ready(make_app('max_pool_connections=20'), proxy)
+    run, count = counting(backend, 12)
+    under_way, go_on, roots = threading.Event(), threading.Event(), []
+
+    def hold(operation: str) -> None:
+        if not under_way.is_set():
+            under_way.set()
+            assert go_on.wait(60)
+
+    def deliver(indexes: range) -> list[threading.Thread]:
+        threads = [threading.Thread(
+            target=lambda index: roots.append(count(index)[0]), args=(index,), daemon=True)
+            for index in indexes]
+        for thread in threads:
+            thread.start()
+        return threads
+
+    with Hook(backend, hold, lambda operation: None):
+        threads = deliver(range(1))
+        assert under_way.wait(30)
+        threads += deliver(range(1, 6))  # which wait for the first
+        batches = dv.shared_batches(backend.options)
+        while len(batches._newest[f'{run.id}.0.0'].entries) < 5:
+            time.sleep(0.01)
+        child = os.fork()
+        if not child:
+            try:
+                signal.alarm(30)  # ends it if it hangs
+                # its own parts, and one that its parent is counting
+                for thread in deliver(range(5, 12)):
+                    thread.join()
+                os._exit(0 if roots == [None] * 7 else 2)
+            finally:
+                os._exit(3)
+        assert os.waitpid(child, 0)[1] == 0
+        go_on.set()
+        for thread in threads:
+            thread.join(30)
+    assert batches._newest == {}
+    node, = dv.Chords(backend.values.table).nodes(run, [dv.Position(0, 0)])
+    assert len(node.counted) == 12
+    assert len(roots) == 6 and [root for root in roots if root] == [node]
+
+
 def test_a_body_that_takes_no_values_reads_none(
         backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
     drive = Drive(backend.app, 45)
