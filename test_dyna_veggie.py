@@ -3952,6 +3952,19 @@ def test_greenlets(library: str, endpoint: str, table_name: str) -> None:
 
 
 @slow
+@pytest.mark.parametrize('library', ['gevent', 'eventlet'])
+def test_what_a_chord_costs_with_greenlets(
+        library: str, backend: dv.DynamoDBBackend, proxy: Proxy, table_name: str) -> None:
+    proxy.latency = 0.01
+    url = backend_url(f'local/{table_name}', proxy.url, '&max_pool_connections=100')
+    run_tool('greenlets.py', library, url, '1000', timeout=200)
+    usage = proxy.usage()
+    assert usage.requests <= 1.42 * 1000 + 15, usage
+    assert usage.write_units <= 1.45 * 1000 + 20, usage
+    assert usage.read_units <= 0.6 * 1000 + 15, usage
+
+
+@slow
 @pytest.mark.skipif(not os.path.isdir('/proc/self/fd'), reason='needs /proc')
 @pytest.mark.parametrize(('library', 'threads', 'count'), [
     ('threads', 8, 20_000), ('solo', 1, 3_000), ('gevent', 8, 3_000), ('eventlet', 8, 3_000)])
