@@ -3029,8 +3029,10 @@ def test_a_fork_while_counts_travel_together(make_app: MakeApp, proxy: Proxy) ->
     assert len(roots) == 6 and [root for root in roots if root] == [node]
 
 
+@pytest.mark.parametrize('limit', [1, 100_000])
 def test_a_body_that_takes_no_values_reads_none(
-        backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
+        limit: int, make_app: MakeApp, proxy: Proxy) -> None:
+    backend = ready(make_app(f'chord_inline_limit={limit}'), proxy)
     drive = Drive(backend.app, 45)
     drive.body.set_immutable(True)
     drive.body['args'] = ('own',)
@@ -3041,6 +3043,8 @@ def test_a_body_that_takes_no_values_reads_none(
     read = [id for request in proxy.requests for id in request.ids
             if request.operation in ('GetItem', 'BatchGetItem')]
     assert not [id for id in read if id[-36:] in drive.ids] and len(read) == 3
+    written = {id for request in proxy.requests for id in request.ids}
+    assert drive.run.parts_id not in written
 
 
 def test_how_far_a_chord_is(backend: dv.DynamoDBBackend) -> None:
