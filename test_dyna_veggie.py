@@ -2775,6 +2775,23 @@ def test_done_means_done(
     assert seen[-1][1] == 'SUCCESS' and drive.published == [drive.expected]
 
 
+def test_done_means_done_in_a_later_run_too(
+        backend: dv.DynamoDBBackend, make_app: MakeApp) -> None:
+    other = make_app('read_timeout=9').backend  # not hooked
+    drive = Drive(backend.app, 2)
+    for _ in range(2):
+        drive.apply()
+        seen: list[tuple[str, str]] = []
+        with Hook(backend, lambda operation: None, lambda operation: seen.append(  # noqa: B023
+                (operation, other.get_state(drive.ids[0])))):
+            drive.returns(0)
+        drive.returns(1)
+    # the success of the first run stays, and then leads to the second
+    assert [each for each in seen if each[0] != 'GetItem'] == [
+        ('PutItem', 'SUCCESS'), ('UpdateItem', 'STARTED'), ('PutItem', 'STARTED'),
+        ('UpdateItem', 'SUCCESS')]
+
+
 def test_a_part_costs_three_more_reads_alone_and_none_in_a_batch(
         backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
     drive = Drive(backend.app, 45)
