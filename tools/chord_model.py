@@ -731,11 +731,13 @@ class Schedule(Protocol):
             for task in tasks)
 
 
-def outcomes(seeds: Iterable[int]) -> Iterator[tuple[int, str]]:
+def outcomes(
+        seeds: Iterable[int], make: Callable[[int], Schedule] = Schedule,
+) -> Iterator[tuple[int, str]]:
     """Plays schedules; yields how each ended.  The good ones start with 'good'."""
     for seed in seeds:
         try:
-            yield seed, Schedule(seed).play()
+            yield seed, make(seed).play()
         except (KeyError, TypeError, AttributeError) as exc:
             yield seed, f'BAD: {type(exc).__name__}: {exc}'
 

@@ -1,13 +1,13 @@
-"""Waits for results in greenlets, for test_greenlets in test_dyna_veggie.py.
+"""Waits for results in greenlets, or runs a chord in a worker of 100, for test_dyna_veggie.py.
 
-    python tools/greenlets.py gevent|eventlet URL-OF-A-RESULT-BACKEND
+    python tools/greenlets.py gevent|eventlet URL-OF-A-RESULT-BACKEND [PARTS-OF-A-CHORD]
 """
 from __future__ import annotations
 
 import importlib
 import sys
 
-LIBRARY, URL = sys.argv[1:]
+LIBRARY, URL, *PARTS = sys.argv[1:]
 if LIBRARY == 'gevent':
     importlib.import_module('gevent.monkey').patch_all()
 else:
@@ -17,12 +17,14 @@ else:
 import threading  # noqa: E402
 from typing import Any  # noqa: E402
 
-from celery import Celery  # noqa: E402
+from celery import Celery, chord  # noqa: E402
+from celery.contrib.testing.worker import start_worker  # noqa: E402
 from celery.exceptions import TimeoutError  # noqa: E402
+from celery.signals import task_postrun  # noqa: E402
 
 library = importlib.import_module(LIBRARY)
 spawn, sleep = library.spawn, library.sleep
-app = Celery(backend=URL)
+app = Celery(backend=URL, broker='memory://')
 stored = app.backend.store_result
 
 
@@ -90,8 +92,39 @@ def waiting_times_out() -> None:
     raise AssertionError('no TimeoutError')
 
 
-callbacks_are_called()
-greenlets_wait_while_others_go_on()
-large_groups_are_joined()
-waiting_times_out()
+@app.task
+def part(number: int) -> int:
+    return number
+
+
+@app.task
+def body(numbers: list[int]) -> bool:
+    return numbers == list(range(len(numbers)))
+
+
+def a_chord_is_run(parts: int) -> None:
+    # until its result is stored: to wait for that would cost requests
+    ran, ended = [], threading.Event()
+
+    def after(task: Any = None, retval: Any = None, **kwargs: Any) -> None:
+        if task.name == body.name:
+            ran.append(retval)
+            ended.set()
+    task_postrun.connect(after)
+    app.conf.update(worker_prefetch_multiplier=0,
+                    broker_transport_options={'polling_interval': 0.005})
+    with start_worker(app, pool=LIBRARY, concurrency=100, perform_ping_check=False,
+                      shutdown_timeout=30):
+        chord([part.s(number) for number in range(parts)], body.s()).apply_async()
+        assert ended.wait(100)
+    assert ran == [True]
+
+
+if PARTS:
+    a_chord_is_run(int(PARTS[0]))
+else:
+    callbacks_are_called()
+    greenlets_wait_while_others_go_on()
+    large_groups_are_joined()
+    waiting_times_out()
 print('all right')
