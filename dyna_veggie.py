@@ -2995,8 +2995,10 @@ class AwaitingBackend(BaseKeyValueStoreBackend):
     def add_pending_results(self, results: list[AsyncResult], weak: bool = False) -> Any:
         return results
 
-    def remove_pending_result(self, result: ResultBase) -> ResultBase:
-        if isinstance(result, AsyncResult):
+    def remove_pending_result(
+            self, result: ResultBase, ending: Callable[[], bool] = sys.is_finalizing) -> ResultBase:
+        # a default, since a result can outlive the names of modules when the interpreter ends
+        if not ending() and isinstance(result, AsyncResult):
             shared_poller(self.options).unwatch(self.item_id(result.id), id(result))
         return result
 

@@ -57,6 +57,7 @@ import pytest
 import readme_renderer.rst
 import yaml
 from celery import Celery, chain, chord, group, states
+from celery.backends.base import BaseKeyValueStoreBackend
 from celery.contrib.testing.worker import start_worker
 from celery.exceptions import ChordError, ImproperlyConfigured, TimeoutError
 from hypothesis import HealthCheck, example, given, settings
@@ -4214,6 +4215,19 @@ def test_a_child_after_a_fork_waits_by_itself(app: Celery, backend: dv.DynamoDBB
     assert os.waitpid(child, 0)[1] == 0
 
 
+def test_a_result_can_outlive_the_modules_when_the_interpreter_ends(endpoint: str) -> None:
+    code = textwrap.dedent('''
+        import logging, sys
+        from celery import Celery
+        logging.kept = Celery('kept', backend=sys.argv[1]).AsyncResult('id')  # as Airflow's does
+        logging.kept.backend
+    ''')
+    done = subprocess.run(
+        [sys.executable, '-c', code, backend_url('local', endpoint)], cwd=ROOT,
+        stderr=subprocess.PIPE, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, '')
+
+
 # --------------------------------------------------------------------------------------------------
 # Results
 # --------------------------------------------------------------------------------------------------
@@ -4697,7 +4711,6 @@ def test_an_item_that_cannot_be_read_fails_alone(
 def test_mget_goes_on_past_an_item_that_cannot_be_read(
         app: Celery, backend: dv.DynamoDBBackend, client: Any, table_name: str, proxy: Proxy,
         caplog: pytest.LogCaptureFixture) -> None:
-    # as Airflow's executor reads the states of all that runs
     ids = ready_tasks(backend, 199)
     client.put_item(TableName=table_name, Item={
         'id': {'S': 'celery-task-meta-odd'}, 'result': {'L': []}})
@@ -4709,6 +4722,35 @@ def test_mget_goes_on_past_an_item_that_cannot_be_read(
     assert cost(proxy) == (2, 100, 0)
     with pytest.raises(dv.UnreadableValue):
         backend.get(keys[-1])
+
+
+def test_airflow_reads_the_states_of_a_thousand_tasks_in_ten_requests(
+        app: Celery, backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
+    # what BulkStateFetcher of apache-airflow-providers-celery 3.26.0 does at each heartbeat
+    sent = [app.AsyncResult(str(uuid.uuid4())) for _ in range(1000)]
+    # the results come from the processes that sent the tasks, and get the scheduler's backend
+    sent = [pickle.loads(pickle.dumps(result)) for result in sent]
+    for result in sent:
+        result.backend = backend
+    waiting, ended = sent[:500], sent[500:503]
+    for result in sent[503:]:
+        backend.store_result(result.id, None, states.STARTED)
+    backend.mark_as_done(ended[0].id, 'done')
+    backend.mark_as_failure(ended[1].id, ValueError('no'), traceback='Traceback: here')
+    backend.mark_as_revoked(ended[2].id, 'terminated')
+    proxy.reset()
+
+    assert isinstance(app.backend, BaseKeyValueStoreBackend)  # or it asks for one after the other
+    task_ids = {result.task_id for result in sent}
+    values = app.backend.mget([app.backend.get_key_for_task(id) for id in task_ids])
+    decoded = [app.backend.decode_result(value) for value in values if value]
+    assert cost(proxy) == (10, 500, 0)
+    by_id = {meta['task_id']: meta for meta in decoded}
+    assert not {result.id for result in waiting} & set(by_id)
+    assert [by_id[result.id]['status'] for result in ended] == ['SUCCESS', 'FAILURE', 'REVOKED']
+    assert [by_id[result.id]['status'] for result in sent[503:]] == ['STARTED'] * 497
+    # a scheduler that adopts the tasks of one that died also looks at their errors
+    assert repr(ended[1].result) == repr(by_id[ended[1].id]['result']) == "ValueError('no')"
 
 
 scalars = st.one_of(
