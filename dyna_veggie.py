@@ -1321,7 +1321,7 @@ class Table:
         item = exc.response.get('Item')
         if item:
             return WriteResult(False, unmarshal_item(item))
-        # DynamoDB Local before 2 does not say which item failed the condition
+        # the DynamoDB Local of 2020 does not say which item failed the condition
         return WriteResult(False, self.get(id))
 
     # --- batches ----------------------------------------------------------------------------------
@@ -1469,8 +1469,7 @@ class Table:
 
     def _missing(self) -> ImproperlyConfigured:
         region = self.client.botocore.meta.region_name
-        remedy = ('create it with the command create-table, or let a worker do it '
-                  '(create_table=true)')
+        remedy = 'check its name and the region, or create it with the command create-table'
         arn = TABLE_ARN.fullmatch(self.name)
         if arn:
             remedy = ('a table that is named by its ARN is not created from here; create '

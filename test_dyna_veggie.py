@@ -1176,7 +1176,8 @@ def test_a_table_that_must_not_be_created_is_a_clear_error(
         make_app: MakeApp, proxy: Proxy, table_name: str) -> None:
     app = make_app('create_table=false')
     with pytest.raises(ImproperlyConfigured, match=(
-            f"table='{table_name}' does not exist in us-east-1: create it with the command")):
+            f"table='{table_name}' does not exist in us-east-1: check its name and the region, or "
+            'create it with the command create-table$')):
         app.backend.get('key')
     assert 'CreateTable' not in operations(proxy)
 
@@ -1206,11 +1207,69 @@ def test_what_create_table_is_asked_for(
     assert body == expected
 
 
-def create_table(client: Any, name: str, key: str = 'id', kind: str = 'S') -> None:
+@pytest.mark.parametrize(('query', 'asked', 'name'), [
+    ('deletion_protection=true', {'DeletionProtectionEnabled': True}, 'DeletionProtectionEnabled'),
+    ('table_class=standard_infrequent_access', {'TableClass': 'STANDARD_INFREQUENT_ACCESS'},
+     'TableClassSummary'),
+    ('tags=team:data,env:prod', {'Tags': [
+        {'Key': 'team', 'Value': 'data'}, {'Key': 'env', 'Value': 'prod'}]}, 'Tags'),
+    ('encryption_key=alias/k', {'SSESpecification': {
+        'Enabled': True, 'SSEType': 'KMS', 'KMSMasterKeyId': 'alias/k'}}, 'SSEDescription'),
+])
+def test_the_created_table_has_what_was_asked_for(
+        query: str, asked: dict[str, Any], name: str, make_app: MakeApp, client: Any,
+        table_name: str) -> None:
+    def made(table: str) -> Any:
+        described = client.describe_table(TableName=table)['Table']
+        # moto describes the lack of a protection, too
+        if described.get('DeletionProtectionEnabled'):
+            with pytest.raises(client.exceptions.ClientError, match='(?i)protect'):
+                client.delete_table(TableName=table)
+            client.update_table(TableName=table, DeletionProtectionEnabled=False)
+        if name == 'Tags':
+            return client.list_tags_of_resource(ResourceArn=described['TableArn'])['Tags']
+        return described.get(name)
+
+    # the same, asked by a plain client: some engines ignore it
+    create_table(client, f'plain-{table_name}', **asked)
+    try:
+        expected = made(f'plain-{table_name}')
+    except client.exceptions.ClientError as exc:
+        pytest.skip(f'this engine refuses it: {exc}')
+    if not expected:
+        pytest.skip(f'this engine ignores it: no {name} in what it describes')
+    make_app(query).backend.get('key')
+    assert made(table_name) == expected
+
+
+def create_table(
+        client: Any, name: str, key: str = 'id', kind: str = 'S', **more: Any) -> None:
     client.create_table(
         TableName=name, BillingMode='PAY_PER_REQUEST',
         KeySchema=[{'AttributeName': key, 'KeyType': 'HASH'}],
-        AttributeDefinitions=[{'AttributeName': key, 'AttributeType': kind}])
+        AttributeDefinitions=[{'AttributeName': key, 'AttributeType': kind}], **more)
+
+
+def test_a_refused_write_is_one_request_where_the_answer_holds_the_item(
+        backend: dv.DynamoDBBackend, proxy: Proxy, client: Any, table_name: str) -> None:
+    table = backend.values.table
+    stored = {'id': 'id', 'result': b'first', 'status': 'SUCCESS'}
+    assert table.put(stored).applied
+    condition = {'condition': 'attribute_not_exists(#id)'}
+    proxy.reset()
+    refused = [table.put({'id': 'id', 'result': b'second'}, **condition),
+               table.update('id', 'SET #result = :result', {'result': b'third'}, **condition)]
+    assert refused == [dv.WriteResult(False, stored)] * 2  # on every engine
+    try:
+        client.put_item(
+            TableName=table_name, Item={'id': {'S': 'id'}},
+            ConditionExpression='attribute_not_exists(id)',
+            ReturnValuesOnConditionCheckFailure='ALL_OLD')
+    except client.exceptions.ConditionalCheckFailedException as exc:
+        if 'Item' not in exc.response:
+            assert operations(proxy) == ['PutItem', 'GetItem', 'UpdateItem', 'GetItem']
+            pytest.skip('this engine ignores ReturnValuesOnConditionCheckFailure')
+    assert operations(proxy) == ['PutItem', 'UpdateItem']
 
 
 @pytest.mark.parametrize(('call', 'key', 'kind'), [
@@ -6803,6 +6862,82 @@ def test_the_policy_of_the_readme() -> None:
     done = click.testing.CliRunner().invoke(dv.commands, command)
     policies = [json.loads(block) for block in blocks_of_the_readme('json')]
     assert policies == [json.loads(done.output)]
+
+
+def test_the_break_even_with_s3_is_computed() -> None:
+    section = ' '.join(README.partition('**S3 for large results.**')[2].partition('\n\n')[0].split())
+    written, read, put, got = 0.625, 0.125 / 2, 5.00, 0.40  # dollars per million
+    per_kb, s3 = written + read / 4, put + got + written + read
+    assert f'costs {per_kb:.2f} *k* dollars per million' in section
+    assert f'({written} per KB written, {read} per 4 KB read' in section
+    assert f'some {s3:.1f} dollars: {put:.2f} to put it, {got:.2f} to get it' in section
+    assert f'and {written + read:.2f} for the item' in section
+    assert f'**above some {math.ceil(s3 / per_kb)} KB**' in section
+    assert 10 <= 100 * per_kb / s3 < 11 and 'by ten times at 100 KB' in section
+
+
+def test_an_index_finds_results_by_state_and_time(
+        app: Celery, client: Any, table_name: str) -> None:
+    keys = [{'AttributeName': name, 'KeyType': kind}
+            for name, kind in (('status', 'HASH'), ('timestamp', 'RANGE'))]
+    client.create_table(
+        TableName=table_name, BillingMode='PAY_PER_REQUEST',
+        KeySchema=[{'AttributeName': 'id', 'KeyType': 'HASH'}],
+        AttributeDefinitions=[{'AttributeName': name, 'AttributeType': kind} for name, kind in (
+            ('id', 'S'), ('status', 'S'), ('timestamp', 'N'))],
+        GlobalSecondaryIndexes=[{
+            'IndexName': 'by-status', 'KeySchema': keys,
+            'Projection': {'ProjectionType': 'KEYS_ONLY'}}])
+    for number in range(9):
+        app.backend.store_result(f'id-{number}', number, states.SUCCESS)
+        if number % 3 == 0:
+            app.backend.mark_as_failure(f'bad-{number}', ValueError(number))
+    found = client.query(
+        TableName=table_name, IndexName='by-status', ScanIndexForward=False,
+        KeyConditionExpression='#s = :failed AND #t > :since',
+        ExpressionAttributeNames={'#s': 'status', '#t': 'timestamp'},
+        ExpressionAttributeValues={
+            ':failed': {'S': states.FAILURE}, ':since': {'N': str(time.time() - 3600)}})
+    assert [item['id']['S'].rpartition('meta-')[2] for item in found['Items']] == [
+        'bad-6', 'bad-3', 'bad-0']
+
+
+def test_the_supported_versions_are_everywhere_the_same() -> None:
+    sentence = re.search(
+        r'It is tested with Celery ([\d.]+) to ([\d.]+) on Python ([\d.]+) to ([\d.]+) '
+        r'\(Celery ([\d.]+) needs Python ([\d.]+)\)', README)
+    assert sentence
+    celerys, pythons, (newest_celery, needs) = (
+        sentence.groups()[:2], sentence.groups()[2:4], sentence.groups()[4:])
+    setup, ci = (ROOT / 'setup.py').read_text(), (ROOT / '.ci' / 'run').read_text()
+    classified = re.findall(r"'Programming Language :: Python :: (3\.\d+)'", setup)
+    first, last = (int(version.partition('.')[2]) for version in pythons)
+    assert classified == [f'3.{minor}' for minor in range(first, last + 1)]
+    assert f"python_requires='>={pythons[0]}'" in setup and f"'celery>={celerys[0]}'" in setup
+    assert f'Python {pythons[0]} or newer and make' in README
+
+    noxfile = importlib.import_module('noxfile')
+    assert classified == noxfile.PYTHONS and noxfile.CELERYS[0] == celerys[0]
+    assert noxfile.CELERYS[-1] == celerys[1] == newest_celery
+    assert noxfile.IMPOSSIBLE == [
+        (each, newest_celery) for each in classified if Version(each) < Version(needs)]
+    assert f'PYTHON=python{pythons[1]}' in ci and f'python-next {pythons[1]} ' in ci
+    # it says itself whether it has been on AWS
+    assert 'not been run on AWS' in README and "'Development Status :: 4 - Beta'" in setup
+
+
+@pytest.mark.parametrize(('engine', 'named'), [
+    ('docker', r'DynamoDB Local \d+\.\d+\.\d+ \(Docker image amazon/dynamodb-local'),
+    ('embedded', r"moto \d+\.\d+\.\d+'s server")])
+def test_the_line_that_names_the_engine_says_its_version(engine: str, named: str) -> None:
+    environ = {name: value for name, value in os.environ.items() if name != 'DYNAMODB_ENDPOINT'}
+    done = subprocess.run(
+        [sys.executable, 'tools/dynamodb_local.py', sys.executable, '-c', 'print("ran")'], cwd=ROOT,
+        env={**environ, 'ENGINE': engine}, capture_output=True, text=True, timeout=180)
+    if done.returncode == 2 and 'Docker' in done.stderr:
+        pytest.skip(done.stderr.strip())
+    assert done.stdout == 'ran\n', done.stderr
+    assert re.match(rf'dynamodb_local: {named}', done.stderr.splitlines()[-1]), done.stderr
 
 
 def test_dynamodb_local_is_started_as_the_readme_says() -> None:
