@@ -20,7 +20,7 @@ setup(
     license_files=['LICENSE'],
     keywords='celery dynamodb aws botocore result backend task queue',
     classifiers=[
-        'Development Status :: 5 - Production/Stable',
+        'Development Status :: 4 - Beta',
         'Framework :: Celery',
         'Intended Audience :: Developers',
         'Operating System :: OS Independent',
