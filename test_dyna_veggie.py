@@ -1223,7 +1223,7 @@ def test_the_created_table_has_what_was_asked_for(
         described = client.describe_table(TableName=table)['Table']
         # moto describes the lack of a protection, too
         if described.get('DeletionProtectionEnabled'):
-            with pytest.raises(client.exceptions.ClientError, match='(?i)protect'):
+            with pytest.raises(client.exceptions.ClientError, match=r'(?i)protect'):
                 client.delete_table(TableName=table)
             client.update_table(TableName=table, DeletionProtectionEnabled=False)
         if name == 'Tags':
@@ -6865,7 +6865,8 @@ def test_the_policy_of_the_readme() -> None:
 
 
 def test_the_break_even_with_s3_is_computed() -> None:
-    section = ' '.join(README.partition('**S3 for large results.**')[2].partition('\n\n')[0].split())
+    paragraph = README.partition('**S3 for large results.**')[2].partition('\n\n')[0]
+    section = ' '.join(paragraph.split())
     written, read, put, got = 0.625, 0.125 / 2, 5.00, 0.40  # dollars per million
     per_kb, s3 = written + read / 4, put + got + written + read
     assert f'costs {per_kb:.2f} *k* dollars per million' in section
@@ -6919,8 +6920,8 @@ def test_the_supported_versions_are_everywhere_the_same() -> None:
     noxfile = importlib.import_module('noxfile')
     assert classified == noxfile.PYTHONS and noxfile.CELERYS[0] == celerys[0]
     assert noxfile.CELERYS[-1] == celerys[1] == newest_celery
-    assert noxfile.IMPOSSIBLE == [
-        (each, newest_celery) for each in classified if Version(each) < Version(needs)]
+    too_old = [each for each in classified if Version(each) < Version(needs)]
+    assert noxfile.IMPOSSIBLE == [(each, newest_celery) for each in too_old]
     assert f'PYTHON=python{pythons[1]}' in ci and f'python-next {pythons[1]} ' in ci
     # it says itself whether it has been on AWS
     assert 'not been run on AWS' in README and "'Development Status :: 4 - Beta'" in setup
