@@ -1028,7 +1028,8 @@ class Client:
         known = self._botocore.meta.service_model.operation_names if self._botocore else ()
         service = 'dynamodb:' if action in known else ''
         remedy = diagnosis.remedy.format(action=service + action)
-        if action in ('CreateTable', 'DescribeTable'):
+        creates = self.options.create_table and action in ('CreateTable', 'DescribeTable')
+        if creates and diagnosis.kind is DeniedAction:
             remedy += ('; or create the table, with the string hash key "id" and time to live on '
                        '"ttl", with the rights of an operator')
         if diagnosis.kind is DeniedAction and TABLE_ARN.fullmatch(self.options.table):
@@ -2211,6 +2212,19 @@ class Chords:
         item = self._newest_run(key)
         leaves = self._leaves(self._run(item)) if item else []
         return sorted(part_of(member) for leaf in leaves for member in leaf.item.get('failed', ()))
+
+    def missing_places(self, key: str) -> list[int]:
+        """The places in the header, from 0, whose parts a chord's newest run has not counted.
+
+        Nothing is said of generators, nor of headers with groups in them, whose places repeat.
+        """
+        item = self._newest_run(key)
+        if not item or item['lazy'] or item['single'] or item.get('size') is None:
+            return []
+        counted = {part_of(member) for leaf in self._leaves(self._run(item))
+                   for member in leaf.counted}
+        own = {part.group_index for part in counted if not part.added}
+        return [place for place in range(item['size']) if place not in own]
 
     def _newest_run(self, key: str) -> Item | None:
         pointer = self.table.get(key)
@@ -4546,9 +4560,11 @@ def task_id_of(backend: DynamoDBBackend, id: str) -> str | None:
 
 def task_row(id: str, item: Item, meta: Mapping[str, Any]) -> dict[str, Any]:
     """What is stored of a task, but its result: the same keys for each."""
-    value = item.get('result', b'')
+    value, result = item.get('result', b''), meta.get('result')
+    error = ' '.join(repr(result).split())[:200] if isinstance(result, BaseException) else None
     return {
-        'id': id, 'kind': 'task', 'state': meta.get('status'), 'name': meta.get('name'),
+        'id': id, 'kind': 'task', 'state': meta.get('status'), 'error': error,
+        'name': meta.get('name'),
         'args': meta.get('args'), 'kwargs': meta.get('kwargs'), 'worker': meta.get('worker'),
         'queue': meta.get('queue'), 'retries': meta.get('retries'),
         'parent': meta.get('parent_id'), 'group': meta.get('group_id'),
@@ -4747,7 +4763,8 @@ def _check(backend: DynamoDBBackend) -> _Answer:
         except MissingTable as exc:
             ok, found = False, str(exc)
             if options.create_table:
-                ok, found = None, 'does not exist yet: the first request creates it'
+                region = table.client.botocore.meta.region_name
+                ok, found = None, f'does not exist in {region} yet: the first request creates it'
         except FAILURES as exc:
             ok, found = failed, str(exc)
         if not isinstance(found, str):
@@ -4842,6 +4859,7 @@ def _show(backend: DynamoDBBackend, id: str) -> _Answer:
         key = backend.key_id(backend.get_key_for_chord(task_id))
         row['chord']['first_failed'] = [
             part.task_id for part in Chords(table).failed_parts(key)[:10]]
+        row['chord']['first_missing'] = Chords(table).missing_places(key)[:10]
     return row, _shown(row, told)
 
 
@@ -4874,6 +4892,11 @@ def _shown(row: Mapping[str, Any], told: str) -> Iterator[str]:
         yield f'chord      {chord["counted"]} of {chord["expected"] or "?"} parts counted'
         if chord['failed']:
             yield f'failed     {chord["failed"]}: {", ".join(chord["first_failed"])}'
+        if chord['first_missing']:
+            missing = chord['expected'] - chord['counted']
+            places = ', '.join(map(str, chord['first_missing']))
+            more = ', …' if missing > len(chord['first_missing']) else ''
+            yield f'missing    {missing}: in the header at {places}{more} (from 0)'
 
 
 def _moment(given: str) -> float:
@@ -4943,7 +4966,20 @@ def _list(
     if rows and not any(row['name'] for row in rows):
         click.echo('names and arguments are not stored: see result_extended', err=True)
     running = [row for row in (chord_row(backend, table, id) for id in chords) if row]
+    if not rows + running:
+        _suggest(wanted)
     return running + rows, _listed(running + rows, matches + len(running))
+
+
+def _suggest(wanted: Wanted) -> None:
+    """Says why nothing may have been found."""
+    known = [*states.ALL_STATES, 'RUNNING']
+    near = difflib.get_close_matches(wanted.state or '', known, 1)
+    if near and wanted.state not in known:
+        click.echo(f'there is no state {wanted.state}; did you mean {near[0]}?', err=True)
+    if wanted.name:
+        click.echo('names are stored only with result_extended; they count as a whole, '
+                   'such as proj.tasks.add', err=True)
 
 
 def _listed(rows: list[dict[str, Any]], matches: int) -> Iterator[str]:
@@ -4955,7 +4991,8 @@ def _listed(rows: list[dict[str, Any]], matches: int) -> Iterator[str]:
             yield f'{"":23}  {row["state"]:8} {row["id"]}  {far}'
         else:
             name = f'{row["name"] or "":{names}}  ' if names else ''
-            yield f'{_readable(row["stored"])}  {row["state"]:8} {name}{row["id"]}'
+            error = f'  {row["error"][:100]}' if row['error'] else ''
+            yield f'{_readable(row["stored"])}  {row["state"]:8} {name}{row["id"]}{error}'
     yield f'{len(rows):,} of {matches:,}'
 
 

@@ -1255,10 +1255,10 @@ def test_a_refused_write_is_one_request_where_the_answer_holds_the_item(
     table = backend.values.table
     stored = {'id': 'id', 'result': b'first', 'status': 'SUCCESS'}
     assert table.put(stored).applied
-    condition = {'condition': 'attribute_not_exists(#id)'}
+    new = 'attribute_not_exists(#id)'
     proxy.reset()
-    refused = [table.put({'id': 'id', 'result': b'second'}, **condition),
-               table.update('id', 'SET #result = :result', {'result': b'third'}, **condition)]
+    refused = [table.put({'id': 'id', 'result': b'second'}, condition=new),
+               table.update('id', 'SET #result = :result', {'result': b'third'}, condition=new)]
     assert refused == [dv.WriteResult(False, stored)] * 2  # on every engine
     try:
         client.put_item(
@@ -5456,7 +5456,8 @@ def test_check_does_not_create_the_table_and_create_table_does(
         run: Any, proxy: Proxy, client: Any, table_name: str) -> None:
     code, output = run('check')
     assert code == 0 and 'GetItem' not in output
-    assert '--  table           does not exist yet: the first request creates it' in output
+    assert ('--  table           does not exist in us-east-1 yet: the first request creates it\n'
+            in output)
     code, output = run('check', query='&create_table=false')
     assert code == 1 and 'NO  table' in output
     assert f"table='{table_name}' does not exist in us-east-1" in output
@@ -5471,6 +5472,15 @@ def test_check_does_not_create_the_table_and_create_table_does(
     assert ttl['AttributeName'] == 'ttl'
     assert run('create-table', '--json')[1]['created'] is False
     assert run('check')[0] == 0
+
+
+@pytest.mark.parametrize('command', ['list', 'purge', 'check', 'create-table', 'show id'])
+def test_wrong_keys_are_told_as_such_to_an_operator(
+        command: str, run: Any, backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
+    proxy.faults = lambda operation, body: Error('UnrecognizedClientException', 'no')
+    code, output = run(*command.split())
+    assert code == 1 and 'AWS does not know these credentials' in output
+    assert 'create the table' not in output
 
 
 def test_time_to_live_that_is_off_is_told_and_turned_on(
@@ -5649,7 +5659,7 @@ def test_commands_for_a_table_of_another_account(
 
 SHOWN = {
     'id', 'kind', 'state', 'name', 'args', 'kwargs', 'worker', 'queue', 'retries', 'parent',
-    'group', 'stored', 'done', 'expires', 'size', 'chunks'}
+    'group', 'stored', 'done', 'expires', 'size', 'chunks', 'error'}
 
 
 def test_show_a_task(run: Any, make_app: MakeApp, client: Any, proxy: Proxy,
@@ -5678,7 +5688,7 @@ def test_show_a_task(run: Any, make_app: MakeApp, client: Any, proxy: Proxy,
         'traceback': None, 'name': 'proj.add', 'args': [1, 2], 'kwargs': {'to': 3},
         'worker': 'worker@host', 'queue': 'queue-1', 'retries': 2, 'parent': 'mother',
         'group': 'team', 'children': ['child'], 'chunks': 0, 'results': None, 'chord': None,
-        'stored_as': 'celery-task-meta-small'}
+        'stored_as': 'celery-task-meta-small', 'error': None}
     output = run('show', 'small')[1]
     for line in ("result     {'a': 1.5}", 'name       proj.add', 'worker     worker@host',
                  'queue      queue-1', 'retries    2', 'parent     mother', "children   ['child']"):
@@ -5717,7 +5727,10 @@ def test_show_a_group_and_a_chord(run: Any, backend: dv.DynamoDBBackend) -> None
             drive.size()
         drive.returns(0)
         drive.returns(1)
-        assert f'2 of {parts} parts counted' in run('show', drive.group_id)[1]
+        output = run('show', drive.group_id)[1]
+        assert f'2 of {parts} parts counted' in output
+        assert ('missing' in output) == (not lazy)
+        assert ('header at 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, … (' in output) == (parts == 101)
         chord = run('show', drive.group_id, '--json')[1]['chord']
         assert (chord['state'], chord['counted'], chord['failed']) == ('RUNNING', 2, 0)
         for index in range(2, parts):
@@ -5732,7 +5745,10 @@ def test_show_a_group_and_a_chord(run: Any, backend: dv.DynamoDBBackend) -> None
     chord = run('show', drive.group_id, '--json')[1]['chord']
     assert (chord['counted'], chord['failed'], chord['expected']) == (5, 2, 10)
     assert chord['first_failed'] == [drive.ids[3], drive.ids[5]]
-    assert f'failed     2: {drive.ids[3]}, {drive.ids[5]}' in run('show', drive.group_id)[1]
+    assert chord['first_missing'] == [4, 6, 7, 8, 9]
+    output = run('show', drive.group_id)[1]
+    assert f'failed     2: {drive.ids[3]}, {drive.ids[5]}' in output
+    assert output.endswith('missing    5: in the header at 4, 6, 7, 8, 9 (from 0)\n')
 
 
 def test_list_tasks_and_running_chords(
@@ -5786,7 +5802,12 @@ def test_list_tasks_and_running_chords(
     lines = output.splitlines()
     assert f'table {table_name}: reads the whole table: ' in lines[0]
     assert lines[-1] == '2 of 3' and ' UTC  FAILURE  proj.add  id-20' in lines[-3]
+    assert lines[-2].endswith('  id-10  ValueError(10)')
+    assert by_id['id-20']['error'] == 'ValueError(20)' and by_id['id-4']['error'] is None
     assert run('list', '--since', 'soon')[0] == 2
+    assert 'no state FAILED; did you mean FAILURE?\n' in run('list', '--state', 'failed')[1]
+    assert 'did you mean' not in run('list', '--state', 'RETRY')[1]
+    assert 'they count as a whole' in run('list', '--name', 'add')[1]
 
 
 def test_list_says_once_that_names_are_not_stored(run: Any, backend: dv.DynamoDBBackend) -> None:
@@ -5850,7 +5871,7 @@ def test_list_is_exact_on_a_table_of_a_hundred_thousand(
     proxy.reset()
     code, output = run('list', '--state', 'FAILURE', '--limit', '50')
     assert code == 0, output
-    failed = [line.split()[-1] for line in output.splitlines() if ' FAILURE ' in line]
+    failed = [line.split()[4] for line in output.splitlines() if ' FAILURE ' in line]
     assert failed == [str(number) for number in range(98_007, 0, -2000)]
     assert output.endswith('50 of 50\n')
     scans = [request.body for request in proxy.requests if request.operation == 'Scan']
@@ -6921,7 +6942,8 @@ def test_the_supported_versions_are_everywhere_the_same() -> None:
     assert classified == noxfile.PYTHONS and noxfile.CELERYS[0] == celerys[0]
     assert noxfile.CELERYS[-1] == celerys[1] == newest_celery
     too_old = [each for each in classified if Version(each) < Version(needs)]
-    assert noxfile.IMPOSSIBLE == [(each, newest_celery) for each in too_old]
+    impossible = [(each, newest_celery) for each in too_old]
+    assert impossible == noxfile.IMPOSSIBLE
     assert f'PYTHON=python{pythons[1]}' in ci and f'python-next {pythons[1]} ' in ci
     # it says itself whether it has been on AWS
     assert 'not been run on AWS' in README and "'Development Status :: 4 - Beta'" in setup
