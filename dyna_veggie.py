@@ -104,7 +104,7 @@ from celery.utils.serialization import strtobool
 from celery.utils.time import maybe_iso8601
 from kombu.exceptions import EncodeError
 from kombu.utils.compat import detect_environment
-from kombu.utils.encoding import bytes_to_str, ensure_bytes
+from kombu.utils.encoding import bytes_to_str, ensure_bytes, safe_repr
 from kombu.utils.json import register_type
 from vine import barrier
 
@@ -4561,7 +4561,8 @@ def task_id_of(backend: DynamoDBBackend, id: str) -> str | None:
 def task_row(id: str, item: Item, meta: Mapping[str, Any]) -> dict[str, Any]:
     """What is stored of a task, but its result: the same keys for each."""
     value, result = item.get('result', b''), meta.get('result')
-    error = ' '.join(repr(result).split())[:200] if isinstance(result, BaseException) else None
+    error = (' '.join(safe_repr(result).split())[:200]  # its own repr may raise
+             if isinstance(result, BaseException) else None)
     return {
         'id': id, 'kind': 'task', 'state': meta.get('status'), 'error': error,
         'name': meta.get('name'),
