@@ -79,6 +79,7 @@ from botocore.parsers import ResponseParserError
 from botocore.utils import is_valid_endpoint_url, is_valid_ipv6_endpoint_url
 from celery import maybe_signature, states
 from celery._state import get_current_task
+from celery.app.task import Context
 from celery.app.utils import find_app
 from celery.backends.base import BaseKeyValueStoreBackend
 from celery.exceptions import (
@@ -87,6 +88,7 @@ from celery.exceptions import (
     ChordError,
     ImproperlyConfigured,
     SoftTimeLimitExceeded,
+    TaskRevokedError,
     TimeoutError,
 )
 from celery.result import (
@@ -3417,6 +3419,8 @@ task_prerun.connect(_load, weak=False, dispatch_uid='dyna_veggie.load')
 #               said to anybody before ``begin``, so that all of it can be done again.
 #   errors      Whatever is raised before ``begin`` is what the errbacks are told, but for a soft
 #               time limit, after which another thread does it all again.
+#   around      If the body was to be a part of another chord, that one counts it as failed, before
+#               the error is under the body's id, which says that this chord has ended.
 
 def arrange(result: ResultBase, values: Mapping[str, Any]) -> Any:
     """Values by task id, in the structure of a header's result."""
@@ -3454,17 +3458,32 @@ def evidence(body: Any, app: Any) -> Iterator[str]:
         yield from evidence(body.body, app)
 
 
-def last_tasks(body: Any, app: Any) -> Iterator[str]:
-    """The ids of the tasks whose results are a body's result, as far as it was frozen."""
-    body = maybe_signature(body, app=app)
-    tasks = _tasks_of(body)
-    if body.subtask_type == 'chord':
-        yield from last_tasks(body.body, app)
-    elif not tasks and body.options.get('task_id'):
-        yield body.options['task_id']
+def last_tasks(signature: Any, app: Any) -> Iterator[Any]:
+    """The tasks whose results are the result of a signature, as far as it was frozen."""
+    signature = maybe_signature(signature, app=app)
+    tasks = _tasks_of(signature)
+    if signature.subtask_type == 'chord':
+        yield from last_tasks(signature.body, app)
+    elif not tasks and signature.options.get('task_id'):
+        yield signature
     else:
-        for task in tasks[-1:] if body.subtask_type == 'chain' else tasks:
+        for task in tasks[-1:] if signature.subtask_type == 'chain' else tasks:
             yield from last_tasks(task, app)
+
+
+def outer_parts(signature: Any, app: Any) -> Iterator[Context]:
+    """What the chord around a signature counts once that was called: requests of its last tasks."""
+    signature = maybe_signature(signature, app=app)
+    for each in (signature, *(signature.options.get('chain') or ())):
+        each = maybe_signature(each, app=app)
+        for task in last_tasks(each, app):
+            # what was frozen into the task knows nothing of the run: it came before
+            options = {**task.options, **{
+                name: each.options[name] for name in ('chord', 'group_id') if name in each.options}}
+            if options.get('chord'):
+                yield Context({
+                    'id': options['task_id'], 'group': options.get('group_id'),
+                    'group_index': options.get('group_index'), 'chord': options['chord']})
 
 
 def can_refer(body: Any, app: Any) -> bool:
@@ -3581,11 +3600,14 @@ class Join:
             logger.exception('Chord %s raised: %r', self.counter.run.id, exc)
             if not self.body.id:  # a chain has none; older Celerys would fail to store its error
                 self.body.options['task_id'] = str(uuid.uuid4())
+            self.backend.fail_parts(self.body, exc)
             self.backend.chord_error_from_stack(self.body, exc)
-            # where the body is not one task, Celery stores it under an id that nobody asks for
-            for task_id in last_tasks(self.body, self.backend.app):
-                if task_id != self.body.id:
-                    self.backend.fail_from_current_stack(task_id, exc=exc)
+            # where the body is not one task, Celery stores it under an id that nobody asks for; for
+            # the tasks of a group it stores, since 5.6, what the part raised
+            told = (exc.__cause__ or exc) if self.body.subtask_type == 'group' else exc
+            for task in last_tasks(self.body, self.backend.app):
+                if task.id != self.body.id:
+                    self.backend.fail_from_current_stack(task.id, exc=told)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -3743,6 +3765,28 @@ class JoiningBackend(AwaitingBackend):
         self._note.result = None  # it may be of a state that the task itself stored
         super().mark_as_done(task_id, result, request, *args, **kwargs)
 
+    def mark_as_failure(
+            self, task_id: str, exc: Exception, traceback: Any = None, request: Any = None,
+            *args: Any, **kwargs: Any) -> None:
+        """Stores that a task failed, and counts it, and what follows it, for the chord around."""
+        super().mark_as_failure(task_id, exc, traceback, request, *args, **kwargs)
+        for signature in getattr(request, 'chain', None) or ():
+            if signature.get('subtask_type'):  # Celery itself counts what is one task
+                self.fail_parts(signature, exc)
+
+    def mark_as_revoked(
+            self, task_id: str, reason: str = '', request: Any = None, *args: Any,
+            **kwargs: Any) -> None:
+        """The same for a task that was revoked, or expired."""
+        super().mark_as_revoked(task_id, reason, request, *args, **kwargs)
+        for signature in getattr(request, 'chain', None) or ():
+            self.fail_parts(signature, TaskRevokedError(reason))
+
+    def fail_parts(self, signature: Any, error: Exception) -> None:
+        """Counts as failed, for the chord around it, what will not be called."""
+        for request in outer_parts(signature, self.app):
+            self.on_chord_part_return(request, states.FAILURE, error)
+
     def note_stored(self, task_id: str, state: str, stored: bool) -> None:
         """Called for a final state.  stored: False if a success was there, and stayed."""
         self._note.result, self._note.stored = (task_id, state), stored
@@ -3760,6 +3804,8 @@ class JoiningBackend(AwaitingBackend):
         """Counts a part of a chord, and joins the chord if it was the last."""
         if not request.group or not request.id:
             return
+        if getattr(request, 'subtask_type', None):
+            return  # a group or a chord after a task that failed: mark_as_failure() counts it
         mark = mark_of(request)
         options = {name: value for name, value in request.chord['options'].items()
                    if name != _MARK}

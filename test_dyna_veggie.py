@@ -37,7 +37,7 @@ import tracemalloc
 import types
 import uuid
 import zipfile
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -2507,6 +2507,45 @@ def test_whenever_a_worker_dies_the_body_is_published_once(
     assert points >= (5 if parts == 1 else 20)
 
 
+@pytest.mark.parametrize('sizes', [[2, 1], pytest.param([2, 2, 1], marks=slow)])
+@pytest.mark.parametrize('moment', ['before', 'after'])
+def test_whenever_a_worker_dies_the_chord_around_one_that_fails_ends(
+        moment: str, sizes: list[int], backend: dv.DynamoDBBackend, small_tree: None) -> None:
+    """Walks through every crash point; the part is then redelivered."""
+    points = 0
+    for point in range(1000):
+        drives = [Drive(backend.app, size) for size in sizes]  # each in the header of that before
+        drives[0].apply()
+        for outer, inner in zip(drives, drives[1:]):
+            outer.ids[0] = inner.body_id
+            inner.body.options.update(
+                chord=outer.request(0).chord, group_id=outer.group_id, group_index=0)
+            inner.apply()
+            outer.returns(1)
+        steps, error = iter(range(1000)), ValueError('no')
+
+        def die(operation: str) -> None:
+            if next(steps) == point:  # noqa: B023
+                raise Died
+
+        with Hook(backend, die if moment == 'before' else lambda operation: None,
+                  die if moment == 'after' else lambda operation: None):
+            try:
+                drives[-1].fails(0, error)
+                break
+            except Died:
+                points += 1
+                time.sleep(0.1)
+                drives[-1].fails(0, error)
+        for drive in drives:
+            assert backend.get_state(drive.body_id) == states.FAILURE, point
+            progress = backend.chord_progress(drive.group_id)
+            assert progress is not None and progress.closed, point
+            assert (progress.counted, progress.failed) == (len(drive.ids), 1), point
+            assert not drive.published, point
+    assert points > 6 * len(sizes)
+
+
 @pytest.mark.parametrize('fault', [ResetAfter(), ResetBefore(), Throttle()], ids=repr)
 @pytest.mark.parametrize('lazy', [False, LAZY])
 def test_whichever_answer_is_lost_the_body_is_published_once(
@@ -3814,6 +3853,70 @@ def test_errors_of_chords_reach_results_and_errbacks(tasks: Tasks) -> None:
     with pytest.raises((ChordError, ValueError)):
         linked.apply_async().get(timeout=30, disable_sync_subtasks=False)
     assert sorted(error.partition(':')[0] for error in t.told(2)) == ['ChordError', 'ValueError']
+
+
+#: what is in the header of a chord and fails; ``f`` fails, ``w`` does not
+FAILING: dict[str, Callable[[Any, Any], Any]] = {
+    'a chord': lambda f, w: chord([f], w),
+    'its body is a chain': lambda f, w: chord([f], chain(w, w)),
+    'its body is a group': lambda f, w: chord([f], group(w, w)),
+    'its body is a chord': lambda f, w: chord([f], chord([w, w], w)),
+    'its body is a chain to a group': lambda f, w: chord([f], chain(w, group(w, w))),
+    'a task after it': lambda f, w: chain(chord([f], w), w),
+    'a group after it': lambda f, w: chain(chord([f], w), group(w, w)),
+    'in a chain': lambda f, w: chain(w, chord([f], w), w),
+    'a task after its group': lambda f, w: chain(chord([f], group(w, w)), w),
+    'three levels': lambda f, w: chord([chord([f], w), w], w),
+    'three levels with groups': lambda f, w: chord([chord([f], group(w, w)), w], group(w, w)),
+    'in a group': lambda f, w: group(chord([f], w), w),
+    'in a task': lambda f, w: w.type.app.tasks['replaced'].s(chord([f], w)),
+    'a group after a task': lambda f, w: chain(f, group(w, w)),
+    'a group, a task after a task': lambda f, w: chain(f, group(w, w), w),
+    'a chord after a task': lambda f, w: chain(f, chord([w, w], w)),
+    'a chord with a group after a task': lambda f, w: chain(f, chord([w, w], group(w, w))),
+    'a task, a group after a task': lambda f, w: chain(f, w, group(w, w)),
+    'a task after one that expired': lambda f, w: chain(w.clone().set(expires=-1), w),
+    'a group after one that expired': lambda f, w: chain(w.clone().set(expires=-1), group(w, w)),
+    'two chords after a task': lambda f, w: chain(f, chord([w, w], w), chord([w, w], w)),
+}
+
+
+@pytest.mark.parametrize(('lazy', 'others'), [
+    (False, 1), (True, 1), pytest.param(False, 40, marks=slow)])
+def test_a_chord_ends_whatever_fails_in_its_header(
+        lazy: bool, others: int, make_app: MakeApp) -> None:
+    app = make_app()
+    app.finalize()
+    told: Counter[str] = Counter()
+
+    @app.task(shared=False)
+    def work(*args: Any) -> int:
+        return 1
+
+    @app.task(shared=False)
+    def fail(*args: Any) -> None:
+        raise ValueError('no')
+
+    @app.task(shared=False, name='replaced', bind=True)
+    def replaced(self: Any, by: Any) -> None:
+        raise self.replace(app.signature(by))
+
+    @app.task(shared=False)
+    def on_error(request: Any, exc: Any, traceback: Any, name: str) -> None:
+        told[name] += 1
+
+    with working(app):
+        ends = {}
+        for name, build in FAILING.items():
+            header = [work.s()] * others + [build(fail.s(), work.s())]
+            body = work.s().on_error(on_error.s(name))
+            parts = (part for part in header) if lazy else header
+            ends[name] = chord(parts, body, app=app).apply_async()
+        for name, result in ends.items():
+            print(name)  # the one that hangs, if one does
+            with pytest.raises(ChordError, match=r'\bno\b|expired'):
+                result.get(timeout=30, follow_parents=False, disable_sync_subtasks=False)
+    assert told == dict.fromkeys(FAILING, 1)
 
 
 def test_a_result_that_is_too_large_fails_its_task(
