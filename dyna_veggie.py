@@ -3658,6 +3658,7 @@ class _Note(threading.local):
 
     result: tuple[str, str] | None = None  # of which task, in which state
     stored = False
+    counted: tuple[str, ...] = ()  # the parts that it counted since a task failed in it
 
 
 class JoiningBackend(AwaitingBackend):
@@ -3769,10 +3770,12 @@ class JoiningBackend(AwaitingBackend):
             self, task_id: str, exc: Exception, traceback: Any = None, request: Any = None,
             *args: Any, **kwargs: Any) -> None:
         """Stores that a task failed, and counts it, and what follows it, for the chord around."""
+        self._note.counted = ()
         super().mark_as_failure(task_id, exc, traceback, request, *args, **kwargs)
+        # Celery itself counts what is one task, unless that failed before, as in an earlier run
+        counted = self._note.counted
         for signature in getattr(request, 'chain', None) or ():
-            if signature.get('subtask_type'):  # Celery itself counts what is one task
-                self.fail_parts(signature, exc)
+            self.fail_parts(signature, exc, counted)
 
     def mark_as_revoked(
             self, task_id: str, reason: str = '', request: Any = None, *args: Any,
@@ -3782,10 +3785,12 @@ class JoiningBackend(AwaitingBackend):
         for signature in getattr(request, 'chain', None) or ():
             self.fail_parts(signature, TaskRevokedError(reason))
 
-    def fail_parts(self, signature: Any, error: Exception) -> None:
+    def fail_parts(
+            self, signature: Any, error: Exception, counted: tuple[str, ...] = ()) -> None:
         """Counts as failed, for the chord around it, what will not be called."""
         for request in outer_parts(signature, self.app):
-            self.on_chord_part_return(request, states.FAILURE, error)
+            if request.id not in counted:
+                self.on_chord_part_return(request, states.FAILURE, error)
 
     def note_stored(self, task_id: str, state: str, stored: bool) -> None:
         """Called for a final state.  stored: False if a success was there, and stayed."""
@@ -3806,6 +3811,7 @@ class JoiningBackend(AwaitingBackend):
             return
         if getattr(request, 'subtask_type', None):
             return  # a group or a chord after a task that failed: mark_as_failure() counts it
+        self._note.counted += (request.id,)
         mark = mark_of(request)
         options = {name: value for name, value in request.chord['options'].items()
                    if name != _MARK}

@@ -3919,6 +3919,37 @@ def test_a_chord_ends_whatever_fails_in_its_header(
     assert told == dict.fromkeys(FAILING, 1)
 
 
+def test_a_frozen_chord_ends_if_a_task_had_failed_in_its_earlier_run(make_app: MakeApp) -> None:
+    app = make_app()
+    app.finalize()
+    runs: list[str] = []
+    told: list[str] = []
+
+    @app.task(shared=False)
+    def first() -> None:
+        runs.append('first')
+        if len(runs) > 1:
+            raise ValueError('first of the second run')
+
+    @app.task(shared=False)
+    def fail(*args: Any) -> None:
+        raise ValueError('last of the first run')
+
+    @app.task(shared=False)
+    def on_error(request: Any, exc: Any, traceback: Any) -> None:
+        told.append(str(exc))
+
+    signature = chord([chain(first.si(), fail.s())], fail.s().on_error(on_error.s()), app=app)
+    signature.freeze()
+    with working(app):
+        for run, error in enumerate(['last of the first run', 'first of the second run'], 1):
+            signature.apply_async()
+            deadline = time.monotonic() + 20
+            while len(told) < run and time.monotonic() < deadline:
+                time.sleep(0.02)
+            assert len(told) == run and error in told[-1], told
+
+
 def test_a_result_that_is_too_large_fails_its_task(
         tasks: Tasks, monkeypatch: pytest.MonkeyPatch) -> None:
     backend = tasks.identity.app.backend
