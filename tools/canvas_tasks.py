@@ -120,12 +120,19 @@ def early(self: Any, *args: Any, label: str) -> list[Any]:
     return value(label, args)
 
 
+@app.task
+def timely(*args: Any, label: str) -> list[Any]:
+    """An early() one that is not."""
+    note('early', label, *args)
+    return value(label, args)
+
+
 @app.task(bind=True, max_retries=1)
 def flaky(self: Any, *args: Any, label: str, failures: int) -> list[Any]:
     note('flaky', label, self.request.retries, *args)
     # sent before its state is stored: without a pause, RETRY may replace what comes of it
     if self.request.retries < failures:
-        raise self.retry(exc=ValueError(label), countdown=.5)
+        raise self.retry(exc=ValueError(label), countdown=1)
     return value(label, args)
 
 

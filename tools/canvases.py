@@ -37,7 +37,7 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -415,13 +415,9 @@ def in_all(pair: Pair, meant: Outcome) -> bool:
     return comparable(pair.node, pair.ours) == comparable(pair.node, meant)
 
 
-def in_events(pair: Pair, meant: Outcome) -> bool:
-    return comparable(pair.node, pair.ours)['events'] == comparable(pair.node, meant)['events']
-
-
 def in_all_but_get(pair: Pair, meant: Outcome) -> bool:
     ours, redis = comparable(pair.node, pair.ours), comparable(pair.node, meant)
-    return in_events(pair, meant) and ours['results'] == redis['results']
+    return all(ours[aspect] == redis[aspect] for aspect in ('results', 'events'))
 
 
 def alike(found: Any) -> Any:
@@ -457,8 +453,8 @@ def only_errbacks(events: Counter[str]) -> bool:
 
 
 def may_hang(node: Node, redis: Outcome) -> bool:
-    """Whether something failed in a chord, and something stays PENDING on Redis."""
-    return node.has('chord') and 'FAILURE' in json.dumps(redis.got) and (
+    """Whether something can fail, and something stays PENDING on Redis."""
+    return node.has('fail', 'tired', 'fade') and (
         'PENDING' in json.dumps(redis.got) or 'hang' in ends(redis))
 
 
@@ -568,21 +564,34 @@ def has_gaps(node: Node) -> bool:
                for each in node.nodes())
 
 
+def timely(node: Node) -> Node:
+    """With no task that stores a success before it returns."""
+    kind = 'timely' if node.kind == 'early' else node.kind
+    return replace(node, kind=kind, parts=tuple(map(timely, node.parts)))
+
+
+ENDS = Design('on Redis, a chord does not end if what fails, or its body, is more than one task',
+              may_hang, (itself,), but_it_ends)
+
+#: in the order in which they come together
 BY_DESIGN = [
+    ENDS,
     Design('Redis keeps the equal results of a task that is in a header twice as one, and waits',
            lambda node, redis: node.has('twice'), (doubled, doubled_in_headers)),
+    Design('on Redis, a chord that Celery applies twice at the same time mixes their parts',
+           lambda node, redis: branched(node) != node, (branched,), but_errbacks_are_called),
     Design('in a header with groups, Redis gives None for an ignored result, or waits for ever',
-           lambda node, redis: node.has('ignored'), (stored,), in_events),
-    Design('on Redis, get() waits for ever for an empty group in a group',
-           lambda node, redis: Node('group') in map(bare, node.nodes()) and 'hang' in ends(redis),
-           (itself,), in_all_but_get),
-    Design('on Redis, a chord does not end if what fails, or its body, is more than one task',
-           may_hang, (itself,), but_it_ends),
+           lambda node, redis: node.has('ignored'), (stored,), but_errbacks_are_called),
+    Design('in a header with groups, Redis gives what a task stored before it returned',
+           lambda node, redis: node.has('early') and is_nested(node),
+           (timely,), but_errbacks_are_called),
     Design('on Redis, a header with groups that is applied again gives the first values again',
            lambda node, redis: 'again' in node.marks and is_nested(node),
            (applied_anew,), in_events_alone),
-    Design('on Redis, a chord that Celery applies twice at the same time mixes their parts',
-           lambda node, redis: branched(node) != node, (branched,), in_events),
+    Design('on Redis, get() waits for ever for an empty group in a group',
+           lambda node, redis: Node('group') in map(bare, node.nodes()) and 'hang' in ends(redis),
+           (itself,), in_all_but_get),
+    ENDS,
     Design('a generator of more than 40 tasks with groups or nothing among them fails here',
            lambda node, redis: has_gaps(node), (itself,), but_gaps_are_named),
 ]
@@ -593,17 +602,23 @@ def both(nodes: list[Node], redis: Peer, ours: Peer) -> list[Pair]:
     return [*map(Pair, nodes, redis.outcomes(nodes), ours.receive(nodes))]
 
 
-def by_design(pair: Pair, peer: Peer) -> str:
-    """Why the outcomes differ, if that is meant."""
-    designs = [design for design in BY_DESIGN if design.holds(pair.node, pair.redis)]
-    alone = [[design] for design in designs]
-    for together in [*alone, designs] if len(alone) > 1 else alone:
-        likes = [pair.node]
-        for design in together:
-            likes = [like(each) for each in likes for like in design.like]
-        for came in peer.outcomes(likes):
-            if any(design.agrees(pair, came) for design in together):
-                return '; '.join(design.reason for design in together)
+def by_design(pair: Pair, peer: Peer, designs: Sequence[Design] = ()) -> str:
+    """Why the outcomes differ, if that is meant.
+
+    If a like canvas does not come to the same, it can be so by the designs that follow.
+    """
+    designs = designs or BY_DESIGN
+    for number, design in enumerate(designs):
+        if not design.holds(pair.node, pair.redis):
+            continue
+        likes = [like(pair.node) for like in design.like]
+        for like, came in zip(likes, peer.outcomes(likes)):
+            if design.agrees(pair, came):
+                return design.reason
+            rest = designs[number + 1:]
+            more = rest and by_design(Pair(like, came, pair.ours), peer, rest)
+            if more:
+                return f'{design.reason}; {more}'
     return ''
 
 
