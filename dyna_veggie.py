@@ -3658,7 +3658,7 @@ class _Note(threading.local):
 
     result: tuple[str, str] | None = None  # of which task, in which state
     stored = False
-    counted: tuple[str, ...] = ()  # the parts that it counted since a task failed in it
+    counted: list[str] | None = None  # the parts that it counts, while a task fails in it
 
 
 class JoiningBackend(AwaitingBackend):
@@ -3770,10 +3770,13 @@ class JoiningBackend(AwaitingBackend):
             self, task_id: str, exc: Exception, traceback: Any = None, request: Any = None,
             *args: Any, **kwargs: Any) -> None:
         """Stores that a task failed, and counts it, and what follows it, for the chord around."""
-        self._note.counted = ()
-        super().mark_as_failure(task_id, exc, traceback, request, *args, **kwargs)
+        counted: list[str] = []
+        around, self._note.counted = self._note.counted, counted  # a join can fail in here, too
+        try:
+            super().mark_as_failure(task_id, exc, traceback, request, *args, **kwargs)
+        finally:
+            self._note.counted = around
         # Celery itself counts what is one task, unless that failed before, as in an earlier run
-        counted = self._note.counted
         for signature in getattr(request, 'chain', None) or ():
             self.fail_parts(signature, exc, counted)
 
@@ -3786,7 +3789,7 @@ class JoiningBackend(AwaitingBackend):
             self.fail_parts(signature, TaskRevokedError(reason))
 
     def fail_parts(
-            self, signature: Any, error: Exception, counted: tuple[str, ...] = ()) -> None:
+            self, signature: Any, error: Exception, counted: Iterable[str] = ()) -> None:
         """Counts as failed, for the chord around it, what will not be called."""
         for request in outer_parts(signature, self.app):
             if request.id not in counted:
@@ -3811,7 +3814,8 @@ class JoiningBackend(AwaitingBackend):
             return
         if getattr(request, 'subtask_type', None):
             return  # a group or a chord after a task that failed: mark_as_failure() counts it
-        self._note.counted += (request.id,)
+        if self._note.counted is not None:
+            self._note.counted.append(request.id)
         mark = mark_of(request)
         options = {name: value for name, value in request.chord['options'].items()
                    if name != _MARK}
