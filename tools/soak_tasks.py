@@ -152,8 +152,8 @@ def body(self: Any, values: list[Any]) -> str:
 
 
 @app.task(name='step')
-def step(before: str) -> str:
-    return f'after {before}'
+def step(before: str, number: int) -> str:
+    return f'{number} after {before}'
 
 
 @app.task(name='joins')
