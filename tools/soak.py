@@ -387,11 +387,20 @@ class Sample(NamedTuple):
 
 
 def children_of(pid: int) -> list[int]:
+    """The oldest first."""
     found: list[int] = []
     for listed in Path(f'/proc/{pid}/task').glob('*/children'):     # of each thread
         with contextlib.suppress(OSError):
             found += map(int, listed.read_text().split())
-    return found
+    # not by number: those are used again
+    return sorted(found, key=began_at)
+
+
+def began_at(pid: int) -> int:
+    """When it began, in ticks."""
+    with contextlib.suppress(OSError):
+        return int(Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[19])
+    return sys.maxsize
 
 
 def sample(pid: int, seconds: float) -> Sample | None:
@@ -435,7 +444,7 @@ class Worker:
 
     def pids(self) -> dict[str, int]:
         """By what they are called in the plot; the oldest child of a steady worker is spared."""
-        children = sorted(children_of(self.process.pid))
+        children = children_of(self.process.pid)
         return {self.name: self.process.pid,
                 **{f'{self.name} child {number}': pid for number, pid in enumerate(children)}}
 
@@ -507,7 +516,7 @@ class Soak:
     def kill_child(self) -> None:
         workers = [worker for worker in self.workers if worker.pool == 'prefork']
         worker = self.draw.choice(workers)
-        children = sorted(children_of(worker.process.pid))[1 if worker.steady else 0:]
+        children = children_of(worker.process.pid)[1 if worker.steady else 0:]
         if children:
             self.kill([self.draw.choice(children)])
             self.counts['kills of a prefork child'] += 1
