@@ -489,7 +489,7 @@ class Soak:
     def __init__(self, workers: list[Worker], proxy: Proxy, weather: Weather, store: Any) -> None:
         self.workers, self.proxy, self.weather, self.store = workers, proxy, weather, store
         self.counts: Counter[str] = Counter()
-        self.samples: dict[str, dict[int, list[Sample]]] = defaultdict(dict)
+        self.samples: dict[str, dict[tuple[int, int], list[Sample]]] = defaultdict(dict)
         self.began = time.monotonic()
         self.suspects: set[str] = set()
         self.ended = threading.Event()
@@ -580,7 +580,7 @@ class Soak:
             if taken:
                 # by process: a child that is killed has a successor under its name
                 group = name.partition(' child')[0] + (' child' if ' child' in name else '')
-                self.samples[group].setdefault(pid, []).append(taken)
+                self.samples[group].setdefault((pid, began_at(pid)), []).append(taken)
         self.counts['longest queue'] = max(
             self.counts['longest queue'], self.store.llen(QUEUE))
 
@@ -618,7 +618,7 @@ def left_over(endpoint: str, table: str, latest: dict[str, int]) -> tuple[Counte
     return kinds, wrong
 
 
-def draw_plot(samples: dict[str, dict[int, list[Sample]]], path: Path) -> None:
+def draw_plot(samples: dict[str, dict[tuple[int, int], list[Sample]]], path: Path) -> None:
     import matplotlib
     matplotlib.use('Agg')
     from matplotlib import pyplot
@@ -650,7 +650,7 @@ def show_counts(title: str, counts: dict[str, Any]) -> None:
         print(f'{number:10}  {name}' if isinstance(number, int) else f'{number:10.1f}  {name}')
 
 
-def show_samples(samples: dict[str, dict[int, list[Sample]]]) -> None:
+def show_samples(samples: dict[str, dict[tuple[int, int], list[Sample]]]) -> None:
     """The process of each kind that lived longest: at its first minute, halfway, and at the end."""
     print('\nmemory in MB, sockets, open files: after a minute, halfway, at the end, most')
     for name, processes in sorted(samples.items()):
