@@ -15,6 +15,8 @@ help:
 	@echo 'make model   the protocol of chords over random schedules; ARGS=50000 for as many'
 	@echo 'make canvases   random canvases on this backend and on the Redis backend of Celery;'
 	@echo '             ARGS="--seed 42" shows one'
+	@echo 'make soak    40 minutes of faults, kills and duplicates, on three kinds of workers;'
+	@echo '             ARGS="--minutes 3 --plot soak.svg" for a short one, with a plot'
 	@echo 'make lint    ruff and mypy'
 	@echo 'make clean   removes what these made'
 	@echo
@@ -50,6 +52,10 @@ canvases: $(READY)
 	@$(VENV)/bin/python -m pip install -qq --disable-pip-version-check --editable '.[canvases]'
 	@$(VENV)/bin/python tools/canvases.py $(ARGS)
 
+soak: $(READY)
+	@$(VENV)/bin/python -m pip install -qq --disable-pip-version-check --editable '.[soak]'
+	@$(VENV)/bin/python tools/soak.py $(ARGS)
+
 lint: $(READY)
 	@$(VENV)/bin/python -m ruff check --config tools/ruff.toml $(SOURCES)
 	@$(VENV)/bin/python -m mypy --config-file tools/mypy.ini $(filter-out setup.py,$(SOURCES))
@@ -73,4 +79,4 @@ $(READY): setup.py
 	@$(VENV)/bin/python -m pip install -qq --disable-pip-version-check --editable '.[test,lint]'
 	@echo '$(CURDIR)' > $@
 
-.PHONY: help demo test test-matrix bench conformance model canvases lint clean
+.PHONY: help demo test test-matrix bench conformance model canvases soak lint clean

@@ -68,6 +68,7 @@ setup(
         'canvases': ['celery[redis]'],
         'conformance': ['celery[redis]', 'pydantic', 'pytest-rerunfailures', 'pytest-timeout',
                         'pytest-subtests'],
+        'soak': ['celery[redis]', 'docker', 'gevent', 'matplotlib'],
         'lint': ['mypy<3', 'ruff==0.17.*'],     # newer ones complain of more
     },
     entry_points={

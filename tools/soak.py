@@ -1,0 +1,781 @@
+"""Workers of three pools on one table, for as long as you like, while everything goes wrong.
+
+    make soak                                       # 40 minutes
+    make soak ARGS="--minutes 3 --plot soak.svg"
+
+All the time DynamoDB throttles, fails, resets connections, loses answers, does half of a batch or
+is slow; now and then it is away.  Messages are delivered twice, processes are killed, and what they
+held is delivered again.  A client applies chords of all kinds, groups and tasks, and checks that
+each ends with the right result, that each body is published once (twice only if the process that
+published it was killed then), and what it was called with.  Memory and sockets of all processes are
+sampled, and drawn at the end.  The exit code is 1 if something was lost, twice, wrong or hung.
+
+It takes about half a core and a redis-server.
+"""
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import multiprocessing
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import traceback
+import uuid
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+TOOLS = Path(__file__).resolve().parent
+sys.path[:0] = [str(TOOLS), str(TOOLS.parent)]
+
+import dynamodb_local  # noqa: E402
+import redis_local  # noqa: E402
+from proxy import (  # noqa: E402
+    Delay,
+    Partial,
+    Proxy,
+    ResetAfter,
+    ResetBefore,
+    ServerError,
+    Throttle,
+)
+
+BOUND = 300.0       # seconds for a result: what a killed worker held comes again after 30
+AT_ONCE = 16        # operations that wait for their results
+BACKLOG = 600       # messages in the queue at which the client pauses
+AUDIT_AFTER = 90.0  # seconds after its end, when no more of its messages should come
+KILL_WINDOW = 10.0  # seconds from publishing to the kill that explains why it was published again
+SAMPLE = 5.0        # seconds
+QUEUE = 'celery'
+#: pools with their concurrency
+POOLS = {'prefork': 3, 'threads': 4, 'gevent': 8, 'eventlet': 8}
+
+
+# --- the client -----------------------------------------------------------------------------------
+
+class Audit(NamedTuple):
+    """What must be known of a body some time after its chord has ended."""
+    due: float
+    what: str
+    key: str            # of its publications
+    published: int
+    digests: frozenset[str]     # that it may have been called with
+
+
+class Wrong(Exception):
+    """A result that is not what it should be."""
+
+
+class Client:
+    """Applies canvases, some at once, and checks what comes of them."""
+
+    def __init__(self, rate: float) -> None:
+        import soak_tasks
+
+        self.tasks = soak_tasks
+        self.rate = rate
+        self.free = time.monotonic()    # when the next task may be sent
+        self.lock = threading.Lock()
+        self.counts: Counter[str] = Counter()
+        self.problems: list[str] = []
+        self.notes: list[str] = []
+        self.longest: dict[str, float] = defaultdict(float)
+        self.audits: list[Audit] = []
+
+    def count(self, what: str, number: int = 1) -> None:
+        with self.lock:
+            self.counts[what] += number
+
+    def problem(self, text: str) -> None:
+        with self.lock:
+            self.problems.append(f'{time.strftime("%X")} {text}')
+        print('soak:', text, file=sys.stderr, flush=True)
+
+    def pace(self, tasks: int) -> None:
+        with self.lock:
+            begin = max(self.free, time.monotonic())
+            self.free = begin + tasks / self.rate
+        time.sleep(max(0, begin - time.monotonic()))
+        while int(self.tasks.store.llen(QUEUE)) > BACKLOG:
+            time.sleep(1)
+        self.count('tasks', tasks)
+
+    def check(self, what: str, found: Any, expected: Any) -> None:
+        if found != expected:
+            called: Any = self.tasks.store.get(f'values:{found}'[:100])
+            raise Wrong(f'{what}: {str(found)[:300]!r} is not {str(expected)[:300]!r}'
+                        + (f'; it was called with {called}' if called else ''))
+        self.count('results checked')
+
+    def get(self, result: Any) -> Any:
+        kwargs = {} if hasattr(result, 'results') else {'follow_parents': False}
+        return result.get(timeout=BOUND, **kwargs)
+
+    def audit(self, what: str, id: str, published: int = 1, *digests: str) -> None:
+        with self.lock:
+            due = time.monotonic() + AUDIT_AFTER
+            self.audits.append(Audit(due, what, id, published, frozenset(digests)))
+
+    def forget(self, result: Any) -> None:
+        """Most results: of the others it is seen that they expire."""
+        if random.random() < .8:
+            while result is not None:
+                result.forget()
+                result = result.parent
+
+    # what is applied; each says how many tasks that takes
+
+    def parts(self, number: int, size: int = 0, first: int = 0) -> list[Any]:
+        return [self.tasks.part.s(first + index, size) for index in range(number)]
+
+    def values(self, number: int, size: int = 0, first: int = 0, version: int = 1) -> list[str]:
+        return [self.tasks.value(first + index, version, size) for index in range(number)]
+
+    def new_body(self) -> Any:
+        return self.tasks.body.s().set(task_id=str(uuid.uuid4()))
+
+    def join(self, what: str, header: list[Any], values: list[Any]) -> None:
+        from celery import chord
+
+        body, digest = self.new_body(), self.tasks.digest(values)
+        result = chord(header, body).apply_async()
+        self.check(what, self.get(result), digest)
+        self.audit(what, body.options['task_id'], 1, digest)
+        self.forget(result)
+
+    def flat(self) -> None:
+        number = int(20 + 280 * random.random() ** 3)
+        self.pace(number + 1)
+        self.join('flat chord', self.parts(number), self.values(number))
+
+    def referring(self) -> None:
+        number, size = random.randint(25, 60), random.randint(5_000, 20_000)
+        self.pace(number + 1)
+        self.join('chord by reference', self.parts(number, size), self.values(number, size))
+
+    def bulky(self) -> None:
+        """A chord with two results that take several items each."""
+        self.pace(32)
+        size = random.randint(400_000, 900_000)
+        self.join('chord with large results', [*self.parts(28), *self.parts(2, size)],
+                  [*self.values(28), *self.values(2, size)])
+
+    def nested(self) -> None:
+        from celery import chain, chord, group
+
+        inner, deeper = random.randint(2, 30), random.randint(2, 20)
+        self.pace(inner + deeper + 25)
+        body = self.new_body()
+        digest = self.tasks.digest(self.values(deeper))
+        # Celery takes a group apart unless something comes before it
+        steps = group([self.tasks.step.s(index) for index in range(inner)])
+        header = [*self.parts(11), chain(self.tasks.part.s(0), steps),
+                  chord(self.parts(deeper), body), *self.parts(11)]
+        after, = self.values(1)
+        values = [*self.values(11), [self.tasks.step(after, index) for index in range(inner)],
+                  digest, *self.values(11)]
+        self.join('nested chord', header, values)
+        self.audit('chord in a header', body.options['task_id'], 1, digest)
+
+    def failing(self) -> None:
+        from celery import chord
+        from celery.exceptions import ChordError
+
+        number = random.randint(20, 80)
+        self.pace(number + 1)
+        header = self.parts(number)
+        for index in random.sample(range(number), random.randint(1, 3)):
+            header[index] = self.tasks.part.s(index, fails=True)
+        body = self.new_body()
+        body.link_error(self.tasks.errtask.s())
+        result = chord(header, body).apply_async()
+        try:
+            found = self.get(result)
+        except ChordError as exc:
+            self.check('failing chord', 'fails on purpose' in str(exc), True)
+        else:
+            raise Wrong(f'failing chord: it returned {found}')
+        self.audit('body of a failing chord', result.id, 0)
+        self.audit('errback', f'error of {result.id}')
+        self.forget(result)
+
+    def leading_on(self) -> None:
+        """A chord with a chain or a chord as its body."""
+        from celery import chain, chord
+
+        number = random.randint(20, 60)
+        # sometimes by reference
+        size = random.choice((0, 0, 6_000))
+        self.pace(number + 6)
+        body, digest = self.new_body(), self.tasks.digest(self.values(number, size))
+        if random.random() < .5:
+            joined = chord(self.parts(number, size), chain(body, self.tasks.step.s(0)))
+            result = joined.apply_async()
+            self.check('chord with a chain', self.get(result), f'0 after {digest}')
+            self.audit('first of a chain', body.options['task_id'], 1, digest)
+        else:
+            ids = [str(uuid.uuid4()) for _ in range(4)]
+            inner = [self.tasks.joins.s(index).set(task_id=id) for index, id in enumerate(ids)]
+            result = chord(self.parts(number, size), chord(inner, body)).apply_async()
+            digest = self.tasks.digest([[digest, index] for index in range(4)])
+            self.check('chord with a chord', self.get(result), digest)
+            self.audit('body of a body', body.options['task_id'], 1, digest)
+            for id in ids:
+                self.audit('part of a body', id)
+        self.forget(result)
+
+    def again(self) -> None:
+        """A frozen chord that is applied twice, and whose parts return something else then."""
+        from celery import chord
+
+        number, size = random.randint(20, 60), random.choice((0, 0, 6_000))
+        self.pace(2 * number + 2)
+        sig = chord(self.parts(number, size), self.new_body())
+        sig.freeze()
+        digests: list[str] = []
+        for version in (1, 2):
+            digests.append(self.tasks.digest(self.values(number, size, version=version)))
+            self.tasks.current.version = version
+            try:
+                result = sig.apply_async()
+            finally:
+                self.tasks.current.version = 1
+            if version == 1:
+                self.check('frozen chord', self.get(result), digests[0])
+        # the first success is kept: what the body got in the second run is only in the books
+        end = time.monotonic() + BOUND
+        key = f'ran:{result.id}'
+        while digests[1] not in self.tasks.store.lrange(key, 0, -1):
+            if time.monotonic() > end:
+                raise Wrong(f'second run of a frozen chord: it got '
+                            f'{self.tasks.store.lrange(key, 0, -1)} instead of {digests}; '
+                            f'{self.state(result)}')
+            time.sleep(.3)
+        self.count('results checked')
+        self.audit('frozen chord', result.id, 2, *digests)
+        self.forget(result)
+
+    def group(self) -> None:
+        from celery import group
+        from celery.result import GroupResult
+
+        number = random.randint(10, 60)
+        self.pace(number)
+        result = group(self.parts(number)).apply_async()
+        saved = random.random() < .5
+        if saved:
+            result.save()
+            found = GroupResult.restore(result.id, app=self.tasks.app)
+        self.check('group', self.get(found if saved else result), self.values(number))
+        if saved:
+            result.delete()
+        self.forget(result)
+
+    def singles(self) -> None:
+        self.pace(10)
+        results = [sig.apply_async() for sig in self.parts(10)]
+        for result, value in zip(results, self.values(10)):
+            self.check('task', self.get(result), value)
+            self.forget(result)
+
+    def large(self) -> None:
+        self.pace(1)
+        size = random.randint(400_001, 1_500_000)
+        result = self.tasks.part.s(0, size).apply_async()
+        self.check('large result', self.get(result), self.values(1, size)[0])
+        self.forget(result)
+
+    #: with how often they are drawn
+    KINDS: tuple[tuple[Callable[[Client], None], int], ...] = (
+        (flat, 6), (referring, 3), (bulky, 2), (nested, 4), (failing, 4), (leading_on, 4),
+        (again, 4), (group, 5), (singles, 8), (large, 5))
+
+    def state(self, result: Any) -> str:
+        """What is known of a result that does not come."""
+        found = [f'{result.id} is {result.state}']
+        parent = result.parent
+        if parent is not None and hasattr(parent, 'results'):
+            found.append(str(self.tasks.app.backend.chord_progress(parent.id)))
+            missing = [each.id for each in parent.results
+                       if not hasattr(each, 'results') and not each.ready()]
+            found.append(f'not ready: {missing[:10]}')
+        return '; '.join(found)
+
+    def operate(self, end: float) -> None:
+        operations, weights = zip(*self.KINDS)
+        while time.monotonic() < end:
+            operation, = random.choices(operations, weights)
+            began = time.monotonic()
+            try:
+                operation(self)
+            except Exception as exc:
+                self.problem(f'{operation.__name__}: {type(exc).__name__}: {exc}\n'
+                             f'{traceback.format_exc()[-1500:]}')
+            self.count(f'operation {operation.__name__}')
+            with self.lock:
+                took = time.monotonic() - began
+                self.longest[operation.__name__] = max(self.longest[operation.__name__], took)
+
+    def audit_those_due(self, now: float) -> None:
+        with self.lock:
+            due = [audit for audit in self.audits if audit.due <= now]
+            self.audits = [audit for audit in self.audits if audit.due > now]
+        for audit in due:
+            self.examine(audit)
+
+    def examine(self, audit: Audit) -> None:
+        found: Any = self.tasks.store.lrange(f'published:{audit.key}', 0, -1)
+        publications = [json.loads(each) for each in found]
+        ran: Any = self.tasks.store.lrange(f'ran:{audit.key}', 0, -1)
+        self.count(f'{audit.what}: publications', len(publications))
+        self.count(f'{audit.what}: expected', audit.published)
+        if audit.digests:
+            self.count('executions of bodies', len(ran))
+            if not set(ran) <= audit.digests:
+                self.problem(f'{audit.what} {audit.key} was called with {ran}, '
+                             f'expected {audit.digests}')
+        surplus = len(publications) - audit.published
+        if not surplus:
+            return
+        killed: Any = self.tasks.store.hgetall('killed')
+        struck = [f'{float(killed[str(pid)]) - at:.2f} s' for pid, at in publications
+                  if 0 <= float(killed.get(str(pid), 0)) - at < KILL_WINDOW]
+        text = (f'{audit.what} {audit.key} was published {len(publications)} times, expected '
+                f'{audit.published}: {publications}; publishers killed after {struck or "-"}')
+        if 0 < surplus <= len(struck):
+            self.count('published again since the publisher was killed', surplus)
+            with self.lock:
+                self.notes.append(text)
+        else:
+            self.problem(text)
+
+
+def run_client(pipe: Any, environ: dict[str, str], minutes: float, rate: float) -> None:
+    os.environ.update(environ)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    client = Client(rate)
+    end = time.monotonic() + minutes * 60
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        running = [pool.submit(client.operate, end) for _ in range(AT_ONCE)]
+        while not all(each.done() for each in running):
+            client.audit_those_due(time.monotonic())
+            pipe.send(dict(client.counts))
+            time.sleep(2)
+    pipe.send('done')
+    pipe.recv()     # the queue is empty
+    client.audit_those_due(float('inf'))
+    pipe.send((dict(client.counts), client.problems, client.notes, dict(client.longest)))
+
+
+# --- workers --------------------------------------------------------------------------------------
+
+class Sample(NamedTuple):
+    seconds: float
+    megabytes: float
+    sockets: int
+    files: int
+
+
+def children_of(pid: int) -> list[int]:
+    """The oldest first."""
+    found: list[int] = []
+    for listed in Path(f'/proc/{pid}/task').glob('*/children'):     # of each thread
+        with contextlib.suppress(OSError):
+            found += map(int, listed.read_text().split())
+    # not by number: those are used again
+    return sorted(found, key=began_at)
+
+
+def began_at(pid: int) -> int:
+    """When it began, in ticks."""
+    with contextlib.suppress(OSError):
+        return int(Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[19])
+    return sys.maxsize
+
+
+def sample(pid: int, seconds: float) -> Sample | None:
+    try:
+        pages = int(Path(f'/proc/{pid}/statm').read_text().split()[1])
+        names = []
+        for name in os.listdir(f'/proc/{pid}/fd'):
+            with contextlib.suppress(OSError):
+                names.append(os.readlink(f'/proc/{pid}/fd/{name}'))
+    except OSError:     # it is gone
+        return None
+    if not pages:       # it was killed, and is being reaped
+        return None
+    sockets = sum(name.startswith('socket:') for name in names)
+    return Sample(seconds, pages * os.sysconf('SC_PAGESIZE') / 2**20, sockets, len(names))
+
+
+@dataclass
+class Worker:
+    """One of each pool is killed now and then, as a whole; the other one is steady."""
+    pool: str
+    steady: bool
+    environ: dict[str, str]
+    log: Path
+    starts: int = 0
+    process: Any = None
+
+    @property
+    def name(self) -> str:
+        return f'{self.pool} {"steady" if self.steady else "killed"}'
+
+    def start(self) -> None:
+        self.starts += 1
+        with self.log.open('a') as file:
+            self.process = subprocess.Popen(
+                [sys.executable, '-m', 'celery', '-A', 'soak_tasks', 'worker', '--pool', self.pool,
+                 '--concurrency', str(POOLS[self.pool]),
+                 '-n', f'{self.name.replace(" ", "-")}@soak', '-l', 'WARNING',
+                 '--without-gossip', '--without-mingle', '--without-heartbeat'],
+                env=self.environ, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
+
+    def pids(self) -> dict[str, int]:
+        """By what they are called in the plot; the oldest child of a steady worker is spared."""
+        children = children_of(self.process.pid)
+        return {self.name: self.process.pid,
+                **{f'{self.name} child {number}': pid for number, pid in enumerate(children)}}
+
+    def stop(self) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(45)
+            except subprocess.TimeoutExpired:
+                os.killpg(self.process.pid, signal.SIGKILL)
+                self.process.wait()
+
+
+@dataclass
+class Weather:
+    """The faults of DynamoDB."""
+    counts: Counter[str] = field(default_factory=Counter)
+    draw: random.Random = field(default_factory=lambda: random.Random(14))
+
+    def __call__(self, operation: str, body: Any) -> Any:
+        self.counts['requests'] += 1
+        fault = self.drawn(operation)
+        if fault is not None:
+            self.counts[type(fault).__name__] += 1
+        return fault
+
+    def drawn(self, operation: str) -> Any:
+        chance, tail = self.draw.random(), self.draw.random()
+        if operation.startswith('Batch') and tail < .3:
+            return Partial()
+        for limit, fault in ((.04, Throttle()), (.06, ServerError()), (.075, ResetBefore()),
+                             (.09, ResetAfter())):
+            if chance < limit:
+                return fault
+        # some are very slow
+        return Delay(min(3, .03 / (1.0001 - tail) ** .7)) if tail > .9 else None
+
+
+class Soak:
+    """The workers, and what goes wrong with them."""
+
+    def __init__(self, workers: list[Worker], proxy: Proxy, weather: Weather, store: Any) -> None:
+        self.workers, self.proxy, self.weather, self.store = workers, proxy, weather, store
+        self.counts: Counter[str] = Counter()
+        self.samples: dict[str, dict[tuple[int, int], list[Sample]]] = defaultdict(dict)
+        self.began = time.monotonic()
+        self.suspects: set[str] = set()
+        self.ended = threading.Event()
+        self.draw = random.Random(41)
+        self.client_pid = 0
+
+    def every(self, seconds: Callable[[], float], action: Callable[[], None]) -> None:
+        def loop() -> None:
+            while not self.ended.wait(seconds()):
+                try:
+                    action()
+                except Exception:
+                    traceback.print_exc()
+                    self.counts['errors of the soak itself'] += 1
+
+        threading.Thread(target=loop, daemon=True).start()
+
+    def kill(self, pids: list[int]) -> None:
+        self.store.hset('killed', mapping={str(pid): time.time() for pid in pids})
+        for pid in pids:
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+
+    def kill_child(self) -> None:
+        workers = [worker for worker in self.workers if worker.pool == 'prefork']
+        worker = self.draw.choice(workers)
+        children = children_of(worker.process.pid)[1 if worker.steady else 0:]
+        if children:
+            self.kill([self.draw.choice(children)])
+            self.counts['kills of a prefork child'] += 1
+
+    def kill_worker(self) -> None:
+        worker = self.draw.choice([worker for worker in self.workers if not worker.steady])
+        self.kill([*worker.pids().values()])
+        worker.process.wait()
+        with contextlib.suppress(OSError):      # a child that was just being forked
+            os.killpg(worker.process.pid, signal.SIGKILL)
+        worker.start()
+        self.counts[f'kills of a {worker.pool} worker'] += 1
+
+    def restart(self) -> None:
+        """What ended though nobody killed it."""
+        for worker in self.workers:
+            if worker.process.poll() is not None and worker.steady:
+                self.counts[f'{worker.name} ended with {worker.process.returncode}'] += 1
+                worker.start()
+
+    def black_out(self) -> None:
+        self.counts['outages of 4 s'] += 1
+        self.proxy.down = True
+        self.ended.wait(4)
+        self.proxy.down = False
+
+    def deliver_late(self) -> None:
+        import soak_tasks
+
+        for payload in self.store.zrangebyscore('late', 0, time.time()):
+            books = self.store.pipeline()
+            books.zrem('late', payload)
+            tag = json.loads(payload)['properties']['delivery_tag']
+            soak_tasks.Channel._enter(books, tag, payload)
+            books.lpush(QUEUE, payload)
+            books.execute()
+
+    def find_lost(self) -> None:
+        """Delivers what a worker took from the queue, and did not note as unacked when it died."""
+        old = set(self.store.zrangebyscore('ledger-times', 0, time.time() - 40))
+        if old:
+            waiting = {json.loads(payload)['properties']['delivery_tag']
+                       for payload in self.store.lrange(QUEUE, 0, -1)}
+            old -= waiting | set(self.store.hkeys('unacked'))
+        for tag in old & self.suspects:
+            payload = self.store.hget('ledger', tag)
+            if payload:
+                self.counts['messages that the broker had lost'] += 1
+                self.store.zadd('ledger-times', {tag: time.time()})
+                self.store.lpush(QUEUE, payload)
+        self.suspects = old - self.suspects
+
+    def take_samples(self) -> None:
+        self.proxy.reset()      # it remembers all requests
+        seconds = time.monotonic() - self.began
+        pids = {'client': self.client_pid}
+        for worker in self.workers:
+            pids.update(worker.pids())
+        for name, pid in pids.items():
+            taken = sample(pid, seconds)
+            if taken:
+                # by process: a child that is killed has a successor under its name
+                group = name.partition(' child')[0] + (' child' if ' child' in name else '')
+                self.samples[group].setdefault((pid, began_at(pid)), []).append(taken)
+        self.counts['longest queue'] = max(
+            self.counts['longest queue'], self.store.llen(QUEUE))
+
+    def is_quiet(self) -> bool:
+        return not (self.store.llen(QUEUE) or self.store.hlen('unacked')
+                    or self.store.zcard('late') or self.store.hlen('ledger'))
+
+
+# --- the end --------------------------------------------------------------------------------------
+
+def left_over(endpoint: str, table: str, latest: dict[str, int]) -> tuple[Counter[str], list[str]]:
+    """What is on the table by kind, and what should not be there."""
+    import botocore.session
+
+    client = botocore.session.Session().create_client(
+        'dynamodb', 'us-east-1', endpoint_url=endpoint, aws_access_key_id='local',
+        aws_secret_access_key='local')
+    kinds: Counter[str] = Counter()
+    wrong = []
+    now = time.time()
+    pages = client.get_paginator('scan').paginate(
+        TableName=table, ProjectionExpression='#id, #ttl',
+        ExpressionAttributeNames={'#id': 'id', '#ttl': 'ttl'})
+    for page in pages:
+        for item in page['Items']:
+            id, ttl = item['id']['S'], item.get('ttl', {}).get('N')
+            kind = next((kind for kind in latest if kind in id), 'other')
+            kinds[kind] += 1
+            if ttl is None:
+                wrong.append(f'{id} never expires')
+            elif kind == 'other' or int(ttl) > now + latest[kind]:
+                wrong.append(f'{id} expires in {int(ttl) - now:.0f} s')
+            elif int(ttl) < now:
+                kinds[f'{kind}, expired'] += 1
+    return kinds, wrong
+
+
+def draw_plot(samples: dict[str, dict[tuple[int, int], list[Sample]]], path: Path) -> None:
+    import matplotlib
+    matplotlib.use('Agg')
+    from matplotlib import pyplot
+
+    figure, (memory, sockets) = pyplot.subplots(2, 1, sharex=True, figsize=(10, 8))
+    for number, (name, processes) in enumerate(sorted(samples.items())):
+        label: str | None = name
+        for taken in processes.values():
+            minutes = [each.seconds / 60 for each in taken]
+            style: dict[str, Any] = {
+                'color': f'C{number}', 'linewidth': 1.4 if len(processes) == 1 else .7}
+            memory.plot(minutes, [each.megabytes for each in taken], label=label, **style)
+            sockets.plot(minutes, [each.sockets for each in taken], **style)
+            label = None
+    memory.set_ylabel('memory (RSS), MB')
+    sockets.set_ylabel('open sockets')
+    sockets.set_xlabel('minutes; a line is a process')
+    for axes in (memory, sockets):
+        axes.set_ylim(bottom=0)
+        axes.grid(alpha=.3)
+    memory.legend(fontsize=8, loc='center left', bbox_to_anchor=(1, 0.5))
+    figure.tight_layout()
+    figure.savefig(path)
+
+
+def show_counts(title: str, counts: dict[str, Any]) -> None:
+    print(f'\n{title}')
+    for name, number in sorted(counts.items()):
+        print(f'{number:10}  {name}' if isinstance(number, int) else f'{number:10.1f}  {name}')
+
+
+def show_samples(samples: dict[str, dict[tuple[int, int], list[Sample]]]) -> None:
+    """The process of each kind that lived longest: at its first minute, halfway, and at the end."""
+    print('\nmemory in MB, sockets, open files: after a minute, halfway, at the end, most')
+    for name, processes in sorted(samples.items()):
+        taken = max(processes.values(), key=len)
+        chosen = [taken[min(len(taken) - 1, int(60 / SAMPLE))], taken[len(taken) // 2], taken[-1]]
+        most = [max(each[column] for each in taken) for column in (1, 2, 3)]
+        columns = [f'{each.megabytes:7.1f} {each.sockets:3} {each.files:3}' for each in chosen]
+        print(f'  {name:22} of {len(processes):3}, {taken[-1].seconds - taken[0].seconds:5.0f} s: '
+              f'{" | ".join(columns)} | {most[0]:7.1f} {most[1]:3} {most[2]:3}')
+
+
+@contextlib.contextmanager
+def started(workers: list[Worker]) -> Iterator[None]:
+    try:
+        for worker in workers:
+            worker.start()
+        yield
+    finally:
+        stopping = [threading.Thread(target=worker.stop) for worker in workers if worker.process]
+        for thread in stopping:
+            thread.start()
+        for thread in stopping:
+            thread.join()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
+    parser.add_argument('--minutes', type=float, default=40)
+    parser.add_argument('--rate', type=float, default=20, help='tasks a second')
+    parser.add_argument('--twice', type=float, default=.12, help='share of messages sent twice')
+    parser.add_argument('--pools', nargs='+', choices=POOLS,
+                        default=['prefork', 'threads', 'gevent'])
+    parser.add_argument('--plot', type=Path, help='where to draw memory and sockets')
+    parser.add_argument('--logs', type=Path, help="a folder for the workers' logs")
+    given = parser.parse_args()
+    if not redis_local.is_installed():
+        sys.exit(f'soak: {redis_local.INSTALL}')
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))     # and stops what was started
+    with contextlib.ExitStack() as stack:
+        folder = given.logs or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        folder.mkdir(exist_ok=True)
+        engine = stack.enter_context(dynamodb_local.engine())
+        print(f'soak: {engine.description}', file=sys.stderr, flush=True)
+        broker = f'redis://127.0.0.1:{stack.enter_context(redis_local.redis_server(folder))}/0'
+        proxy = stack.enter_context(Proxy(engine.endpoint))
+        table = f'soak-{uuid.uuid4().hex}'
+        place = proxy.url.partition('//')[2]
+        environ = {
+            'BROKER': broker, 'TWICE': str(given.twice),
+            'RESULT_BACKEND': f'dyna_veggie.DynamoDBBackend+dynamodb://{place}/{table}',
+            'AWS_ACCESS_KEY_ID': 'local', 'AWS_SECRET_ACCESS_KEY': 'local',
+            'AWS_EC2_METADATA_DISABLED': 'true',
+            'PYTHONPATH': os.pathsep.join([str(TOOLS), str(TOOLS.parent)])}
+        os.environ.update(environ)
+        return soak(given, folder, engine.endpoint, table, proxy, environ)
+
+
+def soak(given: Any, folder: Path, endpoint: str, table: str, proxy: Proxy,
+         environ: dict[str, str]) -> int:
+    import dyna_veggie
+    import soak_tasks
+
+    workers = [
+        Worker(pool, steady, {**os.environ}, folder / f'{pool}-{"steady" if steady else "killed"}')
+        for pool in given.pools for steady in (True, False)]
+    weather = Weather()
+    run = Soak(workers, proxy, weather, soak_tasks.store)
+    pipe, there = multiprocessing.Pipe()
+    with started(workers):
+        client = multiprocessing.get_context('spawn').Process(
+            target=run_client, args=(there, environ, given.minutes, given.rate), daemon=True)
+        client.start()
+        there.close()
+        run.client_pid = client.pid or 0
+        proxy.faults = weather
+        draw = run.draw
+        run.every(lambda: .2, run.deliver_late)
+        run.every(lambda: 5, run.find_lost)
+        run.every(lambda: SAMPLE, run.take_samples)
+        run.every(lambda: 3, run.restart)
+        run.every(lambda: draw.uniform(5, 25), run.kill_child)
+        run.every(lambda: draw.uniform(20, 60), run.kill_worker)
+        run.every(lambda: draw.uniform(120, 360), run.black_out)
+        told = time.monotonic()
+        while (said := pipe.recv()) != 'done':
+            if time.monotonic() - told > 60:
+                told = time.monotonic()
+                print(f'soak: {told - run.began:.0f} s, {said.get("tasks", 0)} tasks, '
+                      f'{said.get("results checked", 0)} results checked, '
+                      f'{run.store.llen(QUEUE)} in the queue, {sum(run.counts.values())} events',
+                      file=sys.stderr, flush=True)
+        patience = time.monotonic() + 180
+        while not run.is_quiet() and time.monotonic() < patience:
+            time.sleep(1)
+        run.counts['messages left'] = run.store.llen(QUEUE) + run.store.hlen('unacked')
+        run.ended.set()
+        proxy.faults = None
+        proxy.down = False
+        time.sleep(2)
+        pipe.send('quiet')
+        counts, problems, notes, longest = pipe.recv()
+        client.join(20)
+    results = soak_tasks.EXPIRES + 5
+    kinds, left = left_over(endpoint, table, {
+        'celery-task-meta-': results, 'celery-taskset-meta-': results,
+        'chord-unlock-': results + dyna_veggie.LATE})
+    problems += left
+    show_counts('what was applied and checked', counts)
+    show_counts('the longest of each kind, seconds', longest)
+    show_counts('faults of DynamoDB', weather.counts)
+    show_counts('what else went wrong', run.counts)
+    show_counts('broker and tasks', {
+        name: int(soak_tasks.store.get(name) or 0)
+        for name in ('published', 'duplicates', 'executions', 'errbacks')})
+    show_counts('left on the table', kinds)
+    show_samples(run.samples)
+    if given.plot:
+        draw_plot(run.samples, given.plot)
+    for note in notes:
+        print('\nexplained:', note)
+    for problem in problems[:50]:
+        print('\nPROBLEM:', problem)
+    print(f'\n{len(problems)} problems in {(time.monotonic() - run.began) / 60:.1f} minutes')
+    return int(bool(problems))
+
+
+if __name__ == '__main__':
+    sys.exit(main())
