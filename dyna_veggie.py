@@ -3770,6 +3770,8 @@ class JoiningBackend(AwaitingBackend):
             self, task_id: str, exc: Exception, traceback: Any = None, request: Any = None,
             *args: Any, **kwargs: Any) -> None:
         """Stores that a task failed, and counts it, and what follows it, for the chord around."""
+        # what the task raised over values that are missing would hide that they are
+        exc = getattr(request, 'missing_values', None) or exc
         counted: list[str] = []
         around, self._note.counted = self._note.counted, counted  # a join can fail in here, too
         try:
