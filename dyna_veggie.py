@@ -1313,8 +1313,8 @@ class Table:
         if why and self.inserts:
             self.inserts = False  # for as long as this process lives
             logger.warning(
-                'DynamoDB table %s: each result is stored by a request of its own, since those '
-                'that travel together need the IAM action dynamodb:PartiQLInsert: %s',
+                'DynamoDB table %s: results do not travel together, which would take less CPU, and '
+                'needs the IAM action dynamodb:PartiQLInsert: %s',
                 self.name, why)
         return {id for id, error in zip(ids, errors) if error is None}
 
