@@ -1533,10 +1533,12 @@ shared_table = shared_by_process(Table)
 #               leads it, closes it and sends it.  If nothing is under way it is sent at once, so
 #               that a process with one thread sends one entry at a time.
 #   who waits   the leader for the batch before, the others for their leader.  They are woken,
-#               however it ends.  What the request did not see to, each sees to alone.
+#               however it ends.  What the request did not see to, each sees to alone.  Neither
+#               waits for ever: what a signal raises can fall between any two lines of a leader.
 
 _COMBINED = 25  # in one request: statements; and the condition of a count is limited to 4 KB
 _TURN = 5.0  # seconds that a batch waits for the one before, which may be trying again and again
+_PATIENCE = 60.0  # seconds that an entry waits for its leader; to go alone is never wrong
 
 #: sends entries, by key; returns the answer, and the keys of those that it has seen to
 Request = Callable[[Mapping[Any, Any]], tuple[Any, Container[Any]]]
@@ -1575,7 +1577,7 @@ class _Batches:
             batch.entries[key] = entry
             self._newest[lane] = batch
         if joins:
-            batch.done.wait()
+            batch.done.wait(_PATIENCE)
             return None if key in batch.seen_to else (request({key: entry})[0], [entry])
         try:
             if before is not None:
@@ -1743,6 +1745,7 @@ class Values:
                 return (True, None), self.table.insert_many(items.values())
             return self._put_item(item, keep, status_of), ()
 
+        marshal_item(item)  # raises for what cannot be stored, before others travel with it
         sent = shared_batches(self.table.options).send(_STORES, item['id'], item, request)
         return sent[0] if sent else (True, None)
 

@@ -1497,6 +1497,39 @@ def test_an_interrupted_store_leaves_the_others_alone(crowd: Crowd, proxy: Proxy
     crowd.check()
 
 
+def test_what_cannot_be_stored_hurts_no_store_that_it_travels_with(
+        crowd: Crowd, proxy: Proxy) -> None:
+    proxy.faults = lambda operation, body: Delay(0.5)
+    statuses: list[Any] = [states.SUCCESS] * 3 + [object()]  # any, where results are pickled
+    with ThreadPoolExecutor(4) as pool:
+        stores = []
+        for number, status in enumerate(statuses):
+            stores.append(pool.submit(
+                crowd.backend.values.put, str(number), b'{}', status, new=True))
+            time.sleep(0.1)
+    assert [type(each.exception()) for each in stores] == [type(None)] * 3 + [TypeError]
+    assert operations(proxy) == ['PutItem', 'BatchExecuteStatement']
+
+
+def test_nobody_waits_for_ever_for_a_leader_that_a_signal_stopped_before_it_led(
+        crowd: Crowd, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dv, '_PATIENCE', 0.5)
+    monkeypatch.setattr(dv, '_TURN', 0.5)
+    newest = dv.shared_batches(crowd.backend.options)._newest
+    newest[dv._STORES] = dv._Batch()  # open, and nobody is left to send it
+    ids = [str(number) for number in range(30)]  # more than it takes
+    threads = [threading.Thread(target=crowd.backend.store_result, args=(id, id, states.SUCCESS))
+               for id in ids]
+    for thread in threads:
+        thread.daemon = True
+        thread.start()
+    threads[0].join(20)
+    for thread in threads:
+        thread.join(5)
+        assert not thread.is_alive()
+    crowd.check(**dict(zip(ids, ids)))
+
+
 def test_a_store_that_is_tried_again_and_again_does_not_hold_up_others(
         crowd: Crowd, proxy: Proxy) -> None:
     tried, stored = threading.Event(), threading.Event()
