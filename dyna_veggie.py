@@ -1304,7 +1304,7 @@ class Table:
         try:
             answer = self.client.send(
                 'batch_execute_statement', {'Statements': statements}, deadline=-math.inf)
-            errors = [each.get('Error') for each in answer['Responses']]
+            errors = [each.get('Error') for each in answer.get('Responses', ())]
             why = next((error for error in errors if error and error['Code'] in _DENIALS), None)
         except FAILURES as exc:
             errors = [{}] * len(ids)
