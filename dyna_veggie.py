@@ -4506,7 +4506,7 @@ class Reading(NamedTuple):
     def __str__(self) -> str:
         price = f'${self.dollars:.2f}' if self.dollars >= 0.005 else 'less than a cent'
         if self.seconds is not None:
-            price = f'{timedelta(seconds=round(self.seconds))} of all its provisioned units'
+            price = f'all its provisioned units for {timedelta(seconds=math.ceil(self.seconds))}'
         return (f'reads the whole table: {self.items:,} items, {self.bytes / 1e6:,.1f} MB, '
                 f'{self.read_units:,} read units, {price}')
 

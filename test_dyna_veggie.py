@@ -5996,7 +5996,7 @@ def test_what_a_scan_takes() -> None:
         'reads the whole table: 9 items, 8,192.0 MB, 1,000,000 read units, $0.12')
     assert dv.reading_of(described).dollars > dv.ASK_ABOVE
     provisioned = dv.reading_of({**described, 'bytes': 8192 * 100, 'read_units': 5})
-    assert str(provisioned).endswith('100 read units, 0:00:20 of all its provisioned units')
+    assert str(provisioned).endswith('100 read units, all its provisioned units for 0:00:20')
     assert 'less than a cent' in str(dv.reading_of({**described, 'bytes': 5}))
 
 
