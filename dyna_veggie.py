@@ -1532,11 +1532,15 @@ shared_table = shared_by_process(Table)
 #   a batch     is open until the one before has its answer; then its first entry's thread, which
 #               leads it, closes it and sends it.  If nothing is under way it is sent at once, so
 #               that a process with one thread sends one entry at a time.
+#   a crowd     Those whom one answer sets free will ask again at about the same time: to count what
+#               they stored, or for their next tasks.  The first waits for as many, for some
+#               milliseconds, instead of letting them wait for a request of its own.
 #   who waits   the leader for the batch before, the others for their leader.  They are woken,
 #               however it ends.  What the request did not see to, each sees to alone.  Neither
 #               waits for ever: what a signal raises can fall between any two lines of a leader.
 
 _COMBINED = 25  # in one request: statements; and the condition of a count is limited to 4 KB
+_GATHERING = 0.005  # seconds that an entry waits for those who were set free together
 _TURN = 5.0  # seconds that a batch waits for the one before, which may be trying again and again
 _PATIENCE = 60.0  # seconds that an entry waits for its leader; to go alone is never wrong
 
@@ -1547,8 +1551,10 @@ Request = Callable[[Mapping[Any, Any]], tuple[Any, Container[Any]]]
 class _Batch:
     """Entries of one process that one request sees to."""
 
-    def __init__(self) -> None:
+    def __init__(self, expected: int) -> None:
         self.entries: dict[Any, Any] = {}
+        self.expected = expected
+        self.whole = threading.Event()  # as many are here as are expected
         self.closed = False  # it takes no more
         self.done = threading.Event()
         self.seen_to: Container[Any] = ()
@@ -1563,6 +1569,7 @@ class _Batches:
     def __init__(self) -> None:
         self._lock = threading.Lock()  # guards what follows, not held during a request or a wait
         self._newest: dict[str, _Batch] = {}
+        self._crowd = 1  # how many the last answer set free
 
     def send(
             self, lane: str, key: Any, entry: Any, request: Request,
@@ -1573,8 +1580,10 @@ class _Batches:
             # not with a duplicate: what both deliveries added would be waited for
             joins = (before is not None and not before.closed
                      and len(before.entries) < _COMBINED and key not in before.entries)
-            batch = before if joins and before is not None else _Batch()
+            batch = before if joins and before is not None else _Batch(self._crowd)
             batch.entries[key] = entry
+            if len(batch.entries) >= batch.expected:
+                batch.whole.set()
             self._newest[lane] = batch
         if joins:
             batch.done.wait(_PATIENCE)
@@ -1582,6 +1591,8 @@ class _Batches:
         try:
             if before is not None:
                 before.done.wait(_TURN)
+            else:
+                batch.whole.wait(_GATHERING)
             with self._lock:
                 batch.closed = True
             answer, batch.seen_to = request(batch.entries)
@@ -1590,6 +1601,7 @@ class _Batches:
                 batch.closed = True
                 if self._newest.get(lane) is batch:
                     del self._newest[lane]
+                self._crowd = len(batch.entries)
             batch.done.set()
         if key in batch.seen_to or len(batch.entries) == 1:
             return answer, list(batch.entries.values())
