@@ -4371,15 +4371,15 @@ WORKER_ACTIONS: dict[str, Callable[[Table, Item], Any]] = {
 }
 
 _ORPHAN_AGE = 3600  # seconds: a chunk that no item counts by then belongs to no store under way
-_PATIENCE = 2.0  # seconds: each time-out for somebody who waits at a terminal
+_TIMEOUT = 2.0  # seconds: each time-out for somebody who waits at a terminal
 
 
 def operators_table(options: Options) -> Table:
     """A table for a first look: not created, and given up within ten seconds."""
     return Table(dataclasses.replace(
-        options, create_table=False, ttl_seconds=None, retry_timeout=_PATIENCE,
-        connect_timeout=min(_PATIENCE, options.connect_timeout),
-        read_timeout=min(2 * _PATIENCE, options.read_timeout)))
+        options, create_table=False, ttl_seconds=None, retry_timeout=_TIMEOUT,
+        connect_timeout=min(_TIMEOUT, options.connect_timeout),
+        read_timeout=min(2 * _TIMEOUT, options.read_timeout)))
 
 
 def scanned_table(options: Options) -> Table:
@@ -4447,8 +4447,8 @@ def identity(options: Options) -> str:
     client = session.create_client(
         'sts', region_name=options.region, aws_access_key_id=options.access_key,
         aws_secret_access_key=options.secret_key,
-        config=Config(retries={'total_max_attempts': 1}, connect_timeout=_PATIENCE,
-                      read_timeout=_PATIENCE))
+        config=Config(retries={'total_max_attempts': 1}, connect_timeout=_TIMEOUT,
+                      read_timeout=_TIMEOUT))
     return str(client.get_caller_identity()['Arn'])
 
 
