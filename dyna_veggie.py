@@ -872,11 +872,20 @@ Sleep = Callable[[float], Any]
 T = TypeVar('T')
 
 
+def _mask_credentials(record: logging.LogRecord) -> bool:
+    # at DEBUG botocore logs whole requests, with their session token, and what STS answers, with
+    # new keys
+    record.msg, record.args = _CREDENTIAL.sub(rf'\1\2{MASK}', record.getMessage()), ()
+    return True
+
+
 def open_session(options: Options) -> Any:
     """A botocore session whose profile exists, and which knows a region, wherever that is set.
 
     Raises ImproperlyConfigured.
     """
+    for name in ('botocore.auth', 'botocore.endpoint', 'botocore.parsers'):
+        logging.getLogger(name).addFilter(_mask_credentials)
     try:
         session = botocore.session.Session(profile=options.profile)
         session.get_scoped_config()  # raises for a profile that does not exist, also AWS_PROFILE's
@@ -902,17 +911,8 @@ def credentials_source(options: Options, session: Any) -> str | None:
     return None
 
 
-def _mask_credentials(record: logging.LogRecord) -> bool:
-    # at DEBUG botocore logs whole requests, with their session token, and what STS answers, with
-    # new keys
-    record.msg, record.args = _CREDENTIAL.sub(rf'\1\2{MASK}', record.getMessage()), ()
-    return True
-
-
 def connect(options: Options) -> Any:
     """A botocore client.  Raises ImproperlyConfigured."""
-    for name in ('botocore.auth', 'botocore.endpoint', 'botocore.parsers'):
-        logging.getLogger(name).addFilter(_mask_credentials)
     session = open_session(options)
     access_key, secret_key = options.access_key, options.secret_key
     if credentials_source(options, session) == NOT_NEEDED:
