@@ -2203,7 +2203,8 @@ class Chords:
         item = self._newest_run(key)
         if item is None:
             return None
-        run, leaves = self._run(item), self._leaves(self._run(item))
+        run = self._run(item)
+        leaves = self._leaves(run)
         expected = run.size
         if expected is not None:
             expected += sum(len(leaf.wanted) - len(leaf.own) for leaf in leaves)
@@ -3657,10 +3658,10 @@ def _refuse_to_sleep(seconds: float) -> None:
 
 
 class _Note(threading.local):
-    """What this thread stored last: the task, and whether its result is under its own key."""
+    """What this thread stored last, and which parts it counts."""
 
     result: tuple[str, str] | None = None  # of which task, in which state
-    stored = False
+    stored = False  # under the key of the task
     counted: list[str] | None = None  # the parts that it counts, while a task fails in it
 
 
@@ -4362,7 +4363,7 @@ def _insert(table: Table, item: Item) -> None:
 #: what a worker does, to be tried in this order on a new item, which the last one deletes
 WORKER_ACTIONS: dict[str, Callable[[Table, Item], Any]] = {
     'GetItem': lambda table, item: table.get(item['id']),
-    INSERT: lambda table, item: _insert(table, item),
+    INSERT: _insert,
     'PutItem': lambda table, item: table.put(item),
     'UpdateItem': lambda table, item: table.update(item['id'], 'SET #ttl = :ttl', item),
     'BatchGetItem': lambda table, item: table.get_many([item['id'], item['id'] + '-2']),
