@@ -2707,9 +2707,9 @@ class Poller:
 
         called: when on_interval was called, or would have been.
         """
-        with self._changed:
-            self._waits.append(wait)
-        try:
+        try:  # a signal can fall between any two lines
+            with self._changed:
+                self._waits.append(wait)
             while wait.left and time.monotonic() < deadline:
                 until = deadline
                 if on_interval is not None:
