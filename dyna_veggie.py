@@ -2678,10 +2678,12 @@ class Poller:
                 yield from self._wait_with_others(wait, deadline, called, on_interval)
         if wait.left:
             self._look_for(wait, list(wait.left), consistent=True, deadline=deadline)
-            yield from wait.take_news()
-        if wait.left:
+        # before the news are taken: another thread may be bringing the last of them
+        missing = len(wait.left)
+        yield from wait.take_news()
+        if missing:
             raise TimeoutError(f'The operation timed out after {timeout:.3g} s; '
-                               f'results not ready: {len(wait.left)}.')
+                               f'results not ready: {missing}.')
 
     def _look_for(
             self, wait: _Wait, window: list[str], *, consistent: bool, deadline: float) -> bool:
