@@ -2916,6 +2916,8 @@ class AwaitingBackend(BaseKeyValueStoreBackend):
         if interval is None:
             interval = 0.5
         for iteration in range(max_iterations or 1):
+            if not ids:
+                return
             if iteration:
                 time.sleep(interval)
             try:

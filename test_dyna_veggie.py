@@ -4203,6 +4203,7 @@ def test_get_many_as_celery_calls_it(backend: dv.DynamoDBBackend, proxy: Proxy) 
     assert [id for id, _ in backend.get_many({'a', 'b'}, max_iterations=1)] == ['a']
     assert [id for id, _ in backend.get_many(['b'], max_iterations=3, interval=0.001)] == []
     assert len(proxy.requests) == 4
+    assert [id for id, _ in backend.get_many(['a'], max_iterations=3, interval=99)] == ['a']
     messages: list[Any] = []
     backend._cache.clear()
     told = dict(backend.get_many(['a'], on_message=messages.append))
