@@ -3846,7 +3846,10 @@ class JoiningBackend(AwaitingBackend):
             if request.group_index is None and not run.single:
                 raise MiscountedChord(GAPS)
             entry = self._entry(counter, state, result, mark.get('adds', ()))
-            join.root = self.retried(counter.count, entry)
+            try:
+                join.root = self.retried(counter.count, entry)
+            except SoftTimeLimitExceeded:  # it comes once; a task that has returned must be counted
+                join.root = self.retried(counter.count, entry)
             if join.root is None:
                 return
         except MiscountedChord as exc:

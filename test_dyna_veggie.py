@@ -3630,7 +3630,7 @@ def test_a_group_that_is_added_to_a_chord_is_a_clear_error(make_app: MakeApp) ->
             result.get(timeout=30, disable_sync_subtasks=False)
 
 
-@pytest.mark.parametrize('moment', ['BatchGetItem', 'publish', 'PutItem'])
+@pytest.mark.parametrize('moment', ['UpdateItem', 'BatchGetItem', 'publish', 'PutItem'])
 def test_a_soft_time_limit_does_not_stop_the_join_of_a_task(
         moment: str, backend: dv.DynamoDBBackend) -> None:
     drive = Drive(backend.app, 45)
