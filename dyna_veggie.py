@@ -3564,6 +3564,7 @@ class Join:
         stamps = frozenset(repr(item.get('timestamp')).encode() for item in items.values()
                            if item.get('status') != states.PENDING and not is_expired(item))
         if 'before' in state and stamps - state['before']:
+            self.referenced = True  # it may be: what tasks of the body may still read has to expire
             return True
         if self.error is None:
             try:
