@@ -1733,7 +1733,11 @@ class Values:
         except BaseException:
             self._discard(item)
             raise
-        self._delete_chunks(replaced if stored else item)
+        try:
+            self._delete_chunks(replaced if stored else item)
+        except FAILURES as exc:  # what was to be stored is
+            logger.warning('DynamoDB table %s: chunks that item %s does not count stay until they '
+                           'expire or are purged: %s', self.table.name, id, summary(exc))
         return stored
 
     def _store(
@@ -3541,7 +3545,15 @@ class Join:
                 retried(counter.close, size)
                 if counter.run.nested and not self.referenced:
                     self.kept.append(counter.run.header_id)
-                self.backend.values.delete_many(self.kept)
+                self._delete_kept()
+
+    def _delete_kept(self) -> None:
+        """Deletes what the chord kept apart; it has ended, so a failure fails no task."""
+        try:
+            self.backend.values.delete_many(self.kept)
+        except FAILURES as exc:
+            logger.warning('Chord %s: %d values that were kept for it stay: %s',
+                           self.counter.run.id, len(self.kept), summary(exc))
 
     def run_alone(self) -> None:
         """The same in a thread of its own, which may wait."""
