@@ -2777,7 +2777,9 @@ class Poller:
         watches = self._watches.get(id, {})
         watches.pop(key, None)
         if not watches:
-            self._watches.pop(id, None)
+            # another thread may have added one since
+            for other, watch in list(self._watches.pop(id, {}).items()):
+                self.watch(id, other, watch)
 
     def forget(self, id: str) -> None:
         """Calls nobody back for an id: what was there is deleted."""
