@@ -4071,8 +4071,11 @@ class SentTasks:
         # late does no harm
         thread = threading.Thread(
             target=self._put, args=(item, errors), name='dyna-veggie', daemon=True)
-        thread.start()
-        thread.join(self.PATIENCE)
+        try:
+            thread.start()
+            thread.join(self.PATIENCE)
+        except RuntimeError as exc:  # no more threads, at the end of a process
+            errors.append(exc)
         if thread.is_alive():
             errors.append(TimeoutError(f'no answer within {self.PATIENCE:g} s'))
         if errors:
