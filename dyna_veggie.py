@@ -4936,10 +4936,10 @@ def _show(backend: DynamoDBBackend, id: str) -> _Answer:
             row['children'] = [result_from_tuple(each, backend.app).id
                                for each in meta.get('children') or ()]
             row['stored_as'], told = item['id'], ''
-    saved = backend.get(backend.get_key_for_group(task_id))
+    saved = values.get(backend.key_id(backend.get_key_for_group(task_id)))
     row['results'] = None
     if saved:
-        group = result_from_tuple(backend.decode(saved)['result'], backend.app)
+        group = result_from_tuple(backend.decode(saved.read())['result'], backend.app)
         row['results'], told = [each.id for each in group.results], ''
     row['chord'] = chord_row(backend, table, task_id)
     if row['chord']:
