@@ -797,7 +797,7 @@ def diagnose(exc: BaseException) -> Diagnosis:
     return _TRANSIENT if isinstance(exc, network) else _LASTING
 
 
-def throttling_reasons(exc: BaseException) -> str:
+def _throttling_reasons(exc: BaseException) -> str:
     """Which limits were exceeded, if DynamoDB says so, which botocore passes on since 1.40.10."""
     # https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/throttling-diagnosing.html
     if not isinstance(exc, ClientError):
@@ -810,7 +810,7 @@ def throttling_remedy(exc: BaseException) -> str:
     """What a person can do about an error that is throttling; '' for others."""
     if not diagnose(exc).throttled:
         return ''
-    found = throttling_reasons(exc) or error_code(exc)
+    found = _throttling_reasons(exc) or error_code(exc)
     return '; '.join(remedy for reason, remedy in _BY_REASON.items() if reason in found)
 
 
@@ -818,15 +818,15 @@ def summary(exc: BaseException) -> str:
     """An error in one line, with DynamoDB's throttling reasons."""
     # a proxy's answer can be a page; and AWS explains a wrong signature with the whole request, and
     # so with the session token
-    text, reasons = str(exc).partition('\n')[0], throttling_reasons(exc)
+    text, reasons = str(exc).partition('\n')[0], _throttling_reasons(exc)
     return f'{text} ({reasons})' if reasons and reasons not in text else text
 
 
 def with_reasons(exc: Exception) -> Exception:
     """The error; for one with throttling reasons, one whose message names them."""
-    if isinstance(exc, ClientError) and throttling_reasons(exc) not in str(exc):
+    if isinstance(exc, ClientError) and _throttling_reasons(exc) not in str(exc):
         error = exc.response['Error']
-        message = f'{error.get("Message")} ({throttling_reasons(exc)})'
+        message = f'{error.get("Message")} ({_throttling_reasons(exc)})'
         response = {**exc.response, 'Error': {**error, 'Message': message}}
         return type(exc)(response, exc.operation_name)
     return exc
@@ -872,11 +872,20 @@ Sleep = Callable[[float], Any]
 T = TypeVar('T')
 
 
+def _mask_credentials(record: logging.LogRecord) -> bool:
+    # at DEBUG botocore logs whole requests, with their session token, and what STS answers, with
+    # new keys
+    record.msg, record.args = _CREDENTIAL.sub(rf'\1\2{MASK}', record.getMessage()), ()
+    return True
+
+
 def open_session(options: Options) -> Any:
     """A botocore session whose profile exists, and which knows a region, wherever that is set.
 
     Raises ImproperlyConfigured.
     """
+    for name in ('botocore.auth', 'botocore.endpoint', 'botocore.parsers'):
+        logging.getLogger(name).addFilter(_mask_credentials)
     try:
         session = botocore.session.Session(profile=options.profile)
         session.get_scoped_config()  # raises for a profile that does not exist, also AWS_PROFILE's
@@ -902,17 +911,8 @@ def credentials_source(options: Options, session: Any) -> str | None:
     return None
 
 
-def _mask_credentials(record: logging.LogRecord) -> bool:
-    # at DEBUG botocore logs whole requests, with their session token, and what STS answers, with
-    # new keys
-    record.msg, record.args = _CREDENTIAL.sub(rf'\1\2{MASK}', record.getMessage()), ()
-    return True
-
-
 def connect(options: Options) -> Any:
     """A botocore client.  Raises ImproperlyConfigured."""
-    for name in ('botocore.auth', 'botocore.endpoint', 'botocore.parsers'):
-        logging.getLogger(name).addFilter(_mask_credentials)
     session = open_session(options)
     access_key, secret_key = options.access_key, options.secret_key
     if credentials_source(options, session) == NOT_NEEDED:
@@ -1110,9 +1110,9 @@ if hasattr(os, 'register_at_fork'):
 
 # https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/ServiceQuotas.html
 GET_BATCH = 100  # keys
-WRITE_BATCH = 25  # puts and deletes
+_WRITE_BATCH = 25  # puts and deletes
 OVERLAPPED = 8  # pages of one call that are under way at once
-ID_LIMIT = 2048  # bytes
+_ID_LIMIT = 2048  # bytes
 
 # bytes: an answer this large left keys out because it was full (at 16 MB, or 1 MB of one
 # partition), not because of throttling
@@ -1129,14 +1129,14 @@ _KEY = 'id (S, HASH)'
 
 def is_too_long(id: str) -> bool:
     """Whether DynamoDB takes no such key."""
-    return len(id.encode()) > ID_LIMIT
+    return len(id.encode()) > _ID_LIMIT
 
 
 def check_id(id: str, error: type[Exception]) -> None:
     """Raises that error if DynamoDB takes no such key."""
     if is_too_long(id):
         raise error(f'the id of a task is too long: the key {id[:80]}… has {len(id.encode()):,} '
-                    f'bytes, and DynamoDB takes {ID_LIMIT:,}')
+                    f'bytes, and DynamoDB takes {_ID_LIMIT:,}')
 
 
 def key_of(table: Mapping[str, Any]) -> str:
@@ -1162,7 +1162,7 @@ def is_expired(item: Item) -> bool:
     return ttl <= int(time.time())
 
 
-def of_the_table(by_table: Mapping[str, Any] | None, default: Any) -> Any:
+def _of_the_table(by_table: Mapping[str, Any] | None, default: Any) -> Any:
     """What a batch's answer says of its table, which it names by its name or by its ARN."""
     return next(iter((by_table or {}).values()), default)
 
@@ -1224,9 +1224,9 @@ class Table:
                 keys = [marshal_item({'id': id}) for id in page]
                 asked = {self.name: {'Keys': keys, 'ConsistentRead': consistent}}
                 answer = self._request('batch_get_item', {'RequestItems': asked}, deadline, sleep)
-                for attributes in of_the_table(answer['Responses'], ()):
+                for attributes in _of_the_table(answer['Responses'], ()):
                     found[attributes['id']['S']] = unmarshal_item(attributes)
-                left = of_the_table(answer.get('UnprocessedKeys'), {}).get('Keys', ())
+                left = _of_the_table(answer.get('UnprocessedKeys'), {}).get('Keys', ())
                 page = [key['id']['S'] for key in left]
                 headers = answer['ResponseMetadata']['HTTPHeaders']
                 if not page or int(headers.get('content-length', 0)) < _FULL_ANSWER:
@@ -1279,13 +1279,13 @@ class Table:
             asked = {self.name: [writes[id] for id in page]}
             answer = self._request('batch_write_item', {'RequestItems': asked}, deadline, sleep)
             left = []
-            for write in of_the_table(answer.get('UnprocessedItems'), ()):
+            for write in _of_the_table(answer.get('UnprocessedItems'), ()):
                 put = write.get('PutRequest', {}).get('Item')
                 # the id only: binary values come back in base64
                 left.append((put or write['DeleteRequest']['Key'])['id']['S'])
             return left
 
-        self._in_batches('BatchWriteItem', writes, WRITE_BATCH, send, deadline)
+        self._in_batches('BatchWriteItem', writes, _WRITE_BATCH, send, deadline)
 
     def insert_many(self, items: Iterable[Item]) -> set[str]:
         """Writes items where there is none, by one request that is tried once.
@@ -1745,7 +1745,11 @@ class Values:
         except BaseException:
             self._discard(item)
             raise
-        self._delete_chunks(replaced if stored else item)
+        try:
+            self._delete_chunks(replaced if stored else item)
+        except FAILURES as exc:  # what was to be stored is
+            logger.warning('DynamoDB table %s: chunks that item %s does not count stay until they '
+                           'expire or are purged: %s', self.table.name, id, summary(exc))
         return stored
 
     def _store(
@@ -2161,7 +2165,7 @@ class Entry(NamedTuple):
     size: int | None = None  # of the header, if this part knows it
 
 
-class Counted(NamedTuple):
+class _Counted(NamedTuple):
     """The answer to a request: whether it counted its entries, what the node holds, the entries."""
 
     applied: bool
@@ -2215,7 +2219,8 @@ class Chords:
         item = self._newest_run(key)
         if item is None:
             return None
-        run, leaves = self._run(item), self._leaves(self._run(item))
+        run = self._run(item)
+        leaves = self._leaves(run)
         expected = run.size
         if expected is not None:
             expected += sum(len(leaf.wanted) - len(leaf.own) for leaf in leaves)
@@ -2335,7 +2340,7 @@ class ChordCounter:
 
         sent = shared_batches(self.table.options).send(
             self.run.node_id(position), entry.member, entry, request)
-        counted = Counted(sent[0].applied, sent[0].item, sent[1]) if sent else None
+        counted = _Counted(sent[0].applied, sent[0].item, sent[1]) if sent else None
         while counted is not None:
             node = self._checked(position, counted)
             if node is None or not node.is_full:
@@ -2345,7 +2350,7 @@ class ChordCounter:
             # each duplicate reports a full node again: the first to fill it may have died before
             entry = Entry(position.number.to_bytes(4, 'big'), size=node.size)
             position = position.parent
-            counted = Counted(*self._count(position, [entry]), [entry])
+            counted = _Counted(*self._count(position, [entry]), [entry])
         return None
 
     def _count(self, position: Position, entries: list[Entry]) -> WriteResult:
@@ -2377,7 +2382,7 @@ class ChordCounter:
                 raise MiscountedChord(TOO_LARGE) from exc
             raise
 
-    def _checked(self, position: Position, counted: Counted) -> Node | None:
+    def _checked(self, position: Position, counted: _Counted) -> Node | None:
         """The node that was counted on; None if the chord has ended.  Raises MiscountedChord."""
         # looked at after the answer: until then no node can have expired
         if self.run.deadline is not None and time.time() >= self.run.deadline:
@@ -2587,7 +2592,7 @@ class Watch(NamedTuple):
     tell: Callable[[Any], None]  # the final value
 
 
-class Wait:
+class _Wait:
     """The ids that one caller waits for, and when to look for them next.
 
     all_changes: the caller wants to know of values that are not final, too.
@@ -2662,10 +2667,10 @@ class Poller:
         self._look = look
         self._phase = random.random()  # a child that was forked has a poller of its own
         self._changed = threading.Condition()
-        self._waits: list[Wait] = []
+        self._waits: list[_Wait] = []
         self._polling = False
         # for the ids with callbacks: it has no news of its own, since they are told of every look
-        self._standing = Wait((), self._watched, 0.5)
+        self._standing = _Wait((), self._watched, 0.5)
         self._watches: dict[str, dict[int, Watch]] = {}
         self._serving = False
 
@@ -2682,20 +2687,22 @@ class Poller:
         """
         called = time.monotonic()
         deadline = math.inf if timeout is None else called + timeout
-        wait = Wait(ids, read, interval, all_changes)
+        wait = _Wait(ids, read, interval, all_changes)
         if timeout is None or timeout > 0:
             yield from self._read_batches(wait, deadline)
             if wait.left:
                 yield from self._wait_with_others(wait, deadline, called, on_interval)
         if wait.left:
             self._look_for(wait, list(wait.left), consistent=True, deadline=deadline)
-            yield from wait.take_news()
-        if wait.left:
+        # before the news are taken: another thread may be bringing the last of them
+        missing = len(wait.left)
+        yield from wait.take_news()
+        if missing:
             raise TimeoutError(f'The operation timed out after {timeout:.3g} s; '
-                               f'results not ready: {len(wait.left)}.')
+                               f'results not ready: {missing}.')
 
     def _look_for(
-            self, wait: Wait, window: list[str], *, consistent: bool, deadline: float) -> bool:
+            self, wait: _Wait, window: list[str], *, consistent: bool, deadline: float) -> bool:
         found = self._look(window, consistent=consistent, deadline=deadline)
         seen = wait.read_all(window, found)
         with self._changed:  # another thread may be bringing the same
@@ -2703,7 +2710,7 @@ class Poller:
         self._tell_watches(found)
         return at_once
 
-    def _read_batches(self, wait: Wait, deadline: float) -> Iterator[tuple[str, Seen]]:
+    def _read_batches(self, wait: _Wait, deadline: float) -> Iterator[tuple[str, Seen]]:
         """Looks for one batch after the other, until one is not there whole."""
         at_once = True
         while at_once and wait.left:
@@ -2712,15 +2719,15 @@ class Poller:
             yield from wait.take_news()
 
     def _wait_with_others(
-            self, wait: Wait, deadline: float, called: float,
+            self, wait: _Wait, deadline: float, called: float,
             on_interval: Callable[[], Any] | None) -> Iterator[tuple[str, Seen]]:
         """Takes part in the polls of all threads.
 
         called: when on_interval was called, or would have been.
         """
-        with self._changed:
-            self._waits.append(wait)
-        try:
+        try:  # a signal can fall between any two lines
+            with self._changed:
+                self._waits.append(wait)
             while wait.left and time.monotonic() < deadline:
                 until = deadline
                 if on_interval is not None:
@@ -2736,7 +2743,7 @@ class Poller:
                     self._waits.remove(wait)
                 self._changed.notify_all()
 
-    def _poll(self, wait: Wait, until: float, deadline: float) -> None:
+    def _poll(self, wait: _Wait, until: float, deadline: float) -> None:
         """Sleeps until there is news for a wait, or ``until``; looks for all if nobody does."""
         while True:
             with self._changed:
@@ -2782,7 +2789,9 @@ class Poller:
         watches = self._watches.get(id, {})
         watches.pop(key, None)
         if not watches:
-            self._watches.pop(id, None)
+            # another thread may have added one since
+            for other, watch in list(self._watches.pop(id, {}).items()):
+                self.watch(id, other, watch)
 
     def forget(self, id: str) -> None:
         """Calls nobody back for an id: what was there is deleted."""
@@ -2925,6 +2934,8 @@ class AwaitingBackend(BaseKeyValueStoreBackend):
         if interval is None:
             interval = 0.5
         for iteration in range(max_iterations or 1):
+            if not ids:
+                return
             if iteration:
                 time.sleep(interval)
             try:
@@ -3053,7 +3064,7 @@ class AwaitingBackend(BaseKeyValueStoreBackend):
 _PARENTS_INTERVAL = 0.4  # seconds: however short the interval, parents are looked at no more often
 
 
-def parents_of(result: ResultBase) -> Iterator[AsyncResult]:
+def _parents_of(result: ResultBase) -> Iterator[AsyncResult]:
     """The leaves that a result depends on, the first to run first."""
     parents = []
     parent = result.parent
@@ -3064,7 +3075,7 @@ def parents_of(result: ResultBase) -> Iterator[AsyncResult]:
         yield from leaf_results(parent)
 
 
-def with_parents(result: ResultBase) -> list[AsyncResult]:
+def _with_parents(result: ResultBase) -> list[AsyncResult]:
     """The leaves of a result with all that they depend on, as forget() walks over them."""
     found: list[AsyncResult] = []
     todo: list[ResultBase] = [result]
@@ -3079,7 +3090,7 @@ def with_parents(result: ResultBase) -> list[AsyncResult]:
     return found
 
 
-def by_backend(
+def _by_backend(
         leaves: Iterable[AsyncResult]) -> tuple[list[list[AsyncResult]], list[AsyncResult]]:
     """Leaves that one request can be about, and those of other backends."""
     ours: dict[Options, list[AsyncResult]] = {}
@@ -3092,11 +3103,11 @@ def by_backend(
     return list(ours.values()), others
 
 
-def read_leaves(
+def _read_leaves(
         leaves: Iterable[AsyncResult], *, consistent: bool = True, deadline: float = math.inf,
 ) -> dict[str, Mapping[str, Any]]:
     """The metas of leaves by task id; also kept in the leaves that are ready."""
-    together, others = by_backend(leaves)
+    together, others = _by_backend(leaves)
     metas: dict[str, Mapping[str, Any]] = {leaf.id: leaf._get_task_meta() for leaf in others}
     for some in together:
         seen = some[0].backend.look(
@@ -3107,31 +3118,31 @@ def read_leaves(
     return metas
 
 
-def unknown_leaves(leaves: Iterable[AsyncResult], size: int) -> list[AsyncResult]:
+def _unknown_leaves(leaves: Iterable[AsyncResult], size: int) -> list[AsyncResult]:
     """The first of those whose final state is not known."""
     return [*itertools.islice((leaf for leaf in leaves if leaf._cache is None), size)]
 
 
-def metas_of(leaves: Iterable[AsyncResult]) -> Iterator[tuple[AsyncResult, Mapping[str, Any]]]:
+def _metas_of(leaves: Iterable[AsyncResult]) -> Iterator[tuple[AsyncResult, Mapping[str, Any]]]:
     """Each leaf with its meta, in order, read in batches that grow."""
     leaves, size = list(leaves), 1
     metas: dict[str, Mapping[str, Any]] = {}
     for position, leaf in enumerate(leaves):
         if leaf._cache is None and leaf.id not in metas:
             rest = itertools.islice(leaves, position, None)
-            metas.update(read_leaves(unknown_leaves(rest, size)))
+            metas.update(_read_leaves(_unknown_leaves(rest, size)))
             size = min(8 * size, GET_BATCH)
         yield leaf, leaf._cache or metas[leaf.id]
 
 
-def raise_error_of(leaves: Iterable[AsyncResult]) -> None:
+def _raise_error_of(leaves: Iterable[AsyncResult]) -> None:
     """Raises the error of the first that failed, if any did."""
-    for leaf, meta in metas_of(leaves):
+    for leaf, meta in _metas_of(leaves):
         if meta['status'] in states.PROPAGATE_STATES:
             leaf.maybe_throw()
 
 
-def watch(leaves: Iterable[AsyncResult], weak: bool) -> None:
+def _watch(leaves: Iterable[AsyncResult], weak: bool) -> None:
     """Calls the callbacks of leaves once they are seen to be ready."""
     for leaf in leaves:
         if leaf._cache is None and isinstance(leaf.backend, AwaitingBackend):
@@ -3142,8 +3153,8 @@ class _Parents:
     """The parents of a result that somebody waits for, looked at window by window."""
 
     def __init__(self, result: AsyncResult, deadline: float) -> None:
-        parents = list(parents_of(result))
-        raise_error_of(leaf for leaf in parents if leaf._cache)
+        parents = list(_parents_of(result))
+        _raise_error_of(leaf for leaf in parents if leaf._cache)
         self.turns = deque(leaf for leaf in parents if not leaf._cache)
         self.deadline = deadline
         self.due = 0.0
@@ -3153,8 +3164,8 @@ class _Parents:
         if time.monotonic() < self.due:
             return
         window = [self.turns.popleft() for _ in range(min(GET_BATCH, len(self.turns)))]
-        read_leaves(window, consistent=False, deadline=self.deadline)
-        raise_error_of(leaf for leaf in window if leaf._cache)
+        _read_leaves(window, consistent=False, deadline=self.deadline)
+        _raise_error_of(leaf for leaf in window if leaf._cache)
         self.turns.extend(leaf for leaf in window if not leaf._cache)
         self.due = time.monotonic() + _PARENTS_INTERVAL
 
@@ -3179,7 +3190,7 @@ class BatchedResult(AsyncResult):
         deadline = math.inf if timeout is None else time.monotonic() + timeout
         tick = on_interval
         if follow and self._cache is None:
-            meta = read_leaves([self], deadline=deadline)[self.id]
+            meta = _read_leaves([self], deadline=deadline)[self.id]
             if meta['status'] not in states.READY_STATES:
                 parents = _Parents(self, deadline)
                 parents.look()
@@ -3196,7 +3207,7 @@ class BatchedResult(AsyncResult):
                 self, timeout=left, interval=interval, on_interval=tick, no_ack=no_ack,
                 on_message=on_message, propagate=False)
         if follow and self._get_task_meta()['status'] in states.PROPAGATE_STATES:
-            raise_error_of(parents_of(self))
+            _raise_error_of(_parents_of(self))
         return self.maybe_throw(propagate=propagate, callback=callback)
 
     wait = get
@@ -3206,12 +3217,12 @@ class BatchedResult(AsyncResult):
         fulfilled = super().then(callback, on_error, weak=weak)
         # a barrier is the book-keeping of a set that the result is a member of
         if not isinstance(callback, barrier):
-            watch([self], weak)
+            _watch([self], weak)
         return fulfilled
 
     def forget(self) -> None:
         """Deletes the result, and those of the tasks that it depends on."""
-        forget(with_parents(self))
+        _forget(_with_parents(self))
 
 
 class BatchedResultSet(ResultSet):
@@ -3219,26 +3230,26 @@ class BatchedResultSet(ResultSet):
 
     def ready(self) -> bool:
         return all(meta['status'] in states.READY_STATES
-                   for _, meta in metas_of(leaf_results(self)))
+                   for _, meta in _metas_of(leaf_results(self)))
 
     def waiting(self) -> bool:
         return not self.ready()
 
     def successful(self) -> bool:
-        return all(meta['status'] == states.SUCCESS for _, meta in metas_of(leaf_results(self)))
+        return all(meta['status'] == states.SUCCESS for _, meta in _metas_of(leaf_results(self)))
 
     def failed(self) -> bool:
-        return any(meta['status'] == states.FAILURE for _, meta in metas_of(leaf_results(self)))
+        return any(meta['status'] == states.FAILURE for _, meta in _metas_of(leaf_results(self)))
 
     def completed_count(self) -> int:
         """How many members, which may be sets, were successful."""
-        successful = {leaf.id for leaf, meta in metas_of(leaf_results(self))
+        successful = {leaf.id for leaf, meta in _metas_of(leaf_results(self))
                       if meta['status'] == states.SUCCESS}
         return sum(all(leaf.id in successful for leaf in leaf_results(member))
                    for member in self.results)
 
     def maybe_throw(self, callback: Any = None, propagate: bool = True) -> None:
-        for leaf, meta in metas_of(leaf_results(self)):
+        for leaf, meta in _metas_of(leaf_results(self)):
             if leaf._cache:
                 leaf.maybe_throw(callback=callback, propagate=propagate)
             elif callback is not None:
@@ -3258,11 +3269,11 @@ class BatchedResultSet(ResultSet):
         deadline = math.inf if timeout is None else time.monotonic() + timeout
         values, size = [], 1
         for position, member in enumerate(self.results):
-            if unknown_leaves(leaf_results(member), 1):
+            if _unknown_leaves(leaf_results(member), 1):
                 rest = itertools.islice(self.results, position, None)
                 leaves = itertools.chain.from_iterable(map(leaf_results, rest))
-                window = unknown_leaves(leaves, size)
-                read_leaves(window, deadline=deadline)
+                window = _unknown_leaves(leaves, size)
+                _read_leaves(window, deadline=deadline)
                 # a wait lies ahead if one is not ready: what was read of the others will be old
                 ready = all(leaf._cache for leaf in window)
                 size = min(8 * size, GET_BATCH) if ready else 1
@@ -3279,16 +3290,16 @@ class BatchedResultSet(ResultSet):
     def then(self, callback: Any, on_error: Any = None, weak: bool = False) -> Any:
         fulfilled = super().then(callback, on_error, weak=weak)
         if not isinstance(callback, barrier):
-            watch(leaf_results(self), weak=True)  # the set holds its members
+            _watch(leaf_results(self), weak=True)  # the set holds its members
         return fulfilled
 
     def forget(self) -> None:
-        forget(with_parents(self))
+        _forget(_with_parents(self))
 
 
-def forget(leaves: Iterable[AsyncResult]) -> None:
+def _forget(leaves: Iterable[AsyncResult]) -> None:
     """Deletes the results of tasks in batches."""
-    together, others = by_backend(leaves)
+    together, others = _by_backend(leaves)
     for leaf in others:
         leaf.forget()
     for some in together:
@@ -3459,31 +3470,31 @@ def receivers(body: Any, app: Any) -> Iterator[Any]:
         yield from receivers(task, app)
 
 
-def evidence(body: Any, app: Any) -> Iterator[str]:
+def _evidence(body: Any, app: Any) -> Iterator[str]:
     """The ids of tasks whose states change if a body was published, as far as it was frozen."""
     body = maybe_signature(body, app=app)
     tasks = _tasks_of(body)
     if not tasks and body.options.get('task_id'):
         yield body.options['task_id']
     if body.subtask_type == 'chain' and tasks:
-        yield from evidence(tasks[0], app)
+        yield from _evidence(tasks[0], app)
     for task in tasks[-1:]:  # a group is sent in order
-        yield from evidence(task, app)
+        yield from _evidence(task, app)
     if body.subtask_type == 'chord':
-        yield from evidence(body.body, app)
+        yield from _evidence(body.body, app)
 
 
-def last_tasks(signature: Any, app: Any) -> Iterator[Any]:
+def _last_tasks(signature: Any, app: Any) -> Iterator[Any]:
     """The tasks whose results are the result of a signature, as far as it was frozen."""
     signature = maybe_signature(signature, app=app)
     tasks = _tasks_of(signature)
     if signature.subtask_type == 'chord':
-        yield from last_tasks(signature.body, app)
+        yield from _last_tasks(signature.body, app)
     elif not tasks and signature.options.get('task_id'):
         yield signature
     else:
         for task in tasks[-1:] if signature.subtask_type == 'chain' else tasks:
-            yield from last_tasks(task, app)
+            yield from _last_tasks(task, app)
 
 
 def outer_parts(signature: Any, app: Any) -> Iterator[Context]:
@@ -3491,7 +3502,7 @@ def outer_parts(signature: Any, app: Any) -> Iterator[Context]:
     signature = maybe_signature(signature, app=app)
     for each in (signature, *(signature.options.get('chain') or ())):
         each = maybe_signature(each, app=app)
-        for task in last_tasks(each, app):
+        for task in _last_tasks(each, app):
             # what was frozen into the task knows nothing of the run: it came before
             options = {**task.options, **{
                 name: each.options[name] for name in ('chord', 'group_id') if name in each.options}}
@@ -3548,7 +3559,15 @@ class Join:
                 retried(counter.close, size)
                 if counter.run.nested and not self.referenced:
                     self.kept.append(counter.run.header_id)
-                self.backend.values.delete_many(self.kept)
+                self._delete_kept()
+
+    def _delete_kept(self) -> None:
+        """Deletes what the chord kept apart; it has ended, so a failure fails no task."""
+        try:
+            self.backend.values.delete_many(self.kept)
+        except FAILURES as exc:
+            logger.warning('Chord %s: %d values that were kept for it stay: %s',
+                           self.counter.run.id, len(self.kept), summary(exc))
 
     def run_alone(self) -> None:
         """The same in a thread of its own, which may wait."""
@@ -3560,7 +3579,7 @@ class Join:
     def _end(self, state: Item) -> bool:
         """Publishes the body, or calls the errbacks, unless the owner before has done so."""
         counter, retried, run = self.counter, self.backend.retried, self.counter.run
-        ids = [self.backend.item_id(id) for id in evidence(self.body, self.backend.app)]
+        ids = [self.backend.item_id(id) for id in _evidence(self.body, self.backend.app)]
         values: Any = []
         leaves: list[Node] = []
         if self.root is None:
@@ -3571,6 +3590,7 @@ class Join:
         stamps = frozenset(repr(item.get('timestamp')).encode() for item in items.values()
                            if item.get('status') != states.PENDING and not is_expired(item))
         if 'before' in state and stamps - state['before']:
+            self.referenced = True  # it may be: what tasks of the body may still read has to expire
             return True
         if self.error is None:
             try:
@@ -3620,7 +3640,7 @@ class Join:
             # where the body is not one task, Celery stores it under an id that nobody asks for; for
             # the tasks of a group it stores, since 5.6, what the part raised
             told = (exc.__cause__ or exc) if self.body.subtask_type == 'group' else exc
-            for task in last_tasks(self.body, self.backend.app):
+            for task in _last_tasks(self.body, self.backend.app):
                 if task.id != self.body.id:
                     self.backend.fail_from_current_stack(task.id, exc=told)
 
@@ -3669,10 +3689,10 @@ def _refuse_to_sleep(seconds: float) -> None:
 
 
 class _Note(threading.local):
-    """What this thread stored last: the task, and whether its result is under its own key."""
+    """What this thread stored last, and which parts it counts."""
 
     result: tuple[str, str] | None = None  # of which task, in which state
-    stored = False
+    stored = False  # under the key of the task
     counted: list[str] | None = None  # the parts that it counts, while a task fails in it
 
 
@@ -3853,7 +3873,10 @@ class JoiningBackend(AwaitingBackend):
             if request.group_index is None and not run.single:
                 raise MiscountedChord(GAPS)
             entry = self._entry(counter, state, result, mark.get('adds', ()))
-            join.root = self.retried(counter.count, entry)
+            try:
+                join.root = self.retried(counter.count, entry)
+            except SoftTimeLimitExceeded:  # it comes once; a task that has returned must be counted
+                join.root = self.retried(counter.count, entry)
             if join.root is None:
                 return
         except MiscountedChord as exc:
@@ -4060,8 +4083,11 @@ class SentTasks:
         # late does no harm
         thread = threading.Thread(
             target=self._put, args=(item, errors), name='dyna-veggie', daemon=True)
-        thread.start()
-        thread.join(self.PATIENCE)
+        try:
+            thread.start()
+            thread.join(self.PATIENCE)
+        except RuntimeError as exc:  # no more threads, at the end of a process
+            errors.append(exc)
         if thread.is_alive():
             errors.append(TimeoutError(f'no answer within {self.PATIENCE:g} s'))
         if errors:
@@ -4093,7 +4119,7 @@ class SentTasks:
 
 
 #: what all threads of this process share to note which tasks they sent
-shared_sent_tasks = shared_by_process(SentTasks)
+_shared_sent_tasks = shared_by_process(SentTasks)
 
 _NOT_GIVEN = object()
 
@@ -4251,7 +4277,7 @@ class DynamoDBBackend(JoiningBackend):
         if self.options.track_sent:
             meta = {**PENDING_META, 'traceback': None, 'children': [], 'date_done': None,
                     'task_id': task_id}
-            shared_sent_tasks(self.options).note({
+            _shared_sent_tasks(self.options).note({
                 'id': self.item_id(task_id), 'result': ensure_bytes(self.encode(meta)),
                 'status': states.PENDING, 'timestamp': time.time(), **expiry(self.expires)})
         return {}
@@ -4374,7 +4400,7 @@ def _insert(table: Table, item: Item) -> None:
 #: what a worker does, to be tried in this order on a new item, which the last one deletes
 WORKER_ACTIONS: dict[str, Callable[[Table, Item], Any]] = {
     'GetItem': lambda table, item: table.get(item['id']),
-    INSERT: lambda table, item: _insert(table, item),
+    INSERT: _insert,
     'PutItem': lambda table, item: table.put(item),
     'UpdateItem': lambda table, item: table.update(item['id'], 'SET #ttl = :ttl', item),
     'BatchGetItem': lambda table, item: table.get_many([item['id'], item['id'] + '-2']),
@@ -4383,15 +4409,15 @@ WORKER_ACTIONS: dict[str, Callable[[Table, Item], Any]] = {
 }
 
 _ORPHAN_AGE = 3600  # seconds: a chunk that no item counts by then belongs to no store under way
-_PATIENCE = 2.0  # seconds: each time-out for somebody who waits at a terminal
+_TIMEOUT = 2.0  # seconds: each time-out for somebody who waits at a terminal
 
 
 def operators_table(options: Options) -> Table:
     """A table for a first look: not created, and given up within ten seconds."""
     return Table(dataclasses.replace(
-        options, create_table=False, ttl_seconds=None, retry_timeout=_PATIENCE,
-        connect_timeout=min(_PATIENCE, options.connect_timeout),
-        read_timeout=min(2 * _PATIENCE, options.read_timeout)))
+        options, create_table=False, ttl_seconds=None, retry_timeout=_TIMEOUT,
+        connect_timeout=min(_TIMEOUT, options.connect_timeout),
+        read_timeout=min(2 * _TIMEOUT, options.read_timeout)))
 
 
 def scanned_table(options: Options) -> Table:
@@ -4459,12 +4485,12 @@ def identity(options: Options) -> str:
     client = session.create_client(
         'sts', region_name=options.region, aws_access_key_id=options.access_key,
         aws_secret_access_key=options.secret_key,
-        config=Config(retries={'total_max_attempts': 1}, connect_timeout=_PATIENCE,
-                      read_timeout=_PATIENCE))
+        config=Config(retries={'total_max_attempts': 1}, connect_timeout=_TIMEOUT,
+                      read_timeout=_TIMEOUT))
     return str(client.get_caller_identity()['Arn'])
 
 
-def account_of(options: Options) -> str:
+def _account_of(options: Options) -> str:
     """The account's number if the credentials know it, or ``*``."""
     if credentials_source(options, open_session(options)) in (None, NOT_NEEDED, FROM_URL):
         return '*'
@@ -4475,13 +4501,13 @@ def account_of(options: Options) -> str:
     return getattr(credentials, 'account_id', None) or '*'  # botocore knows it since 1.36
 
 
-def arn_of(table: Table) -> str:
+def _arn_of(table: Table) -> str:
     """The table's ARN, with the account's number if the table's name or the credentials say it."""
     if TABLE_ARN.fullmatch(table.name):
         return table.name
     region = table.client.botocore.meta.region_name
     partition = open_session(table.options).get_partition_for_region(region)
-    return f'arn:{partition}:dynamodb:{region}:{account_of(table.options)}:table/{table.name}'
+    return f'arn:{partition}:dynamodb:{region}:{_account_of(table.options)}:table/{table.name}'
 
 
 def least_policy(table: Table, bootstrap: bool, principal: str | None = None) -> dict[str, Any]:
@@ -4501,7 +4527,7 @@ def least_policy(table: Table, bootstrap: bool, principal: str | None = None) ->
     who = {'Principal': {'AWS': principal}} if principal else {}
     return {'Version': '2012-10-17', 'Statement': [{
         'Effect': 'Allow', **who, 'Action': [f'dynamodb:{action}' for action in actions],
-        'Resource': arn_of(table)}]}
+        'Resource': _arn_of(table)}]}
 
 
 # --- scans ----------------------------------------------------------------------------------------
@@ -4614,7 +4640,7 @@ def iso(seconds: Any) -> str | None:
     return datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec='milliseconds')
 
 
-def in_utc(moment: Any) -> Any:
+def _in_utc(moment: Any) -> Any:
     """Celery's date_done; before 5.4 it is in UTC and does not say so."""
     if isinstance(moment, str) and not re.search(r'(Z|[+-]\d\d:\d\d)$', moment):
         return moment + '+00:00'
@@ -4642,7 +4668,7 @@ def task_row(id: str, item: Item, meta: Mapping[str, Any]) -> dict[str, Any]:
         'args': meta.get('args'), 'kwargs': meta.get('kwargs'), 'worker': meta.get('worker'),
         'queue': meta.get('queue'), 'retries': meta.get('retries'),
         'parent': meta.get('parent_id'), 'group': meta.get('group_id'),
-        'stored': iso(item.get('timestamp')), 'done': in_utc(meta.get('date_done')),
+        'stored': iso(item.get('timestamp')), 'done': _in_utc(meta.get('date_done')),
         'expires': iso(item.get('ttl')), 'size': item.get('size', len(value)),
         'chunks': item.get('chunks', 0)}
 
@@ -4657,7 +4683,7 @@ def chord_row(backend: DynamoDBBackend, table: Table, group_id: str) -> dict[str
             'counted': progress.counted, 'failed': progress.failed, 'expected': progress.expected}
 
 
-def chord_id_of(backend: DynamoDBBackend, item: Item) -> str | None:
+def _chord_id_of(backend: DynamoDBBackend, item: Item) -> str | None:
     """The group of a chord that is running, from the item of its run."""
     prefix = re.escape(bytes_to_str(backend.chord_keyprefix))
     run = re.fullmatch(
@@ -4736,7 +4762,7 @@ def scan_for_list(
         unread: dict[str, Item] = {}
         running = []
         for item in items:
-            task_id, group_id = task_id_of(backend, item['id']), chord_id_of(backend, item)
+            task_id, group_id = task_id_of(backend, item['id']), _chord_id_of(backend, item)
             if group_id:
                 running.append(group_id)
             elif task_id and ('status' not in item or wanted.whole):
@@ -4922,10 +4948,10 @@ def _show(backend: DynamoDBBackend, id: str) -> _Answer:
             row['children'] = [result_from_tuple(each, backend.app).id
                                for each in meta.get('children') or ()]
             row['stored_as'], told = item['id'], ''
-    saved = backend.get(backend.get_key_for_group(task_id))
+    saved = values.get(backend.key_id(backend.get_key_for_group(task_id)))
     row['results'] = None
     if saved:
-        group = result_from_tuple(backend.decode(saved)['result'], backend.app)
+        group = result_from_tuple(backend.decode(saved.read())['result'], backend.app)
         row['results'], told = [each.id for each in group.results], ''
     row['chord'] = chord_row(backend, table, task_id)
     if row['chord']:

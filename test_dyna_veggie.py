@@ -3630,7 +3630,7 @@ def test_a_group_that_is_added_to_a_chord_is_a_clear_error(make_app: MakeApp) ->
             result.get(timeout=30, disable_sync_subtasks=False)
 
 
-@pytest.mark.parametrize('moment', ['BatchGetItem', 'publish', 'PutItem'])
+@pytest.mark.parametrize('moment', ['UpdateItem', 'BatchGetItem', 'publish', 'PutItem'])
 def test_a_soft_time_limit_does_not_stop_the_join_of_a_task(
         moment: str, backend: dv.DynamoDBBackend) -> None:
     drive = Drive(backend.app, 45)
@@ -4203,6 +4203,7 @@ def test_get_many_as_celery_calls_it(backend: dv.DynamoDBBackend, proxy: Proxy) 
     assert [id for id, _ in backend.get_many({'a', 'b'}, max_iterations=1)] == ['a']
     assert [id for id, _ in backend.get_many(['b'], max_iterations=3, interval=0.001)] == []
     assert len(proxy.requests) == 4
+    assert [id for id, _ in backend.get_many(['a'], max_iterations=3, interval=99)] == ['a']
     messages: list[Any] = []
     backend._cache.clear()
     told = dict(backend.get_many(['a'], on_message=messages.append))
