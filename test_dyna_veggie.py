@@ -1511,12 +1511,29 @@ def test_what_cannot_be_stored_hurts_no_store_that_it_travels_with(
     assert operations(proxy) == ['PutItem', 'BatchExecuteStatement']
 
 
+def test_those_whom_one_answer_set_free_go_together_again(
+        crowd: Crowd, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    crowd.store(9)  # one alone, and eight together
+    monkeypatch.setattr(dv, '_GATHERING', 60.0)
+    proxy.reset()
+    with ThreadPoolExecutor(8) as pool:
+        for number in range(8):
+            pool.submit(crowd.backend.store_result, f'next-{number}', number, states.SUCCESS)
+    assert operations(proxy) == ['BatchExecuteStatement'] and len(proxy.requests[0].ids) == 8
+    monkeypatch.setattr(dv, '_GATHERING', 0.01)
+    proxy.reset()
+    for number in range(2):  # the first waits for the others in vain, the second for nobody
+        crowd.backend.store_result(f'alone-{number}', number, states.SUCCESS)
+        monkeypatch.setattr(dv, '_GATHERING', 60.0)
+    assert operations(proxy) == ['PutItem'] * 2
+
+
 def test_nobody_waits_for_ever_for_a_leader_that_a_signal_stopped_before_it_led(
         crowd: Crowd, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dv, '_PATIENCE', 0.5)
     monkeypatch.setattr(dv, '_TURN', 0.5)
     newest = dv.shared_batches(crowd.backend.options)._newest
-    newest[dv._STORES] = dv._Batch()  # open, and nobody is left to send it
+    newest[dv._STORES] = dv._Batch(1)  # open, and nobody is left to send it
     ids = [str(number) for number in range(30)]  # more than it takes
     threads = [threading.Thread(target=crowd.backend.store_result, args=(id, id, states.SUCCESS))
                for id in ids]
