@@ -4394,7 +4394,7 @@ INSERT = 'PartiQLInsert'  # which a worker can do without
 
 def _insert(table: Table, item: Item) -> None:
     if not table.insert_many([item]):
-        raise DeniedAction('denied: each result is stored by a request of its own')
+        raise DeniedAction('not done: each result is stored by a request of its own')
 
 
 #: what a worker does, to be tried in this order on a new item, which the last one deletes
