@@ -100,7 +100,7 @@ from celery.result import (
     result_from_tuple,
 )
 from celery.signals import task_prerun
-from celery.utils.functional import LRUCache
+from celery.utils.functional import LRUCache, maybe_list
 from celery.utils.log import get_logger
 from celery.utils.serialization import strtobool
 from celery.utils.time import maybe_iso8601
@@ -3512,6 +3512,17 @@ def outer_parts(signature: Any, app: Any) -> Iterator[Context]:
                     'group_index': options.get('group_index'), 'chord': options['chord']})
 
 
+def own_errbacks(body: Any, app: Any) -> list[Any]:
+    """The errbacks of a body, without those that the chord around it will call for its error."""
+    def call(errback: Any) -> tuple[Any, ...]:  # link_error() gives a header an immutable copy
+        return errback['task'], list(errback['args']), errback['kwargs']
+
+    around = [call(errback) for part in outer_parts(body, app)
+              for errback in maybe_list(part.chord['options'].get('link_error')) or ()]
+    return [errback for errback in maybe_list(body.options.get('link_error')) or ()
+            if call(errback) not in around]
+
+
 def can_refer(body: Any, app: Any) -> bool:
     """Whether all that receive the values are sent by serializers that know a Reference."""
     default = app.conf.task_serializer
@@ -3636,6 +3647,7 @@ class Join:
             if not self.body.id:  # a chain has none; older Celerys would fail to store its error
                 self.body.options['task_id'] = str(uuid.uuid4())
             self.backend.fail_parts(self.body, exc)
+            self.body.options['link_error'] = own_errbacks(self.body, self.backend.app)
             self.backend.chord_error_from_stack(self.body, exc)
             # where the body is not one task, Celery stores it under an id that nobody asks for; for
             # the tasks of a group it stores, since 5.6, what the part raised
