@@ -1082,15 +1082,16 @@ def shared_by_process(make: Callable[[Options], T]) -> Callable[[Options], T]:
     return get
 
 
-def _leave_to_parent() -> None:
-    # a child must not share its parent's connections, nor wait for a lock that a thread of the
-    # parent held
+def drop_shared() -> None:
+    """Forgets what belongs to this process; whoever holds some of it keeps that."""
     for made in _made_in_process:
         made.clear()
 
 
+# a child must not share its parent's connections, nor wait for a lock that a thread of the parent
+# held
 if hasattr(os, 'register_at_fork'):
-    os.register_at_fork(after_in_child=_leave_to_parent)
+    os.register_at_fork(after_in_child=drop_shared)
 
 
 # --------------------------------------------------------------------------------------------------

@@ -132,6 +132,7 @@ def make_app(proxy: Proxy, table_name: str) -> Iterator[MakeApp]:
     yield make
     for app in apps:
         app.close()
+    dv.drop_shared()  # of each test, a client of 9 MB would stay
 
 
 @pytest.fixture
