@@ -11,6 +11,7 @@ it holds, and uses only what stands above it, and methods of the backend that it
     attributes     Python values to DynamoDB attribute values and back; expressions
     failures       what an error means, what to do about it, and when to try again
     client         sessions, credentials, the request loop; what belongs to a process
+    pages          what is more than one request takes, in pages, some at once
     table          items, batches of items, and the table's creation
     together       what threads of one process ask for at the same time, in one request
     values         stored values of any size, each with a status and an expiry
@@ -21,9 +22,12 @@ it holds, and uses only what stands above it, and methods of the backend that it
     results        Celery's result classes, which read in batches
     references     values of a chord that do not travel in the message of its body
     ending         how a chord ends: its body is published, or its errbacks are called
+    header         the values of a chord's header, as its body gets them
     joining        what Celery asks of a backend for its chords
     backend        Celery's interface
-    operating      what an operator does with a table: look at it, list it, purge it
+    operating      what an operator does with a table: look at it, try what a worker may do
+    scanning       whole tables: what reading one takes, and what a purge deletes
+    inspecting     what is stored, as rows for people
     commands       celery -A proj dynamodb ..., or python -m dyna_veggie ...
 
 Names: ``__all__`` is for users.  Other names without an underscore are for other sections and the
@@ -1095,24 +1099,116 @@ if hasattr(os, 'register_at_fork'):
 
 
 # --------------------------------------------------------------------------------------------------
+# Pages
+# --------------------------------------------------------------------------------------------------
+#
+# Sends in pages what is more than one request takes, some of them at once.  Knows nothing of what
+# is sent.
+#
+#   pages       The caller and its helper threads take page after page; each page is sent until
+#               nothing of it comes back unprocessed.
+#   the end     The first error ends the call for all: whoever sleeps between two tries wakes up.
+#               An exception that a signal raises in the caller (a soft time limit, Ctrl-C) is such
+#               an error; then the caller does not even wait for what its helpers have under way.
+
+OVERLAPPED = 8  # pages of one call that are under way at once
+
+#: sends a page, sleeping as it is told, and returns those of it that came back unprocessed
+SendPage = Callable[[list[str], Sleep], list[str]]
+
+
+def popped(queue: deque[Any]) -> Iterator[Any]:
+    """Takes from a queue, which other threads may take from, until it is empty."""
+    while True:
+        try:
+            yield queue.popleft()
+        except IndexError:
+            return
+
+
+class Unprocessed(Exception):
+    """Nothing of a page was processed any more, and time was up."""
+
+
+class _Stopped(Exception):
+    """Another thread's page has failed."""
+
+
+class Pages:
+    """Ids that are sent in pages.  size: of a page."""
+
+    def __init__(
+            self, ids: Iterable[str], size: int, send: SendPage, backoff: Backoff,
+            deadline: float) -> None:
+        work = list(ids)
+        self._pages = deque(work[start:start + size] for start in range(0, len(work), size))
+        self._send, self._backoff, self._deadline = send, backoff, deadline
+        self._stopped = threading.Event()
+        self._failures = deque[BaseException]()
+
+    def send_all(self, threads: int) -> None:
+        """Sends them by so many threads.  Raises Unprocessed, and what sending a page raises."""
+        helpers = []
+        try:
+            for _ in range(min(len(self._pages), threads) - 1):
+                helper = threading.Thread(target=self._work, name='dyna-veggie', daemon=True)
+                try:
+                    helper.start()
+                except RuntimeError:  # no more threads, at the end of a process: it goes on alone
+                    break
+                helpers.append(helper)
+            self._work()
+            if not self._failures or isinstance(self._failures[0], (*FAILURES, Unprocessed)):
+                for helper in helpers:
+                    helper.join()
+        finally:  # also if a signal interrupted the wait
+            self._stop()
+        if self._failures:
+            raise self._failures.popleft()
+
+    def _work(self) -> None:
+        try:
+            for page in popped(self._pages):
+                self._send_page(page)
+        except _Stopped:
+            pass
+        except BaseException as exc:
+            self._failures.append(exc)
+            self._stop()
+
+    def _stop(self) -> None:
+        self._pages.clear()
+        self._stopped.set()
+
+    def _sleep(self, seconds: float) -> None:
+        if self._stopped.wait(seconds):
+            raise _Stopped
+
+    def _send_page(self, page: list[str]) -> None:
+        while page:
+            for _ in self._backoff.tries(self._deadline, self._sleep):
+                left = self._send(page, self._sleep)
+                if len(left) < len(page):
+                    break  # not a failure, whatever patience was left: the next try starts anew
+            if left and (len(left) == len(page) or time.monotonic() >= self._deadline):
+                raise Unprocessed(f'{len(left)} of {len(page)} items were still unprocessed when '
+                                  'time was up')
+            page = left
+            if page:
+                self._sleep(self._backoff.pause(0, random.random()))
+
+
+# --------------------------------------------------------------------------------------------------
 # Table
 # --------------------------------------------------------------------------------------------------
 #
 # Reads and writes items, alone and in batches, and creates the table when a request finds it
 # missing.  Knows nothing of Celery, nor of what the items hold, but that each has an ``id`` and may
 # have a ``ttl``.
-#
-#   batches     A call is cut into pages of DynamoDB's size.  The caller and up to seven helper
-#               threads take page after page; each page is sent until nothing of it comes back
-#               unprocessed.
-#   the end     The first error ends the batch for all: whoever sleeps between two tries wakes up.
-#               An exception that a signal raises in the caller (a soft time limit, Ctrl-C) is such
-#               an error; then the caller does not even wait for what its helpers have under way.
 
 # https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/ServiceQuotas.html
 GET_BATCH = 100  # keys
 _WRITE_BATCH = 25  # puts and deletes
-OVERLAPPED = 8  # pages of one call that are under way at once
 _ID_LIMIT = 2048  # bytes
 
 # bytes: an answer this large left keys out because it was full (at 16 MB, or 1 MB of one
@@ -1168,25 +1264,12 @@ def _of_the_table(by_table: Mapping[str, Any] | None, default: Any) -> Any:
     return next(iter((by_table or {}).values()), default)
 
 
-def popped(queue: deque[Any]) -> Iterator[Any]:
-    """Takes from a queue, which other threads may take from, until it is empty."""
-    while True:
-        try:
-            yield queue.popleft()
-        except IndexError:
-            return
-
-
 class WriteResult(NamedTuple):
     """What came of a write: whether it was applied, and the item that put() replaced, that update()
     left, or that failed the condition."""
 
     applied: bool
     item: Item | None
-
-
-class _Stopped(Exception):
-    """Another thread's part of a batch has failed."""
 
 
 class Table:
@@ -1203,6 +1286,8 @@ class Table:
         self.client = Client(options)
         #: whether to insert_many(); a table is not known to PartiQL by its ARN
         self.inserts = TABLE_ARN.fullmatch(self.name) is None
+        #: how many requests of one call may be under way at once
+        self.overlapped = min(OVERLAPPED, options.max_pool_connections)
         self._bootstrapping = threading.Lock()  # one thread of a process is enough
         self._check_ttl = (options.ttl_seconds or 0) > 0
 
@@ -1233,7 +1318,7 @@ class Table:
                 if not page or int(headers.get('content-length', 0)) < _FULL_ANSWER:
                     return page
 
-        self._in_batches('BatchGetItem', dict.fromkeys(ids), GET_BATCH, send, deadline)
+        self._in_pages('BatchGetItem', dict.fromkeys(ids), GET_BATCH, send, deadline)
         return found
 
     def put(
@@ -1286,7 +1371,7 @@ class Table:
                 left.append((put or write['DeleteRequest']['Key'])['id']['S'])
             return left
 
-        self._in_batches('BatchWriteItem', writes, _WRITE_BATCH, send, deadline)
+        self._in_pages('BatchWriteItem', writes, _WRITE_BATCH, send, deadline)
 
     def insert_many(self, items: Iterable[Item]) -> set[str]:
         """Writes items where there is none, by one request that is tried once.
@@ -1328,73 +1413,19 @@ class Table:
         # the DynamoDB Local of 2020 does not say which item failed the condition
         return WriteResult(False, self.get(id))
 
-    # --- batches ----------------------------------------------------------------------------------
-
-    def _in_batches(
-            self, operation: str, ids: Iterable[str], size: int,
-            send: Callable[[list[str], Sleep], list[str]], deadline: float) -> None:
-        """Sends ids in pages, some at once; ``send`` returns those that came back unprocessed."""
-        work = list(ids)
-        pages = deque(work[start:start + size] for start in range(0, len(work), size))
-        if len(pages) <= 1:
-            for page in popped(pages):
-                self._send_page(operation, page, send, deadline, time.sleep)
-            return
-
-        stopped, failures = threading.Event(), deque[BaseException]()
-
-        def sleep(seconds: float) -> None:
-            if stopped.wait(seconds):
-                raise _Stopped
-
-        def send_pages() -> None:
-            try:
-                for page in popped(pages):
-                    self._send_page(operation, page, send, deadline, sleep)
-            except _Stopped:
-                pass
-            except BaseException as exc:
-                failures.append(exc)
-                pages.clear()
-                stopped.set()
-
-        helpers = []
-        try:
-            for _ in range(min(len(pages), OVERLAPPED, self.options.max_pool_connections) - 1):
-                helper = threading.Thread(target=send_pages, name='dyna-veggie', daemon=True)
-                try:
-                    helper.start()
-                except RuntimeError:  # no more threads, at the end of a process: it goes on alone
-                    break
-                helpers.append(helper)
-            send_pages()
-            if not failures or isinstance(failures[0], FAILURES):
-                for helper in helpers:
-                    helper.join()
-        finally:  # also if a signal interrupted the wait
-            pages.clear()
-            stopped.set()
-        if failures:
-            raise failures[0]
-
-    def _send_page(
-            self, operation: str, page: list[str],
-            send: Callable[[list[str], Sleep], list[str]], deadline: float, sleep: Sleep) -> None:
+    def _in_pages(
+            self, operation: str, ids: Iterable[str], size: int, send: SendPage,
+            deadline: float) -> None:
         backoff = self.client.backoff
-        while page:
-            for _ in backoff.tries(deadline, sleep):
-                left = send(page, sleep)
-                if len(left) < len(page):
-                    break  # not a failure, whatever patience was left: the next try starts anew
-            if left and (len(left) == len(page) or time.monotonic() >= deadline):
-                raise ClientError({'Error': {
-                    'Code': 'ProvisionedThroughputExceededException',
-                    'Message': f'{len(left)} of {len(page)} items of table {self.name} were still '
-                               'unprocessed when time was up',
-                }}, operation)
-            page = left
-            if page:
-                sleep(backoff.pause(0, random.random()))
+        if not self.options.retry_if_throttled:
+            backoff = dataclasses.replace(backoff, max_retries=0)
+        try:
+            Pages(ids, size, send, backoff, deadline).send_all(self.overlapped)
+        except Unprocessed as exc:
+            raise ClientError({'Error': {
+                'Code': 'ProvisionedThroughputExceededException',
+                'Message': f'table {self.name}: {exc}',
+            }}, operation) from None
 
     # --- requests ---------------------------------------------------------------------------------
 
@@ -3659,6 +3690,122 @@ class Join:
 
 
 # --------------------------------------------------------------------------------------------------
+# Header
+# --------------------------------------------------------------------------------------------------
+#
+# The values of a chord's header: what its body is called with, inline or by reference.
+
+_FORGOTTEN = 'it was forgotten, or has expired: if the chord takes long, raise result_chord_expires'
+
+
+class HeaderBackend(AwaitingBackend):
+    """The part of the backend that reads what the parts of a chord returned.
+
+    key_id(), item_id(), checked(), seen() and values are in the section "Backend".
+    """
+
+    def argument(self, body: Any, run: Run, leaves: list[Node], counter: ChordCounter) -> Any:
+        """What a body is called with, and the ids of values that were kept apart.
+
+        Raises ChordError for the first part that failed (what it raised, if the header has groups),
+        and if a value is not there.
+        """
+        parts = counter.parts(leaves)
+        kept = [run.kept_id(part) for part, kind in parts if kind == 'kept']
+        for part, kind in parts:
+            if kind == 'failed':
+                error = self._error_of(run, part)
+                if run.nested and isinstance(error.__cause__, Exception):
+                    raise error.__cause__  # as on Redis: the chord tells it as a join error
+                raise error
+        if all(task.immutable for task in receivers(body, self.app)):
+            return [], kept
+        size = sum(leaf.item.get('bytes', 0) for leaf in leaves)
+        limit = self.options.chord_inline_limit
+        if limit and size > limit and can_refer(body, self.app):
+            self.values.put(run.parts_id, pack(parts), None, run.lifetime or LATE)
+            if run.nested and run.deadline is None:
+                self.values.expire(run.header_id, LATE)
+            return [Reference(run.id, len(parts), run.nested)], []
+        values, chunks = self._read_values(run.id, parts)
+        return self._arranged(run.id, parts, values, run.nested), [*kept, *chunks]
+
+    def _error_of(self, run: Run, part: Part) -> ChordError:
+        ids = (run.kept_id(part), self.item_id(part.task_id))
+        found = self.values.get_many(id for id in ids if not is_too_long(id))
+        for id in ids:
+            meta = self.seen(part.task_id, found[id]).value if id in found else {}
+            if meta.get('status') in states.PROPAGATE_STATES:
+                return part_error(part, meta['result'])
+        try:
+            check_id(ids[0], ChordError)
+        except ChordError as exc:
+            return exc
+        return ChordError(f'Dependency {part.task_id} failed, and its error was replaced or '
+                          'forgotten since')
+
+    def _read_values(
+            self, run_id: str, parts: list[tuple[Part, str]]) -> tuple[list[Any], list[str]]:
+        """The values of parts in order, and the ids of chunks of those that were kept apart."""
+        run = Run(run_id, None)
+        places = [(run.kept_id(part) if kind == 'kept' else self.item_id(part.task_id), part)
+                  for part, kind in parts]
+        values: list[Any] = []
+        chunks: list[str] = []
+        for start in range(0, len(places), OVERLAPPED * GET_BATCH):
+            page = places[start:start + OVERLAPPED * GET_BATCH]
+            found = self._read_page(dict(page))
+            for id, part in page:
+                if id not in found:
+                    raise ChordError(f'The result of {part.task_id} did not appear: {_FORGOTTEN}')
+                meta, ids = found[id]
+                if meta['status'] != states.SUCCESS:
+                    raise part_error(part, meta['result'])
+                values.append(meta['result'])
+                if id == run.kept_id(part):
+                    chunks += ids[1:]
+        return values, chunks
+
+    def _read_page(self, parts: dict[str, Part]) -> dict[str, tuple[dict[str, Any], Any]]:
+        """The metas by id, with the ids of their items; waits for those that are no success yet."""
+        setting = self.app.conf.result_chord_join_timeout or 0
+        patience = max(self.options.consistency_wait_time, setting)
+        tries = Backoff(0.05, 0.5, patience).tries()
+        found: dict[str, tuple[dict[str, Any], Any]] = {}
+        missing = list(parts)
+        for first in itertools.chain([True], (False for _ in tries)):
+            for id, stored in self.values.get_many(missing, consistent=not first).items():
+                found[id] = self.seen(parts[id].task_id, stored).value, stored.ids
+            missing = [id for id in missing
+                       if id not in found or found[id][0]['status'] != states.SUCCESS]
+            if not missing:
+                break
+        return found
+
+    def _arranged(
+            self, run_id: str, parts: list[tuple[Part, str]], values: list[Any],
+            nested: bool) -> list[Any]:
+        if not nested:
+            return values
+        stored = self.values.get(Run(run_id, None).header_id)
+        if stored is None:
+            raise ChordError(f'The structure of the header is gone: {_FORGOTTEN}')
+        structure = result_from_tuple(self.decode(stored.read())['result'], self.app)
+        by_id = {part.task_id: value for (part, _), value in zip(parts, values)}
+        arranged: list[Any] = arrange(structure, by_id)
+        return arranged
+
+    def load_values(self, reference: Reference) -> list[Any]:
+        """The values that a reference stands for.  Raises ChordError if they have expired."""
+        stored = self.values.get(Run(reference.run_id, None).parts_id)
+        if stored is None:
+            raise ChordError(f'{reference!r} are gone: {_FORGOTTEN}')
+        parts = list(unpack(stored.read()))
+        values, _ = self._read_values(reference.run_id, parts)
+        return self._arranged(reference.run_id, parts, values, reference.nested)
+
+
+# --------------------------------------------------------------------------------------------------
 # Joining
 # --------------------------------------------------------------------------------------------------
 #
@@ -3683,7 +3830,6 @@ LAZY_PARTS_LACK_INDEX = celery.VERSION[:2] < (5, 4)
 _MARK = 'dynamodb_run'
 UNMARKED = ('the chord was applied with another result backend than that of its parts: '
              'sender and workers must use the same')
-_FORGOTTEN = 'it was forgotten, or has expired: if the chord takes long, raise result_chord_expires'
 
 
 def mark_of(request: Any) -> dict[str, Any]:
@@ -3709,11 +3855,8 @@ class _Note(threading.local):
     counted: list[str] | None = None  # the parts that it counts, while a task fails in it
 
 
-class JoiningBackend(AwaitingBackend):
-    """The part of the backend that counts and joins chords.
-
-    key_id(), item_id(), checked(), seen() and values are in the section "Backend".
-    """
+class JoiningBackend(HeaderBackend):
+    """The part of the backend that counts and joins chords."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -3952,108 +4095,6 @@ class JoiningBackend(AwaitingBackend):
                     raise
                 error = exc
         raise error
-
-    # --- the values of a header -------------------------------------------------------------------
-
-    def argument(self, body: Any, run: Run, leaves: list[Node], counter: ChordCounter) -> Any:
-        """What a body is called with, and the ids of values that were kept apart.
-
-        Raises ChordError for the first part that failed (what it raised, if the header has groups),
-        and if a value is not there.
-        """
-        parts = counter.parts(leaves)
-        kept = [run.kept_id(part) for part, kind in parts if kind == 'kept']
-        for part, kind in parts:
-            if kind == 'failed':
-                error = self._error_of(run, part)
-                if run.nested and isinstance(error.__cause__, Exception):
-                    raise error.__cause__  # as on Redis: the chord tells it as a join error
-                raise error
-        if all(task.immutable for task in receivers(body, self.app)):
-            return [], kept
-        size = sum(leaf.item.get('bytes', 0) for leaf in leaves)
-        limit = self.options.chord_inline_limit
-        if limit and size > limit and can_refer(body, self.app):
-            self.values.put(run.parts_id, pack(parts), None, run.lifetime or LATE)
-            if run.nested and run.deadline is None:
-                self.values.expire(run.header_id, LATE)
-            return [Reference(run.id, len(parts), run.nested)], []
-        values, chunks = self._read_values(run.id, parts)
-        return self._arranged(run.id, parts, values, run.nested), [*kept, *chunks]
-
-    def _error_of(self, run: Run, part: Part) -> ChordError:
-        ids = (run.kept_id(part), self.item_id(part.task_id))
-        found = self.values.get_many(id for id in ids if not is_too_long(id))
-        for id in ids:
-            meta = self.seen(part.task_id, found[id]).value if id in found else {}
-            if meta.get('status') in states.PROPAGATE_STATES:
-                return part_error(part, meta['result'])
-        try:
-            check_id(ids[0], ChordError)
-        except ChordError as exc:
-            return exc
-        return ChordError(f'Dependency {part.task_id} failed, and its error was replaced or '
-                          'forgotten since')
-
-    def _read_values(
-            self, run_id: str, parts: list[tuple[Part, str]]) -> tuple[list[Any], list[str]]:
-        """The values of parts in order, and the ids of chunks of those that were kept apart."""
-        run = Run(run_id, None)
-        places = [(run.kept_id(part) if kind == 'kept' else self.item_id(part.task_id), part)
-                  for part, kind in parts]
-        values: list[Any] = []
-        chunks: list[str] = []
-        for start in range(0, len(places), OVERLAPPED * GET_BATCH):
-            page = places[start:start + OVERLAPPED * GET_BATCH]
-            found = self._read_page(dict(page))
-            for id, part in page:
-                if id not in found:
-                    raise ChordError(f'The result of {part.task_id} did not appear: {_FORGOTTEN}')
-                meta, ids = found[id]
-                if meta['status'] != states.SUCCESS:
-                    raise part_error(part, meta['result'])
-                values.append(meta['result'])
-                if id == run.kept_id(part):
-                    chunks += ids[1:]
-        return values, chunks
-
-    def _read_page(self, parts: dict[str, Part]) -> dict[str, tuple[dict[str, Any], Any]]:
-        """The metas by id, with the ids of their items; waits for those that are no success yet."""
-        setting = self.app.conf.result_chord_join_timeout or 0
-        patience = max(self.options.consistency_wait_time, setting)
-        tries = Backoff(0.05, 0.5, patience).tries()
-        found: dict[str, tuple[dict[str, Any], Any]] = {}
-        missing = list(parts)
-        for first in itertools.chain([True], (False for _ in tries)):
-            for id, stored in self.values.get_many(missing, consistent=not first).items():
-                found[id] = self.seen(parts[id].task_id, stored).value, stored.ids
-            missing = [id for id in missing
-                       if id not in found or found[id][0]['status'] != states.SUCCESS]
-            if not missing:
-                break
-        return found
-
-    def _arranged(
-            self, run_id: str, parts: list[tuple[Part, str]], values: list[Any],
-            nested: bool) -> list[Any]:
-        if not nested:
-            return values
-        stored = self.values.get(Run(run_id, None).header_id)
-        if stored is None:
-            raise ChordError(f'The structure of the header is gone: {_FORGOTTEN}')
-        structure = result_from_tuple(self.decode(stored.read())['result'], self.app)
-        by_id = {part.task_id: value for (part, _), value in zip(parts, values)}
-        arranged: list[Any] = arrange(structure, by_id)
-        return arranged
-
-    def load_values(self, reference: Reference) -> list[Any]:
-        """The values that a reference stands for.  Raises ChordError if they have expired."""
-        stored = self.values.get(Run(reference.run_id, None).parts_id)
-        if stored is None:
-            raise ChordError(f'{reference!r} are gone: {_FORGOTTEN}')
-        parts = list(unpack(stored.read()))
-        values, _ = self._read_values(reference.run_id, parts)
-        return self._arranged(reference.run_id, parts, values, reference.nested)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -4399,8 +4440,8 @@ class DynamoDBBackend(JoiningBackend):
 # Operating
 # --------------------------------------------------------------------------------------------------
 #
-# What only an operator does with a table: look at it, try what a worker may do, list what it holds,
-# delete what has expired.  Plain functions, of which the commands are made.
+# What only an operator does with a table: look at it, try what a worker may do, say what it needs.
+# Plain functions, of which the commands are made.
 
 INSERT = 'PartiQLInsert'  # which a worker can do without
 
@@ -4421,7 +4462,6 @@ WORKER_ACTIONS: dict[str, Callable[[Table, Item], Any]] = {
     'DeleteItem': lambda table, item: table.delete(item['id']),
 }
 
-_ORPHAN_AGE = 3600  # seconds: a chunk that no item counts by then belongs to no store under way
 _TIMEOUT = 2.0  # seconds: each time-out for somebody who waits at a terminal
 
 
@@ -4543,7 +4583,15 @@ def least_policy(table: Table, bootstrap: bool, principal: str | None = None) ->
         'Resource': _arn_of(table)}]}
 
 
-# --- scans ----------------------------------------------------------------------------------------
+
+# --------------------------------------------------------------------------------------------------
+# Scanning
+# --------------------------------------------------------------------------------------------------
+#
+# Reads whole tables: what that takes, a parallel Scan, and what a purge deletes.
+
+_ORPHAN_AGE = 3600  # seconds: a chunk that no item counts by then belongs to no store under way
+
 
 class Reading(NamedTuple):
     """What it takes to read a whole table, eventually consistent."""
@@ -4597,7 +4645,7 @@ def segments_of(table: Table, reading: Reading) -> int:
     """How many segments to read at once; one if the units are provisioned, which workers need."""
     if reading.seconds is not None or reading.bytes < 10 * 2**20:
         return 1
-    return min(OVERLAPPED, table.options.max_pool_connections)
+    return table.overlapped
 
 
 class ScanPage(NamedTuple):
@@ -4638,13 +4686,17 @@ def delete_expired(table: Table, ids: Iterable[str]) -> None:
         still = expressions({'now': int(time.time())}, ConditionExpression='#ttl <= :now')
         params = {'TableName': table.name, 'Key': marshal_item({'id': id}), **still}
         table.client.send_unless(('ConditionalCheckFailedException',), 'delete_item', params)
-    threads = min(OVERLAPPED, table.options.max_pool_connections)
-    with ThreadPoolExecutor(threads, 'dyna-veggie') as pool:
+    with ThreadPoolExecutor(table.overlapped, 'dyna-veggie') as pool:
         for _ in pool.map(delete, ids):
             pass
 
 
-# --- what is stored -------------------------------------------------------------------------------
+
+# --------------------------------------------------------------------------------------------------
+# Inspecting
+# --------------------------------------------------------------------------------------------------
+#
+# What is stored, as rows for people: tasks, and the chords that run.
 
 def iso(seconds: Any) -> str | None:
     """Seconds of the epoch as ISO 8601; None if there are none."""
