@@ -1127,7 +1127,7 @@ def popped(queue: deque[Any]) -> Iterator[Any]:
 
 
 class Unprocessed(Exception):
-    """Nothing of a page was processed any more, and time was up."""
+    """Time was up; says how many of a page were not processed."""
 
 
 class _Stopped(Exception):
@@ -1191,8 +1191,7 @@ class Pages:
                 if len(left) < len(page):
                     break  # not a failure, whatever patience was left: the next try starts anew
             if left and (len(left) == len(page) or time.monotonic() >= self._deadline):
-                raise Unprocessed(f'{len(left)} of {len(page)} items were still unprocessed when '
-                                  'time was up')
+                raise Unprocessed(f'{len(left)} of {len(page)}')
             page = left
             if page:
                 self._sleep(self._backoff.pause(0, random.random()))
@@ -1424,7 +1423,7 @@ class Table:
         except Unprocessed as exc:
             raise ClientError({'Error': {
                 'Code': 'ProvisionedThroughputExceededException',
-                'Message': f'table {self.name}: {exc}',
+                'Message': f'{exc} items of table {self.name} stayed unprocessed',
             }}, operation) from None
 
     # --- requests ---------------------------------------------------------------------------------

@@ -1015,23 +1015,22 @@ def test_what_comes_back_unprocessed_is_sent_again(
     assert backend.mget(ids) == [None] * 130
 
 
+@pytest.mark.parametrize('query', ['retry_timeout=0.05', 'retry_if_throttled=false'])
 def test_a_batch_that_stays_unprocessed_is_a_throttling_error(
-        make_app: MakeApp, proxy: Proxy, endpoint: str) -> None:
-    backend = ready(make_app('retry_timeout=0.05'), proxy)
+        query: str, make_app: MakeApp, proxy: Proxy) -> None:
+    backend = ready(make_app(query), proxy)
     table = backend.values.table
-
-    def nothing_done(params: Any, **kwargs: Any) -> None:
-        pass
 
     def all_unprocessed(parsed: Any, **kwargs: Any) -> None:
         keys = [{'id': {'S': 'a'}}, {'id': {'S': 'b'}}]
         parsed.update(Responses={}, UnprocessedKeys={table.name: {'Keys': keys}})
 
     table.client.botocore.meta.events.register('after-call.dynamodb.BatchGetItem', all_unprocessed)
-    message = r'2 items of table .* were still unprocessed'
+    message = r'2 items of table .* stayed unprocessed'
     with pytest.raises(botocore.exceptions.ClientError, match=message) as caught:
         backend.mget(['a', 'b'])
     assert dv.diagnose(caught.value).throttled
+    assert (len(proxy.requests) == 1) is (query == 'retry_if_throttled=false')
 
 
 @pytest.mark.parametrize('signalled', [
