@@ -6720,6 +6720,52 @@ def test_a_process_that_is_killed_while_a_chord_fails_does_not_stop_it(
 
 
 @slow
+def test_a_process_that_is_killed_in_an_inner_chord_does_not_stop_the_one_around(
+        doomed_workers: DoomedWorkers) -> None:
+    workers = doomed_workers
+
+    def around(name: str, task: str, step: str) -> Any:
+        doomed = workers.task(task, 1, name, step, 1)
+        inner = chord([workers.module.part.s(0), doomed], workers.module.total.s())
+        return chord([inner, workers.module.part.s(2)], workers.body(name)).apply_async()
+
+    steps = 'stored', 'counted 1', 'publishing', 'closed'
+    tasks = {**{step: 'doomed' for step in steps},
+             **{f'{step} of a failure': 'doomed_failing' for step in steps[:2]}}
+    chords = {name: around(name, task, name.partition(' of ')[0]) for name, task in tasks.items()}
+    workers.start(len(chords) + 2)
+    workers.wait_until_struck(set(chords))
+    found = outcomes(chords)
+    assert found == {name: [[0, 1], 2] if task == 'doomed' else 'ChordError'
+                     for name, task in tasks.items()}
+    workers.wait_until_idle()
+    bodies, errors = workers.told('bodies'), workers.told('errors')
+    assert bodies == {name: [told] for name, told in found.items() if told != 'ChordError'}
+    assert errors.keys() == found.keys() - bodies.keys()
+    assert all(len(told) == 1 and 'raised ValueError' in told[0] for told in errors.values()), errors
+
+
+@slow
+def test_a_process_that_is_killed_fails_its_chord_if_its_task_is_not_delivered_again(
+        doomed_workers: DoomedWorkers) -> None:
+    workers = doomed_workers
+    part, lost = workers.module.part, workers.task('lost').clone(immutable=True)
+    chords = {
+        'flat': chord([part.s(0), lost], workers.body('flat')),
+        'inner': chord([part.s(0), chord([part.s(1), lost], workers.body('of the inner'))],
+                       workers.body('inner')),
+        'chain': chord([part.s(0), lost | part.si(1)], workers.body('chain'))}
+    results = {name: each.apply_async() for name, each in chords.items()}
+    workers.start()
+    assert outcomes(results) == dict.fromkeys(results, 'ChordError')
+    workers.wait_until_idle()
+    errors = workers.told('errors')
+    assert errors.keys() == {*chords, 'of the inner'}
+    assert all(len(told) == 1 and 'WorkerLostError' in told[0] for told in errors.values()), errors
+    assert workers.told('bodies') == {}
+
+
+@slow
 @pytest.mark.parametrize('step', ['counted 1', 'publishing'])
 def test_a_hard_time_limit_of_who_joins_holds_nobody_up(
         step: str, sqs_workers: DoomedWorkers) -> None:

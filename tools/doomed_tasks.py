@@ -156,6 +156,12 @@ def doomed_failing(
     raise ValueError(value)
 
 
+@app.task(name='lost', acks_late=False)
+def lost() -> None:
+    """Kills its process, and is not delivered again."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 @app.task(name='body', bind=True)
 def body(self: Any, values: Any, name: str) -> Any:
     write_down('bodies', name, values)
