@@ -4008,43 +4008,48 @@ class JoiningBackend(HeaderBackend):
             return  # a group or a chord after a task that failed: mark_as_failure() counts it
         if self._note.counted is not None:
             self._note.counted.append(request.id)
-        mark = mark_of(request)
         options = {name: value for name, value in request.chord['options'].items()
                    if name != _MARK}
-        chord = {**request.chord, 'options': options}
-        fields = {each.name: mark[each.name] for each in dataclasses.fields(Run)
-                  if each.name in mark}
-        if mark:
-            run = Run(**fields)
-        else:
-            run = dataclasses.replace(
-                self._run(request.group), id=f'{self._chord_key(request.group)}.unmarked')
-        part = Part(request.group_index or 0, bool(mark.get('added')), request.id)
-        counter = ChordCounter(self.values.table, run, part)
-        join = Join(self, maybe_signature(chord, app=self.app), counter)
+        body = maybe_signature({**request.chord, 'options': options}, app=self.app)
+        part = Part(request.group_index or 0, bool(mark_of(request).get('added')), request.id)
+        counter = ChordCounter(self.values.table, self._run_of(request), part)
+        join = Join(self, body, counter)
         try:
-            if not mark:
-                raise MiscountedChord(UNMARKED)
-            if request.group_index is None and not run.single:
-                raise MiscountedChord(GAPS)
-            entry = self._entry(counter, state, result, mark.get('adds', ()))
-            try:
-                join.root = self.retried(counter.count, entry)
-            except SoftTimeLimitExceeded:  # it comes once; a task that has returned must be counted
-                join.root = self.retried(counter.count, entry)
+            join.root = self._count(counter, request, state, result)
             if join.root is None:
                 return
         except MiscountedChord as exc:
             join.error = exc
         try:
-            sleep = _refuse_to_sleep if get_current_task() is None else time.sleep
-            join.run(sleep)
+            join.run(_refuse_to_sleep if get_current_task() is None else time.sleep)
         except (_MayNotWait, SoftTimeLimitExceeded):
             if join.claimed:  # the join is ours, and this limit comes once: no thread may lose it
                 join.run(time.sleep)
             else:
                 threading.Thread(
                     target=join.run_alone, name='dyna-veggie-join', daemon=True).start()
+
+    def _run_of(self, request: Any) -> Run:
+        mark = mark_of(request)
+        if not mark:
+            id = f'{self._chord_key(request.group)}.unmarked'
+            return dataclasses.replace(self._run(request.group), id=id)
+        return Run(**{each.name: mark[each.name] for each in dataclasses.fields(Run)
+                      if each.name in mark})
+
+    def _count(
+            self, counter: ChordCounter, request: Any, state: str, result: Any) -> Node | None:
+        """The root, if the chord is complete with this part.  Raises MiscountedChord."""
+        mark = mark_of(request)
+        if not mark:
+            raise MiscountedChord(UNMARKED)
+        if request.group_index is None and not counter.run.single:
+            raise MiscountedChord(GAPS)
+        entry = self._entry(counter, state, result, mark.get('adds', ()))
+        try:
+            return self.retried(counter.count, entry)
+        except SoftTimeLimitExceeded:  # it comes once; a task that has returned must be counted
+            return self.retried(counter.count, entry)
 
     def _entry(
             self, counter: ChordCounter, state: str, result: Any, adds: Iterable[str]) -> Entry:
@@ -4909,6 +4914,44 @@ def _command(run: Callable[..., _Answer]) -> click.Command:
     return command
 
 
+class _Checks:
+    """What was tried, in rows.  ok: None for what a worker can do without."""
+
+    def __init__(self, table: Table, creates: bool) -> None:
+        self.table, self.creates = table, creates
+        self.rows: list[dict[str, Any]] = []
+
+    def note(self, name: str, ok: bool | None, found: str) -> bool | None:
+        self.rows.append({'name': name, 'ok': ok, 'found': found})
+        return ok
+
+    def run(
+            self, name: str, call: Callable[[], Any], failed: bool | None = False) -> bool | None:
+        """Notes what a call returns or raises; failed: what a failure means."""
+        try:
+            found = call()
+        except MissingTable as exc:
+            if not self.creates:
+                return self.note(name, False, str(exc))
+            region = self.table.client.botocore.meta.region_name
+            return self.note(
+                name, None, f'does not exist in {region} yet: the first request creates it')
+        except FAILURES as exc:
+            return self.note(name, failed, str(exc))
+        return self.note(name, True, found if isinstance(found, str) else 'allowed')
+
+    def run_actions(self) -> None:
+        """Does what a worker does, with an item of its own."""
+        item = {'id': f'dyna-veggie-check-{uuid.uuid4()}', **expiry(3600)}
+        began = time.monotonic()
+        for action, call in WORKER_ACTIONS.items():
+            if action != INSERT or self.table.inserts:
+                failed = None if action == INSERT else False
+                self.run(action, functools.partial(call, self.table, item), failed)
+        took = 1000 * (time.monotonic() - began) / len(WORKER_ACTIONS)
+        self.note('round trip', True, f'{took:.0f} ms')
+
+
 @_command
 def _check(backend: DynamoDBBackend) -> _Answer:
     """Checks credentials, table and permissions; exit code 1 if a worker would fail.
@@ -4916,51 +4959,28 @@ def _check(backend: DynamoDBBackend) -> _Answer:
     Writes and deletes an item of its own."""
     options = backend.options
     table = operators_table(options)
+    client = table.client
+    checks = _Checks(table, options.create_table)
     source = credentials_source(options, open_session(options))
-    rows: list[dict[str, Any]] = [{
-        'name': 'credentials', 'ok': source is not None, 'found': source or 'none were found'}]
-
-    def check(name: str, call: Callable[[], Any], failed: bool | None = False) -> bool | None:
-        ok: bool | None = True
-        try:
-            found = call()
-        except MissingTable as exc:
-            ok, found = False, str(exc)
-            if options.create_table:
-                region = table.client.botocore.meta.region_name
-                ok, found = None, f'does not exist in {region} yet: the first request creates it'
-        except FAILURES as exc:
-            ok, found = failed, str(exc)
-        if not isinstance(found, str):
-            found = 'allowed'
-        rows.append({'name': name, 'ok': ok, 'found': found})
-        return ok
-
+    checks.note('credentials', source is not None, source or 'none were found')
     if source and not (options.endpoint_url or '').startswith('http://'):
-        check('identity', lambda: identity(options), None)
-    check('region', lambda: table.client.botocore.meta.region_name)
+        checks.run('identity', lambda: identity(options), None)
     # an account has endpoints of its own, which botocore chooses for each request
     sent: list[str] = []
-    if rows[-1]['ok']:
-        table.client.botocore.meta.events.register(
+    if checks.run('region', lambda: client.botocore.meta.region_name):
+        client.botocore.meta.events.register(
             'before-send.dynamodb', lambda request, **kwargs: sent.append(request.url))
-    usable = check('table', lambda: answers(table))
-    check('endpoint', lambda: (
-        sent[-1].rstrip('/') if sent else table.client.botocore.meta.endpoint_url))
+    usable = checks.run('table', lambda: answers(table))
+    checks.run('endpoint', lambda: (
+        sent[-1].rstrip('/') if sent else client.botocore.meta.endpoint_url))
     if usable:
         shown = 'key {key}, {status}, {billing_mode}'
-        if check('DescribeTable', lambda: shown.format(**describe(table)), None):
-            check('capacity', lambda: capacity(table, backend.app), None)
-        check('time to live', lambda: time_to_live(table), None)
-        item = {'id': f'dyna-veggie-check-{uuid.uuid4()}', **expiry(3600)}
-        began = time.monotonic()
-        for action, call in WORKER_ACTIONS.items():
-            if action != INSERT or table.inserts:
-                failed = None if action == INSERT else False
-                check(action, functools.partial(call, table, item), failed)
-        took = 1000 * (time.monotonic() - began) / len(WORKER_ACTIONS)
-        check('round trip', lambda: f'{took:.0f} ms')
-    marks = {True: 'ok', None: '--', False: 'NO'}  # None: a worker can do without
+        if checks.run('DescribeTable', lambda: shown.format(**describe(table)), None):
+            checks.run('capacity', lambda: capacity(table, backend.app), None)
+        checks.run('time to live', lambda: time_to_live(table), None)
+        checks.run_actions()
+    marks = {True: 'ok', None: '--', False: 'NO'}
+    rows = checks.rows
     lines = [f'{marks[row["ok"]]}  {row["name"]:15} {row["found"]}' for row in rows]
     return {'ok': all(row['ok'] is not False for row in rows), 'checks': rows}, lines
 
