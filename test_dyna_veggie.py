@@ -978,7 +978,7 @@ def test_a_child_has_a_client_and_sockets_of_its_own(
 
 
 # --------------------------------------------------------------------------------------------------
-# Table
+# Pages
 # --------------------------------------------------------------------------------------------------
 
 def test_batches_have_pages_of_100_without_duplicates(
@@ -1117,6 +1117,10 @@ def test_a_thread_that_outlives_the_main_thread_can_still_use_batches(
 
 CONTROL = {'CreateTable', 'DescribeTable', 'DescribeTimeToLive', 'UpdateTimeToLive'}
 
+
+# --------------------------------------------------------------------------------------------------
+# Table
+# --------------------------------------------------------------------------------------------------
 
 def test_the_table_is_created_by_the_first_request_that_misses_it(
         app: Celery, proxy: Proxy, client: Any, table_name: str) -> None:
@@ -5609,7 +5613,7 @@ def test_the_global_key_prefix(make_app: MakeApp, client: Any, table_name: str) 
 
 
 # --------------------------------------------------------------------------------------------------
-# Commands
+# Operating, scanning, inspecting and commands
 # --------------------------------------------------------------------------------------------------
 
 @pytest.fixture
