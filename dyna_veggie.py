@@ -559,9 +559,9 @@ def mask_secret(url: str) -> str:
     parts = urlsplit(url)
     userinfo, at, host = parts.netloc.rpartition('@')
     access_key, colon, secret_key = userinfo.partition(':')
-    if secret_key:
-        parts = parts._replace(netloc=f'{access_key}{colon}{MASK}{at}{host}')
-    return parts.geturl()
+    if not secret_key:
+        return url  # geturl() loses the slashes of dynamodb:///table
+    return parts._replace(netloc=f'{access_key}{colon}{MASK}{at}{host}').geturl()
 
 
 def unmask_secret(url: str | None, configured: Any) -> str | None:

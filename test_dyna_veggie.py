@@ -572,6 +572,14 @@ def test_the_secret_key_is_shown_nowhere(caplog: pytest.LogCaptureFixture) -> No
         assert SECRET not in text and quote(SECRET, safe='') not in text
 
 
+@pytest.mark.parametrize('url', [
+    'dynamodb://', 'dynamodb:///celery',
+    'dynamodb:///arn:aws:dynamodb:eu-west-1:123456789012:table/celery',
+    'dynamodb://eu-west-1/celery?'])
+def test_a_url_without_a_secret_is_shown_as_it_is(url: str) -> None:
+    assert dv.mask_secret(url) == url
+
+
 def test_a_session_token_is_shown_nowhere(
         make_app: MakeApp, proxy: Proxy, table_name: str, caplog: pytest.LogCaptureFixture,
         monkeypatch: pytest.MonkeyPatch) -> None:
