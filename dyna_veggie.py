@@ -2472,8 +2472,8 @@ class ChordCounter:
                     if not self.renew():
                         return
                 except FAILURES as exc:
-                    logger.warning('Chord %s: its lease was not renewed: %s',
-                                   self.run.id, summary(exc))
+                    logger.warning('Task %s: the lease of its chord was not renewed: %s',
+                                   self.part.task_id, summary(exc))
         try:
             threading.Thread(target=beat, name='dyna-veggie-beat', daemon=True).start()
         except RuntimeError:  # no more threads, at the end of a process
@@ -3545,8 +3545,9 @@ def part_error(part: Part, value: Any) -> ChordError:
 class Join:
     """One delivery's way from a full root, or an error, to the end of the chord."""
 
-    def __init__(self, backend: Any, body: Any, counter: ChordCounter) -> None:
+    def __init__(self, backend: Any, body: Any, counter: ChordCounter, group_id: str) -> None:
         self.backend, self.body, self.counter = backend, body, counter
+        self.group_id = group_id  # the name of the chord for people
         self.root: Node | None = None
         self.error: Exception | None = None
         self.claimed = False  # the join is ours
@@ -3579,14 +3580,14 @@ class Join:
             self.backend.values.delete_many(self.kept)
         except FAILURES as exc:
             logger.warning('Chord %s: %d values that were kept for it stay: %s',
-                           self.counter.run.id, len(self.kept), summary(exc))
+                           self.group_id, len(self.kept), summary(exc))
 
     def run_alone(self) -> None:
         """The same in a thread of its own, which may wait."""
         try:
             self.run(time.sleep)
         except Exception:
-            logger.exception('Chord %s was not joined here', self.counter.run.id)
+            logger.exception('Chord %s was not joined here', self.group_id)
 
     def _end(self, state: Item) -> bool:
         """Publishes the body, or calls the errbacks, unless the owner before has done so."""
@@ -3615,7 +3616,8 @@ class Join:
                 self.error = exc
         # whoever stalled past its lease must not publish: another may have, meanwhile
         if not retried(counter.begin, stamps | {b'-'}):  # DynamoDB takes no empty set
-            logger.warning('Chord %s: it is not ended here, another worker has taken over', run.id)
+            logger.warning('Chord %s: it is not ended here, another worker has taken over',
+                           self.group_id)
             return False
         self.begun = True
         if self.error is None:
@@ -3644,7 +3646,7 @@ class Join:
         try:
             raise error  # Celery stores the traceback of what is being handled
         except ChordError as exc:
-            logger.exception('Chord %s raised: %r', self.counter.run.id, exc)
+            logger.exception('Chord %s raised: %r', self.group_id, exc)
             if not self.body.id:  # a chain has none; older Celerys would fail to store its error
                 self.body.options['task_id'] = str(uuid.uuid4())
             self.backend.fail_parts(self.body, exc)
@@ -3879,7 +3881,7 @@ class JoiningBackend(AwaitingBackend):
                 self._run(request.group), id=f'{self._chord_key(request.group)}.unmarked')
         part = Part(request.group_index or 0, bool(mark.get('added')), request.id)
         counter = ChordCounter(self.values.table, run, part)
-        join = Join(self, maybe_signature(chord, app=self.app), counter)
+        join = Join(self, maybe_signature(chord, app=self.app), counter, request.group)
         try:
             if not mark:
                 raise MiscountedChord(UNMARKED)

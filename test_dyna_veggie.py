@@ -2312,6 +2312,15 @@ def test_the_error_of_a_part_becomes_the_chords(
     assert backend.get_task_meta(drive.body_id, cache=False)['result'].args == meta['result'].args
 
 
+def test_the_log_names_a_chord_as_the_commands_do(
+        backend: dv.DynamoDBBackend, caplog: pytest.LogCaptureFixture) -> None:
+    drive = Drive(backend.app, 2)
+    drive.apply()
+    drive.returns(0)
+    drive.fails(1, KeyError(1))
+    assert f'Chord {drive.group_id} raised: ChordError(' in caplog.text
+
+
 def test_the_cause_of_a_chord_error(backend: dv.DynamoDBBackend) -> None:
     error = dv.part_error(dv.Part(0, False, 'one'), ValueError(5))
     assert isinstance(error.__cause__, ValueError)
