@@ -1007,6 +1007,8 @@ class Client:
             if diagnosis.throttled and not self.options.retry_if_throttled:
                 break
             if not diagnosis.transient and error_code(error) != transient:
+                if isinstance(error, ClientError) and not diagnosis.remedy:
+                    self._log_recovery()  # an answer: what an earlier try wrote may refuse this one
                 break
             self._log_failure(method, error)
         assert error is not None

@@ -6471,6 +6471,21 @@ def test_an_outage_loses_nothing_and_says_so_once(
     assert 'requests succeed again, after' in lines[1]
 
 
+def test_an_outage_also_ends_with_an_answer_that_refuses(
+        backend: dv.DynamoDBBackend, proxy: Proxy, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING, dv.__name__)
+    asked: list[float] = []
+
+    def faults(operation: str, body: Any) -> Any:
+        asked.append(time.monotonic())
+        if len(asked) == 1:
+            return ResetAfter()  # the result is stored, so that storing it again is refused
+        return ServerError() if asked[-1] - asked[0] < 1.5 else None
+    proxy.faults = faults
+    backend.store_result('id', 1, states.SUCCESS)
+    assert 'requests succeed again, after' in caplog.text
+
+
 def lines_of(log: Path, text: str) -> dict[str, list[str]]:
     """The lines of a worker's log with a text, by process."""
     found: dict[str, list[str]] = {}
