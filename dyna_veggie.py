@@ -4938,6 +4938,9 @@ def _create_table(backend: DynamoDBBackend) -> _Answer:
 @click.option('--principal', metavar='ARN', help="The table's resource policy for this one.")
 def _policy(backend: DynamoDBBackend, bootstrap: bool, principal: str | None) -> _Answer:
     """Prints the least IAM policy for workers and clients."""
+    if bootstrap and principal:
+        raise click.UsageError(
+            'give --bootstrap or --principal: no policy of a table allows to create it')
     policy = least_policy(backend.values.table, bootstrap, principal)
     return policy, [json.dumps(policy, indent=2)]
 
@@ -4945,7 +4948,9 @@ def _policy(backend: DynamoDBBackend, bootstrap: bool, principal: str | None) ->
 @_command
 @click.argument('id')
 def _show(backend: DynamoDBBackend, id: str) -> _Answer:
-    """Shows a task, a saved group, or by its group's id a chord that is running."""
+    """Shows a task, a saved group, or by its group's id a chord."""
+    if not id:
+        raise click.ClickException('the id is empty')
     table = operators_table(backend.options)
     values = Values(table)
     task_id = task_id_of(backend, id) or id

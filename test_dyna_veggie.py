@@ -5820,6 +5820,12 @@ def test_commands_know_the_account_where_its_credentials_do(aws: None) -> None:
     assert (statement['Principal'], statement['Resource']) == ({'AWS': principal}, arn)
 
 
+def test_no_policy_of_a_table_allows_to_create_it(aws: None) -> None:
+    done = click.testing.CliRunner().invoke(dv.commands, [
+        '-b', 'dynamodb://eu-west-1/celery', 'policy', '--bootstrap', '--principal', 'arn'])
+    assert done.exit_code == 2 and 'give --bootstrap or --principal' in done.output
+
+
 def test_the_identity_is_what_sts_says(
         aws: None, monkeypatch: pytest.MonkeyPatch) -> None:
     said = b'''<GetCallerIdentityResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/">
