@@ -4962,7 +4962,8 @@ def _show(backend: DynamoDBBackend, id: str) -> _Answer:
     told = 'nothing is stored'
     if item:
         stored = values.get(item['id'])
-        told = f'expired {_readable(iso(item.get("ttl")))}, not deleted yet'
+        row['expires'] = iso(item.get('ttl'))
+        told = f'expired {_readable(row["expires"])}, not deleted yet'
         if stored:
             meta = backend.seen(task_id, stored).value
             row.update(task_row(task_id, item, meta), size=item.get('size', len(stored.value)))

@@ -5916,6 +5916,9 @@ def test_show_a_task(run: Any, make_app: MakeApp, client: Any, proxy: Proxy,
     client.put_item(TableName=table_name, Item={
         'id': {'S': 'celery-task-meta-old'}, 'ttl': {'N': '86400'}})
     assert 'expired 1970-01-02 00:00:00 UTC, not deleted yet' in run('show', 'old')[1]
+    told = run('show', 'old', '--json')[1]
+    assert (told['state'], told['expires']) == ('PENDING', '1970-01-02T00:00:00.000+00:00')
+    assert run('show', '') == (1, 'Error: the id is empty\n')
     request = celery.app.task.Context({
         'id': 'small', 'task': 'proj.add', 'args': [1, 2], 'kwargs': {'to': 3}, 'retries': 2,
         'hostname': 'worker@host', 'parent_id': 'mother', 'group': 'team',
