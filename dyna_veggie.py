@@ -563,9 +563,9 @@ def mask_secret(url: str) -> str:
     parts = urlsplit(url)
     userinfo, at, host = parts.netloc.rpartition('@')
     access_key, colon, secret_key = userinfo.partition(':')
-    if secret_key:
-        parts = parts._replace(netloc=f'{access_key}{colon}{MASK}{at}{host}')
-    return parts.geturl()
+    if not secret_key:
+        return url  # geturl() loses the slashes of dynamodb:///table
+    return parts._replace(netloc=f'{access_key}{colon}{MASK}{at}{host}').geturl()
 
 
 def unmask_secret(url: str | None, configured: Any) -> str | None:
@@ -1011,6 +1011,8 @@ class Client:
             if diagnosis.throttled and not self.options.retry_if_throttled:
                 break
             if not diagnosis.transient and error_code(error) != transient:
+                if isinstance(error, ClientError) and not diagnosis.remedy:
+                    self._log_recovery()  # an answer: what an earlier try wrote may refuse this one
                 break
             self._log_failure(method, error)
         assert error is not None
@@ -2502,8 +2504,8 @@ class ChordCounter:
                     if not self.renew():
                         return
                 except FAILURES as exc:
-                    logger.warning('Chord %s: its lease was not renewed: %s',
-                                   self.run.id, summary(exc))
+                    logger.warning('Task %s: the lease of its chord was not renewed: %s',
+                                   self.part.task_id, summary(exc))
         try:
             threading.Thread(target=beat, name='dyna-veggie-beat', daemon=True).start()
         except RuntimeError:  # no more threads, at the end of a process
@@ -3575,8 +3577,9 @@ def part_error(part: Part, value: Any) -> ChordError:
 class Join:
     """One delivery's way from a full root, or an error, to the end of the chord."""
 
-    def __init__(self, backend: Any, body: Any, counter: ChordCounter) -> None:
+    def __init__(self, backend: Any, body: Any, counter: ChordCounter, group_id: str) -> None:
         self.backend, self.body, self.counter = backend, body, counter
+        self.group_id = group_id  # the name of the chord for people
         self.root: Node | None = None
         self.error: Exception | None = None
         self.claimed = False  # the join is ours
@@ -3609,14 +3612,14 @@ class Join:
             self.backend.values.delete_many(self.kept)
         except FAILURES as exc:
             logger.warning('Chord %s: %d values that were kept for it stay: %s',
-                           self.counter.run.id, len(self.kept), summary(exc))
+                           self.group_id, len(self.kept), summary(exc))
 
     def run_alone(self) -> None:
         """The same in a thread of its own, which may wait."""
         try:
             self.run(time.sleep)
         except Exception:
-            logger.exception('Chord %s was not joined here', self.counter.run.id)
+            logger.exception('Chord %s was not joined here', self.group_id)
 
     def _end(self, state: Item) -> bool:
         """Publishes the body, or calls the errbacks, unless the owner before has done so."""
@@ -3645,7 +3648,8 @@ class Join:
                 self.error = exc
         # whoever stalled past its lease must not publish: another may have, meanwhile
         if not retried(counter.begin, stamps | {b'-'}):  # DynamoDB takes no empty set
-            logger.warning('Chord %s: it is not ended here, another worker has taken over', run.id)
+            logger.warning('Chord %s: it is not ended here, another worker has taken over',
+                           self.group_id)
             return False
         self.begun = True
         if self.error is None:
@@ -3674,7 +3678,7 @@ class Join:
         try:
             raise error  # Celery stores the traceback of what is being handled
         except ChordError as exc:
-            logger.exception('Chord %s raised: %r', self.counter.run.id, exc)
+            logger.exception('Chord %s raised: %r', self.group_id, exc)
             if not self.body.id:  # a chain has none; older Celerys would fail to store its error
                 self.body.options['task_id'] = str(uuid.uuid4())
             self.backend.fail_parts(self.body, exc)
@@ -4013,7 +4017,7 @@ class JoiningBackend(HeaderBackend):
         body = maybe_signature({**request.chord, 'options': options}, app=self.app)
         part = Part(request.group_index or 0, bool(mark_of(request).get('added')), request.id)
         counter = ChordCounter(self.values.table, self._run_of(request), part)
-        join = Join(self, body, counter)
+        join = Join(self, body, counter, request.group)
         try:
             join.root = self._count(counter, request, state, result)
             if join.root is None:
@@ -5005,6 +5009,9 @@ def _create_table(backend: DynamoDBBackend) -> _Answer:
 @click.option('--principal', metavar='ARN', help="The table's resource policy for this one.")
 def _policy(backend: DynamoDBBackend, bootstrap: bool, principal: str | None) -> _Answer:
     """Prints the least IAM policy for workers and clients."""
+    if bootstrap and principal:
+        raise click.UsageError(
+            'give --bootstrap or --principal: no policy of a table allows to create it')
     policy = least_policy(backend.values.table, bootstrap, principal)
     return policy, [json.dumps(policy, indent=2)]
 
@@ -5012,7 +5019,9 @@ def _policy(backend: DynamoDBBackend, bootstrap: bool, principal: str | None) ->
 @_command
 @click.argument('id')
 def _show(backend: DynamoDBBackend, id: str) -> _Answer:
-    """Shows a task, a saved group, or by its group's id a chord that is running."""
+    """Shows a task, a saved group, or by its group's id a chord."""
+    if not id:
+        raise click.ClickException('the id is empty')
     table = operators_table(backend.options)
     values = Values(table)
     task_id = task_id_of(backend, id) or id
@@ -5024,7 +5033,8 @@ def _show(backend: DynamoDBBackend, id: str) -> _Answer:
     told = 'nothing is stored'
     if item:
         stored = values.get(item['id'])
-        told = f'expired {_readable(iso(item.get("ttl")))}, not deleted yet'
+        row['expires'] = iso(item.get('ttl'))
+        told = f'expired {_readable(row["expires"])}, not deleted yet'
         if stored:
             meta = backend.seen(task_id, stored).value
             row.update(task_row(task_id, item, meta), size=item.get('size', len(stored.value)))

@@ -572,6 +572,14 @@ def test_the_secret_key_is_shown_nowhere(caplog: pytest.LogCaptureFixture) -> No
         assert SECRET not in text and quote(SECRET, safe='') not in text
 
 
+@pytest.mark.parametrize('url', [
+    'dynamodb://', 'dynamodb:///celery',
+    'dynamodb:///arn:aws:dynamodb:eu-west-1:123456789012:table/celery',
+    'dynamodb://eu-west-1/celery?'])
+def test_a_url_without_a_secret_is_shown_as_it_is(url: str) -> None:
+    assert dv.mask_secret(url) == url
+
+
 def test_a_session_token_is_shown_nowhere(
         make_app: MakeApp, proxy: Proxy, table_name: str, caplog: pytest.LogCaptureFixture,
         monkeypatch: pytest.MonkeyPatch) -> None:
@@ -2305,6 +2313,15 @@ def test_the_error_of_a_part_becomes_the_chords(
     assert str(meta['result']) == f'Dependency {drive.ids[failed[0]]} raised KeyError({failed[0]})'
     drive.fails(failed[0], KeyError(5))
     assert backend.get_task_meta(drive.body_id, cache=False)['result'].args == meta['result'].args
+
+
+def test_the_log_names_a_chord_as_the_commands_do(
+        backend: dv.DynamoDBBackend, caplog: pytest.LogCaptureFixture) -> None:
+    drive = Drive(backend.app, 2)
+    drive.apply()
+    drive.returns(0)
+    drive.fails(1, KeyError(1))
+    assert f'Chord {drive.group_id} raised: ChordError(' in caplog.text
 
 
 def test_the_cause_of_a_chord_error(backend: dv.DynamoDBBackend) -> None:
@@ -5806,6 +5823,12 @@ def test_commands_know_the_account_where_its_credentials_do(aws: None) -> None:
     assert (statement['Principal'], statement['Resource']) == ({'AWS': principal}, arn)
 
 
+def test_no_policy_of_a_table_allows_to_create_it(aws: None) -> None:
+    done = click.testing.CliRunner().invoke(dv.commands, [
+        '-b', 'dynamodb://eu-west-1/celery', 'policy', '--bootstrap', '--principal', 'arn'])
+    assert done.exit_code == 2 and 'give --bootstrap or --principal' in done.output
+
+
 def test_the_identity_is_what_sts_says(
         aws: None, monkeypatch: pytest.MonkeyPatch) -> None:
     said = b'''<GetCallerIdentityResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/">
@@ -5896,6 +5919,9 @@ def test_show_a_task(run: Any, make_app: MakeApp, client: Any, proxy: Proxy,
     client.put_item(TableName=table_name, Item={
         'id': {'S': 'celery-task-meta-old'}, 'ttl': {'N': '86400'}})
     assert 'expired 1970-01-02 00:00:00 UTC, not deleted yet' in run('show', 'old')[1]
+    told = run('show', 'old', '--json')[1]
+    assert (told['state'], told['expires']) == ('PENDING', '1970-01-02T00:00:00.000+00:00')
+    assert run('show', '') == (1, 'Error: the id is empty\n')
     request = celery.app.task.Context({
         'id': 'small', 'task': 'proj.add', 'args': [1, 2], 'kwargs': {'to': 3}, 'retries': 2,
         'hostname': 'worker@host', 'parent_id': 'mother', 'group': 'team',
@@ -6455,6 +6481,21 @@ def test_an_outage_loses_nothing_and_says_so_once(
     assert len(lines) == 2, lines
     assert 'failed; this and other requests are tried again for up to 120 s each' in lines[0]
     assert 'requests succeed again, after' in lines[1]
+
+
+def test_an_outage_also_ends_with_an_answer_that_refuses(
+        backend: dv.DynamoDBBackend, proxy: Proxy, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING, dv.__name__)
+    asked: list[float] = []
+
+    def faults(operation: str, body: Any) -> Any:
+        asked.append(time.monotonic())
+        if len(asked) == 1:
+            return ResetAfter()  # the result is stored, so that storing it again is refused
+        return ServerError() if asked[-1] - asked[0] < 1.5 else None
+    proxy.faults = faults
+    backend.store_result('id', 1, states.SUCCESS)
+    assert 'requests succeed again, after' in caplog.text
 
 
 def lines_of(log: Path, text: str) -> dict[str, list[str]]:

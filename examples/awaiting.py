@@ -1,9 +1,9 @@
 """How a coroutine awaits a Celery result, under asyncio, FastAPI or any other event loop.
 
-    @api.get('/total/{number}')                     # FastAPI
-    async def total(number: int):
-        result = await call(tasks.total.delay, number)
-        return {'total': await result_of(result, timeout=30)}
+    @api.get('/sum/{x}/{y}')                        # FastAPI
+    async def sum_of(x: int, y: int):
+        result = await call(tasks.add.delay, x, y)
+        return {'sum': await result_of(result, timeout=30)}
 
 A thread waits for each result.  It costs no requests of its own: all threads of a process share
 their polls.  Give a timeout, since a thread goes on waiting when its coroutine is cancelled.
