@@ -5025,6 +5025,7 @@ def _show(backend: DynamoDBBackend, id: str) -> _Answer:
     table = operators_table(backend.options)
     values = Values(table)
     task_id = task_id_of(backend, id) or id
+    check_id(backend.item_id(task_id), click.ClickException)
     key = backend.get_key_for_task(task_id)
     found = table.get_many([bytes_to_str(key), str(ensure_bytes(key))])
     item = found.get(backend.item_id(task_id)) or next(iter(found.values()), None)
@@ -5078,7 +5079,8 @@ def _shown(row: Mapping[str, Any], told: str) -> Iterator[str]:
             if lines[name] not in (None, []):
                 yield f'{name:10} {lines[name]}'
     if row['results'] is not None:
-        yield f'group      {len(row["results"])} results'
+        more = ', …' if len(row['results']) > 10 else ''
+        yield f'group      {len(row["results"])} results: {", ".join(row["results"][:10])}{more}'
     chord = row['chord']
     if chord and chord['state'] == 'CLOSED':
         yield 'chord      closed: its body was called, or its errbacks'

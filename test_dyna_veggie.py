@@ -5922,6 +5922,7 @@ def test_show_a_task(run: Any, make_app: MakeApp, client: Any, proxy: Proxy,
     told = run('show', 'old', '--json')[1]
     assert (told['state'], told['expires']) == ('PENDING', '1970-01-02T00:00:00.000+00:00')
     assert run('show', '') == (1, 'Error: the id is empty\n')
+    assert 'the id of a task is too long' in run('show', 'x' * 3000)[1]
     request = celery.app.task.Context({
         'id': 'small', 'task': 'proj.add', 'args': [1, 2], 'kwargs': {'to': 3}, 'retries': 2,
         'hostname': 'worker@host', 'parent_id': 'mother', 'group': 'team',
@@ -5970,7 +5971,7 @@ def test_show_a_task(run: Any, make_app: MakeApp, client: Any, proxy: Proxy,
 def test_show_a_group_and_a_chord(run: Any, backend: dv.DynamoDBBackend) -> None:
     results = [backend.app.AsyncResult(str(number)) for number in range(3)]
     backend.app.GroupResult('saved', results).save()
-    assert 'group      3 results' in run('show', 'saved')[1]
+    assert 'group      3 results: 0, 1, 2\n' in run('show', 'saved')[1]
     assert run('show', 'saved', '--json')[1]['results'] == ['0', '1', '2']
     for parts, lazy in ((3, False), (101, False), (45, True)):
         drive = Drive(backend.app, parts, lazy)
