@@ -3431,6 +3431,15 @@ def test_how_far_a_chord_is(backend: dv.DynamoDBBackend) -> None:
     assert backend.chord_progress(drive.group_id) == (3, 1, 3, True)
 
 
+def test_how_far_a_generator_is(backend: dv.DynamoDBBackend) -> None:
+    drive = Drive(backend.app, 45, lazy=True)
+    drive.apply()
+    drive.returns(40)  # on the second leaf: nobody has made the first
+    assert backend.chord_progress(drive.group_id) == (1, 0, None, False)
+    drive.size()
+    assert backend.chord_progress(drive.group_id) == (1, 0, 45, False)
+
+
 # --------------------------------------------------------------------------------------------------
 # Chord: by reference
 # --------------------------------------------------------------------------------------------------
