@@ -3706,6 +3706,22 @@ def test_a_soft_time_limit_does_not_stop_the_join_of_a_task(
         assert len(drive.published) == 1
 
 
+def test_a_soft_time_limit_while_a_chord_is_closed_publishes_nothing_again(
+        backend: dv.DynamoDBBackend) -> None:
+    drive = Drive(backend.app, 1)
+    drive.apply()
+    left: list[BaseException] = [celery.exceptions.SoftTimeLimitExceeded()]
+
+    def limit(operation: str) -> None:
+        if operation == 'UpdateItem' and drive.published and left:
+            raise left.pop()
+    with Hook(backend, limit, lambda operation: None):
+        drive.returns(0)
+    assert not left and drive.published == [[0]]
+    progress = backend.chord_progress(drive.group_id)
+    assert progress and progress.closed
+
+
 @pytest.mark.parametrize('does', [sum, json.dumps, lambda values: 'did not look'])
 def test_a_body_whose_values_are_gone_fails(
         does: Callable[[Any], Any], make_app: MakeApp) -> None:
