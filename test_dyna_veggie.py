@@ -2189,6 +2189,20 @@ def test_a_finished_chord_leaves_little_if_nothing_expires(
     assert len(left) == 2 and all(item['ttl'] > time.time() for item in left)
 
 
+def test_what_a_body_by_reference_reads_expires_even_if_nothing_does(
+        make_app: MakeApp, proxy: Proxy, client: Any, table_name: str) -> None:
+    backend = ready(make_app('ttl_seconds=0&chord_inline_limit=1'), proxy)
+    drive = Drive(backend.app, 2)
+    inner = backend.app.GroupResult('inner', [backend.app.AsyncResult(drive.ids[1])])
+    results = [backend.app.AsyncResult(drive.ids[0]), inner]
+    backend.apply_chord((drive.group_id, results), drive.body)
+    drive.all_return()
+    assert backend.load_values(drive.published[0][0]) == [0, [1]]
+    left = {item['id']: item for item in all_items(client, table_name)}
+    for id in (drive.run.header_id, drive.run.parts_id):
+        assert left[id]['ttl'] > time.time() + 13 * 86400
+
+
 def test_header_results_live_while_the_chord_runs(
         make_app: MakeApp, proxy: Proxy, client: Any, table_name: str) -> None:
     app = make_app(result_expires=60)
