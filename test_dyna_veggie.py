@@ -3117,6 +3117,14 @@ def test_too_many_added_tasks_are_a_clear_error(backend: dv.DynamoDBBackend) -> 
     assert drive.error() == dv.TOO_LARGE
 
 
+def test_another_error_of_validation_is_not_told_as_too_large(
+        backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
+    _, count = counting(backend, 1)
+    proxy.faults = first(1, Error('ValidationException', 'no such type'), 'UpdateItem')
+    with pytest.raises(botocore.exceptions.ClientError, match='no such type'):
+        count(0)
+
+
 def test_done_means_done(
         backend: dv.DynamoDBBackend, make_app: MakeApp, small_tree: None) -> None:
     other = make_app('read_timeout=9').backend  # not hooked
