@@ -3108,6 +3108,16 @@ def test_an_id_that_is_too_long_is_a_clear_error(
     assert 'DynamoDB takes 2,048' in drive.error()
 
 
+def test_an_ignored_result_with_an_id_too_long_to_keep_fails_the_chord_not_the_task(
+        backend: dv.DynamoDBBackend) -> None:
+    drive = Drive(backend.app, 1, lazy=True)
+    drive.ids[0] = 'x' * 2000  # and what keeps it apart has the id of the run, too
+    drive.apply()
+    drive.size()
+    drive.returns(0, stored=False)
+    assert 'DynamoDB takes 2,048' in drive.error()
+
+
 def test_too_many_added_tasks_are_a_clear_error(backend: dv.DynamoDBBackend) -> None:
     drive = Drive(backend.app, 1)
     drive.apply()
