@@ -3518,6 +3518,14 @@ def test_any_body_gets_a_plain_list(
         assert 'parts of the chord' in stored['args'][0]
 
 
+@pytest.mark.parametrize('args', [(1, 'x'), [1, 'x'], ()])
+def test_arguments_are_stored_as_they_are(args: Any, make_app: MakeApp) -> None:
+    app = make_app(result_extended=True, result_serializer='pickle', accept_content=['pickle'])
+    request = celery.app.task.Context({'id': 'id', 'task': 'task', 'args': args, 'kwargs': {}})
+    app.backend.mark_as_done('id', 0, request)
+    assert app.AsyncResult('id').args == args
+
+
 @pytest.fixture
 def sent(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """All messages, as the broker in memory gets them."""
