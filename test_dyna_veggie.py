@@ -5224,6 +5224,20 @@ def test_a_task_is_sent_whatever_becomes_of_its_tracking(
     assert len(sent) == 6 and len(lines()) == 1
 
 
+def test_a_task_is_sent_where_no_thread_can_be_started(
+        make_app: MakeApp, proxy: Proxy, caplog: pytest.LogCaptureFixture) -> None:
+    app = make_app('track_sent=true')
+    ready(app, proxy)
+    usual = threading.stack_size(1 << 46)  # bytes, which nobody has
+    try:
+        with pytest.raises(RuntimeError):
+            threading.Thread(target=print).start()
+        app.send_task('task')
+    finally:
+        threading.stack_size(usual)
+    assert caplog.text.count('track_sent: tasks are sent, but it is not stored') == 1
+
+
 @pytest.mark.parametrize(('query', 'conf', 'expected'), [
     ('', {}, 86400), ('', {'result_expires': 60}, 60),
     ('', {'result_expires': datetime.timedelta(minutes=2)}, 120),
