@@ -3433,6 +3433,8 @@ def shown(arguments: Any) -> Any:
     """Arguments as they are stored with a result: what stands for values as a text."""
     if not isinstance(arguments, (list, tuple)):
         return arguments
+    if not any(map(is_referenced, arguments)):
+        return arguments  # where results are pickled, a tuple stays one
     return [repr(each[0]) if is_referenced(each) else each for each in arguments]
 
 

@@ -3579,6 +3579,14 @@ def test_any_body_gets_a_plain_list(
         assert 'parts of the chord' in stored['args'][0]
 
 
+@pytest.mark.parametrize('args', [(1, 'x'), [1, 'x'], ()])
+def test_arguments_are_stored_as_they_are(args: Any, make_app: MakeApp) -> None:
+    app = make_app(result_extended=True, result_serializer='pickle', accept_content=['pickle'])
+    request = celery.app.task.Context({'id': 'id', 'task': 'task', 'args': args, 'kwargs': {}})
+    app.backend.mark_as_done('id', 0, request)
+    assert app.AsyncResult('id').args == args
+
+
 @pytest.fixture
 def sent(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """All messages, as the broker in memory gets them."""
@@ -5291,6 +5299,20 @@ def test_a_task_is_sent_whatever_becomes_of_its_tracking(
     proxy.faults = None
     assert app.backend.get(app.backend.get_key_for_task(result.id))
     assert len(sent) == 6 and len(lines()) == 1
+
+
+def test_a_task_is_sent_where_no_thread_can_be_started(
+        make_app: MakeApp, proxy: Proxy, caplog: pytest.LogCaptureFixture) -> None:
+    app = make_app('track_sent=true')
+    ready(app, proxy)
+    usual = threading.stack_size(1 << 46)  # bytes, which nobody has
+    try:
+        with pytest.raises(RuntimeError):
+            threading.Thread(target=print).start()
+        app.send_task('task')
+    finally:
+        threading.stack_size(usual)
+    assert caplog.text.count('track_sent: tasks are sent, but it is not stored') == 1
 
 
 @pytest.mark.parametrize(('query', 'conf', 'expected'), [
