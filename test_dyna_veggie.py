@@ -3251,6 +3251,8 @@ def test_a_process_that_runs_no_task_does_not_wait(
     # as a worker's main process for a task that its hard time limit has killed
     backend.mark_as_failure(request.id, ValueError('killed'), request=request)
     assert drive.published == []
+    waiting = [each for each in threading.enumerate() if each.name == 'dyna-veggie-join']
+    assert waiting and all(thread.daemon for thread in waiting)  # nor does its end wait
     while not drive.published and time.monotonic() < began + 30:
         time.sleep(0.05)
     assert drive.published == [[0, 1]]
