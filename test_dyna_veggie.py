@@ -2203,6 +2203,19 @@ def test_what_a_body_by_reference_reads_expires_even_if_nothing_does(
         assert left[id]['ttl'] > time.time() + 13 * 86400
 
 
+def test_what_is_kept_for_a_body_by_reference_expires_with_its_chord(
+        make_app: MakeApp, proxy: Proxy, client: Any, table_name: str) -> None:
+    backend = ready(make_app('chord_inline_limit=1'), proxy)
+    drive = Drive(backend.app, 2)
+    drive.apply()
+    drive.returns(0, stored=False)
+    drive.returns(1)
+    assert type(drive.published[0][0]) is dv.Reference and drive.run.deadline is not None
+    left = {item['id']: item for item in all_items(client, table_name)}
+    for id in (drive.run.kept_id(dv.Part(0, False, drive.ids[0])), drive.run.parts_id):
+        assert 0 <= left[id]['ttl'] - drive.run.deadline < 60
+
+
 def test_header_results_live_while_the_chord_runs(
         make_app: MakeApp, proxy: Proxy, client: Any, table_name: str) -> None:
     app = make_app(result_expires=60)
@@ -3238,6 +3251,8 @@ def test_a_process_that_runs_no_task_does_not_wait(
     # as a worker's main process for a task that its hard time limit has killed
     backend.mark_as_failure(request.id, ValueError('killed'), request=request)
     assert drive.published == []
+    waiting = [each for each in threading.enumerate() if each.name == 'dyna-veggie-join']
+    assert waiting and all(thread.daemon for thread in waiting)  # nor does its end wait
     while not drive.published and time.monotonic() < began + 30:
         time.sleep(0.05)
     assert drive.published == [[0, 1]]
