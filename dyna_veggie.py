@@ -3261,6 +3261,12 @@ class BatchedResult(AsyncResult):
 class BatchedResultSet(ResultSet):
     """Celery's ResultSet, whose members, and theirs, are read in batches."""
 
+    @property
+    def supports_native_join(self) -> bool:
+        """Whether get() may ask the backend of the first member for all of them."""
+        apps = {id(leaf.app) for leaf in leaf_results(self)}
+        return len(apps) <= 1 and bool(super().supports_native_join)
+
     def ready(self) -> bool:
         return all(meta['status'] in states.READY_STATES
                    for _, meta in _metas_of(leaf_results(self)))

@@ -4896,6 +4896,20 @@ def test_failures_come_out_of_sets(app: Celery, backend: dv.DynamoDBBackend) -> 
     assert sorted(seen) == ['0', '1', '2', 'no']
 
 
+def test_a_set_with_results_of_two_apps(
+        make_app: MakeApp, proxy: Proxy, table_name: str) -> None:
+    results = []
+    for number in range(4):
+        table = table_name if number % 2 else f'{table_name}-2'
+        app = make_app(result_backend=backend_url(f'local/{table}', proxy.url))
+        app.backend.store_result(f'id-{number}', number, states.SUCCESS)
+        results.append(app.AsyncResult(f'id-{number}'))
+    nested = results[0].app.GroupResult('group', results[1:])
+    for members in (results, [results[0], nested]):
+        expected: Any = [0, 1, 2, 3] if members is results else [0, [1, 2, 3]]
+        assert results[0].app.ResultSet(members).get(timeout=5) == expected
+
+
 def test_sets_are_forgotten_in_batches(
         app: Celery, backend: dv.DynamoDBBackend, proxy: Proxy, client: Any,
         table_name: str) -> None:
