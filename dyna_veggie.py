@@ -3712,7 +3712,7 @@ _FORGOTTEN = 'it was forgotten, or has expired: if the chord takes long, raise r
 class HeaderBackend(AwaitingBackend):
     """The part of the backend that reads what the parts of a chord returned.
 
-    key_id(), item_id(), checked(), seen() and values are in the section "Backend".
+    item_id(), seen() and values are in the section "Backend".
     """
 
     def argument(self, body: Any, run: Run, leaves: list[Node], counter: ChordCounter) -> Any:
@@ -3867,7 +3867,10 @@ class _Note(threading.local):
 
 
 class JoiningBackend(HeaderBackend):
-    """The part of the backend that counts and joins chords."""
+    """The part of the backend that counts and joins chords.
+
+    key_id() and checked() are in the section "Backend", too.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -4599,7 +4602,6 @@ def least_policy(table: Table, bootstrap: bool, principal: str | None = None) ->
         'Resource': _arn_of(table)}]}
 
 
-
 # --------------------------------------------------------------------------------------------------
 # Scanning
 # --------------------------------------------------------------------------------------------------
@@ -4705,7 +4707,6 @@ def delete_expired(table: Table, ids: Iterable[str]) -> None:
     with ThreadPoolExecutor(table.overlapped, 'dyna-veggie') as pool:
         for _ in pool.map(delete, ids):
             pass
-
 
 
 # --------------------------------------------------------------------------------------------------

@@ -1126,12 +1126,12 @@ def test_a_thread_that_outlives_the_main_thread_can_still_use_batches(
     assert done.stdout == 'outlived\n' and done.returncode == 0, done.stderr
 
 
-CONTROL = {'CreateTable', 'DescribeTable', 'DescribeTimeToLive', 'UpdateTimeToLive'}
-
-
 # --------------------------------------------------------------------------------------------------
 # Table
 # --------------------------------------------------------------------------------------------------
+
+CONTROL = {'CreateTable', 'DescribeTable', 'DescribeTimeToLive', 'UpdateTimeToLive'}
+
 
 def test_the_table_is_created_by_the_first_request_that_misses_it(
         app: Celery, proxy: Proxy, client: Any, table_name: str) -> None:
