@@ -3526,7 +3526,7 @@ def test_the_values_of_a_large_chord_are_not_in_the_message(
 
 def test_the_joining_worker_holds_no_values(make_app: MakeApp, proxy: Proxy) -> None:
     peaks = []
-    for limit, size in ((100_000, 1), (100_000, 50), (0, 1)):
+    for limit, size in ((100_000, 1), (100_000, 1), (100_000, 50), (0, 1)):
         drive = Drive(make_app(f'chord_inline_limit={limit}'), 1000)
         ready(drive.app, proxy)
         drive.apply()
@@ -3536,8 +3536,10 @@ def test_the_joining_worker_holds_no_values(make_app: MakeApp, proxy: Proxy) -> 
         peaks.append(tracemalloc.get_traced_memory()[1] / KB)
         tracemalloc.stop()
         assert len(drive.published[0]) == (1 if limit else 1000)
-    small, large, inline = peaks
-    assert abs(large - small) < 200 and inline - small > 1000, peaks
+    # the first time, what is loaded once and kept is counted too
+    _, small, large, inline = peaks
+    assert large - small < 1000, peaks  # of 49,000 KB that are stored
+    assert inline - small > 1000, peaks
 
 
 @pytest.mark.parametrize('limit', [0, 10**6])
