@@ -2873,6 +2873,8 @@ class Poller:
                     self.unwatch(id, key)
                     try:
                         watch.tell(seen.value)
+                    except SoftTimeLimitExceeded:
+                        raise
                     except Exception:  # this thread may wait for something else
                         logger.exception('A callback for %s raised', id)
 
@@ -2992,18 +2994,18 @@ class AwaitingBackend(BaseKeyValueStoreBackend):
         Raises celery.exceptions.TimeoutError, and what the task raised.
         """
         self._ensure_not_eager()
-        for _ in self._resolve(result, **kwargs):
+        for _ in self._resolve([] if result._cache else [result], **kwargs):
             pass
         return result.maybe_throw(callback=callback, propagate=propagate)
 
     def _resolve(
-            self, result: ResultBase, timeout: float | None = None, interval: float | None = 0.5,
-            on_interval: Any = None, on_message: Any = None, no_ack: bool = True) -> Iterator[str]:
+            self, unknown: Iterable[AsyncResult], timeout: float | None = None,
+            interval: float | None = 0.5, on_interval: Any = None, on_message: Any = None,
+            no_ack: bool = True) -> Iterator[str]:
         """Yields the id of each leaf as it becomes ready, and keeps the meta in it."""
         leaves: dict[str, list[AsyncResult]] = {}
-        for leaf in leaf_results(result):
-            if leaf._cache is None:
-                leaves.setdefault(leaf.id, []).append(leaf)
+        for leaf in unknown:
+            leaves.setdefault(leaf.id, []).append(leaf)
         for task_id, seen in self._as_ready(
                 leaves, timeout=timeout, interval=interval, on_interval=on_interval,
                 all_changes=on_message is not None):
@@ -3021,8 +3023,11 @@ class AwaitingBackend(BaseKeyValueStoreBackend):
         self._ensure_not_eager()
         waiting: dict[str, list[int]] = {}
         missing = [0] * len(result.results)
+        unknown: list[AsyncResult] = []  # decided once: another thread may be reading some of them
         for number, member in enumerate(result.results):
-            for task_id in {leaf.id for leaf in leaf_results(member) if leaf._cache is None}:
+            leaves = [leaf for leaf in leaf_results(member) if leaf._cache is None]
+            unknown += leaves
+            for task_id in {leaf.id for leaf in leaves}:
                 waiting.setdefault(task_id, []).append(number)
                 missing[number] += 1
 
@@ -3034,7 +3039,7 @@ class AwaitingBackend(BaseKeyValueStoreBackend):
         for number, count in enumerate(missing):
             if not count:
                 yield outcome(number)
-        for task_id in self._resolve(result, **kwargs) if waiting else ():
+        for task_id in self._resolve(unknown, **kwargs) if waiting else ():
             for number in waiting[task_id]:
                 missing[number] -= 1
                 if not missing[number]:
@@ -3126,11 +3131,12 @@ def _with_parents(result: ResultBase) -> list[AsyncResult]:
 def _by_backend(
         leaves: Iterable[AsyncResult]) -> tuple[list[list[AsyncResult]], list[AsyncResult]]:
     """Leaves that one request can be about, and those of other backends."""
-    ours: dict[Options, list[AsyncResult]] = {}
+    ours: dict[Any, list[AsyncResult]] = {}
     others = []
     for leaf in leaves:
         if isinstance(leaf.backend, AwaitingBackend):
-            ours.setdefault(leaf.backend.options, []).append(leaf)
+            # what an app accepts and how it decodes is its own
+            ours.setdefault((id(leaf.backend.app), leaf.backend.options), []).append(leaf)
         else:
             others.append(leaf)
     return list(ours.values()), others
@@ -3156,23 +3162,31 @@ def _unknown_leaves(leaves: Iterable[AsyncResult], size: int) -> list[AsyncResul
     return [*itertools.islice((leaf for leaf in leaves if leaf._cache is None), size)]
 
 
-def _metas_of(leaves: Iterable[AsyncResult]) -> Iterator[tuple[AsyncResult, Mapping[str, Any]]]:
+def _metas_of(
+        leaves: Iterable[AsyncResult], deadline: float = math.inf,
+) -> Iterator[tuple[AsyncResult, Mapping[str, Any]]]:
     """Each leaf with its meta, in order, read in batches that grow."""
     leaves, size = list(leaves), 1
     metas: dict[str, Mapping[str, Any]] = {}
     for position, leaf in enumerate(leaves):
         if leaf._cache is None and leaf.id not in metas:
             rest = itertools.islice(leaves, position, None)
-            metas.update(_read_leaves(_unknown_leaves(rest, size)))
+            metas.update(_read_leaves(_unknown_leaves(rest, size), deadline=deadline))
             size = min(8 * size, GET_BATCH)
         yield leaf, leaf._cache or metas[leaf.id]
 
 
-def _raise_error_of(leaves: Iterable[AsyncResult]) -> None:
-    """Raises the error of the first that failed, if any did."""
-    for leaf, meta in _metas_of(leaves):
-        if meta['status'] in states.PROPAGATE_STATES:
-            leaf.maybe_throw()
+def _raise_error_of(leaves: Iterable[AsyncResult], deadline: float = math.inf) -> None:
+    """Raises the error of the first that failed, if any did.
+
+    deadline: of ``time.monotonic``, for DynamoDB's answers; then none is raised.
+    """
+    failed = None
+    with contextlib.suppress(TimeoutError):
+        failed = next((leaf for leaf, meta in _metas_of(leaves, deadline)
+                       if meta['status'] in states.PROPAGATE_STATES), None)
+    if failed is not None:
+        failed.maybe_throw()
 
 
 def _watch(leaves: Iterable[AsyncResult], weak: bool) -> None:
@@ -3210,11 +3224,17 @@ class BatchedResult(AsyncResult):
             self, timeout: float | None = None, propagate: bool = True,
             interval: float | None = 0.5, no_ack: bool = True, follow_parents: bool = True,
             callback: Any = None, on_message: Any = None, on_interval: Any = None,
-            disable_sync_subtasks: bool = True, **kwargs: Any) -> Any:
+            disable_sync_subtasks: bool = True,
+            EXCEPTION_STATES: Container[str] = states.EXCEPTION_STATES,
+            PROPAGATE_STATES: Container[str] = states.PROPAGATE_STATES) -> Any:
         """Waits for the result and returns it; see Celery's AsyncResult.get().
 
         Raises celery.exceptions.TimeoutError, and what the task, or one that it depends on, raised.
         """
+        if not isinstance(self.backend, AwaitingBackend):  # a task can have a backend of its own
+            return super().get(
+                timeout, propagate, interval, no_ack, follow_parents, callback, on_message,
+                on_interval, disable_sync_subtasks, EXCEPTION_STATES, PROPAGATE_STATES)
         if self.ignored:
             return None
         if disable_sync_subtasks:
@@ -3240,10 +3260,20 @@ class BatchedResult(AsyncResult):
                 self, timeout=left, interval=interval, on_interval=tick, no_ack=no_ack,
                 on_message=on_message, propagate=False)
         if follow and self._get_task_meta()['status'] in states.PROPAGATE_STATES:
-            _raise_error_of(_parents_of(self))
+            _raise_error_of(_parents_of(self), deadline)
         return self.maybe_throw(propagate=propagate, callback=callback)
 
     wait = get
+
+    def _maybe_set_cache(self, meta: Any) -> Any:
+        if not meta or meta['status'] not in states.READY_STATES:
+            return meta
+        meta = self._set_cache(self.backend.meta_from_decoded(meta))
+        # threads that read it at the same time must not all call its callbacks
+        mine = object()
+        if self.__dict__.setdefault('_fulfilled_by', mine) is mine:
+            self.on_ready(self)
+        return meta
 
     def then(self, callback: Any, on_error: Any = None, weak: bool = False) -> Any:
         """Calls back when the result is ready, as long as anybody in this process waits for one."""
@@ -3264,8 +3294,8 @@ class BatchedResultSet(ResultSet):
     @property
     def supports_native_join(self) -> bool:
         """Whether get() may ask the backend of the first member for all of them."""
-        apps = {id(leaf.app) for leaf in leaf_results(self)}
-        return len(apps) <= 1 and bool(super().supports_native_join)
+        together, others = _by_backend(leaf_results(self))
+        return len(together) + len(others) <= 1 and bool(super().supports_native_join)
 
     def ready(self) -> bool:
         return all(meta['status'] in states.READY_STATES
@@ -3340,7 +3370,10 @@ def _forget(leaves: Iterable[AsyncResult]) -> None:
     """Deletes the results of tasks in batches."""
     together, others = _by_backend(leaves)
     for leaf in others:
-        leaf.forget()
+        if leaf.backend is not None:  # as that of an eager result
+            leaf._cache = None
+            leaf.backend.remove_pending_result(leaf)
+            leaf.backend.forget(leaf.id)
     for some in together:
         for leaf in some:
             leaf._cache = None
@@ -3360,9 +3393,10 @@ def give_result_classes(app: Any) -> None:
                           ('GroupResult', BatchedResultSet)):
         of_app = getattr(app, name)
         if vars(of_app).get('app') is app and not issubclass(of_app, batched):
-            # two threads may do the same at once
+            # two threads may do the same at once; and a class that an app was given comes first
             others = [base for base in of_app.__bases__ if base is not batched]
-            of_app.__bases__ = (batched, *others)
+            own = [base for base in others if base.__module__ != celery.result.__name__]
+            of_app.__bases__ = (*own, batched, *(base for base in others if base not in own))
 
 
 # --------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import base64
 import contextlib
 import dataclasses
 import datetime
+import functools
 import hashlib
 import http.server
 import importlib.metadata
@@ -57,11 +58,19 @@ import pytest
 import readme_renderer.rst
 import yaml
 from celery import Celery, chain, chord, group, states
+from celery.app.task import Context
 from celery.backends.base import BaseKeyValueStoreBackend
+from celery.backends.rpc import RPCBackend
 from celery.contrib.testing.worker import start_worker
-from celery.exceptions import ChordError, ImproperlyConfigured, TimeoutError
+from celery.exceptions import (
+    ChordError,
+    ImproperlyConfigured,
+    SoftTimeLimitExceeded,
+    TimeoutError,
+)
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from kombu.utils.json import register_type
 from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parent
@@ -4447,6 +4456,31 @@ def test_callbacks_are_called_while_another_thread_waits(
     assert called == [1]
 
 
+def test_a_callback_is_called_once_however_many_threads_wait(
+        app: Celery, backend: dv.DynamoDBBackend) -> None:
+    called: list[Any] = []
+
+    def call(result: Any) -> None:
+        called.append(result.id)
+        time.sleep(0.2)
+
+    results = [app.AsyncResult(f'id-{number}') for number in range(5)]
+    for result in results:
+        result.then(call)
+    threads = [threading.Thread(target=result.get, kwargs={'timeout': 30, 'interval': 0.05})
+               for result in results]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.2)
+    for result in results:
+        backend.store_result(result.id, 1, states.SUCCESS)
+    for thread in threads:
+        thread.join()
+    with contextlib.suppress(TimeoutError):
+        app.AsyncResult('none').get(timeout=0.5)
+    assert sorted(called) == [result.id for result in results]
+
+
 def test_an_id_that_is_too_long_is_an_error_for_whoever_asks_alone(
         app: Celery, backend: dv.DynamoDBBackend) -> None:
     with pytest.raises(ValueError, match='DynamoDB takes 2,048'):
@@ -4878,6 +4912,74 @@ def test_other_apps_and_backends_keep_their_result_classes(app: Celery) -> None:
     mixed = app.GroupResult('mixed', [other.AsyncResult('theirs'), eager, app.AsyncResult('id')])
     assert mixed.ready() and mixed.successful() and mixed.completed_count() == 3
     assert mixed.join(timeout=5) == [2, 3, 1]
+
+
+def test_a_task_can_have_a_backend_of_its_own(make_app: MakeApp) -> None:
+    app = make_app()
+    assert app.backend and issubclass(app.AsyncResult, dv.BatchedResult)
+
+    @app.task(shared=False, backend=RPCBackend(app=app))
+    def theirs(x: Any) -> Any:
+        return x
+
+    @app.task(shared=False)
+    def ours(x: Any) -> Any:
+        return x
+
+    with working(app):
+        result = theirs.delay(1)
+        assert result.get(timeout=30) == 1
+        mixed = app.ResultSet([ours.delay(2), theirs.delay(3)])
+        assert mixed.get(timeout=30) == [2, 3]
+        assert app.ResultSet([theirs.delay(4), ours.delay(5)]).get(timeout=30) == [4, 5]
+        result.forget()
+        mixed.forget()
+        # RPC's forgets nothing; by its own words, it has no state to delete
+        assert mixed[0].state == states.PENDING
+
+
+def test_a_result_class_that_an_app_was_given_comes_before_ours(make_app: MakeApp) -> None:
+    class Mine(celery.result.AsyncResult):
+        def get(self, *args: Any, **kwargs: Any) -> Any:
+            return 'mine', super().get(*args, **kwargs)
+
+    class Custom(Celery):
+        @functools.cached_property
+        def AsyncResult(self) -> Any:
+            return self.subclass_with_self(Mine, name='AsyncResult')
+
+    url = make_app().conf.result_backend
+    custom = Custom('custom', backend=url, set_as_current=False)
+    custom.backend.store_result('id', 1, states.SUCCESS)
+    assert custom.AsyncResult('id').get(timeout=5) == ('mine', 1)
+    assert issubclass(custom.AsyncResult, dv.BatchedResult)
+
+
+def test_a_set_of_which_some_are_read_meanwhile_is_got_whole(
+        app: Celery, backend: dv.DynamoDBBackend) -> None:
+    results = result_set(app, ready_tasks(backend, 5))
+    assert results[0].get(timeout=5) == 0
+    seen: list[Any] = []
+    results.get(timeout=5, callback=lambda id, value: seen.append(
+        (value, results.completed_count())))
+    assert sorted(seen) == [(number, 5) for number in range(5)]
+
+
+def test_an_argument_that_get_does_not_know_is_an_error(app: Celery) -> None:
+    with pytest.raises(TypeError, match='timout'):
+        app.AsyncResult('none').get(timout=1)
+
+
+def test_a_throttled_table_hides_no_error_that_is_known(make_app: MakeApp, proxy: Proxy) -> None:
+    app = make_app('retry_max_delay=0.05')
+    ready(app, proxy)
+    app.backend.store_result('body', ValueError('its own'), states.FAILURE)
+    header = result_set(app, ['a', 'b'])
+    proxy.faults = lambda operation, body: Throttle() if operation == 'BatchGetItem' else None
+    began = time.monotonic()
+    with pytest.raises(ValueError, match='its own'):
+        app.AsyncResult('body', parent=header).get(timeout=0.5)
+    assert time.monotonic() - began < 20  # and not retry_timeout, 120 s
 
 
 def test_a_plain_set_works_too(app: Celery, backend: dv.DynamoDBBackend) -> None:
