@@ -62,7 +62,7 @@ from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor
 from concurrent.futures import wait as futures_wait
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
-from typing import Any, NamedTuple, Protocol, TypeVar, Union
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar, Union
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 import botocore.session
@@ -109,6 +109,7 @@ from celery.utils.log import get_logger
 from celery.utils.serialization import strtobool
 from celery.utils.time import maybe_iso8601
 from kombu.exceptions import EncodeError
+from kombu.serialization import dumps, loads
 from kombu.utils.compat import detect_environment
 from kombu.utils.encoding import bytes_to_str, ensure_bytes, safe_repr
 from kombu.utils.json import register_type
@@ -1587,6 +1588,7 @@ class _Batch:
     def __init__(self, expected: int) -> None:
         self.entries: dict[Any, Any] = {}
         self.expected = expected
+        self.leader = threading.get_ident()
         self.whole = threading.Event()  # as many are here as are expected
         self.closed = False  # it takes no more
         self.done = threading.Event()
@@ -1610,6 +1612,11 @@ class _Batches:
         """The answer for an entry, and all entries it is for; None if another thread saw to it."""
         with self._lock:
             before = self._newest.get(lane)
+            if before is not None and before.leader == threading.get_ident():
+                # a signal fell between two lines of this thread, which leads no more
+                before.closed = True
+                before.done.set()
+                before = None
             # not with a duplicate: what both deliveries added would be waited for
             joins = (before is not None and not before.closed
                      and len(before.entries) < _COMBINED and key not in before.entries)
@@ -1994,6 +2001,8 @@ GONE = ('counters of this chord expired or were deleted before its last part ret
          'if it takes longer, raise result_chord_expires')
 GAPS = ('the header is a generator with groups, empty chains or empty groups in it, '
          'whose parts cannot be counted by their indexes: give it as a list')
+UNEXPECTED = ('a task was counted that the header does not have: what replaces a task of a header '
+              'must not be a chord whose body is a group')
 TOO_LARGE = ('a counter of this chord would exceed the 400 KB of an item: '
              'too many tasks were added by parts that are counted together, or ids are too long')
 
@@ -2326,7 +2335,10 @@ class Chords:
         position = run.leaf(int(index))
         counting = {member_of(Part(int(index), added, task_id)) for added in (False, True)}
         while True:
-            node = Node(run, position, self.table.get(run.node_id(position)) or {})
+            counters = self.table.get(run.node_id(position))
+            if counters is None and item.get('ttl', math.inf) - LATE <= time.time():
+                return True  # past the deadline of the chord they expire; what was stored, stays
+            node = Node(run, position, counters or {})
             if node.counted.isdisjoint(counting) or node.is_over:
                 return False
             filled = position.level or _is_owner(node.item.get('owner'), task_id)
@@ -2436,7 +2448,7 @@ class ChordCounter:
             if 'lazy' not in item:
                 raise MiscountedChord(GONE)
         if node.is_over:
-            raise MiscountedChord(GAPS)
+            raise MiscountedChord(GAPS if self.run.lazy else UNEXPECTED)
         return node
 
     # --- who joins --------------------------------------------------------------------------------
@@ -3420,13 +3432,14 @@ class Reference:
     run_id: str
     parts: int
     nested: bool
+    marker: ClassVar[str] = 'dyna_veggie.Reference'
 
     def __repr__(self) -> str:
         return f'<the values of {self.parts:,} parts of the chord {self.run_id}>'
 
 
 register_type(
-    Reference, 'dyna_veggie.Reference', lambda reference: list(dataclasses.astuple(reference)),
+    Reference, Reference.marker, lambda reference: list(dataclasses.astuple(reference)),
     lambda fields: Reference(*fields))
 
 
@@ -3479,7 +3492,9 @@ def shown(arguments: Any) -> Any:
 
 
 def is_referenced(argument: Any) -> bool:
-    return type(argument) is list and len(argument) == 1 and type(argument[0]) is Reference
+    # by name: a process can hold two copies of this module, one vendored and one installed
+    return (type(argument) is list and len(argument) == 1
+            and getattr(type(argument[0]), 'marker', None) == Reference.marker)
 
 
 def _load(task: Any = None, args: Any = (), **kwargs: Any) -> None:
@@ -3504,7 +3519,7 @@ def _load(task: Any = None, args: Any = (), **kwargs: Any) -> None:
             values[:] = [_Missing(exc)]
 
 
-task_prerun.connect(_load, weak=False, dispatch_uid='dyna_veggie.load')
+task_prerun.connect(_load, weak=False, dispatch_uid=f'{__name__}.load')
 
 
 # --------------------------------------------------------------------------------------------------
@@ -3598,13 +3613,24 @@ def own_errbacks(body: Any, app: Any) -> list[Any]:
             if call(errback) not in around]
 
 
+@functools.cache
+def _keeps_references(serializer: str) -> bool:
+    """Whether a Reference is what it was after its way; an app may register others as "json"."""
+    reference = Reference('run', 1, False)
+    try:
+        content_type, encoding, payload = dumps([reference], serializer=serializer)
+        return bool(loads(payload, content_type, encoding, force=True) == [reference])
+    except Exception:  # each has its own
+        return False
+
+
 def can_refer(body: Any, app: Any) -> bool:
     """Whether all that receive the values are sent by serializers that know a Reference."""
     default = app.conf.task_serializer
     for task in receivers(body, app):
         of_task = getattr(app.tasks.get(task.task), 'serializer', None)
-        if (task.options.get('serializer') or body.options.get('serializer') or of_task
-                or default) not in ('json', 'pickle'):
+        if not _keeps_references(task.options.get('serializer') or body.options.get('serializer')
+                                 or of_task or default):
             return False
     return True
 
@@ -3626,7 +3652,8 @@ class Join:
         self.error: Exception | None = None
         self.claimed = False  # the join is ours
         self.begun = False  # the body may have been published
-        self.ended = False  # it is, or its errbacks were called
+        self.told = False  # its errbacks were called
+        self.ended = False  # it is published, or the error is stored
         self.referenced = False  # whoever runs the body reads what was kept
         self.kept: list[str] = []
 
@@ -3676,7 +3703,7 @@ class Join:
         # PENDING is stored before a body is published: see track_sent
         stamps = frozenset(repr(item.get('timestamp')).encode() for item in items.values()
                            if item.get('status') != states.PENDING and not is_expired(item))
-        if 'before' in state and stamps - state['before']:
+        if 'before' in state and stamps - state['before'] and not self.told:
             self.referenced = True  # it may be: what tasks of the body may still read has to expire
             return True
         if self.error is None:
@@ -3717,6 +3744,7 @@ class Join:
             error = ChordError(str(error))
         elif not isinstance(error, ChordError):
             error = ChordError(f'Join error: {error!r}')
+        self.error = error  # if the stores below fail, it is done again
         try:
             raise error  # Celery stores the traceback of what is being handled
         except ChordError as exc:
@@ -3724,14 +3752,22 @@ class Join:
             if not self.body.id:  # a chain has none; older Celerys would fail to store its error
                 self.body.options['task_id'] = str(uuid.uuid4())
             self.backend.fail_parts(self.body, exc)
-            self.body.options['link_error'] = own_errbacks(self.body, self.backend.app)
-            self.backend.chord_error_from_stack(self.body, exc)
-            # where the body is not one task, Celery stores it under an id that nobody asks for; for
-            # the tasks of a group it stores, since 5.6, what the part raised
-            told = (exc.__cause__ or exc) if self.body.subtask_type == 'group' else exc
-            for task in _last_tasks(self.body, self.backend.app):
-                if task.id != self.body.id:
-                    self.backend.fail_from_current_stack(task.id, exc=told)
+            errbacks = [] if self.told else own_errbacks(self.body, self.backend.app)
+            self.body.options['link_error'] = errbacks
+            try:
+                self._store_error(exc)
+            except FAILURES:  # Celery calls the errbacks before it stores
+                self.told = True
+                raise
+
+    def _store_error(self, error: ChordError) -> None:
+        self.backend.chord_error_from_stack(self.body, error)
+        # where the body is not one task, Celery stores it under an id that nobody asks for; for the
+        # tasks of a group it stores, since 5.6, what the part raised
+        stored = (error.__cause__ or error) if self.body.subtask_type == 'group' else error
+        for task in _last_tasks(self.body, self.backend.app):
+            if task.id != self.body.id:
+                self.backend.fail_from_current_stack(task.id, exc=stored)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -3760,8 +3796,13 @@ class HeaderBackend(AwaitingBackend):
         for part, kind in parts:
             if kind == 'failed':
                 error = self._error_of(run, part)
-                if run.nested and isinstance(error.__cause__, Exception):
-                    raise error.__cause__  # as on Redis: the chord tells it as a join error
+                cause = error.__cause__
+                if run.nested and isinstance(cause, ChordError):
+                    raise cause
+                if run.nested and isinstance(cause, Exception):
+                    # as on Redis; but not as it is: it may be a soft time limit, which would be
+                    # taken for one of this thread
+                    raise ChordError(f'Join error: {cause!r}')
                 raise error
         if all(task.immutable for task in receivers(body, self.app)):
             return [], kept
@@ -3884,6 +3925,16 @@ def mark_of(request: Any) -> dict[str, Any]:
     return mark
 
 
+def _places(results: Iterable[ResultBase]) -> Iterator[tuple[int, str]]:
+    """The index and the id of each part; equal ones (a frozen signature that is twice in a header
+    with groups) are counted as one."""
+    for index, result in enumerate(results):
+        if isinstance(result, GroupResult):
+            yield from _places(result.results)
+        else:
+            yield index, result.id
+
+
 class _MayNotWait(Exception):
     """The caller may not sleep."""
 
@@ -3929,14 +3980,18 @@ class JoiningBackend(HeaderBackend):
         nested = any(isinstance(result, GroupResult) for result in looked_at)
         single = (nested or self.app.conf.task_protocol == 1
                   or (is_lazy and LAZY_PARTS_LACK_INDEX))
-        task_ids: list[str] = []
+        places: set[tuple[int, str]] = set()
         if not is_lazy:
-            task_ids = [leaf.id for result in results for leaf in leaf_results(result)]
+            places.update(_places(results))
+            if not places:
+                raise ChordError('the header has no task whose return could start the body: '
+                                 'its chains and groups are empty')
         run = self._run(
             group_id, lazy=is_lazy, single=single, nested=nested and not is_lazy,
-            size=None if is_lazy else len(task_ids))
+            size=None if is_lazy else len(places))
         try:
-            Chords(self.values.table).open(self._chord_key(group_id), run, task_ids)
+            Chords(self.values.table).open(
+                self._chord_key(group_id), run, [task_id for _, task_id in places])
         except MiscountedChord as exc:
             raise ChordError(str(exc)) from None
         if run.nested:
@@ -4017,9 +4072,10 @@ class JoiningBackend(HeaderBackend):
             super().mark_as_failure(task_id, exc, traceback, request, *args, **kwargs)
         finally:
             self._note.counted = around
-        # Celery itself counts what is one task, unless that failed before, as in an earlier run
-        for signature in getattr(request, 'chain', None) or ():
-            self.fail_parts(signature, exc, counted)
+            # Celery itself counts what is one task, unless that failed before, as in an earlier
+            # run.  Also if an errback could not be sent, which Celery does last.
+            for signature in getattr(request, 'chain', None) or ():
+                self.fail_parts(signature, exc, counted)
 
     def mark_as_revoked(
             self, task_id: str, reason: str = '', request: Any = None, *args: Any,
@@ -4070,13 +4126,19 @@ class JoiningBackend(HeaderBackend):
         except MiscountedChord as exc:
             join.error = exc
         try:
-            join.run(_refuse_to_sleep if get_current_task() is None else time.sleep)
-        except (_MayNotWait, SoftTimeLimitExceeded):
-            if join.claimed:  # the join is ours, and this limit comes once: no thread may lose it
-                join.run(time.sleep)
-            else:
-                threading.Thread(
-                    target=join.run_alone, name='dyna-veggie-join', daemon=True).start()
+            try:
+                join.run(_refuse_to_sleep if get_current_task() is None else time.sleep)
+            except SoftTimeLimitExceeded:
+                if not join.claimed:
+                    raise
+                join.run(time.sleep)  # the join is ours, and this limit comes once
+        except Exception as exc:
+            # if the end has begun, Celery must not hear of it: it would fail the task and count it
+            # again, as another delivery, which would publish again
+            if not join.begun and not isinstance(exc, (_MayNotWait, SoftTimeLimitExceeded)):
+                raise
+            threading.Thread(
+                target=join.run_alone, name='dyna-veggie-join', daemon=True).start()
 
     def _run_of(self, request: Any) -> Run:
         mark = mark_of(request)
@@ -4093,7 +4155,7 @@ class JoiningBackend(HeaderBackend):
         if not mark:
             raise MiscountedChord(UNMARKED)
         if request.group_index is None and not counter.run.single:
-            raise MiscountedChord(GAPS)
+            raise MiscountedChord(GAPS if counter.run.lazy else UNEXPECTED)
         entry = self._entry(counter, state, result, mark.get('adds', ()))
         try:
             return self.retried(counter.count, entry)

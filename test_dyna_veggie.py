@@ -186,6 +186,25 @@ def cost(proxy: Proxy) -> tuple[int, float, float]:
     return usage.requests, usage.read_units, usage.write_units
 
 
+def once(wanted: Callable[[str, Any], bool]) -> Callable[[str, Any], Any]:
+    """A fault for the first request that is wanted."""
+    left = [1]
+
+    def faults(operation: str, body: Any) -> Any:
+        if left[0] and wanted(operation, body):
+            left[0] -= 1
+            return ServerError()
+        return None
+    return faults
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 def first(n: int, fault: Any, operation: str = '') -> Callable[[str, Any], Any]:
     """A fault for the first n requests (of an operation)."""
     left = [n]
@@ -1569,6 +1588,18 @@ def test_nobody_waits_for_ever_for_a_leader_that_a_signal_stopped_before_it_led(
         thread.join(5)
         assert not thread.is_alive()
     crowd.check(**dict(zip(ids, ids)))
+
+
+def test_a_thread_waits_for_no_batch_that_it_led_itself_when_a_signal_stopped_it(
+        crowd: Crowd, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dv, '_TURN', 60.0)
+    stale = dv._Batch(1)
+    dv.shared_batches(crowd.backend.options)._newest[dv._STORES] = stale
+    began = time.monotonic()
+    for id in ('one', 'two'):
+        crowd.backend.store_result(id, id, states.SUCCESS)
+    assert time.monotonic() - began < 30  # and not _TURN or _PATIENCE, 60 s
+    assert stale.done.is_set()  # who has joined it waits no longer
 
 
 def test_a_store_that_is_tried_again_and_again_does_not_hold_up_others(
@@ -3104,6 +3135,30 @@ def test_parts_without_index_are_counted_on_one_node(
     assert sorted(drive.published[0]) == drive.expected
 
 
+def test_a_part_without_index_of_a_list_is_told_as_what_it_is(app: Celery) -> None:
+    drive = Drive(app, 2)
+    drive.apply()
+    request = drive.request(0)
+    request.group_index = None
+    drive.returns(0, request=request)
+    assert drive.error() == dv.UNEXPECTED
+
+
+def test_successes_of_a_chord_that_never_ended_stay_successes_once_its_counters_expired(
+        app: Celery, backend: dv.DynamoDBBackend, client: Any, table_name: str) -> None:
+    drive = Drive(app, 2)
+    drive.apply()
+    drive.returns(0)
+    # as time to live does, when the deadline has passed
+    backend.values.table.delete(drive.run.node_id(dv.Position(0, 0)))
+    assert app.AsyncResult(drive.ids[0]).state == states.STARTED
+    client.update_item(
+        TableName=table_name, Key={'id': {'S': drive.run.id}}, UpdateExpression='SET #ttl = :ttl',
+        ExpressionAttributeNames={'#ttl': 'ttl'},
+        ExpressionAttributeValues={':ttl': {'N': str(int(time.time()) + dv.LATE - 1)}})
+    assert app.AsyncResult(drive.ids[0]).state == states.SUCCESS
+
+
 def test_a_chord_that_another_backend_applied_is_a_clear_error(
         backend: dv.DynamoDBBackend) -> None:
     drive = Drive(backend.app, 2)
@@ -3268,6 +3323,43 @@ def test_a_process_that_runs_no_task_does_not_wait(
     while not drive.published and time.monotonic() < began + 30:
         time.sleep(0.05)
     assert drive.published == [[0, 1]]
+
+
+def test_once_the_end_of_a_chord_has_begun_no_failure_begins_it_again(
+        make_app: MakeApp, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dv.ChordCounter, 'LEASE', 1.0)
+    app = make_app('retry_timeout=0')
+    called: list[str] = []
+
+    @app.task(shared=False)
+    def errback(request: Any, exc: Any, traceback: Any) -> None:
+        called.append(str(exc))
+
+    ready(app, proxy)
+
+    def ends(drive: Drive) -> bool:
+        progress = app.backend.chord_progress(drive.group_id)
+        return progress is not None and progress.closed
+
+    # DynamoDB is away while a chord is closed whose body was published
+    drive = Drive(app, 2)
+    drive.apply()
+    drive.returns(0)
+    proxy.faults = once(lambda operation, body: 'SET #closed' in json.dumps(body, default=str))
+    drive.returns(1)  # Celery would fail this task for an error, and count it again
+    wait_until(lambda: ends(drive))
+    assert drive.published == [[0, 1]]
+
+    # ... and while the error is stored of which the errbacks were told
+    drive = Drive(app, 2, link_error=[errback.s()])
+    drive.apply()
+    drive.fails(0, ValueError('why'))
+    proxy.faults = once(lambda operation, body: operation == 'PutItem' and (
+        f'celery-task-meta-{drive.body_id}' in json.dumps(body, default=str)))
+    drive.returns(1)
+    wait_until(lambda: ends(drive))
+    assert drive.published == [] and len(called) == 1 and 'why' in called[0]
+    assert 'why' in drive.error()
 
 
 def test_a_soft_time_limit_ends_the_wait_for_a_lease(
@@ -3817,6 +3909,48 @@ def test_a_body_in_a_process_with_another_backend_is_a_clear_error() -> None:
         sum(values)
 
 
+def test_values_are_in_the_message_if_its_serializer_loses_references(
+        make_app: MakeApp, proxy: Proxy) -> None:
+    app = make_app('chord_inline_limit=1')
+    ready(app, proxy)
+
+    def as_dicts(value: Any) -> str:  # as orjson does, which some register as "json"
+        return json.dumps(value, default=dataclasses.asdict)
+
+    dv._keeps_references.cache_clear()
+    kombu.serialization.register('json', as_dicts, json.loads, 'application/json', 'utf-8')
+    try:
+        drive = Drive(app, 2)
+        drive.apply()
+        drive.all_return()
+        assert drive.published == [[0, 1]]
+    finally:
+        kombu.serialization.register_json()
+        dv._keeps_references.cache_clear()
+    drive = Drive(app, 2)
+    drive.apply()
+    drive.all_return()
+    assert [type(value) for value in drive.published[0]] == [dv.Reference]
+
+
+def test_two_copies_of_the_module_in_one_process_know_the_same_references(tmp_path: Path) -> None:
+    (tmp_path / 'vendored.py').write_text(Path(dv.__file__).read_text())
+    (tmp_path / 'program.py').write_text(textwrap.dedent('''
+        import celery, dyna_veggie, vendored
+
+        app = celery.Celery('other', broker='memory://', backend='vendored.DynamoDBBackend+'
+                            'dynamodb://local:1/celery?retry_timeout=0')
+        task = app.tasks['celery.accumulate']
+        for copy in (dyna_veggie, vendored):
+            values = [copy.Reference('chord.run', 2, False)]
+            task.push_request(args=[values])
+            celery.signals.task_prerun.send(sender=task, task=task, args=[values], kwargs={})
+            assert type(values[0]).__name__ == '_Missing', values
+        '''))
+    subprocess.run([sys.executable, tmp_path / 'program.py'], check=True, timeout=60, env={
+        **os.environ, 'PYTHONPATH': str(Path(dv.__file__).parent)})
+
+
 # --------------------------------------------------------------------------------------------------
 # Chord: through a worker
 # --------------------------------------------------------------------------------------------------
@@ -3860,6 +3994,10 @@ class Tasks:
         def replaced_by_group(self: Any, value: Any) -> Any:
             raise self.replace(group(identity.s(value * 10), identity.s(value * 10 + 1)))
 
+        @app.task(shared=False)
+        def limited() -> None:
+            raise SoftTimeLimitExceeded
+
         @app.task(shared=False, bind=True)
         def adder(self: Any, value: Any) -> Any:
             self.add_to_chord(identity.s(value * 100))
@@ -3871,6 +4009,7 @@ class Tasks:
 
         errors = self.errors
         self.identity, self.total, self.ignored, self.fail = identity, total, ignored, fail
+        self.limited = limited
         self.replaced, self.replaced_by_group = replaced, replaced_by_group
         self.adder, self.on_error = adder, on_error
 
@@ -4150,6 +4289,52 @@ def test_a_frozen_chord_ends_if_a_task_had_failed_in_its_earlier_run(make_app: M
             while len(told) < run and time.monotonic() < deadline:
                 time.sleep(0.02)
             assert len(told) == run and error in told[-1], told
+
+
+@pytest.mark.parametrize('nested', [False, True])
+def test_a_part_that_met_its_soft_time_limit_fails_its_chord(nested: bool, tasks: Tasks) -> None:
+    other = tasks.identity.s(1)
+    if nested:
+        other = chain(tasks.identity.si(1), group(tasks.identity.si(2), tasks.identity.si(3)))
+    result = chord([tasks.limited.s(), other], tasks.total.s()).apply_async()
+    with pytest.raises(ChordError, match='SoftTimeLimitExceeded'):
+        result.get(timeout=30, follow_parents=False, disable_sync_subtasks=False)
+
+
+def test_a_signature_that_is_twice_in_a_header_is_counted_once_for_each_place(
+        tasks: Tasks) -> None:
+    def got(header: Callable[[Any], list[Any]]) -> Any:
+        twice = tasks.identity.si('s')
+        twice.freeze()
+        return chord(header(twice), tasks.total.s()).apply_async().get(
+            timeout=30, disable_sync_subtasks=False)[1]
+
+    def ends_in(*parts: Any) -> Any:
+        return chain(tasks.identity.si('a'), group(parts))
+
+    t, u = tasks.identity.si('t'), tasks.identity.si('u')
+    assert got(lambda s: [s, s, t]) == ['s', 's', 't']
+    assert got(lambda s: [t, s, ends_in(s, t)]) == ['t', 's', ['s', 't']]
+    assert got(lambda s: [s, ends_in(s, t)]) == ['s', ['s', 't']]
+    assert got(lambda s: [ends_in(s, t), ends_in(s, u)]) == [['s', 't'], ['s', 'u']]
+
+
+@pytest.mark.parametrize('size', [1, 2])
+def test_what_follows_a_failed_part_is_counted_if_an_errback_cannot_be_sent(
+        size: int, tasks: Tasks) -> None:
+    failing = tasks.fail.s('why')
+    failing.link_error(tasks.on_error.s().set(serializer='none such'))
+    tail = group([tasks.identity.si(1), tasks.identity.si(2)]) if size > 1 else tasks.identity.si(1)
+    result = chord([chain(failing, tail), tasks.identity.s(3)], tasks.total.s()).apply_async()
+    with pytest.raises(ChordError):
+        result.get(timeout=30, follow_parents=False, disable_sync_subtasks=False)
+
+
+def test_a_header_in_which_nothing_can_run_is_an_error(tasks: Tasks) -> None:
+    with pytest.raises(ChordError, match='its chains and groups are empty'):
+        chord([chain(group([]))], tasks.total.s()).apply_async()
+    assert chord([], tasks.total.s()).apply_async().get(
+        timeout=30, disable_sync_subtasks=False) == ['total', []]
 
 
 def test_a_result_that_is_too_large_fails_its_task(
