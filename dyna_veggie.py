@@ -434,9 +434,11 @@ def _split_url(url: str) -> SplitResult:
     # No message shows a piece of the URL that may be a piece of a key: an unquoted "/" moves the
     # end of a key into the table's name.
     authority, _, path = url.partition('?')[0].partition('://')[2].partition('/')
-    if authority.count('@') > 1 or '@' in path or '#' in url:
+    first_option = url.partition('?')[2].partition('=')[0]
+    if authority.count('@') > 1 or '@' in path + first_option or '#' in url:
         raise configuration_error(
-            'URL-quote the keys in the URL ("/" as %2F, "+" as %2B, "@" as %40, "#" as %23): '
+            'URL-quote the keys in the URL '
+            '("/" as %2F, "+" as %2B, "@" as %40, "#" as %23, "?" as %3F): '
             'urllib.parse.quote(key, safe="")')
     try:
         parts = urlsplit(url)
@@ -702,6 +704,10 @@ class DeniedAction(ImproperlyConfigured):
     """IAM does not allow an action."""
 
 
+class ExpiredCredentials(ImproperlyConfigured):
+    """Nobody has renewed the credentials yet."""
+
+
 class MissingTable(ImproperlyConfigured):
     """The table does not exist and must not be created."""
 
@@ -730,7 +736,7 @@ _LASTING = Diagnosis()
 _TRANSIENT = Diagnosis(transient=True)
 _THROTTLED = Diagnosis(transient=True, throttled=True)
 _EXPIRED = Diagnosis(
-    transient=True, renew=True,
+    transient=True, renew=True, kind=ExpiredCredentials,
     remedy='the credentials have expired, and where they came from there are no new ones: '
            'renew them')
 _UNKNOWN_CREDENTIALS = Diagnosis(
@@ -796,6 +802,8 @@ def diagnose(exc: BaseException) -> Diagnosis:
         return _BY_CODE.get(error_code(exc), _TRANSIENT if status >= 500 else _LASTING)
     if isinstance(exc, NoCredentialsError):
         return _NO_CREDENTIALS
+    if isinstance(exc, ExpiredCredentials):
+        return _EXPIRED
     if isinstance(exc, SSLError) and 'CERTIFICATE_VERIFY_FAILED' in str(exc):
         return _LASTING
     network = (BotoConnectionError, HTTPClientError, ResponseParserError, CredentialRetrievalError)
@@ -1007,8 +1015,8 @@ class Client:
             if interrupted:
                 raise interrupted from None
             diagnosis = diagnose(error)
-            if diagnosis.renew and self._botocore is client:
-                self._botocore = None
+            if diagnosis.renew:
+                self.renew(client)
             if diagnosis.throttled and not self.options.retry_if_throttled:
                 break
             if not diagnosis.transient and error_code(error) != transient:
@@ -1018,6 +1026,11 @@ class Client:
             self._log_failure(method, error)
         assert error is not None
         raise self._explain(error)
+
+    def renew(self, client: Any) -> None:
+        """Lets the next request look for credentials; client: of botocore, whose are no good."""
+        if self._botocore is client:
+            self._botocore = None
 
     def send_unless(self, codes: tuple[str, ...], method: str, params: Mapping[str, Any]) -> Any:
         """The answer to a request; None if it fails with one of the codes."""
@@ -1389,6 +1402,7 @@ class Table:
                 'Statement': f'INSERT INTO "{self.name}" VALUE {{{names}}}',
                 'Parameters': [marshal(value) for value in item.values()]})
         why: Any = None
+        self._ensure_ttl()
         try:
             answer = self.client.send(
                 'batch_execute_statement', {'Statements': statements}, deadline=-math.inf)
@@ -1437,9 +1451,8 @@ class Table:
 
     def _request(
             self, method: str, params: Mapping[str, Any], deadline: float, sleep: Sleep) -> Any:
-        if self._check_ttl:
-            self._check_ttl = False
-            self._enable_ttl()
+        if method not in ('get_item', 'batch_get_item'):  # a read may have little time
+            self._ensure_ttl()
         try:
             return self.client.send(method, params, deadline=deadline, sleep=sleep)
         except ClientError as exc:
@@ -1527,6 +1540,12 @@ class Table:
         except FAILURES:
             return  # the caller raises what it was refused for
         self.check_key(table)
+
+    def _ensure_ttl(self) -> None:
+        """Before the first write: for ``ttl_seconds``, also of a table that was created before."""
+        if self._check_ttl:
+            self._check_ttl = False
+            self._enable_ttl()
 
     def _enable_ttl(self) -> None:
         """Turns on time to live.  A failure is only logged: reads hide what has expired anyway."""
@@ -4274,13 +4293,17 @@ class SentTasks:
         # not by Client.send(), whose warning would say that it goes on trying
         error: Exception | None = None
         for _ in Backoff(0.05, 0.2, self.PATIENCE / 2).tries():
+            client = None
             try:
-                self._table.client.botocore.put_item(**params)
+                client = self._table.client.botocore
+                client.put_item(**params)
                 return
             except FAILURES as exc:
                 if error_code(exc) == 'ConditionalCheckFailedException':
                     return
                 error = exc
+            if diagnose(error).renew:
+                self._table.client.renew(client)
             if not diagnose(error).transient:
                 break
         assert error is not None
@@ -4381,19 +4404,20 @@ class DynamoDBBackend(JoiningBackend):
 
     def put_value(
             self, key: Any, value: Any, state: str | None, lifetime: float | None,
-            keep: str | None = None, chord: str | None = None, new: bool = False) -> bool:
+            keep: str | None = None, chord: str | None = None, new: bool = False,
+            limit: int | None = None) -> bool:
         """Stores a value; returns False if one with the state ``keep`` is there.
 
-        Raises ResultTooLarge.
+        limit: bytes, in place of ``max_result_size``.  Raises ResultTooLarge.
         """
         id = self.key_id(key)
         return self.values.put(
-            id, self.checked(id, value), state, lifetime, keep=keep, chord=chord, new=new,
+            id, self.checked(id, value, limit), state, lifetime, keep=keep, chord=chord, new=new,
             status_of=self._status_of)
 
-    def checked(self, id: str, value: Any) -> bytes:
+    def checked(self, id: str, value: Any, limit: int | None = None) -> bytes:
         """What is stored for a value.  Raises ResultTooLarge."""
-        payload, limit = ensure_bytes(value), self.options.max_result_size
+        payload, limit = ensure_bytes(value), limit or self.options.max_result_size
         if len(payload) > limit:
             raise ResultTooLarge(
                 f'the result for {id} has {len(payload):,} bytes as it is stored, '
@@ -4487,8 +4511,10 @@ class DynamoDBBackend(JoiningBackend):
             logger.error('Task %s: an exception was not stored: %s', task_id, exc)
             if is_too_long(self.item_id(task_id)):
                 return result
-            meta.update(result=self.encode_result(exc, state), traceback=None)
-            stored = put(self.encode(meta))
+            # it may be its arguments that are too large
+            meta.update(dict.fromkeys(meta.keys() & {'args', 'kwargs'}))
+            meta.update(result=self.encode_result(exc, state), traceback=None, children=[])
+            stored = put(self.encode(meta), limit=LARGEST_RESULT)
         if ready:
             self.note_stored(task_id, state, stored)
         return result
@@ -4505,6 +4531,10 @@ class DynamoDBBackend(JoiningBackend):
                 raise TypeError('its status is not a text')
             meta = {'result': None, **meta, 'task_id': task_id}
         except Exception as exc:
+            # a soft time limit, which falls into decoding; kombu wraps it like an error of its own
+            for interrupted in (exc, exc.__context__):
+                if isinstance(interrupted, SoftTimeLimitExceeded):
+                    raise interrupted from None
             why = f'{type(exc).__name__}: {str(exc)[:300]}'
             error = BackendGetMetaError(
                 f'the stored result cannot be read: {why}', task_id=task_id)

@@ -301,6 +301,7 @@ BAD_URLS = [
     (f'dynamodb://AKID:{SECRET}@eu-west-1/celery', 'URL-quote the keys'),
     ('dynamodb://AKID:sec@ret@eu-west-1/celery', 'URL-quote the keys'),
     ('dynamodb://AKID:sec#ret@eu-west-1/celery', 'URL-quote the keys'),
+    ('dynamodb://AKID:12?sec+ret@eu-west-1/celery?read=5', 'URL-quote the keys'),
     ('dynamodb://AKID:**@eu-west-1', 'mask of as_uri'),
     (f'dynamodb://AKID:{SECRET.replace("/", "")}',
      'the URL must be dynamodb://access_key:secret_key@region:port/table'),
@@ -891,6 +892,10 @@ def test_a_token_that_aws_calls_expired_is_looked_for_anew(
     assert 'ExpiredTokenException' in caplog.text
 
     proxy.faults = first(9999, expired)
+    # result_backend_always_retry goes on: somebody may renew them later
+    with pytest.raises(ImproperlyConfigured) as caught:
+        make_app(result_backend=f'{url}&retry_timeout=0').backend.get('key')
+    assert backend.exception_safe_to_retry(caught.value)
     with pytest.raises(ImproperlyConfigured, match=(
             'the credentials have expired, and where they came from there are no new ones')):
         make_app(result_backend=url + '&retry_timeout=0.1').backend.get('key')
@@ -1336,14 +1341,16 @@ def test_ttl_is_enabled_once_per_process_where_ttl_seconds_is_set(
     assert operations(proxy) == ['GetItem']
     proxy.reset()
     backend = make_app('ttl_seconds=60').backend
-    backend.get('key')
-    backend.get('key')
-    assert operations(proxy) == ['DescribeTimeToLive', 'UpdateTimeToLive', 'GetItem', 'GetItem']
+    backend.get('key')  # which may have little time
+    backend.set('key', b'1')
+    backend.set('key', b'2')
+    assert operations(proxy) == [
+        'GetItem', 'DescribeTimeToLive', 'UpdateTimeToLive', 'PutItem', 'PutItem']
     ttl = client.describe_time_to_live(TableName=table_name)['TimeToLiveDescription']
     assert ttl['AttributeName'] == 'ttl'
     proxy.reset()
-    make_app('ttl_seconds=61').backend.get('key')
-    assert operations(proxy) == ['DescribeTimeToLive', 'GetItem']
+    make_app('ttl_seconds=61').backend.set('key', b'1')
+    assert operations(proxy) == ['DescribeTimeToLive', 'PutItem']
 
 
 def test_ttl_on_another_attribute_is_logged_and_results_are_stored(
@@ -3986,6 +3993,10 @@ class Tasks:
         def fail(value: Any) -> Any:
             raise ValueError(value)
 
+        @app.task(shared=False)
+        def limited() -> None:
+            raise SoftTimeLimitExceeded
+
         @app.task(shared=False, bind=True)
         def replaced(self: Any, value: Any) -> Any:
             raise self.replace(identity.s(value * 10))
@@ -3993,10 +4004,6 @@ class Tasks:
         @app.task(shared=False, bind=True)
         def replaced_by_group(self: Any, value: Any) -> Any:
             raise self.replace(group(identity.s(value * 10), identity.s(value * 10 + 1)))
-
-        @app.task(shared=False)
-        def limited() -> None:
-            raise SoftTimeLimitExceeded
 
         @app.task(shared=False, bind=True)
         def adder(self: Any, value: Any) -> Any:
@@ -5362,6 +5369,31 @@ def test_an_exception_too_large_to_store_still_fails_its_task_and_chord(
         app.backend.store_result('id', 'x' * 5000, states.SUCCESS)
 
 
+@pytest.mark.parametrize('limit', [100, 2000])
+def test_a_failure_with_arguments_too_large_to_store_is_stored_without(
+        limit: int, make_app: MakeApp) -> None:
+    app = make_app(f'max_result_size={limit}', result_extended=True)
+    request = Context(id='id', task='name', args=['x' * 5000], kwargs={}, delivery_info={})
+    app.backend.mark_as_failure('id', ValueError('why'), request=request)
+    result = app.AsyncResult('id')
+    assert result.state == states.FAILURE and result.name == 'name' and result.args is None
+    assert f'max_result_size is {limit:,}' in str(result.result)
+
+
+def test_a_soft_time_limit_that_falls_into_decoding_is_no_failure_of_what_is_read(
+        app: Celery, backend: dv.DynamoDBBackend) -> None:
+    class Slow:
+        pass
+
+    def ring(encoded: Any) -> Any:
+        raise SoftTimeLimitExceeded
+
+    register_type(Slow, 'slow', lambda value: 1, ring)
+    backend.store_result('id', Slow(), states.SUCCESS)
+    with pytest.raises(SoftTimeLimitExceeded):
+        app.AsyncResult('id').get(timeout=5)
+
+
 def test_an_item_that_cannot_be_read_fails_alone(
         app: Celery, backend: dv.DynamoDBBackend, client: Any, table_name: str) -> None:
     good = ready_tasks(backend, 1)[0]
@@ -5620,6 +5652,17 @@ def test_a_task_is_sent_whatever_becomes_of_its_tracking(
     proxy.faults = None
     assert app.backend.get(app.backend.get_key_for_task(result.id))
     assert len(sent) == 6 and len(lines()) == 1
+
+
+def test_a_task_that_is_sent_looks_for_new_credentials_if_they_expired(
+        make_app: MakeApp, proxy: Proxy) -> None:
+    app = make_app('track_sent=true')
+    ready(app, proxy)
+    expired = app.backend.values.table.client.botocore
+    proxy.faults = first(1, Error('ExpiredTokenException'))
+    app.send_task('task', task_id='id')
+    assert operations(proxy) == ['PutItem', 'PutItem']
+    assert app.backend.values.table.client.botocore is not expired
 
 
 def test_a_task_is_sent_where_no_thread_can_be_started(
