@@ -247,7 +247,8 @@ class Options:
     """What a backend was told, each value checked.  Durations are in seconds, sizes in bytes.
 
     Fields with a ``parse`` in their metadata are options of the URL's query and of
-    ``result_backend_transport_options``; the others come from the URL's other parts.
+    ``result_backend_transport_options``; the others come from the URL's other parts, and
+    ``max_retries`` from Celery's setting.
     """
 
     # where
@@ -871,6 +872,7 @@ def interruption(exc: BaseException) -> Exception | None:
 #   a process   shares one object for each set of options among its threads.  A forked child starts
 #               without any: see shared_by_process().
 
+_METADATA_ATTEMPTS = 3
 _QUIET = 60.0  # seconds between two warnings that requests fail
 # what credentials_source() says besides botocore's words
 FROM_URL = 'the URL'
@@ -903,6 +905,9 @@ def open_session(options: Options) -> Any:
         session = botocore.session.Session(profile=options.profile)
         session.get_scoped_config()  # raises for a profile that does not exist, also AWS_PROFILE's
         region = options.region or session.get_config_variable('region')
+        # botocore gives an instance's metadata one second, once; results must not be lost for it
+        if session.get_config_variable('metadata_service_num_attempts') < _METADATA_ATTEMPTS:
+            session.set_config_variable('metadata_service_num_attempts', _METADATA_ATTEMPTS)
     except ProfileNotFound as exc:
         expected = "a profile of AWS's configuration files"
         raise option_error('profile', exc.kwargs['profile'], expected) from None
@@ -3553,7 +3558,9 @@ task_prerun.connect(_load, weak=False, dispatch_uid=f'{__name__}.load')
 #               id; read the values; begin; publish; close; delete what was kept apart.  Nothing is
 #               said to anybody before ``begin``, so that all of it can be done again.
 #   errors      Whatever is raised before ``begin`` is what the errbacks are told, but for a soft
-#               time limit, after which another thread does it all again.
+#               time limit, after which it is all done again: here if the join is ours, else by a
+#               thread that may wait.  What fails after ``begin`` never reaches Celery, which would
+#               count the part as another delivery: a thread goes on.
 #   around      If the body was to be a part of another chord, that one counts it as failed, before
 #               the error is under the body's id, which says that this chord has ended.
 
@@ -4239,7 +4246,7 @@ class JoiningBackend(HeaderBackend):
 # expiry, and stored values into metas.  Only SentTasks speaks to DynamoDB, in its own way.
 
 class ResultTooLarge(BackendStoreError, EncodeError):
-    """A result of more bytes than ``max_result_size``.
+    """A result of more bytes than ``max_result_size``, or whose id is too long for a key.
 
     An EncodeError, for which Celery's worker fails the task.
     """
@@ -4336,7 +4343,7 @@ class DynamoDBBackend(JoiningBackend):
 
     url: ``dynamodb://access_key:secret_key@region:port/table?option=value``; see Options.
     table_name: the table, if the URL has none.  Raises ImproperlyConfigured for an option that is
-    unknown or malformed.
+    malformed, unknown in the URL, or close to one of ours in the transport options.
 
     Methods try again for up to ``retry_timeout`` seconds, then raise botocore's ClientError or
     BotoCoreError; they raise ImproperlyConfigured if somebody has to act (credentials, permissions,

@@ -852,6 +852,47 @@ def credential_process(
         monkeypatch.delenv(name, raising=False)
 
 
+def test_an_instance_whose_metadata_is_slow_is_asked_again(
+        make_app: MakeApp, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Credentials of an EC2 instance, from a stand-in for its metadata service."""
+    asked: list[str] = []
+
+    class Metadata(http.server.BaseHTTPRequestHandler):
+        def do_PUT(self) -> None:
+            self.answer('token')
+
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            if len(asked) < 3:
+                time.sleep(1.5)  # botocore waits for one second
+            role = self.path.endswith('/role')
+            self.answer(json.dumps({
+                'Code': 'Success', 'AccessKeyId': 'INSTANCE', 'SecretAccessKey': 'x', 'Token': 'x',
+                'Expiration': '2099-01-01T00:00:00Z'}) if role else 'role')
+
+        def answer(self, text: str) -> None:
+            self.send_response(200)
+            self.send_header('Content-Length', str(len(text)))
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                self.wfile.write(text.encode())
+
+        def log_message(self, *args: Any) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(('127.0.0.1', 0), Metadata) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        for name in ('AWS_ACCESS_KEY_ID', 'AWS_SECRET_ACCESS_KEY', 'AWS_EC2_METADATA_DISABLED'):
+            monkeypatch.delenv(name, raising=False)
+        for name in ('AWS_CONFIG_FILE', 'AWS_SHARED_CREDENTIALS_FILE'):
+            monkeypatch.setenv(name, os.devnull)
+        monkeypatch.setenv(
+            'AWS_EC2_METADATA_SERVICE_ENDPOINT', f'http://127.0.0.1:{server.server_port}/')
+        session = dv.open_session(dv.Options(region='eu-west-1'))
+        assert session.get_credentials().access_key == 'INSTANCE'
+        server.shutdown()
+
+
 def test_credentials_that_expire_are_renewed(
         endpoint: str, make_app: MakeApp, proxy: Proxy, monkeypatch: pytest.MonkeyPatch,
         tmp_path: Path) -> None:
@@ -4330,7 +4371,7 @@ def test_a_signature_that_is_twice_in_a_header_is_counted_once_for_each_place(
 def test_what_follows_a_failed_part_is_counted_if_an_errback_cannot_be_sent(
         size: int, tasks: Tasks) -> None:
     failing = tasks.fail.s('why')
-    failing.link_error(tasks.on_error.s().set(serializer='none such'))
+    failing.link_error(tasks.identity.s().set(serializer='none such'))
     tail = group([tasks.identity.si(1), tasks.identity.si(2)]) if size > 1 else tasks.identity.si(1)
     result = chord([chain(failing, tail), tasks.identity.s(3)], tasks.total.s()).apply_async()
     with pytest.raises(ChordError):
@@ -5166,7 +5207,7 @@ def test_a_throttled_table_hides_no_error_that_is_known(make_app: MakeApp, proxy
     app = make_app('retry_max_delay=0.05')
     ready(app, proxy)
     app.backend.store_result('body', ValueError('its own'), states.FAILURE)
-    header = result_set(app, ['a', 'b'])
+    header = result_set(app, ['a', 'b', 'c'])
     proxy.faults = lambda operation, body: Throttle() if operation == 'BatchGetItem' else None
     began = time.monotonic()
     with pytest.raises(ValueError, match='its own'):
