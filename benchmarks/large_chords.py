@@ -1,4 +1,4 @@
-"""One chord that is too large for Celery's own DynamoDB backend, which fails at about 4,000 parts.
+"""One chord that is too large for Celery's own DynamoDB backend, which takes some 7,000 parts.
 
 A real worker; Redis as broker if a redis-server is installed, else a folder:
 

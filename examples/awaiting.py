@@ -1,5 +1,7 @@
 """How a coroutine awaits a Celery result, under asyncio, FastAPI or any other event loop.
 
+    from awaiting import call, result_of
+
     @api.get('/sum/{x}/{y}')                        # FastAPI
     async def sum_of(x: int, y: int):
         result = await call(tasks.add.delay, x, y)
