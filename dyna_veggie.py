@@ -4722,11 +4722,23 @@ def iso(seconds: Any) -> str | None:
     return datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec='milliseconds')
 
 
-def _in_utc(moment: Any) -> Any:
-    """Celery's date_done; before 5.4 it is in UTC and does not say so."""
-    if isinstance(moment, str) and not re.search(r'(Z|[+-]\d\d:\d\d)$', moment):
-        return moment + '+00:00'
-    return moment
+def seconds_of(moment: Any) -> float:
+    """Seconds of the epoch for a time in ISO 8601, in UTC if it does not say.
+
+    Raises ValueError or TypeError.
+    """
+    parsed = maybe_iso8601(moment)
+    if not isinstance(parsed, datetime):
+        raise ValueError(moment)
+    return (parsed if parsed.tzinfo else parsed.replace(tzinfo=timezone.utc)).timestamp()
+
+
+def _in_utc(moment: Any) -> str | None:
+    """Celery's date_done, which has the offset of the app's timezone; before 5.4 it has none."""
+    try:
+        return iso(seconds_of(moment))
+    except (ValueError, TypeError, AttributeError, OverflowError):
+        return None
 
 
 def task_id_of(backend: DynamoDBBackend, id: str) -> str | None:
@@ -5110,12 +5122,10 @@ def _moment(given: str) -> float:
     if ago:
         return time.time() - int(ago[1]) * {'s': 1, 'm': 60, 'h': 3600, 'd': 86400}[ago[2]]
     try:
-        moment = maybe_iso8601(given)
-    except ValueError:
-        moment = None
-    if moment is None:
-        raise click.BadParameter(f'{given!r} is no time such as 2h, 3d or 2026-11-25T07:30')
-    return (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp()
+        return seconds_of(given)
+    except (ValueError, OverflowError):
+        raise click.BadParameter(
+            f'{given!r} is no time such as 2h, 3d or 2026-11-25T07:30') from None
 
 
 def _announce(table: Table, yes: bool) -> Reading:

@@ -6027,7 +6027,7 @@ SHOWN = {
 
 def test_show_a_task(run: Any, make_app: MakeApp, client: Any, proxy: Proxy,
                      table_name: str) -> None:
-    backend = ready(make_app(result_extended=True), proxy)
+    backend = ready(make_app(result_extended=True, timezone='Asia/Tokyo'), proxy)
     assert 'PENDING' in run('show', 'none')[1] and 'nothing is stored' in run('show', 'none')[1]
     client.put_item(TableName=table_name, Item={
         'id': {'S': 'celery-task-meta-old'}, 'ttl': {'N': '86400'}})
@@ -6057,6 +6057,7 @@ def test_show_a_task(run: Any, make_app: MakeApp, client: Any, proxy: Proxy,
         'group': 'team', 'children': ['child'], 'chunks': 0, 'results': None, 'chord': None,
         'stored_as': 'celery-task-meta-small', 'error': None}
     output = run('show', 'small')[1]
+    assert f'done       {moments[1][:19].replace("T", " ")} UTC' in output.splitlines()
     for line in ("result     {'a': 1.5}", 'name       proj.add', 'worker     worker@host',
                  'queue      queue-1', 'retries    2', 'parent     mother', "children   ['child']"):
         assert line in output.splitlines()
