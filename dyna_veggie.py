@@ -227,12 +227,14 @@ LARGEST_RESULT = 400_000_000  # bytes, 1,000 items: what one value can cost has 
 _seconds = number_parser('seconds, 0 or more', float, lambda value: 0 <= value < math.inf)
 _above_zero = number_parser('seconds, more than 0', float, lambda value: 0 < value < math.inf)
 _positive = number_parser('a whole number, 1 or more', int, lambda value: value > 0)
-_whole = number_parser('a whole number', int)
+# bounded, since an item takes no number of more than 38 digits
+_lifetime = number_parser(
+    'a whole number of at most ten digits', int, lambda value: abs(value) < 1e10)
 _whole_not_negative = number_parser('a whole number, 0 or more', int, lambda value: value >= 0)
 _result_size = number_parser(
     f'a whole number, 1 to {LARGEST_RESULT:,}', int, lambda value: 0 < value <= LARGEST_RESULT)
 
-# a task's own ``result_expires``; bounded, since an item takes no number of more than 38 digits
+# a task's own ``result_expires``, with the same bounds
 parse_result_expires = number_parser(
     'seconds, a timedelta, or None for ever', _to_seconds, lambda value: abs(value) < 1e10)
 
@@ -293,7 +295,7 @@ class Options:
 
     # what is stored
     ttl_seconds: int | None = _option(
-        None, _whole, 'seconds that results are kept; 0 or negative: for ever; '
+        None, _lifetime, 'seconds that results are kept; 0 or negative: for ever; '
         "default: Celery's ``result_expires``")
     max_result_size: int = _option(
         16 * 2**20, _result_size, 'largest result, in bytes as it is stored')
@@ -4716,10 +4718,13 @@ def delete_expired(table: Table, ids: Iterable[str]) -> None:
 # What is stored, as rows for people: tasks, and the chords that run.
 
 def iso(seconds: Any) -> str | None:
-    """Seconds of the epoch as ISO 8601; None if there are none."""
+    """Seconds of the epoch as ISO 8601; None if there are none, or they are no such time."""
     if not isinstance(seconds, (int, float)):
         return None
-    return datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec='milliseconds')
+    try:
+        return datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec='milliseconds')
+    except (ValueError, OverflowError, OSError):  # such as milliseconds: the year is 55,000
+        return None
 
 
 def seconds_of(moment: Any) -> float:
@@ -4751,9 +4756,10 @@ def task_id_of(backend: DynamoDBBackend, id: str) -> str | None:
     return quoted[2][len(prefix):] if quoted and quoted[2].startswith(prefix) else None
 
 
-def task_row(id: str, item: Item, meta: Mapping[str, Any]) -> dict[str, Any]:
+def task_row(
+        id: str, item: Item, meta: Mapping[str, Any], value: bytes = b'') -> dict[str, Any]:
     """What is stored of a task, but its result: the same keys for each."""
-    value, result = item.get('result', b''), meta.get('result')
+    chunks, result = len(chunk_ids(item)), meta.get('result')
     error = (' '.join(safe_repr(result).split())[:200]  # its own repr may raise
              if isinstance(result, BaseException) else None)
     return {
@@ -4763,8 +4769,16 @@ def task_row(id: str, item: Item, meta: Mapping[str, Any]) -> dict[str, Any]:
         'queue': meta.get('queue'), 'retries': meta.get('retries'),
         'parent': meta.get('parent_id'), 'group': meta.get('group_id'),
         'stored': iso(item.get('timestamp')), 'done': _in_utc(meta.get('date_done')),
-        'expires': iso(item.get('ttl')), 'size': item.get('size', len(value)),
-        'chunks': item.get('chunks', 0)}
+        'expires': iso(item.get('ttl')), 'size': item['size'] if chunks else len(value),
+        'chunks': chunks}
+
+
+def ids_of(results: Any, app: Any) -> list[str] | None:
+    """The ids of results in the form of as_tuple(); None if they are not in that form."""
+    try:
+        return [result_from_tuple(each, app).id for each in results or ()]
+    except Exception:
+        return None
 
 
 def chord_row(backend: DynamoDBBackend, table: Table, group_id: str) -> dict[str, Any] | None:
@@ -4840,8 +4854,7 @@ def read_rows(
     for task_id, item in items.items():
         if item['id'] in stored:  # else it is gone meanwhile
             value = stored[item['id']]
-            row = task_row(task_id, item, backend.seen(task_id, value).value)
-            yield {**row, 'size': item.get('size', len(value.value))}
+            yield task_row(task_id, item, backend.seen(task_id, value).value, value.value)
 
 
 def scan_for_list(
@@ -5059,16 +5072,19 @@ def _show(backend: DynamoDBBackend, id: str) -> _Answer:
         told = f'expired {_readable(row["expires"])}, not deleted yet'
         if stored:
             meta = backend.seen(task_id, stored).value
-            row.update(task_row(task_id, item, meta), size=item.get('size', len(stored.value)))
+            row.update(task_row(task_id, item, meta, stored.value))
             row.update({name: meta.get(name) for name in ('result', 'traceback')})
-            row['children'] = [result_from_tuple(each, backend.app).id
-                               for each in meta.get('children') or ()]
+            row['children'] = ids_of(meta.get('children'), backend.app)
             row['stored_as'], told = item['id'], ''
     saved = values.get(backend.key_id(backend.get_key_for_group(task_id)))
     row['results'] = None
     if saved:
-        group = result_from_tuple(backend.decode(saved.read())['result'], backend.app)
-        row['results'], told = [each.id for each in group.results], ''
+        try:
+            group = result_from_tuple(backend.decode(saved.read())['result'], backend.app)
+            row['results'], told = [each.id for each in group.results], ''
+        except Exception as exc:
+            row['error'] = f'the saved group cannot be read: {type(exc).__name__}: {exc}'
+            told = told and row['error']
     row['chord'] = chord_row(backend, table, task_id)
     if row['chord']:
         told = ''
@@ -5199,15 +5215,15 @@ def _suggest(wanted: Wanted) -> None:
 
 def _listed(rows: list[dict[str, Any]], matches: int) -> Iterator[str]:
     """The lines of list."""
-    names = max([len(row.get('name') or '') for row in rows] or [0])
+    names = max([len(str(row.get('name') or '')) for row in rows] or [0])
     for row in rows:
         if row['kind'] == 'chord':
             far = f'chord: {row["counted"]} of {row["expected"] or "?"} parts counted'
             yield f'{"":23}  {row["state"]:8} {row["id"]}  {far}'
         else:
-            name = f'{row["name"] or "":{names}}  ' if names else ''
+            name = f'{row["name"] or ""!s:{names}}  ' if names else ''
             error = f'  {row["error"][:100]}' if row['error'] else ''
-            yield f'{_readable(row["stored"])}  {row["state"]:8} {name}{row["id"]}{error}'
+            yield f'{_readable(row["stored"])}  {row["state"]!s:8} {name}{row["id"]}{error}'
     yield f'{len(rows):,} of {matches:,}'
 
 

@@ -306,6 +306,7 @@ BAD_URLS = [
      "there is no option 'visibility_timeout'; the options are"),
     ('dynamodb://eu-west-1?ttl_seconds=1_0', "ttl_seconds='1_0' must be a whole number"),
     ('dynamodb://eu-west-1?ttl_seconds=soon', "ttl_seconds='soon' must be a whole number"),
+    ('dynamodb://eu-west-1?ttl_seconds=10000000000', 'a whole number of at most ten digits'),
     ('dynamodb://eu-west-1?retry_timeout=-1', "retry_timeout='-1' must be seconds, 0 or more"),
     ('dynamodb://eu-west-1?retry_timeout=nan', "retry_timeout='nan' must be seconds"),
     ('dynamodb://eu-west-1?retry_base_delay=0',
@@ -6176,6 +6177,46 @@ def test_list_tasks_and_running_chords(
     assert 'no state FAILED; did you mean FAILURE?\n' in run('list', '--state', 'failed')[1]
     assert 'did you mean' not in run('list', '--state', 'RETRY')[1]
     assert 'they count as a whole' in run('list', '--name', 'add')[1]
+
+
+ODD_ITEMS: dict[str, dict[str, Any]] = {
+    'ttl in milliseconds': {'ttl': {'N': '1900000000000'}, 'status': {'S': 'SUCCESS'}},
+    'timestamp in milliseconds': {'timestamp': {'N': '1700000000000'}, 'status': {'S': 'SUCCESS'}},
+    'result of a number': {'result': {'N': '5'}},
+    'result of a number, with a status': {'result': {'N': '5'}, 'status': {'S': 'SUCCESS'}},
+    'result of true': {'result': {'BOOL': True}},
+    'size of a text': {'size': {'S': 'big'}, 'status': {'S': 'SUCCESS'}},
+    'chunks of a text': {'chunks': {'S': 'many'}, 'status': {'S': 'SUCCESS'}},
+    'status of a map': {'status': {'M': {}}},
+    'name of a number': {'result': {'B': b'{"status": "SUCCESS", "name": 5}'}},
+    'done at a number': {'result': {'B': b'{"status": "SUCCESS", "date_done": 5}'}},
+    'children of a number': {'result': {'B': b'{"status": "SUCCESS", "children": [1]}'}}}
+
+
+def test_odd_items_do_not_stop_list_and_show(
+        run: Any, backend: dv.DynamoDBBackend, client: Any, table_name: str) -> None:
+    for name, attributes in ODD_ITEMS.items():
+        client.put_item(TableName=table_name, Item={
+            'id': {'S': f'celery-task-meta-{name}'}, **attributes})
+    for arguments in ([], ['--json-lines'], ['--limit', '0'], ['--json-lines', '--limit', '0']):
+        code, output = run('list', *arguments)
+        assert code == 0 and all(name in output for name in ODD_ITEMS)
+    for name in ODD_ITEMS:
+        assert run('show', name)[0] == 0
+        shown = run('show', name, '--json')[1]
+        assert (shown['id'], shown['children'] or None) == (name, None)
+        assert type(shown['size']) is type(shown['chunks']) is int
+
+
+def test_a_saved_group_that_cannot_be_read_is_told(
+        run: Any, backend: dv.DynamoDBBackend, client: Any, table_name: str) -> None:
+    client.put_item(TableName=table_name, Item={
+        'id': {'S': 'celery-taskset-meta-odd'}, 'result': {'N': '5'}})
+    backend.set('celery-taskset-meta-pickled', pickle.dumps(5))
+    for name, why in (('odd', 'is not binary but int'), ('pickled', 'DecodeError')):
+        assert 'the saved group cannot be read: ' in run('show', name)[1]
+        shown = run('show', name, '--json')[1]
+        assert why in shown['error'] and shown['results'] is None
 
 
 def test_list_says_once_that_names_are_not_stored(run: Any, backend: dv.DynamoDBBackend) -> None:
