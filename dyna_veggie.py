@@ -4929,6 +4929,18 @@ def _backend_of(ctx: click.Context, app: str | None, url: str | None) -> DynamoD
     return backend
 
 
+def _plain(value: Any) -> Any:
+    """A value as JSON has it; what JSON does not have, as Python shows it."""
+    if isinstance(value, Mapping):
+        return {key if key is None or isinstance(key, (str, int)) else safe_repr(key): _plain(each)
+                for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(each) for each in value]
+    if isinstance(value, float) and math.isfinite(value):
+        return value
+    return value if value is None or isinstance(value, (str, int)) else safe_repr(value)
+
+
 def _command(run: Callable[..., _Answer]) -> click.Command:
     @commands.command(run.__name__.strip('_').replace('_', '-'))
     @click.option('--json', 'as_json', is_flag=True, help='For machines.')
@@ -4942,9 +4954,9 @@ def _command(run: Callable[..., _Answer]) -> click.Command:
         if not as_json:
             texts = lines
         elif isinstance(answer, list):
-            texts = [json.dumps(each, default=repr) for each in answer]
+            texts = [json.dumps(_plain(each)) for each in answer]
         else:
-            texts = [json.dumps(answer, indent=2, default=repr)]
+            texts = [json.dumps(_plain(answer), indent=2)]
         for text in texts:
             click.echo(text)
         if isinstance(answer, dict) and answer.get('ok') is False:
@@ -5108,13 +5120,14 @@ def _shown(row: Mapping[str, Any], told: str) -> Iterator[str]:
         return
     if row['stored_as']:
         size = f'{row["size"]:,} bytes' + (f' in {row["chunks"]} chunks' if row['chunks'] else '')
-        lines = {**row, 'result': repr(row['result'])[:500], 'size': size,
+        lines = {**row, 'result': safe_repr(row['result'])[:500], 'size': size,
                  **{name: _readable(row[name]) for name in ('stored', 'done', 'expires')}}
         for name in ('id', 'stored_as', 'state', 'result', 'name', 'args', 'kwargs', 'worker',
                      'queue', 'retries', 'parent', 'group', 'children', 'stored', 'done',
                      'expires', 'size', 'traceback'):
-            if lines[name] not in (None, []):
-                yield f'{name:10} {lines[name]}'
+            line = lines[name]
+            if line not in (None, []):
+                yield f'{name:10} {line if isinstance(line, str) else safe_repr(line)}'
     if row['results'] is not None:
         more = ', …' if len(row['results']) > 10 else ''
         yield f'group      {len(row["results"])} results: {", ".join(row["results"][:10])}{more}'

@@ -6219,6 +6219,44 @@ def test_a_saved_group_that_cannot_be_read_is_told(
         assert why in shown['error'] and shown['results'] is None
 
 
+class BadRepr(Exception):
+    def __repr__(self) -> str:
+        raise RuntimeError('no repr')
+
+
+def test_values_that_json_does_not_have_are_printed_as_python_shows_them(
+        make_app: MakeApp, proxy: Proxy) -> None:
+    backend = ready(make_app(
+        result_serializer='pickle', accept_content=['json', 'pickle'], result_extended=True), proxy)
+    odd = {('a', 1): math.nan, 2: [-math.inf, 1.5, {b'x'}], None: True, 'text': ({0.5: 'é'},)}
+    request = celery.app.task.Context(
+        {'task': 'proj.add', 'args': [odd, BadRepr('mute')], 'delivery_info': {}})
+    backend.store_result('odd', odd, states.SUCCESS, request=request)
+    backend.store_result('bad', BadRepr('mute'), states.FAILURE)
+
+    def run(*arguments: str) -> str:
+        done = click.testing.CliRunner().invoke(
+            dv.commands, arguments, obj=type('Context', (), {'app': backend.app}))
+        assert done.exit_code == 0, done.exc_info
+        return str(done.output)
+
+    def refused(text: str) -> None:
+        raise AssertionError(text)
+
+    def parsed(text: str) -> Any:
+        return json.loads(text, parse_constant=refused)
+
+    plain = {"('a', 1)": 'nan', '2': ['-inf', 1.5, "{b'x'}"], 'null': True, 'text': [{'0.5': 'é'}]}
+    shown = parsed(run('show', 'odd', '--json'))
+    assert (shown['result'], shown['args'][0]) == (plain, plain)
+    assert 'mute' in shown['args'][1] and "('a', 1): nan" in run('show', 'odd')
+    assert 'mute' in parsed(run('show', 'bad', '--json'))['result']
+    assert 'mute' in run('show', 'bad')
+    rows = [parsed(line) for line in run('list', '--json').splitlines() if line.startswith('{')]
+    assert [row['id'] for row in rows] == ['bad', 'odd'] and rows[1]['args'] == shown['args']
+    assert 'proj.add' in run('list')
+
+
 def test_list_says_once_that_names_are_not_stored(run: Any, backend: dv.DynamoDBBackend) -> None:
     for id in 'abc':
         backend.store_result(id, 1, states.SUCCESS)
