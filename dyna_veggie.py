@@ -2238,7 +2238,7 @@ class Chords:
         size = {} if run.size is None else {'size': run.size}
         late = {} if run.deadline is None else {'ttl': run.deadline + LATE}
         items: list[Item] = [
-            {'id': key, 'run': run.id, **(run.ttl or expiry(POINTER_TTL))},
+            {'id': key, 'run': run.id, **(late or expiry(POINTER_TTL))},
             {'id': run.id, 'lazy': run.lazy, 'single': run.single, **size, **late}]
         if run.size is not None:
             items += ({'id': run.node_id(position), **run.ttl} for position in run.positions())

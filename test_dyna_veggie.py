@@ -2176,6 +2176,8 @@ def test_what_a_finished_chord_leaves(
     assert len(counters) == 3 + 2
     run, deadline = counters.pop(drive.run.id), drive.run.deadline
     assert deadline is not None and run['closed'] and run['ttl'] == deadline + 14 * 86400
+    pointer = counters.pop(drive.run.id.rpartition('.')[0])
+    assert (pointer['run'], pointer['ttl']) == (drive.run.id, run['ttl'])
     assert all(item['ttl'] == deadline for item in counters.values())
 
 
@@ -6191,6 +6193,36 @@ ODD_ITEMS: dict[str, dict[str, Any]] = {
     'name of a number': {'result': {'B': b'{"status": "SUCCESS", "name": 5}'}},
     'done at a number': {'result': {'B': b'{"status": "SUCCESS", "date_done": 5}'}},
     'children of a number': {'result': {'B': b'{"status": "SUCCESS", "children": [1]}'}}}
+
+
+def test_a_chord_past_its_deadline_is_listed(
+        run: Any, make_app: MakeApp, proxy: Proxy) -> None:
+    backend = ready(make_app(result_expires=1), proxy)
+    drive = Drive(backend.app, 2)
+    drive.apply()
+    drive.returns(0)
+    assert drive.run.deadline is not None
+    while time.time() < drive.run.deadline + 1:
+        time.sleep(0.1)
+    assert f' RUNNING  {drive.group_id}  chord: 1 of 2 parts counted\n' in run('list')[1]
+    assert run('show', drive.group_id)[1].startswith('chord      1 of 2 parts counted\n')
+
+
+def test_each_run_of_a_chord_is_listed_by_itself(run: Any, backend: dv.DynamoDBBackend) -> None:
+    def listed() -> list[int]:
+        lines = run('list', '--json-lines', '--state', 'RUNNING')[1].splitlines()
+        rows = [json.loads(line) for line in lines if line.startswith('{')]
+        assert all((row['id'], row['state']) == (drive.group_id, 'RUNNING') for row in rows)
+        return sorted(row['counted'] for row in rows)
+
+    drive = Drive(backend.app, 2)
+    drive.apply()
+    drive.returns(0)
+    drive.apply()
+    assert listed() == [0, 1]
+    drive.returns(0)
+    drive.returns(1)
+    assert listed() == [1]
 
 
 def test_odd_items_do_not_stop_list_and_show(
