@@ -2252,8 +2252,14 @@ class Chords:
     def progress(self, key: str) -> Progress | None:
         """How far the newest run of a chord is; None if there is none."""
         item = self._newest_run(key)
-        if item is None:
-            return None
+        return self._progress(item) if item else None
+
+    def progress_of_run(self, run_id: str) -> Progress | None:
+        """How far a run is; None if there is none."""
+        item = self._run_item(run_id)
+        return self._progress(item) if item else None
+
+    def _progress(self, item: Item) -> Progress:
         run = self._run(item)
         leaves = self._leaves(run)
         expected = run.size
@@ -2287,7 +2293,10 @@ class Chords:
         pointer = self.table.get(key)
         if not pointer or is_expired(pointer) or not isinstance(pointer.get('run'), str):
             return None
-        item = self.table.get(pointer['run'])
+        return self._run_item(pointer['run'])
+
+    def _run_item(self, run_id: str) -> Item | None:
+        item = self.table.get(run_id)
         return item if item and 'lazy' in item else None
 
     def _run(self, item: Item) -> Run:
@@ -4781,18 +4790,14 @@ def ids_of(results: Any, app: Any) -> list[str] | None:
         return None
 
 
-def chord_row(backend: DynamoDBBackend, table: Table, group_id: str) -> dict[str, Any] | None:
-    """How far a chord is; None if there is none."""
-    key = backend.key_id(backend.get_key_for_chord(group_id))
-    progress = Chords(table).progress(key)
-    if progress is None:
-        return None
+def chord_row(group_id: str, progress: Progress) -> dict[str, Any]:
+    """How far a run of a chord is."""
     return {'id': group_id, 'kind': 'chord', 'state': 'CLOSED' if progress.closed else 'RUNNING',
             'counted': progress.counted, 'failed': progress.failed, 'expected': progress.expected}
 
 
 def _chord_id_of(backend: DynamoDBBackend, item: Item) -> str | None:
-    """The group of a chord that is running, from the item of its run."""
+    """The group of a chord, from the item of a run that is not closed."""
     prefix = re.escape(bytes_to_str(backend.chord_keyprefix))
     run = re.fullmatch(
         rf'''(?:b['"])?{prefix}(.+?)['"]?\.[0-9a-f]{{8}}''', item['id'], re.DOTALL)
@@ -4859,25 +4864,28 @@ def read_rows(
 
 def scan_for_list(
         backend: DynamoDBBackend, table: Table, segments: int, wanted: Wanted,
-) -> Iterator[tuple[int, list[Listed], list[str]]]:
-    """Reads the whole table: (items read, tasks, groups of chords that run) of each page."""
+) -> Iterator[tuple[int, list[Listed], dict[str, str]]]:
+    """Reads the whole table: (items read, tasks, open runs of chords) of each page.
+
+    A run is given by its id, with that of its group.
+    """
     own, chords = bytes_to_str(backend.task_keyprefix), bytes_to_str(backend.chord_keyprefix)
     prefixes = [own, f"b'{own}"] + ([chords, f"b'{chords}"] if wanted.chords else [])
     values = Values(table)
     for scanned, items in scan(table, segments, **wanted.expressions(prefixes)):
         tasks: list[Listed] = []
         unread: dict[str, Item] = {}
-        running = []
+        runs: dict[str, str] = {}
         for item in items:
             task_id, group_id = task_id_of(backend, item['id']), _chord_id_of(backend, item)
             if group_id:
-                running.append(group_id)
+                runs[item['id']] = group_id
             elif task_id and ('status' not in item or wanted.whole):
                 unread[task_id] = item
             elif task_id:
                 tasks.append(Listed(task_row(task_id, item, item), item))
         tasks += map(Listed, read_rows(backend, values, unread))
-        yield scanned, [task for task in tasks if wanted.fits(task.row)], running
+        yield scanned, [task for task in tasks if wanted.fits(task.row)], runs
 
 
 # --------------------------------------------------------------------------------------------------
@@ -5097,13 +5105,15 @@ def _show(backend: DynamoDBBackend, id: str) -> _Answer:
         except Exception as exc:
             row['error'] = f'the saved group cannot be read: {type(exc).__name__}: {exc}'
             told = told and row['error']
-    row['chord'] = chord_row(backend, table, task_id)
-    if row['chord']:
+    chords, key = Chords(table), backend.key_id(backend.get_key_for_chord(task_id))
+    progress = chords.progress(key)
+    row['chord'] = None
+    if progress:
         told = ''
-        key = backend.key_id(backend.get_key_for_chord(task_id))
-        row['chord']['first_failed'] = [
-            part.task_id for part in Chords(table).failed_parts(key)[:10]]
-        row['chord']['first_missing'] = Chords(table).missing_places(key)[:10]
+        row['chord'] = {
+            **chord_row(task_id, progress),
+            'first_failed': [part.task_id for part in chords.failed_parts(key)[:10]],
+            'first_missing': chords.missing_places(key)[:10]}
     return row, _shown(row, told)
 
 
@@ -5189,16 +5199,16 @@ def _list(
     reading = _announce(operators_table(backend.options), yes)
     table = scanned_table(backend.options)
     wanted = Wanted(state and state.upper(), since, until, name, bool(name) or not limit)
-    chords: list[str] = []
+    runs: dict[str, str] = {}
     matches = 0
 
     def tasks(bar: Any) -> Iterator[Listed]:
         nonlocal matches
         pages = scan_for_list(backend, table, segments_of(table, reading), wanted)
-        for scanned, found, running in pages:
+        for scanned, found, open_runs in pages:
             bar.update(scanned)
             matches += len(found)
-            chords.extend(running)
+            runs.update(open_runs)
             yield from found
 
     with _progress(table, reading) as bar:
@@ -5209,7 +5219,9 @@ def _list(
     rows = [read.get(task.row['id'], task.row) for task in newest]
     if rows and not any(row['name'] for row in rows):
         click.echo('names and arguments are not stored: see result_extended', err=True)
-    running = [row for row in (chord_row(backend, table, id) for id in chords) if row]
+    far = {id: Chords(table).progress_of_run(id) for id in runs}
+    # one that was closed since the scan read it is not running
+    running = [chord_row(runs[id], each) for id, each in far.items() if each and not each.closed]
     if not rows + running:
         _suggest(wanted)
     return running + rows, _listed(running + rows, matches + len(running))
