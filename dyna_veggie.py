@@ -4782,6 +4782,16 @@ def task_row(
         'chunks': chunks}
 
 
+def meta_of(
+        backend: DynamoDBBackend, task_id: str, item: Item, stored: Stored) -> Mapping[str, Any]:
+    """What a stored value says of a task; if it cannot be read here, why, and the item's status."""
+    meta: Mapping[str, Any] = backend.seen(task_id, stored).value
+    status = item.get('status')
+    if isinstance(meta['result'], BackendGetMetaError) and isinstance(status, str):
+        return {**meta, 'status': status}
+    return meta
+
+
 def ids_of(results: Any, app: Any) -> list[str] | None:
     """The ids of results in the form of as_tuple(); None if they are not in that form."""
     try:
@@ -4859,7 +4869,7 @@ def read_rows(
     for task_id, item in items.items():
         if item['id'] in stored:  # else it is gone meanwhile
             value = stored[item['id']]
-            yield task_row(task_id, item, backend.seen(task_id, value).value, value.value)
+            yield task_row(task_id, item, meta_of(backend, task_id, item, value), value.value)
 
 
 def scan_for_list(
@@ -5091,7 +5101,7 @@ def _show(backend: DynamoDBBackend, id: str) -> _Answer:
         row['expires'] = iso(item.get('ttl'))
         told = f'expired {_readable(row["expires"])}, not deleted yet'
         if stored:
-            meta = backend.seen(task_id, stored).value
+            meta = meta_of(backend, task_id, item, stored)
             row.update(task_row(task_id, item, meta, stored.value))
             row.update({name: meta.get(name) for name in ('result', 'traceback')})
             row['children'] = ids_of(meta.get('children'), backend.app)

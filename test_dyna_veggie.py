@@ -6240,6 +6240,21 @@ def test_odd_items_do_not_stop_list_and_show(
         assert type(shown['size']) is type(shown['chunks']) is int
 
 
+def test_a_result_that_cannot_be_decoded_here_keeps_its_state(
+        run: Any, make_app: MakeApp, proxy: Proxy) -> None:
+    backend = ready(make_app(result_serializer='pickle', accept_content=['pickle']), proxy)
+    backend.store_result('good', 1, states.SUCCESS)
+    backend.store_result('bad', ValueError(), states.FAILURE)
+    why = 'the stored result cannot be read: DecodeError: '
+    for state, id in (('SUCCESS', 'good'), ('FAILURE', 'bad')):
+        for more in ([], ['--limit', '0']):
+            row = run('list', '--json', '--state', state, *more)[1]
+            assert (row['id'], row['state']) == (id, state) and why in row['error']
+        shown = run('show', id, '--json')[1]
+        assert (shown['state'], shown['error']) == (state, row['error'])
+        assert f'state      {state}\n' in run('show', id)[1] and why in run('show', id)[1]
+
+
 def test_a_saved_group_that_cannot_be_read_is_told(
         run: Any, backend: dv.DynamoDBBackend, client: Any, table_name: str) -> None:
     client.put_item(TableName=table_name, Item={
