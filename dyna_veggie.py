@@ -4620,6 +4620,7 @@ def least_policy(table: Table, bootstrap: bool, principal: str | None = None) ->
 # Reads whole tables: what that takes, a parallel Scan, and what a purge deletes.
 
 _ORPHAN_AGE = 3600  # seconds: a chunk that no item counts by then belongs to no store under way
+_PURGED = '#ttl BETWEEN :oldest AND :now'
 
 
 class Reading(NamedTuple):
@@ -4685,11 +4686,18 @@ class ScanPage(NamedTuple):
     orphans: list[str]
 
 
+def _purged_times() -> dict[str, int]:
+    """What _PURGED compares with, in seconds of the epoch."""
+    now = int(time.time())
+    # as time to live itself: what seems to have expired earlier is no time, or means "never"
+    return {'now': now, 'oldest': now - 5 * 365 * 86400}
+
+
 def scan_for_purge(table: Table, segments: int = 1) -> Iterator[ScanPage]:
     """Reads the whole table for expired items, and for chunks whose item is gone."""
     params = expressions(
-        {'now': int(time.time()), 'old': time.time() - _ORPHAN_AGE, 'slash': '/'},
-        FilterExpression='#ttl <= :now OR (attribute_not_exists(#ttl) AND '
+        {**_purged_times(), 'old': time.time() - _ORPHAN_AGE, 'slash': '/'},
+        FilterExpression=f'({_PURGED}) OR (attribute_not_exists(#ttl) AND '
                          'attribute_not_exists(#status) AND #timestamp < :old '
                          'AND contains(#id, :slash))',
         ProjectionExpression='#id, #ttl')
@@ -4712,7 +4720,7 @@ def _orphans_among(table: Table, ids: list[str]) -> list[str]:
 def delete_expired(table: Table, ids: Iterable[str]) -> None:
     """Deletes expired items, but not what has replaced one meanwhile."""
     def delete(id: str) -> None:
-        still = expressions({'now': int(time.time())}, ConditionExpression='#ttl <= :now')
+        still = expressions(_purged_times(), ConditionExpression=_PURGED)
         params = {'TableName': table.name, 'Key': marshal_item({'id': id}), **still}
         table.client.send_unless(('ConditionalCheckFailedException',), 'delete_item', params)
     with ThreadPoolExecutor(table.overlapped, 'dyna-veggie') as pool:

@@ -6377,30 +6377,42 @@ def test_list_is_exact_on_a_table_of_a_hundred_thousand(
     assert [row['id'] for row in rows] == [str(number) for number in range(99_999, -1, -1)]
 
 
+def keep_expired(client: Any, table: str) -> None:
+    """Turns time to live off: DynamoDB Local, too, deletes what has expired."""
+    client.update_time_to_live(TableName=table, TimeToLiveSpecification={
+        'Enabled': False, 'AttributeName': 'ttl'})
+
+
 def test_purge_deletes_what_has_expired_and_nothing_else(
         run: Any, backend: dv.DynamoDBBackend, proxy: Proxy, client: Any, table_name: str) -> None:
+    keep_expired(client, table_name)
     now = int(time.time())
     for number in range(60):
         ttl = {'N': str(now - number - 1)}
         client.put_item(TableName=table_name, Item={'id': {'S': f'old-{number}'}, 'ttl': ttl})
     backend.store_result('new', 1, states.SUCCESS)
     client.put_item(TableName=table_name, Item={'id': {'S': 'for ever'}})
+    foreign = {'a duration': 3600, 'zero': 0, 'six years ago': now - 6 * 365 * 86400}
+    for id, number in foreign.items():  # no time to live deletes them
+        client.put_item(TableName=table_name, Item={'id': {'S': id}, 'ttl': {'N': str(number)}})
     code, answer = run('purge', '--dry-run', '--json')
     assert (code, answer) == (
-        0, {'expired': 60, 'orphans': 0, 'deleted': 0, 'time_to_live': True})
-    assert len(all_items(client, table_name)) == 62
+        0, {'expired': 60, 'orphans': 0, 'deleted': 0, 'time_to_live': False})
+    assert len(all_items(client, table_name)) == 65
+    replaced = {'old-7': now + 999, 'old-8': 0}
 
-    def one_is_replaced(operation: str, body: Any) -> None:
-        if operation == 'DeleteItem' and body['Key']['id']['S'] == 'old-7':
-            replacement = {'id': {'S': 'old-7'}, 'ttl': {'N': str(now + 999)}}
-            client.put_item(TableName=table_name, Item=replacement)
-    proxy.faults = one_is_replaced
+    def two_are_replaced(operation: str, body: Any) -> None:
+        id = body['Key']['id']['S'] if operation == 'DeleteItem' else None
+        if id in replaced:
+            client.put_item(TableName=table_name, Item={
+                'id': {'S': id}, 'ttl': {'N': str(replaced[id])}})
+    proxy.faults = two_are_replaced
     code, output = run('purge')
     assert code == 0 and output.endswith('\n60 expired items deleted\n')
-    assert 'time to live is on: DynamoDB deletes expired items for nothing' in output
+    assert 'time to live is on' not in output
     assert f'table {table_name}: reads the whole table: ' in output
     left = {item['id'] for item in all_items(client, table_name)}
-    assert left == {'celery-task-meta-new', 'for ever', 'old-7'}
+    assert left == {'celery-task-meta-new', 'for ever', *replaced, *foreign}
 
 
 def test_purge_deletes_chunks_that_no_item_counts(
@@ -6434,6 +6446,7 @@ def test_purge_deletes_chunks_that_no_item_counts(
     assert (code, answer) == (
         0, {'expired': 0, 'orphans': 4, 'deleted': 0, 'time_to_live': True})
     code, output = run('purge')
+    assert 'time to live is on: DynamoDB deletes expired items for nothing' in output
     assert (code, output.splitlines()[2:]) == (0, [
         '0 expired items deleted', '4 chunks of values that were never completed deleted'])
     assert before - {item['id'] for item in all_items(client, table_name)} == set(orphans)
@@ -6449,9 +6462,11 @@ def test_a_purge_is_as_patient_as_the_options_say(
 
 
 def test_a_scan_of_many_pages(backend: dv.DynamoDBBackend, client: Any, table_name: str) -> None:
+    keep_expired(client, table_name)
+    ttl = {'N': str(int(time.time()) - 5)}
     for number in range(8):
         client.put_item(TableName=table_name, Item={
-            'id': {'S': f'old-{number}'}, 'ttl': {'N': '5'}, 'result': {'B': noise(300 * KB)}})
+            'id': {'S': f'old-{number}'}, 'ttl': ttl, 'result': {'B': noise(300 * KB)}})
     pages = list(dv.scan_for_purge(backend.values.table))
     assert len(pages) > 1 and sum(page.scanned for page in pages) == 8
     assert {id for page in pages for id in page.expired} == {f'old-{number}' for number in range(8)}
