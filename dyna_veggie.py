@@ -58,10 +58,9 @@ import uuid
 import weakref
 from collections import Counter, deque
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor
-from concurrent.futures import wait as futures_wait
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
+from queue import SimpleQueue
 from typing import Any, NamedTuple, Protocol, TypeVar, Union
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
@@ -1432,9 +1431,11 @@ class Table:
 
     # --- requests ---------------------------------------------------------------------------------
 
-    def request(self, method: str, deadline: float = math.inf, **params: Any) -> Any:
+    def request(
+            self, method: str, deadline: float = math.inf, sleep: Sleep = time.sleep,
+            **params: Any) -> Any:
         """The answer to a request about this table.  Creates the table if it is missing."""
-        return self._request(method, {'TableName': self.name, **params}, deadline, time.sleep)
+        return self._request(method, {'TableName': self.name, **params}, deadline, sleep)
 
     def _request(
             self, method: str, params: Mapping[str, Any], deadline: float, sleep: Sleep) -> Any:
@@ -4655,20 +4656,41 @@ def scan(table: Table, segments: int, **params: Any) -> Iterator[tuple[int, list
 
     params: of the Scan request, such as a filter.
     """
-    def read(segment: int, start: dict[str, Any]) -> tuple[int, Any]:
-        parallel = {'Segment': segment, 'TotalSegments': segments} if segments > 1 else {}
-        return segment, table.request('scan', **parallel, **start, **params)
+    answers: SimpleQueue[tuple[int, Any]] = SimpleQueue()
+    stopped = threading.Event()
 
-    with ThreadPoolExecutor(segments, 'dyna-veggie') as pool:
-        running = {pool.submit(read, segment, {}) for segment in range(segments)}
+    def sleep(seconds: float) -> None:
+        if stopped.wait(seconds):
+            raise SystemExit  # the thread's
+
+    def read(segment: int, start: Mapping[str, Any]) -> None:
+        parallel = {'Segment': segment, 'TotalSegments': segments} if segments > 1 else {}
+        try:
+            answer = table.request('scan', sleep=sleep, **parallel, **start, **params)
+            answers.put((segment, answer))
+        except BaseException as exc:
+            answers.put((segment, exc))
+
+    def begin(segment: int, **start: Any) -> None:
+        # a daemon: if a signal ends the scan, nobody waits for the answer
+        threading.Thread(
+            target=read, args=(segment, start), name='dyna-veggie', daemon=True).start()
+
+    try:
+        for segment in range(segments):
+            begin(segment)
+        running = segments
         while running:
-            done, running = futures_wait(running, return_when=FIRST_COMPLETED)
-            for page in done:
-                segment, answer = page.result()
-                if 'LastEvaluatedKey' in answer:
-                    start = {'ExclusiveStartKey': answer['LastEvaluatedKey']}
-                    running.add(pool.submit(read, segment, start))
-                yield answer['ScannedCount'], [unmarshal_item(each) for each in answer['Items']]
+            segment, answer = answers.get()
+            if isinstance(answer, BaseException):
+                raise answer
+            if 'LastEvaluatedKey' in answer:
+                begin(segment, ExclusiveStartKey=answer['LastEvaluatedKey'])
+            else:
+                running -= 1
+            yield answer['ScannedCount'], [unmarshal_item(each) for each in answer['Items']]
+    finally:
+        stopped.set()
 
 
 def segments_of(table: Table, reading: Reading) -> int:
@@ -4719,13 +4741,18 @@ def _orphans_among(table: Table, ids: list[str]) -> list[str]:
 
 def delete_expired(table: Table, ids: Iterable[str]) -> None:
     """Deletes expired items, but not what has replaced one meanwhile."""
-    def delete(id: str) -> None:
+    def delete(page: list[str], sleep: Sleep) -> list[str]:
+        id, = page
         still = expressions(_purged_times(), ConditionExpression=_PURGED)
         params = {'TableName': table.name, 'Key': marshal_item({'id': id}), **still}
-        table.client.send_unless(('ConditionalCheckFailedException',), 'delete_item', params)
-    with ThreadPoolExecutor(table.overlapped, 'dyna-veggie') as pool:
-        for _ in pool.map(delete, ids):
-            pass
+        try:
+            table.client.send('delete_item', params, sleep=sleep)
+        except ClientError as exc:
+            if error_code(exc) != 'ConditionalCheckFailedException':
+                raise
+        return []
+
+    Pages(ids, 1, delete, table.client.backoff, math.inf).send_all(table.overlapped)
 
 
 # --------------------------------------------------------------------------------------------------

@@ -1050,7 +1050,11 @@ def test_a_batch_that_stays_unprocessed_is_a_throttling_error(
 def test_a_signal_ends_a_batch_of_several_pages(
         backend: dv.DynamoDBBackend, proxy: Proxy, signalled: BaseException) -> None:
     proxy.faults = lambda operation, body: Throttle()
+    a_signal_ends(lambda: backend.mget([f'key-{number}' for number in range(1000)]), signalled)
 
+
+def a_signal_ends(call: Callable[[], Any], signalled: BaseException) -> None:
+    """Asserts that what a signal raises ends a call soon, with its threads."""
     def ring(number: int, frame: Any) -> None:
         raise signalled
     before = signal.signal(signal.SIGALRM, ring)
@@ -1058,14 +1062,14 @@ def test_a_signal_ends_a_batch_of_several_pages(
     began = time.monotonic()
     try:
         with pytest.raises(type(signalled)):
-            backend.mget([f'key-{number}' for number in range(1000)])
+            call()
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
     assert time.monotonic() - began < 20  # and not retry_timeout, 120 s
     # the helpers do not go on, either
     for _ in range(100):
-        if not [each for each in threading.enumerate() if each.name == 'dyna-veggie']:
+        if not [each for each in threading.enumerate() if each.name.startswith('dyna-veggie')]:
             break
         time.sleep(0.1)
     else:
@@ -6470,6 +6474,15 @@ def test_a_scan_of_many_pages(backend: dv.DynamoDBBackend, client: Any, table_na
     pages = list(dv.scan_for_purge(backend.values.table))
     assert len(pages) > 1 and sum(page.scanned for page in pages) == 8
     assert {id for page in pages for id in page.expired} == {f'old-{number}' for number in range(8)}
+
+
+@pytest.mark.parametrize('call', [
+    lambda table: next(dv.scan(table, 2)),
+    lambda table: dv.delete_expired(table, map(str, range(100)))], ids=['scan', 'delete'])
+def test_a_signal_ends_a_scan_and_a_purge(
+        call: Any, backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
+    proxy.faults = lambda operation, body: Throttle()
+    a_signal_ends(lambda: call(backend.values.table), KeyboardInterrupt())
 
 
 def test_commands_for_what_is_no_dynamodb_backend() -> None:
