@@ -4651,10 +4651,12 @@ def reading_of(described: Mapping[str, Any]) -> Reading:
     return Reading(described['items'], described['bytes'], units, dollars, seconds)
 
 
-def scan(table: Table, segments: int, **params: Any) -> Iterator[tuple[int, list[Item]]]:
+def scan(
+        table: Table, segments: int, params: Callable[[], Mapping[str, Any]] = dict,
+) -> Iterator[tuple[int, list[Item]]]:
     """Reads the whole table, some segments at once: (items read, items found) of each page.
 
-    params: of the Scan request, such as a filter.
+    params: gives those of the next Scan request, such as a filter.
     """
     answers: SimpleQueue[tuple[int, Any]] = SimpleQueue()
     stopped = threading.Event()
@@ -4666,7 +4668,7 @@ def scan(table: Table, segments: int, **params: Any) -> Iterator[tuple[int, list
     def read(segment: int, start: Mapping[str, Any]) -> None:
         parallel = {'Segment': segment, 'TotalSegments': segments} if segments > 1 else {}
         try:
-            answer = table.request('scan', sleep=sleep, **parallel, **start, **params)
+            answer = table.request('scan', sleep=sleep, **parallel, **start, **params())
             answers.put((segment, answer))
         except BaseException as exc:
             answers.put((segment, exc))
@@ -4723,7 +4725,7 @@ def scan_for_purge(table: Table, segments: int = 1) -> Iterator[ScanPage]:
                          'attribute_not_exists(#status) AND #timestamp < :old '
                          'AND contains(#id, :slash))',
         ProjectionExpression='#id, #ttl')
-    for scanned, items in scan(table, segments, **params):
+    for scanned, items in scan(table, segments, lambda: params):
         expired: list[str] = []
         unexpired: list[str] = []
         for item in items:
@@ -4857,15 +4859,18 @@ class Wanted:
     since: float | None = None
     until: float | None = None
     name: str | None = None
-    whole: bool = False  # the scan reads values, too: for names, or if all are listed
+    whole: bool = False  # all values are read: for names, or if all are listed
 
     @property
     def chords(self) -> bool:
         """Whether running chords are listed, too, which have no name and no time."""
         return self.state in (None, 'RUNNING') and not (self.name or self.since or self.until)
 
-    def expressions(self, prefixes: Iterable[str]) -> dict[str, Any]:
-        """The parameters of the scan, which leave out most of what is not wanted."""
+    def expressions(self, prefixes: Iterable[str], values: bool) -> dict[str, Any]:
+        """The parameters of the scan, which leave out most of what is not wanted.
+
+        values: whether values are wanted, too.
+        """
         starts = {f'prefix{number}': prefix for number, prefix in enumerate(prefixes)}
         conditions = ['(' + ' OR '.join(f'begins_with(#id, :{name})' for name in starts) + ')',
                       '(attribute_not_exists(#ttl) OR #ttl > :now)']
@@ -4875,11 +4880,11 @@ class Wanted:
             conditions.append('#timestamp <= :until')
         if self.state:  # Celery's own backend writes no status
             conditions.append('(#status = :state OR attribute_not_exists(#status))')
-        values = {**starts, **dataclasses.asdict(self), 'now': int(time.time())}
+        filled = {**starts, **dataclasses.asdict(self), 'now': int(time.time())}
         projection = '#id, #status, #timestamp, #ttl, #size, #chunks, #version, #lazy, #closed'
         return expressions(
-            values, FilterExpression=' AND '.join(conditions),
-            ProjectionExpression=projection + (', #result' if self.whole else ''))
+            filled, FilterExpression=' AND '.join(conditions),
+            ProjectionExpression=projection + (', #result' if values else ''))
 
     def fits(self, row: Mapping[str, Any]) -> bool:
         """Whether a task is wanted, once its state and its name are known."""
@@ -4917,7 +4922,14 @@ def scan_for_list(
     own, chords = bytes_to_str(backend.task_keyprefix), bytes_to_str(backend.chord_keyprefix)
     prefixes = [own, f"b'{own}"] + ([chords, f"b'{chords}"] if wanted.chords else [])
     values = Values(table)
-    for scanned, items in scan(table, segments, **wanted.expressions(prefixes)):
+    # The states of Celery's own items are in their values, each of which would take a read of its
+    # own, but travels with the scan at no further cost.  Not on a table that has no such items.
+    lacking = True
+
+    def params() -> dict[str, Any]:
+        return wanted.expressions(prefixes, wanted.whole or lacking)
+
+    for scanned, items in scan(table, segments, params):
         tasks: list[Listed] = []
         unread: dict[str, Item] = {}
         runs: dict[str, str] = {}
@@ -4925,10 +4937,11 @@ def scan_for_list(
             task_id, group_id = task_id_of(backend, item['id']), _chord_id_of(backend, item)
             if group_id:
                 runs[item['id']] = group_id
-            elif task_id and ('status' not in item or wanted.whole):
+            elif task_id and ('result' in item or 'status' not in item or wanted.whole):
                 unread[task_id] = item
             elif task_id:
                 tasks.append(Listed(task_row(task_id, item, item), item))
+        lacking = any('status' not in item for item in unread.values())
         tasks += map(Listed, read_rows(backend, values, unread))
         yield scanned, [task for task in tasks if wanted.fits(task.row)], runs
 

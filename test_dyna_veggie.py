@@ -6316,6 +6316,34 @@ def test_list_says_once_that_names_are_not_stored(run: Any, backend: dv.DynamoDB
     assert output.endswith('  SUCCESS  a\n3 of 3\n')
 
 
+def test_list_reads_no_more_of_celerys_own_items_than_it_says(
+        run: Any, make_app: MakeApp, proxy: Proxy) -> None:
+    backend = ready(make_app(), proxy)
+
+    def items(names: str, with_status: bool) -> Iterator[dict[str, Any]]:
+        for number in range(1000):
+            state = states.FAILURE if number % 500 == 7 else states.SUCCESS
+            value = backend.encode({'status': state, 'result': noise(2 * KB).hex()})
+            yield {'id': names.format(number), 'timestamp': number,
+                   **({'status': state} if with_status else {}), 'result': dv.ensure_bytes(value)}
+
+    table = backend.values.table
+    def with_values() -> list[bool]:
+        proxy.reset()
+        assert run('list', '--state', 'FAILURE')[1].endswith('2 of 2\n')
+        return ['#result' in request.body['ProjectionExpression']
+                for request in proxy.requests if request.operation == 'Scan']
+
+    table.write_many(puts=items("b'celery-task-meta-{}'", with_status=False))
+    sent = with_values()
+    assert len(sent) > 2 and all(sent) and set(operations(proxy)) == {'DescribeTable', 'Scan'}
+    # where all items have a status, values do not travel but in the first pages
+    table.write_many(deletes=(f"b'celery-task-meta-{number}'" for number in range(1000)))
+    table.write_many(puts=items('celery-task-meta-{}', with_status=True))
+    sent = with_values()
+    assert sent[0] and not sent[-1]
+
+
 def test_what_a_scan_takes() -> None:
     described = {'items': 9, 'bytes': 8192 * 10**6, 'read_units': None}
     assert str(dv.reading_of(described)) == (
