@@ -4862,9 +4862,14 @@ class Wanted:
     whole: bool = False  # all values are read: for names, or if all are listed
 
     @property
+    def capitals(self) -> str | None:
+        """The state as Celery would write it; an app may write others of its own."""
+        return self.state and self.state.upper()
+
+    @property
     def chords(self) -> bool:
         """Whether running chords are listed, too, which have no name and no time."""
-        return self.state in (None, 'RUNNING') and not (self.name or self.since or self.until)
+        return self.capitals in (None, 'RUNNING') and not (self.name or self.since or self.until)
 
     def expressions(self, prefixes: Iterable[str], values: bool) -> dict[str, Any]:
         """The parameters of the scan, which leave out most of what is not wanted.
@@ -4879,8 +4884,10 @@ class Wanted:
         if self.until is not None:
             conditions.append('#timestamp <= :until')
         if self.state:  # Celery's own backend writes no status
-            conditions.append('(#status = :state OR attribute_not_exists(#status))')
-        filled = {**starts, **dataclasses.asdict(self), 'now': int(time.time())}
+            conditions.append('(#status = :state OR #status = :capitals '
+                              'OR attribute_not_exists(#status))')
+        filled = {**starts, **dataclasses.asdict(self), 'capitals': self.capitals,
+                  'now': int(time.time())}
         projection = '#id, #status, #timestamp, #ttl, #size, #chunks, #version, #lazy, #closed'
         return expressions(
             filled, FilterExpression=' AND '.join(conditions),
@@ -4888,7 +4895,8 @@ class Wanted:
 
     def fits(self, row: Mapping[str, Any]) -> bool:
         """Whether a task is wanted, once its state and its name are known."""
-        return self.state in (None, row['state']) and self.name in (None, row['name'])
+        fits = self.state is None or row['state'] in (self.state, self.capitals)
+        return fits and self.name in (None, row['name'])
 
 
 class Listed(NamedTuple):
@@ -5256,7 +5264,7 @@ def _list(
     """Lists tasks and running chords, the newest first.  Reads the whole table."""
     reading = _announce(operators_table(backend.options), yes)
     table = scanned_table(backend.options)
-    wanted = Wanted(state and state.upper(), since, until, name, bool(name) or not limit)
+    wanted = Wanted(state, since, until, name, bool(name) or not limit)
     runs: dict[str, str] = {}
     matches = 0
 
@@ -5288,9 +5296,9 @@ def _list(
 def _suggest(wanted: Wanted) -> None:
     """Says why nothing may have been found."""
     known = [*states.ALL_STATES, 'RUNNING']
-    near = difflib.get_close_matches(wanted.state or '', known, 1)
-    if near and wanted.state not in known:
-        click.echo(f'there is no state {wanted.state}; did you mean {near[0]}?', err=True)
+    near = difflib.get_close_matches(wanted.capitals or '', known, 1)
+    if near and wanted.capitals not in known:
+        click.echo(f'there is no state {wanted.capitals}; did you mean {near[0]}?', err=True)
     if wanted.name:
         click.echo('names are stored only with result_extended; they count as a whole, '
                    'such as proj.tasks.add', err=True)

@@ -6143,6 +6143,7 @@ def test_list_tasks_and_running_chords(
     backend.store_result('large', 'x' * 900 * KB, states.SUCCESS, request=celery.app.task.Context(
         {'task': 'proj.total', 'delivery_info': {}}))
     backend.set('celery-task-meta-mute', backend.encode({'status': 'PROGRESS', 'result': 1}))
+    backend.store_result('half', 1, 'Halfway')
     backend.set('something else', b'1')
     client.put_item(TableName=table_name, Item={
         'id': {'S': 'celery-task-meta-old'}, 'ttl': {'N': '86400'}, 'status': {'S': 'SUCCESS'}})
@@ -6157,7 +6158,8 @@ def test_list_tasks_and_running_chords(
     assert (chord['counted'], chord['expected']) == (0, 45)
     assert all(set(row) == SHOWN for row in tasks)
     ids = [row['id'] for row in tasks if row['id'] not in {*ended.ids, ended.body_id}]
-    assert ids == ['theirs', 'mute', 'large', *(f'id-{number}' for number in range(29, -1, -1))]
+    assert ids == [
+        'theirs', 'half', 'mute', 'large', *(f'id-{number}' for number in range(29, -1, -1))]
     by_id = {row['id']: row for row in tasks}
     assert by_id['id-4']['args'] == [4] and by_id['id-4']['name'] == 'proj.add'
     assert by_id['mute']['state'] == 'PROGRESS'
@@ -6168,6 +6170,7 @@ def test_list_tasks_and_running_chords(
     assert [row['id'] for row in listed('--state', 'failure')] == ['id-20', 'id-10', 'id-0']
     assert [row['id'] for row in listed('--state', 'running')] == [drive.group_id]
     assert [row['id'] for row in listed('--state', 'progress')] == ['mute']
+    assert [row['id'] for row in listed('--state', 'Halfway')] == ['half']
     total = listed('--name', 'proj.total', '--state', 'SUCCESS')
     assert [row['id'] for row in total] == [
         'large', *(f'id-{number}' for number in range(27, 0, -3))]
