@@ -4984,8 +4984,9 @@ def commands(ctx: click.Context, app: str | None, result_backend: str | None) ->
 
 def _backend_of(ctx: click.Context, app: str | None, url: str | None) -> DynamoDBBackend:
     if url:
-        if '+dynamodb://' in url:
-            url = url.rpartition('+')[2]
+        _, named, place = url.partition('+dynamodb://')
+        if named:
+            url = f'dynamodb://{place}'
         if not url.startswith('dynamodb://'):
             raise click.UsageError('the URL must start with dynamodb://')
         return DynamoDBBackend(app=celery.Celery(set_as_current=False), url=url)

@@ -6532,7 +6532,8 @@ def test_commands_for_what_is_no_dynamodb_backend() -> None:
     assert done.exit_code == 1 and "No module named 'no_such_module'" in done.output
     assert 'Traceback' not in done.output
     vendored = 'proj.vendor.dyna_veggie.DynamoDBBackend+dynamodb://eu-west-1/vendored'
-    assert 'table/vendored' in runner.invoke(dv.commands, ['-b', vendored, 'policy']).output
+    for url in (vendored, f'{vendored}?tags=a:b+c', 'dynamodb://eu-west-1/vendored?tags=a:b+c'):
+        assert 'table/vendored' in runner.invoke(dv.commands, ['-b', url, 'policy']).output
 
 
 def test_commands_as_they_are_called(tmp_path: Path, table_name: str, endpoint: str) -> None:
