@@ -5033,7 +5033,8 @@ def _command(run: Callable[..., _Answer]) -> click.Command:
         else:
             texts = [json.dumps(_plain(answer), indent=2)]
         for text in texts:
-            click.echo(text)
+            # half of a surrogate pair, which JSON can hold, cannot be printed
+            click.echo(text.encode(errors='backslashreplace').decode())
         if isinstance(answer, dict) and answer.get('ok') is False:
             sys.exit(1)
     return command
@@ -5143,6 +5144,10 @@ def _show(backend: DynamoDBBackend, id: str) -> _Answer:
     """Shows a task, a saved group, or by its group's id a chord."""
     if not id:
         raise click.ClickException('the id is empty')
+    try:
+        id.encode()
+    except UnicodeEncodeError:  # the shell's bytes were none
+        raise click.ClickException('the id is no text in UTF-8') from None
     table = operators_table(backend.options)
     values = Values(table)
     task_id = task_id_of(backend, id) or id

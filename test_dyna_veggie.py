@@ -6043,6 +6043,11 @@ def test_show_a_task(run: Any, make_app: MakeApp, client: Any, proxy: Proxy,
     assert (told['state'], told['expires']) == ('PENDING', '1970-01-02T00:00:00.000+00:00')
     assert run('show', '') == (1, 'Error: the id is empty\n')
     assert 'the id of a task is too long' in run('show', 'x' * 3000)[1]
+    assert run('show', 'x\ud800') == (1, 'Error: the id is no text in UTF-8\n')
+    client.put_item(TableName=table_name, Item={
+        'id': {'S': 'celery-task-meta-name'},
+        'result': {'B': rb'{"status": "SUCCESS", "name": "n\ud800"}'}})
+    assert 'n\\ud800' in run('show', 'name')[1]
     request = celery.app.task.Context({
         'id': 'small', 'task': 'proj.add', 'args': [1, 2], 'kwargs': {'to': 3}, 'retries': 2,
         'hostname': 'worker@host', 'parent_id': 'mother', 'group': 'team',
