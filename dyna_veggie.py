@@ -58,10 +58,9 @@ import uuid
 import weakref
 from collections import Counter, deque
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor
-from concurrent.futures import wait as futures_wait
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
+from queue import SimpleQueue
 from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar, Union
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
@@ -228,12 +227,14 @@ LARGEST_RESULT = 400_000_000  # bytes, 1,000 items: what one value can cost has 
 _seconds = number_parser('seconds, 0 or more', float, lambda value: 0 <= value < math.inf)
 _above_zero = number_parser('seconds, more than 0', float, lambda value: 0 < value < math.inf)
 _positive = number_parser('a whole number, 1 or more', int, lambda value: value > 0)
-_whole = number_parser('a whole number', int)
+# bounded, since an item takes no number of more than 38 digits
+_lifetime = number_parser(
+    'a whole number of at most ten digits', int, lambda value: abs(value) < 1e10)
 _whole_not_negative = number_parser('a whole number, 0 or more', int, lambda value: value >= 0)
 _result_size = number_parser(
     f'a whole number, 1 to {LARGEST_RESULT:,}', int, lambda value: 0 < value <= LARGEST_RESULT)
 
-# a task's own ``result_expires``; bounded, since an item takes no number of more than 38 digits
+# a task's own ``result_expires``, with the same bounds
 parse_result_expires = number_parser(
     'seconds, a timedelta, or None for ever', _to_seconds, lambda value: abs(value) < 1e10)
 
@@ -295,7 +296,7 @@ class Options:
 
     # what is stored
     ttl_seconds: int | None = _option(
-        None, _whole, 'seconds that results are kept; 0 or negative: for ever; '
+        None, _lifetime, 'seconds that results are kept; 0 or negative: for ever; '
         "default: Celery's ``result_expires``")
     max_result_size: int = _option(
         16 * 2**20, _result_size, 'largest result, in bytes as it is stored')
@@ -1450,9 +1451,11 @@ class Table:
 
     # --- requests ---------------------------------------------------------------------------------
 
-    def request(self, method: str, deadline: float = math.inf, **params: Any) -> Any:
+    def request(
+            self, method: str, deadline: float = math.inf, sleep: Sleep = time.sleep,
+            **params: Any) -> Any:
         """The answer to a request about this table.  Creates the table if it is missing."""
-        return self._request(method, {'TableName': self.name, **params}, deadline, time.sleep)
+        return self._request(method, {'TableName': self.name, **params}, deadline, sleep)
 
     def _request(
             self, method: str, params: Mapping[str, Any], deadline: float, sleep: Sleep) -> Any:
@@ -2269,7 +2272,7 @@ class Chords:
         size = {} if run.size is None else {'size': run.size}
         late = {} if run.deadline is None else {'ttl': run.deadline + LATE}
         items: list[Item] = [
-            {'id': key, 'run': run.id, **(run.ttl or expiry(POINTER_TTL))},
+            {'id': key, 'run': run.id, **(late or expiry(POINTER_TTL))},
             {'id': run.id, 'lazy': run.lazy, 'single': run.single, **size, **late}]
         if run.size is not None:
             items += ({'id': run.node_id(position), **run.ttl} for position in run.positions())
@@ -2283,8 +2286,14 @@ class Chords:
     def progress(self, key: str) -> Progress | None:
         """How far the newest run of a chord is; None if there is none."""
         item = self._newest_run(key)
-        if item is None:
-            return None
+        return self._progress(item) if item else None
+
+    def progress_of_run(self, run_id: str) -> Progress | None:
+        """How far a run is; None if there is none."""
+        item = self._run_item(run_id)
+        return self._progress(item) if item else None
+
+    def _progress(self, item: Item) -> Progress:
         run = self._run(item)
         leaves = self._leaves(run)
         expected = run.size
@@ -2318,7 +2327,10 @@ class Chords:
         pointer = self.table.get(key)
         if not pointer or is_expired(pointer) or not isinstance(pointer.get('run'), str):
             return None
-        item = self.table.get(pointer['run'])
+        return self._run_item(pointer['run'])
+
+    def _run_item(self, run_id: str) -> Item | None:
+        item = self.table.get(run_id)
         return item if item and 'lazy' in item else None
 
     def _run(self, item: Item) -> Run:
@@ -4742,6 +4754,7 @@ def least_policy(table: Table, bootstrap: bool, principal: str | None = None) ->
 # Reads whole tables: what that takes, a parallel Scan, and what a purge deletes.
 
 _ORPHAN_AGE = 3600  # seconds: a chunk that no item counts by then belongs to no store under way
+_PURGED = '#ttl BETWEEN :oldest AND :now'
 
 
 class Reading(NamedTuple):
@@ -4771,25 +4784,48 @@ def reading_of(described: Mapping[str, Any]) -> Reading:
     return Reading(described['items'], described['bytes'], units, dollars, seconds)
 
 
-def scan(table: Table, segments: int, **params: Any) -> Iterator[tuple[int, list[Item]]]:
+def scan(
+        table: Table, segments: int, params: Callable[[], Mapping[str, Any]] = dict,
+) -> Iterator[tuple[int, list[Item]]]:
     """Reads the whole table, some segments at once: (items read, items found) of each page.
 
-    params: of the Scan request, such as a filter.
+    params: gives those of the next Scan request, such as a filter.
     """
-    def read(segment: int, start: dict[str, Any]) -> tuple[int, Any]:
-        parallel = {'Segment': segment, 'TotalSegments': segments} if segments > 1 else {}
-        return segment, table.request('scan', **parallel, **start, **params)
+    answers: SimpleQueue[tuple[int, Any]] = SimpleQueue()
+    stopped = threading.Event()
 
-    with ThreadPoolExecutor(segments, 'dyna-veggie') as pool:
-        running = {pool.submit(read, segment, {}) for segment in range(segments)}
+    def sleep(seconds: float) -> None:
+        if stopped.wait(seconds):
+            raise SystemExit  # the thread's
+
+    def read(segment: int, start: Mapping[str, Any]) -> None:
+        parallel = {'Segment': segment, 'TotalSegments': segments} if segments > 1 else {}
+        try:
+            answer = table.request('scan', sleep=sleep, **parallel, **start, **params())
+            answers.put((segment, answer))
+        except BaseException as exc:
+            answers.put((segment, exc))
+
+    def begin(segment: int, **start: Any) -> None:
+        # a daemon: if a signal ends the scan, nobody waits for the answer
+        threading.Thread(
+            target=read, args=(segment, start), name='dyna-veggie', daemon=True).start()
+
+    try:
+        for segment in range(segments):
+            begin(segment)
+        running = segments
         while running:
-            done, running = futures_wait(running, return_when=FIRST_COMPLETED)
-            for page in done:
-                segment, answer = page.result()
-                if 'LastEvaluatedKey' in answer:
-                    start = {'ExclusiveStartKey': answer['LastEvaluatedKey']}
-                    running.add(pool.submit(read, segment, start))
-                yield answer['ScannedCount'], [unmarshal_item(each) for each in answer['Items']]
+            segment, answer = answers.get()
+            if isinstance(answer, BaseException):
+                raise answer
+            if 'LastEvaluatedKey' in answer:
+                begin(segment, ExclusiveStartKey=answer['LastEvaluatedKey'])
+            else:
+                running -= 1
+            yield answer['ScannedCount'], [unmarshal_item(each) for each in answer['Items']]
+    finally:
+        stopped.set()
 
 
 def segments_of(table: Table, reading: Reading) -> int:
@@ -4807,15 +4843,22 @@ class ScanPage(NamedTuple):
     orphans: list[str]
 
 
+def _purged_times() -> dict[str, int]:
+    """What _PURGED compares with, in seconds of the epoch."""
+    now = int(time.time())
+    # as time to live itself: what seems to have expired earlier is no time, or means "never"
+    return {'now': now, 'oldest': now - 5 * 365 * 86400}
+
+
 def scan_for_purge(table: Table, segments: int = 1) -> Iterator[ScanPage]:
     """Reads the whole table for expired items, and for chunks whose item is gone."""
     params = expressions(
-        {'now': int(time.time()), 'old': time.time() - _ORPHAN_AGE, 'slash': '/'},
-        FilterExpression='#ttl <= :now OR (attribute_not_exists(#ttl) AND '
+        {**_purged_times(), 'old': time.time() - _ORPHAN_AGE, 'slash': '/'},
+        FilterExpression=f'({_PURGED}) OR (attribute_not_exists(#ttl) AND '
                          'attribute_not_exists(#status) AND #timestamp < :old '
                          'AND contains(#id, :slash))',
         ProjectionExpression='#id, #ttl')
-    for scanned, items in scan(table, segments, **params):
+    for scanned, items in scan(table, segments, lambda: params):
         expired: list[str] = []
         unexpired: list[str] = []
         for item in items:
@@ -4833,13 +4876,18 @@ def _orphans_among(table: Table, ids: list[str]) -> list[str]:
 
 def delete_expired(table: Table, ids: Iterable[str]) -> None:
     """Deletes expired items, but not what has replaced one meanwhile."""
-    def delete(id: str) -> None:
-        still = expressions({'now': int(time.time())}, ConditionExpression='#ttl <= :now')
+    def delete(page: list[str], sleep: Sleep) -> list[str]:
+        id, = page
+        still = expressions(_purged_times(), ConditionExpression=_PURGED)
         params = {'TableName': table.name, 'Key': marshal_item({'id': id}), **still}
-        table.client.send_unless(('ConditionalCheckFailedException',), 'delete_item', params)
-    with ThreadPoolExecutor(table.overlapped, 'dyna-veggie') as pool:
-        for _ in pool.map(delete, ids):
-            pass
+        try:
+            table.client.send('delete_item', params, sleep=sleep)
+        except ClientError as exc:
+            if error_code(exc) != 'ConditionalCheckFailedException':
+                raise
+        return []
+
+    Pages(ids, 1, delete, table.client.backoff, math.inf).send_all(table.overlapped)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -4849,17 +4897,32 @@ def delete_expired(table: Table, ids: Iterable[str]) -> None:
 # What is stored, as rows for people: tasks, and the chords that run.
 
 def iso(seconds: Any) -> str | None:
-    """Seconds of the epoch as ISO 8601; None if there are none."""
+    """Seconds of the epoch as ISO 8601; None if there are none, or they are no such time."""
     if not isinstance(seconds, (int, float)):
         return None
-    return datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec='milliseconds')
+    try:
+        return datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec='milliseconds')
+    except (ValueError, OverflowError, OSError):  # such as milliseconds: the year is 55,000
+        return None
 
 
-def _in_utc(moment: Any) -> Any:
-    """Celery's date_done; before 5.4 it is in UTC and does not say so."""
-    if isinstance(moment, str) and not re.search(r'(Z|[+-]\d\d:\d\d)$', moment):
-        return moment + '+00:00'
-    return moment
+def seconds_of(moment: Any) -> float:
+    """Seconds of the epoch for a time in ISO 8601, in UTC if it does not say.
+
+    Raises ValueError or TypeError.
+    """
+    parsed = maybe_iso8601(moment)
+    if not isinstance(parsed, datetime):
+        raise ValueError(moment)
+    return (parsed if parsed.tzinfo else parsed.replace(tzinfo=timezone.utc)).timestamp()
+
+
+def _in_utc(moment: Any) -> str | None:
+    """Celery's date_done, which has the offset of the app's timezone; before 5.4 it has none."""
+    try:
+        return iso(seconds_of(moment))
+    except (ValueError, TypeError, AttributeError, OverflowError):
+        return None
 
 
 def task_id_of(backend: DynamoDBBackend, id: str) -> str | None:
@@ -4872,9 +4935,10 @@ def task_id_of(backend: DynamoDBBackend, id: str) -> str | None:
     return quoted[2][len(prefix):] if quoted and quoted[2].startswith(prefix) else None
 
 
-def task_row(id: str, item: Item, meta: Mapping[str, Any]) -> dict[str, Any]:
+def task_row(
+        id: str, item: Item, meta: Mapping[str, Any], value: bytes = b'') -> dict[str, Any]:
     """What is stored of a task, but its result: the same keys for each."""
-    value, result = item.get('result', b''), meta.get('result')
+    chunks, result = len(chunk_ids(item)), meta.get('result')
     error = (' '.join(safe_repr(result).split())[:200]  # its own repr may raise
              if isinstance(result, BaseException) else None)
     return {
@@ -4884,22 +4948,36 @@ def task_row(id: str, item: Item, meta: Mapping[str, Any]) -> dict[str, Any]:
         'queue': meta.get('queue'), 'retries': meta.get('retries'),
         'parent': meta.get('parent_id'), 'group': meta.get('group_id'),
         'stored': iso(item.get('timestamp')), 'done': _in_utc(meta.get('date_done')),
-        'expires': iso(item.get('ttl')), 'size': item.get('size', len(value)),
-        'chunks': item.get('chunks', 0)}
+        'expires': iso(item.get('ttl')), 'size': item['size'] if chunks else len(value),
+        'chunks': chunks}
 
 
-def chord_row(backend: DynamoDBBackend, table: Table, group_id: str) -> dict[str, Any] | None:
-    """How far a chord is; None if there is none."""
-    key = backend.key_id(backend.get_key_for_chord(group_id))
-    progress = Chords(table).progress(key)
-    if progress is None:
+def meta_of(
+        backend: DynamoDBBackend, task_id: str, item: Item, stored: Stored) -> Mapping[str, Any]:
+    """What a stored value says of a task; if it cannot be read here, why, and the item's status."""
+    meta: Mapping[str, Any] = backend.seen(task_id, stored).value
+    status = item.get('status')
+    if isinstance(meta['result'], BackendGetMetaError) and isinstance(status, str):
+        return {**meta, 'status': status}
+    return meta
+
+
+def ids_of(results: Any, app: Any) -> list[str] | None:
+    """The ids of results in the form of as_tuple(); None if they are not in that form."""
+    try:
+        return [result_from_tuple(each, app).id for each in results or ()]
+    except Exception:
         return None
+
+
+def chord_row(group_id: str, progress: Progress) -> dict[str, Any]:
+    """How far a run of a chord is."""
     return {'id': group_id, 'kind': 'chord', 'state': 'CLOSED' if progress.closed else 'RUNNING',
             'counted': progress.counted, 'failed': progress.failed, 'expected': progress.expected}
 
 
 def _chord_id_of(backend: DynamoDBBackend, item: Item) -> str | None:
-    """The group of a chord that is running, from the item of its run."""
+    """The group of a chord, from the item of a run that is not closed."""
     prefix = re.escape(bytes_to_str(backend.chord_keyprefix))
     run = re.fullmatch(
         rf'''(?:b['"])?{prefix}(.+?)['"]?\.[0-9a-f]{{8}}''', item['id'], re.DOTALL)
@@ -4914,15 +4992,23 @@ class Wanted:
     since: float | None = None
     until: float | None = None
     name: str | None = None
-    whole: bool = False  # the scan reads values, too: for names, or if all are listed
+    whole: bool = False  # all values are read: for names, or if all are listed
+
+    @property
+    def capitals(self) -> str | None:
+        """The state as Celery would write it; an app may write others of its own."""
+        return self.state and self.state.upper()
 
     @property
     def chords(self) -> bool:
         """Whether running chords are listed, too, which have no name and no time."""
-        return self.state in (None, 'RUNNING') and not (self.name or self.since or self.until)
+        return self.capitals in (None, 'RUNNING') and not (self.name or self.since or self.until)
 
-    def expressions(self, prefixes: Iterable[str]) -> dict[str, Any]:
-        """The parameters of the scan, which leave out most of what is not wanted."""
+    def expressions(self, prefixes: Iterable[str], values: bool) -> dict[str, Any]:
+        """The parameters of the scan, which leave out most of what is not wanted.
+
+        values: whether values are wanted, too.
+        """
         starts = {f'prefix{number}': prefix for number, prefix in enumerate(prefixes)}
         conditions = ['(' + ' OR '.join(f'begins_with(#id, :{name})' for name in starts) + ')',
                       '(attribute_not_exists(#ttl) OR #ttl > :now)']
@@ -4931,16 +5017,19 @@ class Wanted:
         if self.until is not None:
             conditions.append('#timestamp <= :until')
         if self.state:  # Celery's own backend writes no status
-            conditions.append('(#status = :state OR attribute_not_exists(#status))')
-        values = {**starts, **dataclasses.asdict(self), 'now': int(time.time())}
+            conditions.append('(#status = :state OR #status = :capitals '
+                              'OR attribute_not_exists(#status))')
+        filled = {**starts, **dataclasses.asdict(self), 'capitals': self.capitals,
+                  'now': int(time.time())}
         projection = '#id, #status, #timestamp, #ttl, #size, #chunks, #version, #lazy, #closed'
         return expressions(
-            values, FilterExpression=' AND '.join(conditions),
-            ProjectionExpression=projection + (', #result' if self.whole else ''))
+            filled, FilterExpression=' AND '.join(conditions),
+            ProjectionExpression=projection + (', #result' if values else ''))
 
     def fits(self, row: Mapping[str, Any]) -> bool:
         """Whether a task is wanted, once its state and its name are known."""
-        return self.state in (None, row['state']) and self.name in (None, row['name'])
+        fits = self.state is None or row['state'] in (self.state, self.capitals)
+        return fits and self.name in (None, row['name'])
 
 
 class Listed(NamedTuple):
@@ -4961,31 +5050,41 @@ def read_rows(
     for task_id, item in items.items():
         if item['id'] in stored:  # else it is gone meanwhile
             value = stored[item['id']]
-            row = task_row(task_id, item, backend.seen(task_id, value).value)
-            yield {**row, 'size': item.get('size', len(value.value))}
+            yield task_row(task_id, item, meta_of(backend, task_id, item, value), value.value)
 
 
 def scan_for_list(
         backend: DynamoDBBackend, table: Table, segments: int, wanted: Wanted,
-) -> Iterator[tuple[int, list[Listed], list[str]]]:
-    """Reads the whole table: (items read, tasks, groups of chords that run) of each page."""
+) -> Iterator[tuple[int, list[Listed], dict[str, str]]]:
+    """Reads the whole table: (items read, tasks, open runs of chords) of each page.
+
+    A run is given by its id, with that of its group.
+    """
     own, chords = bytes_to_str(backend.task_keyprefix), bytes_to_str(backend.chord_keyprefix)
     prefixes = [own, f"b'{own}"] + ([chords, f"b'{chords}"] if wanted.chords else [])
     values = Values(table)
-    for scanned, items in scan(table, segments, **wanted.expressions(prefixes)):
+    # The states of Celery's own items are in their values, each of which would take a read of its
+    # own, but travels with the scan at no further cost.  Not on a table that has no such items.
+    lacking = True
+
+    def params() -> dict[str, Any]:
+        return wanted.expressions(prefixes, wanted.whole or lacking)
+
+    for scanned, items in scan(table, segments, params):
         tasks: list[Listed] = []
         unread: dict[str, Item] = {}
-        running = []
+        runs: dict[str, str] = {}
         for item in items:
             task_id, group_id = task_id_of(backend, item['id']), _chord_id_of(backend, item)
             if group_id:
-                running.append(group_id)
-            elif task_id and ('status' not in item or wanted.whole):
+                runs[item['id']] = group_id
+            elif task_id and ('result' in item or 'status' not in item or wanted.whole):
                 unread[task_id] = item
             elif task_id:
                 tasks.append(Listed(task_row(task_id, item, item), item))
+        lacking = any('status' not in item for item in unread.values())
         tasks += map(Listed, read_rows(backend, values, unread))
-        yield scanned, [task for task in tasks if wanted.fits(task.row)], running
+        yield scanned, [task for task in tasks if wanted.fits(task.row)], runs
 
 
 # --------------------------------------------------------------------------------------------------
@@ -5018,8 +5117,9 @@ def commands(ctx: click.Context, app: str | None, result_backend: str | None) ->
 
 def _backend_of(ctx: click.Context, app: str | None, url: str | None) -> DynamoDBBackend:
     if url:
-        if '+dynamodb://' in url:
-            url = url.rpartition('+')[2]
+        _, named, place = url.partition('+dynamodb://')
+        if named:
+            url = f'dynamodb://{place}'
         if not url.startswith('dynamodb://'):
             raise click.UsageError('the URL must start with dynamodb://')
         return DynamoDBBackend(app=celery.Celery(set_as_current=False), url=url)
@@ -5037,6 +5137,18 @@ def _backend_of(ctx: click.Context, app: str | None, url: str | None) -> DynamoD
     return backend
 
 
+def _plain(value: Any) -> Any:
+    """A value as JSON has it; what JSON does not have, as Python shows it."""
+    if isinstance(value, Mapping):
+        return {key if key is None or isinstance(key, (str, int)) else safe_repr(key): _plain(each)
+                for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(each) for each in value]
+    if isinstance(value, float) and math.isfinite(value):
+        return value
+    return value if value is None or isinstance(value, (str, int)) else safe_repr(value)
+
+
 def _command(run: Callable[..., _Answer]) -> click.Command:
     @commands.command(run.__name__.strip('_').replace('_', '-'))
     @click.option('--json', 'as_json', is_flag=True, help='For machines.')
@@ -5050,11 +5162,12 @@ def _command(run: Callable[..., _Answer]) -> click.Command:
         if not as_json:
             texts = lines
         elif isinstance(answer, list):
-            texts = [json.dumps(each, default=repr) for each in answer]
+            texts = [json.dumps(_plain(each)) for each in answer]
         else:
-            texts = [json.dumps(answer, indent=2, default=repr)]
+            texts = [json.dumps(_plain(answer), indent=2)]
         for text in texts:
-            click.echo(text)
+            # half of a surrogate pair, which JSON can hold, cannot be printed
+            click.echo(text.encode(errors='backslashreplace').decode())
         if isinstance(answer, dict) and answer.get('ok') is False:
             sys.exit(1)
     return command
@@ -5090,11 +5203,11 @@ class _Checks:
         """Does what a worker does, with an item of its own."""
         item = {'id': f'dyna-veggie-check-{uuid.uuid4()}', **expiry(3600)}
         began = time.monotonic()
-        for action, call in WORKER_ACTIONS.items():
-            if action != INSERT or self.table.inserts:
-                failed = None if action == INSERT else False
-                self.run(action, functools.partial(call, self.table, item), failed)
-        took = 1000 * (time.monotonic() - began) / len(WORKER_ACTIONS)
+        actions = [each for each in WORKER_ACTIONS if each != INSERT or self.table.inserts]
+        for action in actions:
+            failed = None if action == INSERT else False
+            self.run(action, functools.partial(WORKER_ACTIONS[action], self.table, item), failed)
+        took = 1000 * (time.monotonic() - began) / len(actions)
         self.note('round trip', True, f'{took:.0f} ms')
 
 
@@ -5164,6 +5277,10 @@ def _show(backend: DynamoDBBackend, id: str) -> _Answer:
     """Shows a task, a saved group, or by its group's id a chord."""
     if not id:
         raise click.ClickException('the id is empty')
+    try:
+        id.encode()
+    except UnicodeEncodeError:  # the shell's bytes were none
+        raise click.ClickException('the id is no text in UTF-8') from None
     table = operators_table(backend.options)
     values = Values(table)
     task_id = task_id_of(backend, id) or id
@@ -5179,24 +5296,29 @@ def _show(backend: DynamoDBBackend, id: str) -> _Answer:
         row['expires'] = iso(item.get('ttl'))
         told = f'expired {_readable(row["expires"])}, not deleted yet'
         if stored:
-            meta = backend.seen(task_id, stored).value
-            row.update(task_row(task_id, item, meta), size=item.get('size', len(stored.value)))
+            meta = meta_of(backend, task_id, item, stored)
+            row.update(task_row(task_id, item, meta, stored.value))
             row.update({name: meta.get(name) for name in ('result', 'traceback')})
-            row['children'] = [result_from_tuple(each, backend.app).id
-                               for each in meta.get('children') or ()]
+            row['children'] = ids_of(meta.get('children'), backend.app)
             row['stored_as'], told = item['id'], ''
     saved = values.get(backend.key_id(backend.get_key_for_group(task_id)))
     row['results'] = None
     if saved:
-        group = result_from_tuple(backend.decode(saved.read())['result'], backend.app)
-        row['results'], told = [each.id for each in group.results], ''
-    row['chord'] = chord_row(backend, table, task_id)
-    if row['chord']:
+        try:
+            group = result_from_tuple(backend.decode(saved.read())['result'], backend.app)
+            row['results'], told = [each.id for each in group.results], ''
+        except Exception as exc:
+            row['error'] = f'the saved group cannot be read: {type(exc).__name__}: {exc}'
+            told = told and row['error']
+    chords, key = Chords(table), backend.key_id(backend.get_key_for_chord(task_id))
+    progress = chords.progress(key)
+    row['chord'] = None
+    if progress:
         told = ''
-        key = backend.key_id(backend.get_key_for_chord(task_id))
-        row['chord']['first_failed'] = [
-            part.task_id for part in Chords(table).failed_parts(key)[:10]]
-        row['chord']['first_missing'] = Chords(table).missing_places(key)[:10]
+        row['chord'] = {
+            **chord_row(task_id, progress),
+            'first_failed': [part.task_id for part in chords.failed_parts(key)[:10]],
+            'first_missing': chords.missing_places(key)[:10]}
     return row, _shown(row, told)
 
 
@@ -5213,13 +5335,14 @@ def _shown(row: Mapping[str, Any], told: str) -> Iterator[str]:
         return
     if row['stored_as']:
         size = f'{row["size"]:,} bytes' + (f' in {row["chunks"]} chunks' if row['chunks'] else '')
-        lines = {**row, 'result': repr(row['result'])[:500], 'size': size,
+        lines = {**row, 'result': safe_repr(row['result'])[:500], 'size': size,
                  **{name: _readable(row[name]) for name in ('stored', 'done', 'expires')}}
         for name in ('id', 'stored_as', 'state', 'result', 'name', 'args', 'kwargs', 'worker',
                      'queue', 'retries', 'parent', 'group', 'children', 'stored', 'done',
                      'expires', 'size', 'traceback'):
-            if lines[name] not in (None, []):
-                yield f'{name:10} {lines[name]}'
+            line = lines[name]
+            if line not in (None, []):
+                yield f'{name:10} {line if isinstance(line, str) else safe_repr(line)}'
     if row['results'] is not None:
         more = ', …' if len(row['results']) > 10 else ''
         yield f'group      {len(row["results"])} results: {", ".join(row["results"][:10])}{more}'
@@ -5243,12 +5366,10 @@ def _moment(given: str) -> float:
     if ago:
         return time.time() - int(ago[1]) * {'s': 1, 'm': 60, 'h': 3600, 'd': 86400}[ago[2]]
     try:
-        moment = maybe_iso8601(given)
-    except ValueError:
-        moment = None
-    if moment is None:
-        raise click.BadParameter(f'{given!r} is no time such as 2h, 3d or 2026-11-25T07:30')
-    return (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp()
+        return seconds_of(given)
+    except (ValueError, OverflowError):
+        raise click.BadParameter(
+            f'{given!r} is no time such as 2h, 3d or 2026-11-25T07:30') from None
 
 
 def _announce(table: Table, yes: bool) -> Reading:
@@ -5282,17 +5403,17 @@ def _list(
     """Lists tasks and running chords, the newest first.  Reads the whole table."""
     reading = _announce(operators_table(backend.options), yes)
     table = scanned_table(backend.options)
-    wanted = Wanted(state and state.upper(), since, until, name, bool(name) or not limit)
-    chords: list[str] = []
+    wanted = Wanted(state, since, until, name, bool(name) or not limit)
+    runs: dict[str, str] = {}
     matches = 0
 
     def tasks(bar: Any) -> Iterator[Listed]:
         nonlocal matches
         pages = scan_for_list(backend, table, segments_of(table, reading), wanted)
-        for scanned, found, running in pages:
+        for scanned, found, open_runs in pages:
             bar.update(scanned)
             matches += len(found)
-            chords.extend(running)
+            runs.update(open_runs)
             yield from found
 
     with _progress(table, reading) as bar:
@@ -5303,7 +5424,9 @@ def _list(
     rows = [read.get(task.row['id'], task.row) for task in newest]
     if rows and not any(row['name'] for row in rows):
         click.echo('names and arguments are not stored: see result_extended', err=True)
-    running = [row for row in (chord_row(backend, table, id) for id in chords) if row]
+    far = {id: Chords(table).progress_of_run(id) for id in runs}
+    # one that was closed since the scan read it is not running
+    running = [chord_row(runs[id], each) for id, each in far.items() if each and not each.closed]
     if not rows + running:
         _suggest(wanted)
     return running + rows, _listed(running + rows, matches + len(running))
@@ -5312,9 +5435,9 @@ def _list(
 def _suggest(wanted: Wanted) -> None:
     """Says why nothing may have been found."""
     known = [*states.ALL_STATES, 'RUNNING']
-    near = difflib.get_close_matches(wanted.state or '', known, 1)
-    if near and wanted.state not in known:
-        click.echo(f'there is no state {wanted.state}; did you mean {near[0]}?', err=True)
+    near = difflib.get_close_matches(wanted.capitals or '', known, 1)
+    if near and wanted.capitals not in known:
+        click.echo(f'there is no state {wanted.capitals}; did you mean {near[0]}?', err=True)
     if wanted.name:
         click.echo('names are stored only with result_extended; they count as a whole, '
                    'such as proj.tasks.add', err=True)
@@ -5322,15 +5445,15 @@ def _suggest(wanted: Wanted) -> None:
 
 def _listed(rows: list[dict[str, Any]], matches: int) -> Iterator[str]:
     """The lines of list."""
-    names = max([len(row.get('name') or '') for row in rows] or [0])
+    names = max([len(str(row.get('name') or '')) for row in rows] or [0])
     for row in rows:
         if row['kind'] == 'chord':
             far = f'chord: {row["counted"]} of {row["expected"] or "?"} parts counted'
             yield f'{"":23}  {row["state"]:8} {row["id"]}  {far}'
         else:
-            name = f'{row["name"] or "":{names}}  ' if names else ''
+            name = f'{row["name"] or ""!s:{names}}  ' if names else ''
             error = f'  {row["error"][:100]}' if row['error'] else ''
-            yield f'{_readable(row["stored"])}  {row["state"]:8} {name}{row["id"]}{error}'
+            yield f'{_readable(row["stored"])}  {row["state"]!s:8} {name}{row["id"]}{error}'
     yield f'{len(rows):,} of {matches:,}'
 
 

@@ -335,6 +335,7 @@ BAD_URLS = [
      "there is no option 'visibility_timeout'; the options are"),
     ('dynamodb://eu-west-1?ttl_seconds=1_0', "ttl_seconds='1_0' must be a whole number"),
     ('dynamodb://eu-west-1?ttl_seconds=soon', "ttl_seconds='soon' must be a whole number"),
+    ('dynamodb://eu-west-1?ttl_seconds=10000000000', 'a whole number of at most ten digits'),
     ('dynamodb://eu-west-1?retry_timeout=-1', "retry_timeout='-1' must be seconds, 0 or more"),
     ('dynamodb://eu-west-1?retry_timeout=nan', "retry_timeout='nan' must be seconds"),
     ('dynamodb://eu-west-1?retry_base_delay=0',
@@ -1123,7 +1124,11 @@ def test_a_batch_that_stays_unprocessed_is_a_throttling_error(
 def test_a_signal_ends_a_batch_of_several_pages(
         backend: dv.DynamoDBBackend, proxy: Proxy, signalled: BaseException) -> None:
     proxy.faults = lambda operation, body: Throttle()
+    a_signal_ends(lambda: backend.mget([f'key-{number}' for number in range(1000)]), signalled)
 
+
+def a_signal_ends(call: Callable[[], Any], signalled: BaseException) -> None:
+    """Asserts that what a signal raises ends a call soon, with its threads."""
     def ring(number: int, frame: Any) -> None:
         raise signalled
     before = signal.signal(signal.SIGALRM, ring)
@@ -1131,14 +1136,14 @@ def test_a_signal_ends_a_batch_of_several_pages(
     began = time.monotonic()
     try:
         with pytest.raises(type(signalled)):
-            backend.mget([f'key-{number}' for number in range(1000)])
+            call()
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
     assert time.monotonic() - began < 20  # and not retry_timeout, 120 s
     # the helpers do not go on, either
     for _ in range(100):
-        if not [each for each in threading.enumerate() if each.name == 'dyna-veggie']:
+        if not [each for each in threading.enumerate() if each.name.startswith('dyna-veggie')]:
             break
         time.sleep(0.1)
     else:
@@ -2263,6 +2268,8 @@ def test_what_a_finished_chord_leaves(
     assert len(counters) == 3 + 2
     run, deadline = counters.pop(drive.run.id), drive.run.deadline
     assert deadline is not None and run['closed'] and run['ttl'] == deadline + 14 * 86400
+    pointer = counters.pop(drive.run.id.rpartition('.')[0])
+    assert (pointer['run'], pointer['ttl']) == (drive.run.id, run['ttl'])
     assert all(item['ttl'] == deadline for item in counters.values())
 
 
@@ -6398,7 +6405,7 @@ SHOWN = {
 
 def test_show_a_task(run: Any, make_app: MakeApp, client: Any, proxy: Proxy,
                      table_name: str) -> None:
-    backend = ready(make_app(result_extended=True), proxy)
+    backend = ready(make_app(result_extended=True, timezone='Asia/Tokyo'), proxy)
     assert 'PENDING' in run('show', 'none')[1] and 'nothing is stored' in run('show', 'none')[1]
     client.put_item(TableName=table_name, Item={
         'id': {'S': 'celery-task-meta-old'}, 'ttl': {'N': '86400'}})
@@ -6407,6 +6414,11 @@ def test_show_a_task(run: Any, make_app: MakeApp, client: Any, proxy: Proxy,
     assert (told['state'], told['expires']) == ('PENDING', '1970-01-02T00:00:00.000+00:00')
     assert run('show', '') == (1, 'Error: the id is empty\n')
     assert 'the id of a task is too long' in run('show', 'x' * 3000)[1]
+    assert run('show', 'x\ud800') == (1, 'Error: the id is no text in UTF-8\n')
+    client.put_item(TableName=table_name, Item={
+        'id': {'S': 'celery-task-meta-name'},
+        'result': {'B': rb'{"status": "SUCCESS", "name": "n\ud800"}'}})
+    assert 'n\\ud800' in run('show', 'name')[1]
     request = celery.app.task.Context({
         'id': 'small', 'task': 'proj.add', 'args': [1, 2], 'kwargs': {'to': 3}, 'retries': 2,
         'hostname': 'worker@host', 'parent_id': 'mother', 'group': 'team',
@@ -6428,6 +6440,7 @@ def test_show_a_task(run: Any, make_app: MakeApp, client: Any, proxy: Proxy,
         'group': 'team', 'children': ['child'], 'chunks': 0, 'results': None, 'chord': None,
         'stored_as': 'celery-task-meta-small', 'error': None}
     output = run('show', 'small')[1]
+    assert f'done       {moments[1][:19].replace("T", " ")} UTC' in output.splitlines()
     for line in ("result     {'a': 1.5}", 'name       proj.add', 'worker     worker@host',
                  'queue      queue-1', 'retries    2', 'parent     mother', "children   ['child']"):
         assert line in output.splitlines()
@@ -6506,6 +6519,7 @@ def test_list_tasks_and_running_chords(
     backend.store_result('large', 'x' * 900 * KB, states.SUCCESS, request=celery.app.task.Context(
         {'task': 'proj.total', 'delivery_info': {}}))
     backend.set('celery-task-meta-mute', backend.encode({'status': 'PROGRESS', 'result': 1}))
+    backend.store_result('half', 1, 'Halfway')
     backend.set('something else', b'1')
     client.put_item(TableName=table_name, Item={
         'id': {'S': 'celery-task-meta-old'}, 'ttl': {'N': '86400'}, 'status': {'S': 'SUCCESS'}})
@@ -6520,7 +6534,8 @@ def test_list_tasks_and_running_chords(
     assert (chord['counted'], chord['expected']) == (0, 45)
     assert all(set(row) == SHOWN for row in tasks)
     ids = [row['id'] for row in tasks if row['id'] not in {*ended.ids, ended.body_id}]
-    assert ids == ['theirs', 'mute', 'large', *(f'id-{number}' for number in range(29, -1, -1))]
+    assert ids == [
+        'theirs', 'half', 'mute', 'large', *(f'id-{number}' for number in range(29, -1, -1))]
     by_id = {row['id']: row for row in tasks}
     assert by_id['id-4']['args'] == [4] and by_id['id-4']['name'] == 'proj.add'
     assert by_id['mute']['state'] == 'PROGRESS'
@@ -6531,6 +6546,7 @@ def test_list_tasks_and_running_chords(
     assert [row['id'] for row in listed('--state', 'failure')] == ['id-20', 'id-10', 'id-0']
     assert [row['id'] for row in listed('--state', 'running')] == [drive.group_id]
     assert [row['id'] for row in listed('--state', 'progress')] == ['mute']
+    assert [row['id'] for row in listed('--state', 'Halfway')] == ['half']
     total = listed('--name', 'proj.total', '--state', 'SUCCESS')
     assert [row['id'] for row in total] == [
         'large', *(f'id-{number}' for number in range(27, 0, -3))]
@@ -6548,12 +6564,163 @@ def test_list_tasks_and_running_chords(
     assert 'they count as a whole' in run('list', '--name', 'add')[1]
 
 
+ODD_ITEMS: dict[str, dict[str, Any]] = {
+    'ttl in milliseconds': {'ttl': {'N': '1900000000000'}, 'status': {'S': 'SUCCESS'}},
+    'timestamp in milliseconds': {'timestamp': {'N': '1700000000000'}, 'status': {'S': 'SUCCESS'}},
+    'result of a number': {'result': {'N': '5'}},
+    'result of a number, with a status': {'result': {'N': '5'}, 'status': {'S': 'SUCCESS'}},
+    'result of true': {'result': {'BOOL': True}},
+    'size of a text': {'size': {'S': 'big'}, 'status': {'S': 'SUCCESS'}},
+    'chunks of a text': {'chunks': {'S': 'many'}, 'status': {'S': 'SUCCESS'}},
+    'status of a map': {'status': {'M': {}}},
+    'name of a number': {'result': {'B': b'{"status": "SUCCESS", "name": 5}'}},
+    'done at a number': {'result': {'B': b'{"status": "SUCCESS", "date_done": 5}'}},
+    'children of a number': {'result': {'B': b'{"status": "SUCCESS", "children": [1]}'}}}
+
+
+def test_a_chord_past_its_deadline_is_listed(
+        run: Any, make_app: MakeApp, proxy: Proxy) -> None:
+    backend = ready(make_app(result_expires=1), proxy)
+    drive = Drive(backend.app, 2)
+    drive.apply()
+    drive.returns(0)
+    assert drive.run.deadline is not None
+    while time.time() < drive.run.deadline + 1:
+        time.sleep(0.1)
+    assert f' RUNNING  {drive.group_id}  chord: 1 of 2 parts counted\n' in run('list')[1]
+    assert run('show', drive.group_id)[1].startswith('chord      1 of 2 parts counted\n')
+
+
+def test_each_run_of_a_chord_is_listed_by_itself(run: Any, backend: dv.DynamoDBBackend) -> None:
+    def listed() -> list[int]:
+        lines = run('list', '--json-lines', '--state', 'RUNNING')[1].splitlines()
+        rows = [json.loads(line) for line in lines if line.startswith('{')]
+        assert all((row['id'], row['state']) == (drive.group_id, 'RUNNING') for row in rows)
+        return sorted(row['counted'] for row in rows)
+
+    drive = Drive(backend.app, 2)
+    drive.apply()
+    drive.returns(0)
+    drive.apply()
+    assert listed() == [0, 1]
+    drive.returns(0)
+    drive.returns(1)
+    assert listed() == [1]
+
+
+def test_odd_items_do_not_stop_list_and_show(
+        run: Any, backend: dv.DynamoDBBackend, client: Any, table_name: str) -> None:
+    for name, attributes in ODD_ITEMS.items():
+        client.put_item(TableName=table_name, Item={
+            'id': {'S': f'celery-task-meta-{name}'}, **attributes})
+    for arguments in ([], ['--json-lines'], ['--limit', '0'], ['--json-lines', '--limit', '0']):
+        code, output = run('list', *arguments)
+        assert code == 0 and all(name in output for name in ODD_ITEMS)
+    for name in ODD_ITEMS:
+        assert run('show', name)[0] == 0
+        shown = run('show', name, '--json')[1]
+        assert (shown['id'], shown['children'] or None) == (name, None)
+        assert type(shown['size']) is type(shown['chunks']) is int
+
+
+def test_a_result_that_cannot_be_decoded_here_keeps_its_state(
+        run: Any, make_app: MakeApp, proxy: Proxy) -> None:
+    backend = ready(make_app(result_serializer='pickle', accept_content=['pickle']), proxy)
+    backend.store_result('good', 1, states.SUCCESS)
+    backend.store_result('bad', ValueError(), states.FAILURE)
+    why = 'the stored result cannot be read: DecodeError: '
+    for state, id in (('SUCCESS', 'good'), ('FAILURE', 'bad')):
+        for more in ([], ['--limit', '0']):
+            row = run('list', '--json', '--state', state, *more)[1]
+            assert (row['id'], row['state']) == (id, state) and why in row['error']
+        shown = run('show', id, '--json')[1]
+        assert (shown['state'], shown['error']) == (state, row['error'])
+        assert f'state      {state}\n' in run('show', id)[1] and why in run('show', id)[1]
+
+
+def test_a_saved_group_that_cannot_be_read_is_told(
+        run: Any, backend: dv.DynamoDBBackend, client: Any, table_name: str) -> None:
+    client.put_item(TableName=table_name, Item={
+        'id': {'S': 'celery-taskset-meta-odd'}, 'result': {'N': '5'}})
+    backend.set('celery-taskset-meta-pickled', pickle.dumps(5))
+    for name, why in (('odd', 'is not binary but int'), ('pickled', 'DecodeError')):
+        assert 'the saved group cannot be read: ' in run('show', name)[1]
+        shown = run('show', name, '--json')[1]
+        assert why in shown['error'] and shown['results'] is None
+
+
+class BadRepr(Exception):
+    def __repr__(self) -> str:
+        raise RuntimeError('no repr')
+
+
+def test_values_that_json_does_not_have_are_printed_as_python_shows_them(
+        make_app: MakeApp, proxy: Proxy) -> None:
+    backend = ready(make_app(
+        result_serializer='pickle', accept_content=['json', 'pickle'], result_extended=True), proxy)
+    odd = {('a', 1): math.nan, 2: [-math.inf, 1.5, {b'x'}], None: True, 'text': ({0.5: 'é'},)}
+    request = celery.app.task.Context(
+        {'task': 'proj.add', 'args': [odd, BadRepr('mute')], 'delivery_info': {}})
+    backend.store_result('odd', odd, states.SUCCESS, request=request)
+    backend.store_result('bad', BadRepr('mute'), states.FAILURE)
+
+    def run(*arguments: str) -> str:
+        done = click.testing.CliRunner().invoke(
+            dv.commands, arguments, obj=type('Context', (), {'app': backend.app}))
+        assert done.exit_code == 0, done.exc_info
+        return str(done.output)
+
+    def refused(text: str) -> None:
+        raise AssertionError(text)
+
+    def parsed(text: str) -> Any:
+        return json.loads(text, parse_constant=refused)
+
+    plain = {"('a', 1)": 'nan', '2': ['-inf', 1.5, "{b'x'}"], 'null': True, 'text': [{'0.5': 'é'}]}
+    shown = parsed(run('show', 'odd', '--json'))
+    assert (shown['result'], shown['args'][0]) == (plain, plain)
+    assert 'mute' in shown['args'][1] and "('a', 1): nan" in run('show', 'odd')
+    assert 'mute' in parsed(run('show', 'bad', '--json'))['result']
+    assert 'mute' in run('show', 'bad')
+    rows = [parsed(line) for line in run('list', '--json').splitlines() if line.startswith('{')]
+    assert [row['id'] for row in rows] == ['bad', 'odd'] and rows[1]['args'] == shown['args']
+    assert 'proj.add' in run('list')
+
+
 def test_list_says_once_that_names_are_not_stored(run: Any, backend: dv.DynamoDBBackend) -> None:
     for id in 'abc':
         backend.store_result(id, 1, states.SUCCESS)
     output = run('list')[1]
     assert output.count('names and arguments are not stored: see result_extended') == 1
     assert output.endswith('  SUCCESS  a\n3 of 3\n')
+
+
+def test_list_reads_no_more_of_celerys_own_items_than_it_says(
+        run: Any, make_app: MakeApp, proxy: Proxy) -> None:
+    backend = ready(make_app(), proxy)
+
+    def items(names: str, with_status: bool) -> Iterator[dict[str, Any]]:
+        for number in range(1000):
+            state = states.FAILURE if number % 500 == 7 else states.SUCCESS
+            value = backend.encode({'status': state, 'result': noise(2 * KB).hex()})
+            yield {'id': names.format(number), 'timestamp': number,
+                   **({'status': state} if with_status else {}), 'result': dv.ensure_bytes(value)}
+
+    table = backend.values.table
+    def with_values() -> list[bool]:
+        proxy.reset()
+        assert run('list', '--state', 'FAILURE')[1].endswith('2 of 2\n')
+        return ['#result' in request.body['ProjectionExpression']
+                for request in proxy.requests if request.operation == 'Scan']
+
+    table.write_many(puts=items("b'celery-task-meta-{}'", with_status=False))
+    sent = with_values()
+    assert len(sent) > 2 and all(sent) and set(operations(proxy)) == {'DescribeTable', 'Scan'}
+    # where all items have a status, values do not travel but in the first pages
+    table.write_many(deletes=(f"b'celery-task-meta-{number}'" for number in range(1000)))
+    table.write_many(puts=items('celery-task-meta-{}', with_status=True))
+    sent = with_values()
+    assert sent[0] and not sent[-1]
 
 
 def test_what_a_scan_takes() -> None:
@@ -6621,30 +6788,42 @@ def test_list_is_exact_on_a_table_of_a_hundred_thousand(
     assert [row['id'] for row in rows] == [str(number) for number in range(99_999, -1, -1)]
 
 
+def keep_expired(client: Any, table: str) -> None:
+    """Turns time to live off: DynamoDB Local, too, deletes what has expired."""
+    client.update_time_to_live(TableName=table, TimeToLiveSpecification={
+        'Enabled': False, 'AttributeName': 'ttl'})
+
+
 def test_purge_deletes_what_has_expired_and_nothing_else(
         run: Any, backend: dv.DynamoDBBackend, proxy: Proxy, client: Any, table_name: str) -> None:
+    keep_expired(client, table_name)
     now = int(time.time())
     for number in range(60):
         ttl = {'N': str(now - number - 1)}
         client.put_item(TableName=table_name, Item={'id': {'S': f'old-{number}'}, 'ttl': ttl})
     backend.store_result('new', 1, states.SUCCESS)
     client.put_item(TableName=table_name, Item={'id': {'S': 'for ever'}})
+    foreign = {'a duration': 3600, 'zero': 0, 'six years ago': now - 6 * 365 * 86400}
+    for id, number in foreign.items():  # no time to live deletes them
+        client.put_item(TableName=table_name, Item={'id': {'S': id}, 'ttl': {'N': str(number)}})
     code, answer = run('purge', '--dry-run', '--json')
     assert (code, answer) == (
-        0, {'expired': 60, 'orphans': 0, 'deleted': 0, 'time_to_live': True})
-    assert len(all_items(client, table_name)) == 62
+        0, {'expired': 60, 'orphans': 0, 'deleted': 0, 'time_to_live': False})
+    assert len(all_items(client, table_name)) == 65
+    replaced = {'old-7': now + 999, 'old-8': 0}
 
-    def one_is_replaced(operation: str, body: Any) -> None:
-        if operation == 'DeleteItem' and body['Key']['id']['S'] == 'old-7':
-            replacement = {'id': {'S': 'old-7'}, 'ttl': {'N': str(now + 999)}}
-            client.put_item(TableName=table_name, Item=replacement)
-    proxy.faults = one_is_replaced
+    def two_are_replaced(operation: str, body: Any) -> None:
+        id = body['Key']['id']['S'] if operation == 'DeleteItem' else None
+        if id in replaced:
+            client.put_item(TableName=table_name, Item={
+                'id': {'S': id}, 'ttl': {'N': str(replaced[id])}})
+    proxy.faults = two_are_replaced
     code, output = run('purge')
     assert code == 0 and output.endswith('\n60 expired items deleted\n')
-    assert 'time to live is on: DynamoDB deletes expired items for nothing' in output
+    assert 'time to live is on' not in output
     assert f'table {table_name}: reads the whole table: ' in output
     left = {item['id'] for item in all_items(client, table_name)}
-    assert left == {'celery-task-meta-new', 'for ever', 'old-7'}
+    assert left == {'celery-task-meta-new', 'for ever', *replaced, *foreign}
 
 
 def test_purge_deletes_chunks_that_no_item_counts(
@@ -6678,6 +6857,7 @@ def test_purge_deletes_chunks_that_no_item_counts(
     assert (code, answer) == (
         0, {'expired': 0, 'orphans': 4, 'deleted': 0, 'time_to_live': True})
     code, output = run('purge')
+    assert 'time to live is on: DynamoDB deletes expired items for nothing' in output
     assert (code, output.splitlines()[2:]) == (0, [
         '0 expired items deleted', '4 chunks of values that were never completed deleted'])
     assert before - {item['id'] for item in all_items(client, table_name)} == set(orphans)
@@ -6693,12 +6873,23 @@ def test_a_purge_is_as_patient_as_the_options_say(
 
 
 def test_a_scan_of_many_pages(backend: dv.DynamoDBBackend, client: Any, table_name: str) -> None:
+    keep_expired(client, table_name)
+    ttl = {'N': str(int(time.time()) - 5)}
     for number in range(8):
         client.put_item(TableName=table_name, Item={
-            'id': {'S': f'old-{number}'}, 'ttl': {'N': '5'}, 'result': {'B': noise(300 * KB)}})
+            'id': {'S': f'old-{number}'}, 'ttl': ttl, 'result': {'B': noise(300 * KB)}})
     pages = list(dv.scan_for_purge(backend.values.table))
     assert len(pages) > 1 and sum(page.scanned for page in pages) == 8
     assert {id for page in pages for id in page.expired} == {f'old-{number}' for number in range(8)}
+
+
+@pytest.mark.parametrize('call', [
+    lambda table: next(dv.scan(table, 2)),
+    lambda table: dv.delete_expired(table, map(str, range(100)))], ids=['scan', 'delete'])
+def test_a_signal_ends_a_scan_and_a_purge(
+        call: Any, backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
+    proxy.faults = lambda operation, body: Throttle()
+    a_signal_ends(lambda: call(backend.values.table), KeyboardInterrupt())
 
 
 def test_commands_for_what_is_no_dynamodb_backend() -> None:
@@ -6717,7 +6908,8 @@ def test_commands_for_what_is_no_dynamodb_backend() -> None:
     assert done.exit_code == 1 and "No module named 'no_such_module'" in done.output
     assert 'Traceback' not in done.output
     vendored = 'proj.vendor.dyna_veggie.DynamoDBBackend+dynamodb://eu-west-1/vendored'
-    assert 'table/vendored' in runner.invoke(dv.commands, ['-b', vendored, 'policy']).output
+    for url in (vendored, f'{vendored}?tags=a:b+c', 'dynamodb://eu-west-1/vendored?tags=a:b+c'):
+        assert 'table/vendored' in runner.invoke(dv.commands, ['-b', url, 'policy']).output
 
 
 def test_commands_as_they_are_called(tmp_path: Path, table_name: str, endpoint: str) -> None:
