@@ -4874,8 +4874,8 @@ def _orphans_among(table: Table, ids: list[str]) -> list[str]:
             if id not in chunk_ids(items.get(owner)) or items[owner]['version'] != version]
 
 
-def delete_expired(table: Table, ids: Iterable[str]) -> None:
-    """Deletes expired items, but not what has replaced one meanwhile."""
+def delete_expired(table: Table, ids: Iterable[str], at_once: int) -> None:
+    """Deletes expired items, so many at once, but not what has replaced one meanwhile."""
     def delete(page: list[str], sleep: Sleep) -> list[str]:
         id, = page
         still = expressions(_purged_times(), ConditionExpression=_PURGED)
@@ -4887,7 +4887,7 @@ def delete_expired(table: Table, ids: Iterable[str]) -> None:
                 raise
         return []
 
-    Pages(ids, 1, delete, table.client.backoff, math.inf).send_all(table.overlapped)
+    Pages(ids, 1, delete, table.client.backoff, math.inf).send_all(at_once)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -5335,7 +5335,10 @@ def _shown(row: Mapping[str, Any], told: str) -> Iterator[str]:
         return
     if row['stored_as']:
         size = f'{row["size"]:,} bytes' + (f' in {row["chunks"]} chunks' if row['chunks'] else '')
-        lines = {**row, 'result': safe_repr(row['result'])[:500], 'size': size,
+        result = safe_repr(row['result'])
+        if len(result) > 500:
+            result = result[:500] + '…'
+        lines = {**row, 'result': result, 'size': size,
                  **{name: _readable(row[name]) for name in ('stored', 'done', 'expires')}}
         for name in ('id', 'stored_as', 'state', 'result', 'name', 'args', 'kwargs', 'worker',
                      'queue', 'retries', 'parent', 'group', 'children', 'stored', 'done',
@@ -5347,13 +5350,15 @@ def _shown(row: Mapping[str, Any], told: str) -> Iterator[str]:
         more = ', …' if len(row['results']) > 10 else ''
         yield f'group      {len(row["results"])} results: {", ".join(row["results"][:10])}{more}'
     chord = row['chord']
-    if chord and chord['state'] == 'CLOSED':
-        yield 'chord      closed: its body was called, or its errbacks'
-    elif chord:
-        yield f'chord      {chord["counted"]} of {chord["expected"] or "?"} parts counted'
+    if chord:
+        closed = chord['state'] == 'CLOSED'
+        if closed:
+            yield 'chord      closed: its body was called, or its errbacks'
+        if chord['counted'] or not closed:  # what it counted may be gone by then
+            yield f'chord      {chord["counted"]} of {chord["expected"] or "?"} parts counted'
         if chord['failed']:
             yield f'failed     {chord["failed"]}: {", ".join(chord["first_failed"])}'
-        if chord['first_missing']:
+        if chord['first_missing'] and not closed:
             missing = chord['expected'] - chord['counted']
             places = ', '.join(map(str, chord['first_missing']))
             more = ', …' if missing > len(chord['first_missing']) else ''
@@ -5474,14 +5479,15 @@ def _purge(backend: DynamoDBBackend, dry_run: bool, yes: bool) -> _Answer:
         click.echo('time to live is on: DynamoDB deletes expired items for nothing, within days; '
                    'a purge is not needed', err=True)
     table = scanned_table(backend.options)
+    at_once = segments_of(table, reading)
     expired = orphans = 0
     with _progress(table, reading) as bar:
-        for page in scan_for_purge(table, segments_of(table, reading)):
+        for page in scan_for_purge(table, at_once):
             bar.update(page.scanned)
             expired += len(page.expired)
             orphans += len(page.orphans)
             if not dry_run:
-                delete_expired(table, page.expired)
+                delete_expired(table, page.expired, at_once)
                 table.write_many(deletes=page.orphans)
     answer = {'expired': expired, 'orphans': orphans,
               'deleted': 0 if dry_run else expired + orphans, 'time_to_live': on}

@@ -6486,7 +6486,9 @@ def test_show_a_group_and_a_chord(run: Any, backend: dv.DynamoDBBackend) -> None
         assert (chord['state'], chord['counted'], chord['failed']) == ('RUNNING', 2, 0)
         for index in range(2, parts):
             drive.returns(index)
-        assert 'closed: its body was called, or its errbacks' in run('show', drive.group_id)[1]
+        output = run('show', drive.group_id)[1]
+        assert 'closed: its body was called, or its errbacks' in output
+        assert f'{parts} of {parts} parts counted' in output and 'missing' not in output
     drive = Drive(backend.app, 10)
     drive.apply()
     for index in range(3):
@@ -6826,6 +6828,21 @@ def test_purge_deletes_what_has_expired_and_nothing_else(
     assert left == {'celery-task-meta-new', 'for ever', *replaced, *foreign}
 
 
+def test_purge_deletes_one_item_after_the_other_if_the_units_are_provisioned(
+        run: Any, backend: dv.DynamoDBBackend, client: Any, table_name: str, proxy: Proxy) -> None:
+    keep_expired(client, table_name)
+    backend.values.table.write_many(
+        {'id': f'old-{number}', 'ttl': int(time.time()) - 5} for number in range(30))
+    helpers = []
+
+    def note(operation: str, body: Any) -> None:
+        if operation == 'DeleteItem':
+            helpers.append([each.name for each in threading.enumerate()].count('dyna-veggie'))
+    proxy.faults = note
+    assert '30 expired items deleted' in run('purge')[1]
+    assert len(helpers) == 30 and max(helpers) <= 1  # that of the scan, which ends
+
+
 def test_purge_deletes_chunks_that_no_item_counts(
         run: Any, make_app: MakeApp, proxy: Proxy, client: Any, table_name: str) -> None:
     backend = ready(make_app(result_expires=None), proxy)
@@ -6885,7 +6902,7 @@ def test_a_scan_of_many_pages(backend: dv.DynamoDBBackend, client: Any, table_na
 
 @pytest.mark.parametrize('call', [
     lambda table: next(dv.scan(table, 2)),
-    lambda table: dv.delete_expired(table, map(str, range(100)))], ids=['scan', 'delete'])
+    lambda table: dv.delete_expired(table, map(str, range(100)), 8)], ids=['scan', 'delete'])
 def test_a_signal_ends_a_scan_and_a_purge(
         call: Any, backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
     proxy.faults = lambda operation, body: Throttle()
