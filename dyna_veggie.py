@@ -3831,17 +3831,9 @@ class HeaderBackend(AwaitingBackend):
         """
         parts = counter.parts(leaves)
         kept = [run.kept_id(part) for part, kind in parts if kind == 'kept']
-        for part, kind in parts:
-            if kind == 'failed':
-                error = self._error_of(run, part)
-                cause = error.__cause__
-                if run.nested and isinstance(cause, ChordError):
-                    raise cause
-                if run.nested and isinstance(cause, Exception):
-                    # as on Redis; but not as it is: it may be a soft time limit, which would be
-                    # taken for one of this thread
-                    raise ChordError(f'Join error: {cause!r}')
-                raise error
+        failed = [part for part, kind in parts if kind == 'failed']
+        if failed:
+            raise self._error_of_first(run, failed)
         if all(task.immutable for task in receivers(body, self.app)):
             return [], kept
         size = sum(leaf.item.get('bytes', 0) for leaf in leaves)
@@ -3853,6 +3845,24 @@ class HeaderBackend(AwaitingBackend):
             return [Reference(run.id, len(parts), run.nested)], []
         values, chunks = self._read_values(run.id, parts)
         return self._arranged(run.id, parts, values, run.nested), [*kept, *chunks]
+
+    def _error_of_first(self, run: Run, failed: list[Part]) -> ChordError:
+        """The error of a chord of which some parts failed."""
+        if not run.nested:
+            return self._error_of(run, failed[0])
+        structure = self._structure(run.id)
+        leaves = leaf_results(structure) if structure else ()
+        places = {leaf.id: place for place, leaf in enumerate(leaves)}
+        error = self._error_of(run, min(
+            failed, key=lambda part: places.get(part.task_id, math.inf)))
+        cause = error.__cause__
+        if isinstance(cause, ChordError):
+            return cause
+        if isinstance(cause, Exception):
+            # as on Redis; but not as it is: it may be a soft time limit, which would be taken for
+            # one of this thread
+            return ChordError(f'Join error: {cause!r}')
+        return error
 
     def _error_of(self, run: Run, part: Part) -> ChordError:
         ids = (run.kept_id(part), self.item_id(part.task_id))
@@ -3911,13 +3921,20 @@ class HeaderBackend(AwaitingBackend):
             nested: bool) -> list[Any]:
         if not nested:
             return values
-        stored = self.values.get(Run(run_id, None).header_id)
-        if stored is None:
+        structure = self._structure(run_id)
+        if structure is None:
             raise ChordError(f'The structure of the header is gone: {_FORGOTTEN}')
-        structure = result_from_tuple(self.decode(stored.read())['result'], self.app)
         by_id = {part.task_id: value for (part, _), value in zip(parts, values)}
         arranged: list[Any] = arrange(structure, by_id)
         return arranged
+
+    def _structure(self, run_id: str) -> ResultBase | None:
+        """The results of a header that has groups; None if it is gone."""
+        stored = self.values.get(Run(run_id, None).header_id)
+        if stored is None:
+            return None
+        structure: ResultBase = result_from_tuple(self.decode(stored.read())['result'], self.app)
+        return structure
 
     def load_values(self, reference: Reference) -> list[Any]:
         """The values that a reference stands for.  Raises ChordError if they have expired."""
@@ -3963,14 +3980,13 @@ def mark_of(request: Any) -> dict[str, Any]:
     return mark
 
 
-def _places(results: Iterable[ResultBase]) -> Iterator[tuple[int, str]]:
-    """The index and the id of each part; equal ones (a frozen signature that is twice in a header
-    with groups) are counted as one."""
-    for index, result in enumerate(results):
-        if isinstance(result, GroupResult):
-            yield from _places(result.results)
-        else:
-            yield index, result.id
+def _index_of(request: Any) -> int:
+    """The index under which a part is counted.
+
+    In a header with groups it is 0, so that a task counts by its id: which index the tasks of these
+    groups have depends on the version of Celery, and a frozen one can be twice in a header.
+    """
+    return 0 if mark_of(request).get('nested') else request.group_index or 0
 
 
 class _MayNotWait(Exception):
@@ -4018,18 +4034,19 @@ class JoiningBackend(HeaderBackend):
         nested = any(isinstance(result, GroupResult) for result in looked_at)
         single = (nested or self.app.conf.task_protocol == 1
                   or (is_lazy and LAZY_PARTS_LACK_INDEX))
-        places: set[tuple[int, str]] = set()
+        task_ids: list[str] = []
         if not is_lazy:
-            places.update(_places(results))
-            if not places:
+            task_ids = [leaf.id for result in results for leaf in leaf_results(result)]
+            if nested:
+                task_ids = list(dict.fromkeys(task_ids))  # see _index_of()
+            if not task_ids:
                 raise ChordError('the header has no task whose return could start the body: '
                                  'its chains and groups are empty')
         run = self._run(
             group_id, lazy=is_lazy, single=single, nested=nested and not is_lazy,
-            size=None if is_lazy else len(places))
+            size=None if is_lazy else len(task_ids))
         try:
-            Chords(self.values.table).open(
-                self._chord_key(group_id), run, [task_id for _, task_id in places])
+            Chords(self.values.table).open(self._chord_key(group_id), run, task_ids)
         except MiscountedChord as exc:
             raise ChordError(str(exc)) from None
         if run.nested:
@@ -4141,7 +4158,7 @@ class JoiningBackend(HeaderBackend):
     def chord_label(self, request: Any) -> str | None:
         """What leads from the stored result of a part to the counters of its chord."""
         mark = mark_of(request)
-        return f'{mark["id"]}.{request.group_index or 0}' if mark else None
+        return f'{mark["id"]}.{_index_of(request)}' if mark else None
 
     def on_chord_part_return(self, request: Any, state: str, result: Any, **kwargs: Any) -> None:
         """Counts a part of a chord, and joins the chord if it was the last."""
@@ -4154,7 +4171,7 @@ class JoiningBackend(HeaderBackend):
         options = {name: value for name, value in request.chord['options'].items()
                    if name != _MARK}
         body = maybe_signature({**request.chord, 'options': options}, app=self.app)
-        part = Part(request.group_index or 0, bool(mark_of(request).get('added')), request.id)
+        part = Part(_index_of(request), bool(mark_of(request).get('added')), request.id)
         counter = ChordCounter(self.values.table, self._run_of(request), part)
         join = Join(self, body, counter, request.group)
         try:
