@@ -107,7 +107,7 @@ from celery.utils.functional import LRUCache, maybe_list
 from celery.utils.log import get_logger
 from celery.utils.serialization import strtobool
 from celery.utils.time import maybe_iso8601
-from kombu.exceptions import EncodeError
+from kombu.exceptions import DecodeError, EncodeError
 from kombu.serialization import dumps, loads
 from kombu.utils.compat import detect_environment
 from kombu.utils.encoding import bytes_to_str, ensure_bytes, safe_repr
@@ -873,7 +873,6 @@ def interruption(exc: BaseException) -> Exception | None:
 #   a process   shares one object for each set of options among its threads.  A forked child starts
 #               without any: see shared_by_process().
 
-_METADATA_ATTEMPTS = 3
 _QUIET = 60.0  # seconds between two warnings that requests fail
 # what credentials_source() says besides botocore's words
 FROM_URL = 'the URL'
@@ -906,9 +905,6 @@ def open_session(options: Options) -> Any:
         session = botocore.session.Session(profile=options.profile)
         session.get_scoped_config()  # raises for a profile that does not exist, also AWS_PROFILE's
         region = options.region or session.get_config_variable('region')
-        # botocore gives an instance's metadata one second, once; results must not be lost for it
-        if session.get_config_variable('metadata_service_num_attempts') < _METADATA_ATTEMPTS:
-            session.set_config_variable('metadata_service_num_attempts', _METADATA_ATTEMPTS)
     except ProfileNotFound as exc:
         expected = "a profile of AWS's configuration files"
         raise option_error('profile', exc.kwargs['profile'], expected) from None
@@ -2921,8 +2917,6 @@ class Poller:
                     self.unwatch(id, key)
                     try:
                         watch.tell(seen.value)
-                    except SoftTimeLimitExceeded:
-                        raise
                     except Exception:  # this thread may wait for something else
                         logger.exception('A callback for %s raised', id)
 
@@ -2952,7 +2946,8 @@ def read_values(
     try:
         return values.get_many(ids, consistent=consistent, deadline=deadline)
     except Exception as exc:
-        if diagnose(exc).transient and time.monotonic() >= deadline:
+        told = isinstance(exc, ImproperlyConfigured)  # what a person can do
+        if diagnose(exc).transient and not told and time.monotonic() >= deadline:
             raise TimeoutError(
                 'The operation timed out while DynamoDB was not answering.') from exc
         raise
@@ -3341,9 +3336,11 @@ class BatchedResultSet(ResultSet):
 
     @property
     def supports_native_join(self) -> bool:
-        """Whether get() may ask the backend of the first member for all of them."""
+        """Whether get() may ask the app's backend for all members."""
         together, others = _by_backend(leaf_results(self))
-        return len(together) + len(others) <= 1 and bool(super().supports_native_join)
+        asked = getattr(self.backend, 'options', None)
+        return (not others and all(some[0].backend.options == asked for some in together)
+                and len(together) <= 1 and bool(super().supports_native_join))
 
     def ready(self) -> bool:
         return all(meta['status'] in states.READY_STATES
@@ -3417,11 +3414,6 @@ class BatchedResultSet(ResultSet):
 def _forget(leaves: Iterable[AsyncResult]) -> None:
     """Deletes the results of tasks in batches."""
     together, others = _by_backend(leaves)
-    for leaf in others:
-        if leaf.backend is not None:  # as that of an eager result
-            leaf._cache = None
-            leaf.backend.remove_pending_result(leaf)
-            leaf.backend.forget(leaf.id)
     for some in together:
         for leaf in some:
             leaf._cache = None
@@ -3431,6 +3423,11 @@ def _forget(leaves: Iterable[AsyncResult]) -> None:
             some[0].backend.forget(ids[0])
         else:
             some[0].backend.forget_many(ids)
+    for leaf in others:  # last: not every backend can
+        if leaf.backend is not None:  # as that of an eager result
+            leaf._cache = None
+            leaf.backend.remove_pending_result(leaf)
+            leaf.backend.forget(leaf.id)
 
 
 def give_result_classes(app: Any) -> None:
@@ -3657,7 +3654,9 @@ def _keeps_references(serializer: str) -> bool:
     reference = Reference('run', 1, False)
     try:
         content_type, encoding, payload = dumps([reference], serializer=serializer)
-        return bool(loads(payload, content_type, encoding, force=True) == [reference])
+        return is_referenced(loads(payload, content_type, encoding, force=True))
+    except SoftTimeLimitExceeded:
+        raise
     except Exception:  # each has its own
         return False
 
@@ -3721,8 +3720,16 @@ class Join:
             logger.warning('Chord %s: %d values that were kept for it stay: %s',
                            self.group_id, len(self.kept), summary(exc))
 
-    def run_alone(self) -> None:
+    def start(self) -> None:
         """The same in a thread of its own, which may wait."""
+        try:
+            threading.Thread(
+                target=self.run_alone, name='dyna-veggie-join', daemon=True).start()
+        except RuntimeError:  # no more threads, at the end of a process
+            logger.exception('Chord %s was not joined here', self.group_id)
+
+    def run_alone(self) -> None:
+        """The same, and an error is only logged."""
         try:
             self.run(time.sleep)
         except Exception:
@@ -3792,9 +3799,12 @@ class Join:
             self.backend.fail_parts(self.body, exc)
             errbacks = [] if self.told else own_errbacks(self.body, self.backend.app)
             self.body.options['link_error'] = errbacks
+            if self.told and self.body.subtask_type == 'group':  # its tasks have some, too
+                for task in _tasks_of(self.body):
+                    task['options']['link_error'] = []
             try:
                 self._store_error(exc)
-            except FAILURES:  # Celery calls the errbacks before it stores
+            except Exception:  # Celery calls the errbacks before it stores, and takes their errors
                 self.told = True
                 raise
 
@@ -4037,7 +4047,7 @@ class JoiningBackend(HeaderBackend):
         task_ids: list[str] = []
         if not is_lazy:
             task_ids = [leaf.id for result in results for leaf in leaf_results(result)]
-            if nested:
+            if single:
                 task_ids = list(dict.fromkeys(task_ids))  # see _index_of()
             if not task_ids:
                 raise ChordError('the header has no task whose return could start the body: '
@@ -4123,22 +4133,31 @@ class JoiningBackend(HeaderBackend):
         exc = getattr(request, 'missing_values', None) or exc
         counted: list[str] = []
         around, self._note.counted = self._note.counted, counted  # a join can fail in here, too
+        rest = getattr(request, 'chain', None) or ()
         try:
-            super().mark_as_failure(task_id, exc, traceback, request, *args, **kwargs)
-        finally:
-            self._note.counted = around
-            # Celery itself counts what is one task, unless that failed before, as in an earlier
-            # run.  Also if an errback could not be sent, which Celery does last.
-            for signature in getattr(request, 'chain', None) or ():
-                self.fail_parts(signature, exc, counted)
+            try:
+                super().mark_as_failure(task_id, exc, traceback, request, *args, **kwargs)
+            finally:
+                self._note.counted = around
+        except FAILURES:  # of the store: this is called again
+            raise
+        except Exception:  # an errback could not be sent, which Celery does last
+            self._fail_rest(rest, exc, counted)
+            raise
+        self._fail_rest(rest, exc, counted)
+
+    def _fail_rest(
+            self, chain: Iterable[Any], exc: Exception, counted: Iterable[str] = ()) -> None:
+        # Celery itself counts what is one task, unless that failed before, as in an earlier run
+        for signature in chain:
+            self.fail_parts(signature, exc, counted)
 
     def mark_as_revoked(
             self, task_id: str, reason: str = '', request: Any = None, *args: Any,
             **kwargs: Any) -> None:
         """The same for a task that was revoked, or expired."""
         super().mark_as_revoked(task_id, reason, request, *args, **kwargs)
-        for signature in getattr(request, 'chain', None) or ():
-            self.fail_parts(signature, TaskRevokedError(reason))
+        self._fail_rest(getattr(request, 'chain', None) or (), TaskRevokedError(reason))
 
     def fail_parts(
             self, signature: Any, error: Exception, counted: Iterable[str] = ()) -> None:
@@ -4180,20 +4199,38 @@ class JoiningBackend(HeaderBackend):
                 return
         except MiscountedChord as exc:
             join.error = exc
+        self._join(join)
+
+    def _join(self, join: Join) -> None:
+        """Runs a join; once the end has begun, whatever happens.
+
+        Celery would fail the task for an error and count it again, as another delivery, which would
+        publish again.
+        """
+        in_task = get_current_task() is not None
         try:
             try:
-                join.run(_refuse_to_sleep if get_current_task() is None else time.sleep)
+                join.run(time.sleep if in_task else _refuse_to_sleep)
             except SoftTimeLimitExceeded:
                 if not join.claimed:
                     raise
                 join.run(time.sleep)  # the join is ours, and this limit comes once
+        except (_MayNotWait, SoftTimeLimitExceeded):
+            join.start()
+        except (KeyboardInterrupt, SystemExit):  # the process ends: nothing is to keep it
+            raise
         except Exception as exc:
-            # if the end has begun, Celery must not hear of it: it would fail the task and count it
-            # again, as another delivery, which would publish again
-            if not join.begun and not isinstance(exc, (_MayNotWait, SoftTimeLimitExceeded)):
+            if not join.begun:
                 raise
-            threading.Thread(
-                target=join.run_alone, name='dyna-veggie-join', daemon=True).start()
+            logger.warning('Chord %s: its end is tried again: %s', join.group_id, summary(exc))
+            if in_task:
+                join.run_alone()  # not in a thread: the process may exit after this task
+            else:
+                join.start()
+        except BaseException:  # a time limit of gevent or eventlet
+            if join.begun:
+                join.start()
+            raise
 
     def _run_of(self, request: Any) -> Run:
         mark = mark_of(request)
@@ -4568,9 +4605,9 @@ class DynamoDBBackend(JoiningBackend):
             meta = {'result': None, **meta, 'task_id': task_id}
         except Exception as exc:
             # a soft time limit, which falls into decoding; kombu wraps it like an error of its own
-            for interrupted in (exc, exc.__context__):
-                if isinstance(interrupted, SoftTimeLimitExceeded):
-                    raise interrupted from None
+            origin = exc.__context__ if isinstance(exc, DecodeError) else exc
+            if isinstance(origin, SoftTimeLimitExceeded):
+                raise origin from None
             why = f'{type(exc).__name__}: {str(exc)[:300]}'
             error = BackendGetMetaError(
                 f'the stored result cannot be read: {why}', task_id=task_id)
@@ -4652,11 +4689,6 @@ def operators_table(options: Options) -> Table:
         options, create_table=False, ttl_seconds=None, retry_timeout=_TIMEOUT,
         connect_timeout=min(_TIMEOUT, options.connect_timeout),
         read_timeout=min(2 * _TIMEOUT, options.read_timeout)))
-
-
-def scanned_table(options: Options) -> Table:
-    """A table for a long scan: not created, and waited for as the options say."""
-    return Table(dataclasses.replace(options, create_table=False, ttl_seconds=None))
 
 
 def answers(table: Table) -> str:
@@ -4845,11 +4877,20 @@ def scan(
         stopped.set()
 
 
+def scanned_table(options: Options, reading: Reading) -> Table:
+    """A table for a long scan: not created, and waited for as the options say.
+
+    If its units are provisioned, which workers need, it takes one request at a time.
+    """
+    table = Table(dataclasses.replace(options, create_table=False, ttl_seconds=None))
+    if reading.seconds is not None:
+        table.overlapped = 1
+    return table
+
+
 def segments_of(table: Table, reading: Reading) -> int:
-    """How many segments to read at once; one if the units are provisioned, which workers need."""
-    if reading.seconds is not None or reading.bytes < 10 * 2**20:
-        return 1
-    return table.overlapped
+    """How many segments to read at once."""
+    return table.overlapped if reading.bytes >= 10 * 2**20 else 1
 
 
 class ScanPage(NamedTuple):
@@ -4891,8 +4932,8 @@ def _orphans_among(table: Table, ids: list[str]) -> list[str]:
             if id not in chunk_ids(items.get(owner)) or items[owner]['version'] != version]
 
 
-def delete_expired(table: Table, ids: Iterable[str], at_once: int) -> None:
-    """Deletes expired items, so many at once, but not what has replaced one meanwhile."""
+def delete_expired(table: Table, ids: Iterable[str]) -> None:
+    """Deletes expired items, but not what has replaced one meanwhile."""
     def delete(page: list[str], sleep: Sleep) -> list[str]:
         id, = page
         still = expressions(_purged_times(), ConditionExpression=_PURGED)
@@ -4904,7 +4945,7 @@ def delete_expired(table: Table, ids: Iterable[str], at_once: int) -> None:
                 raise
         return []
 
-    Pages(ids, 1, delete, table.client.backoff, math.inf).send_all(at_once)
+    Pages(ids, 1, delete, table.client.backoff, math.inf).send_all(table.overlapped)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -5424,7 +5465,7 @@ def _list(
         name: str | None, limit: int, yes: bool) -> _Answer:
     """Lists tasks and running chords, the newest first.  Reads the whole table."""
     reading = _announce(operators_table(backend.options), yes)
-    table = scanned_table(backend.options)
+    table = scanned_table(backend.options, reading)
     wanted = Wanted(state, since, until, name, bool(name) or not limit)
     runs: dict[str, str] = {}
     matches = 0
@@ -5495,16 +5536,15 @@ def _purge(backend: DynamoDBBackend, dry_run: bool, yes: bool) -> _Answer:
     if on:
         click.echo('time to live is on: DynamoDB deletes expired items for nothing, within days; '
                    'a purge is not needed', err=True)
-    table = scanned_table(backend.options)
-    at_once = segments_of(table, reading)
+    table = scanned_table(backend.options, reading)
     expired = orphans = 0
     with _progress(table, reading) as bar:
-        for page in scan_for_purge(table, at_once):
+        for page in scan_for_purge(table, segments_of(table, reading)):
             bar.update(page.scanned)
             expired += len(page.expired)
             orphans += len(page.orphans)
             if not dry_run:
-                delete_expired(table, page.expired, at_once)
+                delete_expired(table, page.expired)
                 table.write_many(deletes=page.orphans)
     answer = {'expired': expired, 'orphans': orphans,
               'deleted': 0 if dry_run else expired + orphans, 'time_to_live': on}

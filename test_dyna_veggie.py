@@ -853,47 +853,6 @@ def credential_process(
         monkeypatch.delenv(name, raising=False)
 
 
-def test_an_instance_whose_metadata_is_slow_is_asked_again(
-        make_app: MakeApp, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Credentials of an EC2 instance, from a stand-in for its metadata service."""
-    asked: list[str] = []
-
-    class Metadata(http.server.BaseHTTPRequestHandler):
-        def do_PUT(self) -> None:
-            self.answer('token')
-
-        def do_GET(self) -> None:
-            asked.append(self.path)
-            if len(asked) < 3:
-                time.sleep(1.5)  # botocore waits for one second
-            role = self.path.endswith('/role')
-            self.answer(json.dumps({
-                'Code': 'Success', 'AccessKeyId': 'INSTANCE', 'SecretAccessKey': 'x', 'Token': 'x',
-                'Expiration': '2099-01-01T00:00:00Z'}) if role else 'role')
-
-        def answer(self, text: str) -> None:
-            self.send_response(200)
-            self.send_header('Content-Length', str(len(text)))
-            self.end_headers()
-            with contextlib.suppress(OSError):
-                self.wfile.write(text.encode())
-
-        def log_message(self, *args: Any) -> None:
-            pass
-
-    with http.server.ThreadingHTTPServer(('127.0.0.1', 0), Metadata) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        for name in ('AWS_ACCESS_KEY_ID', 'AWS_SECRET_ACCESS_KEY', 'AWS_EC2_METADATA_DISABLED'):
-            monkeypatch.delenv(name, raising=False)
-        for name in ('AWS_CONFIG_FILE', 'AWS_SHARED_CREDENTIALS_FILE'):
-            monkeypatch.setenv(name, os.devnull)
-        monkeypatch.setenv(
-            'AWS_EC2_METADATA_SERVICE_ENDPOINT', f'http://127.0.0.1:{server.server_port}/')
-        session = dv.open_session(dv.Options(region='eu-west-1'))
-        assert session.get_credentials().access_key == 'INSTANCE'
-        server.shutdown()
-
-
 def test_credentials_that_expire_are_renewed(
         endpoint: str, make_app: MakeApp, proxy: Proxy, monkeypatch: pytest.MonkeyPatch,
         tmp_path: Path) -> None:
@@ -2590,7 +2549,7 @@ def test_the_size_of_a_group_that_is_no_chord_costs_nothing(
 # Chord: crashes, lost answers, races
 # --------------------------------------------------------------------------------------------------
 
-class Died(BaseException):
+class Died(SystemExit):
     """Ends a delivery as the death of its process would: nothing of ours may catch it."""
 
 
@@ -3938,6 +3897,69 @@ def test_a_soft_time_limit_while_a_chord_is_closed_publishes_nothing_again(
     assert progress and progress.closed
 
 
+def test_a_time_limit_of_greenlets_while_a_chord_is_closed_publishes_nothing_again(
+        backend: dv.DynamoDBBackend) -> None:
+    class Limit(BaseException):
+        """As gevent.Timeout, which is no Exception."""
+
+    drive = Drive(backend.app, 1)
+    drive.apply()
+    left = [Limit()]
+
+    def limit(operation: str) -> None:
+        if operation == 'UpdateItem' and drive.published and left:
+            raise left.pop()
+    with Hook(backend, limit, lambda operation: None):
+        with pytest.raises(Limit):
+            drive.returns(0)
+        drive.fails(0, RuntimeError('time limit'))  # as Celery does then: another delivery
+
+    def ends() -> bool:
+        progress = backend.chord_progress(drive.group_id)
+        return progress is not None and progress.closed
+    wait_until(ends)
+    assert drive.published == [[0]]
+
+
+@pytest.mark.parametrize('grouped', [False, True])
+@pytest.mark.parametrize('interruption', [
+    SoftTimeLimitExceeded(), botocore.exceptions.EndpointConnectionError(endpoint_url='http://x')],
+    ids=lambda interruption: type(interruption).__name__)
+def test_errbacks_are_called_once_if_storing_the_error_fails_after_them(
+        interruption: Exception, grouped: bool, make_app: MakeApp) -> None:
+    app = make_app('retry_timeout=0')
+    called: list[str] = []
+
+    @app.task(shared=False)
+    def errback(request: Any, exc: Any, traceback: Any) -> None:
+        called.append(request.id)
+
+    drive = Drive(app, 2, link_error=[errback.s()])
+    if grouped:
+        drive.body = group([app.tasks['celery.accumulate'].s() for _ in range(2)])
+        for task in drive.body.tasks:
+            task.link_error(errback.s())
+        drive.body.freeze(drive.body_id)
+    drive.apply()
+    drive.fails(0, ValueError('why'))
+    # where Celery stores an error for each task of a group, it survives the first three
+    left = [interruption] * (4 if grouped else 1)
+
+    def fail(operation: str) -> None:
+        if operation == 'PutItem' and called and left:
+            raise left.pop()
+
+    def ends() -> bool:
+        progress = app.backend.chord_progress(drive.group_id)
+        return progress is not None and progress.closed
+
+    with Hook(app.backend, fail, lambda operation: None):
+        drive.returns(1)
+        wait_until(ends)
+    assert len(called) == len(set(called))
+    assert grouped or (called == [drive.body_id] and not left)
+
+
 @pytest.mark.parametrize('does', [sum, json.dumps, lambda values: 'did not look'])
 def test_a_body_whose_values_are_gone_fails(
         does: Callable[[Any], Any], make_app: MakeApp) -> None:
@@ -5027,6 +5049,15 @@ def test_a_chord_that_succeeded_is_read_without_its_parts(
     assert body.get() == 'all' and not proxy.requests
 
 
+def test_credentials_that_nobody_renews_are_told_before_a_time_out(
+        make_app: MakeApp, proxy: Proxy) -> None:
+    app = make_app()
+    ready(app, proxy)
+    proxy.faults = lambda operation, body: Error('ExpiredTokenException')
+    with pytest.raises(ImproperlyConfigured, match='the credentials have expired'):
+        app.AsyncResult('none').get(timeout=0.5)
+
+
 def test_the_error_of_one_part_of_a_thousand_is_raised_within_seconds(
         app: Celery, backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
     ids = [str(uuid.uuid4()) for _ in range(999)]
@@ -5178,7 +5209,18 @@ def test_a_task_can_have_a_backend_of_its_own(make_app: MakeApp) -> None:
     def ours(x: Any) -> Any:
         return x
 
+    elsewhere = dv.DynamoDBBackend(
+        app=app, url=app.backend.url.replace('/test-', '/test-other-'))
+
+    @app.task(shared=False, backend=elsewhere)
+    def apart(x: Any) -> Any:
+        return x
+
     with working(app):
+        for task in (theirs, apart):  # alone, and some
+            for size in (1, 2):
+                sent = app.ResultSet([task.delay(number) for number in range(size)])
+                assert sent.get(timeout=30) == list(range(size))
         result = theirs.delay(1)
         assert result.get(timeout=30) == 1
         mixed = app.ResultSet([ours.delay(2), theirs.delay(3)])
@@ -5455,6 +5497,11 @@ def test_a_soft_time_limit_that_falls_into_decoding_is_no_failure_of_what_is_rea
     backend.store_result('id', Slow(), states.SUCCESS)
     with pytest.raises(SoftTimeLimitExceeded):
         app.AsyncResult('id').get(timeout=5)
+    backend.set(backend.get_key_for_task('odd'), b'{"status": 5}')
+    try:
+        raise SoftTimeLimitExceeded
+    except SoftTimeLimitExceeded:  # one that was met before
+        assert app.AsyncResult('odd').state == states.FAILURE
 
 
 def test_an_item_that_cannot_be_read_fails_alone(
@@ -5718,8 +5765,9 @@ def test_a_task_is_sent_whatever_becomes_of_its_tracking(
 
 
 def test_a_task_that_is_sent_looks_for_new_credentials_if_they_expired(
-        make_app: MakeApp, proxy: Proxy) -> None:
+        make_app: MakeApp, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
     app = make_app('track_sent=true')
+    monkeypatch.setattr(dv.SentTasks, 'PATIENCE', 60.0)
     ready(app, proxy)
     expired = app.backend.values.table.client.botocore
     proxy.faults = first(1, Error('ExpiredTokenException'))
@@ -6843,19 +6891,27 @@ def test_purge_deletes_what_has_expired_and_nothing_else(
     assert left == {'celery-task-meta-new', 'for ever', *replaced, *foreign}
 
 
+@pytest.mark.parametrize('billing_mode', ['PROVISIONED', 'PAY_PER_REQUEST'])
 def test_purge_deletes_one_item_after_the_other_if_the_units_are_provisioned(
-        run: Any, backend: dv.DynamoDBBackend, client: Any, table_name: str, proxy: Proxy) -> None:
+        billing_mode: str, run: Any, backend: dv.DynamoDBBackend, client: Any, table_name: str,
+        proxy: Proxy) -> None:
     keep_expired(client, table_name)
+    if billing_mode == 'PAY_PER_REQUEST':
+        client.update_table(TableName=table_name, BillingMode=billing_mode)
     backend.values.table.write_many(
         {'id': f'old-{number}', 'ttl': int(time.time()) - 5} for number in range(30))
     helpers = []
 
-    def note(operation: str, body: Any) -> None:
+    def note(operation: str, body: Any) -> Any:
         if operation == 'DeleteItem':
             helpers.append([each.name for each in threading.enumerate()].count('dyna-veggie'))
+            return Delay(0.02)
+        return None
     proxy.faults = note
     assert '30 expired items deleted' in run('purge')[1]
-    assert len(helpers) == 30 and max(helpers) <= 1  # that of the scan, which ends
+    assert len(helpers) == 30
+    # that of the scan ends about then
+    assert (max(helpers) <= 1) == (billing_mode == 'PROVISIONED')
 
 
 def test_purge_deletes_chunks_that_no_item_counts(
@@ -6917,7 +6973,7 @@ def test_a_scan_of_many_pages(backend: dv.DynamoDBBackend, client: Any, table_na
 
 @pytest.mark.parametrize('call', [
     lambda table: next(dv.scan(table, 2)),
-    lambda table: dv.delete_expired(table, map(str, range(100)), 8)], ids=['scan', 'delete'])
+    lambda table: dv.delete_expired(table, map(str, range(100)))], ids=['scan', 'delete'])
 def test_a_signal_ends_a_scan_and_a_purge(
         call: Any, backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
     proxy.faults = lambda operation, body: Throttle()
