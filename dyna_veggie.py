@@ -27,7 +27,7 @@ it holds, and uses only what stands above it, and methods of the backend that it
     backend        Celery's interface
     operating      what an operator does with a table: look at it, try what a worker may do
     scanning       whole tables: what reading one takes, and what a purge deletes
-    inspecting     what is stored, as rows for people
+    inspecting     what is stored, as rows, and these as lines for people
     commands       celery -A proj dynamodb ..., or python -m dyna_veggie ...
 
 Names: ``__all__`` is for users.  Other names without an underscore are for other sections and the
@@ -4952,7 +4952,7 @@ def delete_expired(table: Table, ids: Iterable[str]) -> None:
 # Inspecting
 # --------------------------------------------------------------------------------------------------
 #
-# What is stored, as rows for people: tasks, and the chords that run.
+# What is stored, as rows, and rows as lines for people: tasks, and the chords that run.
 
 def iso(seconds: Any) -> str | None:
     """Seconds of the epoch as ISO 8601; None if there are none, or they are no such time."""
@@ -5145,6 +5145,75 @@ def scan_for_list(
         yield scanned, [task for task in tasks if wanted.fits(task.row)], runs
 
 
+def plain(value: Any) -> Any:
+    """A value as JSON has it; what JSON does not have, as Python shows it."""
+    if isinstance(value, Mapping):
+        return {key if key is None or isinstance(key, (str, int)) else safe_repr(key): plain(each)
+                for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(each) for each in value]
+    if isinstance(value, float) and math.isfinite(value):
+        return value
+    return value if value is None or isinstance(value, (str, int)) else safe_repr(value)
+
+
+def readable(moment: str | None) -> str:
+    """A time as people read it, in UTC."""
+    return f'{moment[:19].replace("T", " ")} UTC' if moment else '-'
+
+
+def lines_of(row: Mapping[str, Any], told: str) -> Iterator[str]:
+    """The lines of show; told: why there is nothing."""
+    if told:
+        yield f'state      {row["state"]}'
+        yield f'result     {told}'
+        return
+    if row['stored_as']:
+        size = f'{row["size"]:,} bytes' + (f' in {row["chunks"]} chunks' if row['chunks'] else '')
+        result = safe_repr(row['result'])
+        if len(result) > 500:
+            result = result[:500] + '…'
+        lines = {**row, 'result': result, 'size': size,
+                 **{name: readable(row[name]) for name in ('stored', 'done', 'expires')}}
+        for name in ('id', 'stored_as', 'state', 'result', 'name', 'args', 'kwargs', 'worker',
+                     'queue', 'retries', 'parent', 'group', 'children', 'stored', 'done',
+                     'expires', 'size', 'traceback'):
+            line = lines[name]
+            if line not in (None, []):
+                yield f'{name:10} {line if isinstance(line, str) else safe_repr(line)}'
+    if row['results'] is not None:
+        more = ', …' if len(row['results']) > 10 else ''
+        yield f'group      {len(row["results"])} results: {", ".join(row["results"][:10])}{more}'
+    chord = row['chord']
+    if chord:
+        closed = chord['state'] == 'CLOSED'
+        if closed:
+            yield 'chord      closed: its body was called, or its errbacks'
+        if chord['counted'] or not closed:  # what it counted may be gone by then
+            yield f'chord      {chord["counted"]} of {chord["expected"] or "?"} parts counted'
+        if chord['failed']:
+            yield f'failed     {chord["failed"]}: {", ".join(chord["first_failed"])}'
+        if chord['first_missing'] and not closed:
+            missing = chord['expected'] - chord['counted']
+            places = ', '.join(map(str, chord['first_missing']))
+            more = ', …' if missing > len(chord['first_missing']) else ''
+            yield f'missing    {missing}: in the header at {places}{more} (from 0)'
+
+
+def lines_of_list(rows: list[dict[str, Any]], matches: int) -> Iterator[str]:
+    """The lines of list."""
+    names = max([len(str(row.get('name') or '')) for row in rows] or [0])
+    for row in rows:
+        if row['kind'] == 'chord':
+            far = f'chord: {row["counted"]} of {row["expected"] or "?"} parts counted'
+            yield f'{"":23}  {row["state"]:8} {row["id"]}  {far}'
+        else:
+            name = f'{row["name"] or ""!s:{names}}  ' if names else ''
+            error = f'  {row["error"][:100]}' if row['error'] else ''
+            yield f'{readable(row["stored"])}  {row["state"]!s:8} {name}{row["id"]}{error}'
+    yield f'{len(rows):,} of {matches:,}'
+
+
 # --------------------------------------------------------------------------------------------------
 # Commands
 # --------------------------------------------------------------------------------------------------
@@ -5195,18 +5264,6 @@ def _backend_of(ctx: click.Context, app: str | None, url: str | None) -> DynamoD
     return backend
 
 
-def _plain(value: Any) -> Any:
-    """A value as JSON has it; what JSON does not have, as Python shows it."""
-    if isinstance(value, Mapping):
-        return {key if key is None or isinstance(key, (str, int)) else safe_repr(key): _plain(each)
-                for key, each in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(each) for each in value]
-    if isinstance(value, float) and math.isfinite(value):
-        return value
-    return value if value is None or isinstance(value, (str, int)) else safe_repr(value)
-
-
 def _command(run: Callable[..., _Answer]) -> click.Command:
     @commands.command(run.__name__.strip('_').replace('_', '-'))
     @click.option('--json', 'as_json', is_flag=True, help='For machines.')
@@ -5220,9 +5277,9 @@ def _command(run: Callable[..., _Answer]) -> click.Command:
         if not as_json:
             texts = lines
         elif isinstance(answer, list):
-            texts = [json.dumps(_plain(each)) for each in answer]
+            texts = [json.dumps(plain(each)) for each in answer]
         else:
-            texts = [json.dumps(_plain(answer), indent=2)]
+            texts = [json.dumps(plain(answer), indent=2)]
         for text in texts:
             # half of a surrogate pair, which JSON can hold, cannot be printed
             click.echo(text.encode(errors='backslashreplace').decode())
@@ -5352,7 +5409,7 @@ def _show(backend: DynamoDBBackend, id: str) -> _Answer:
     if item:
         stored = values.get(item['id'])
         row['expires'] = iso(item.get('ttl'))
-        told = f'expired {_readable(row["expires"])}, not deleted yet'
+        told = f'expired {readable(row["expires"])}, not deleted yet'
         if stored:
             meta = meta_of(backend, task_id, item, stored)
             row.update(task_row(task_id, item, meta, stored.value))
@@ -5377,50 +5434,7 @@ def _show(backend: DynamoDBBackend, id: str) -> _Answer:
             **chord_row(task_id, progress),
             'first_failed': [part.task_id for part in chords.failed_parts(key)[:10]],
             'first_missing': chords.missing_places(key)[:10]}
-    return row, _shown(row, told)
-
-
-def _readable(moment: str | None) -> str:
-    """A time as people read it, in UTC."""
-    return f'{moment[:19].replace("T", " ")} UTC' if moment else '-'
-
-
-def _shown(row: Mapping[str, Any], told: str) -> Iterator[str]:
-    """The lines of show; told: why there is nothing."""
-    if told:
-        yield f'state      {row["state"]}'
-        yield f'result     {told}'
-        return
-    if row['stored_as']:
-        size = f'{row["size"]:,} bytes' + (f' in {row["chunks"]} chunks' if row['chunks'] else '')
-        result = safe_repr(row['result'])
-        if len(result) > 500:
-            result = result[:500] + '…'
-        lines = {**row, 'result': result, 'size': size,
-                 **{name: _readable(row[name]) for name in ('stored', 'done', 'expires')}}
-        for name in ('id', 'stored_as', 'state', 'result', 'name', 'args', 'kwargs', 'worker',
-                     'queue', 'retries', 'parent', 'group', 'children', 'stored', 'done',
-                     'expires', 'size', 'traceback'):
-            line = lines[name]
-            if line not in (None, []):
-                yield f'{name:10} {line if isinstance(line, str) else safe_repr(line)}'
-    if row['results'] is not None:
-        more = ', …' if len(row['results']) > 10 else ''
-        yield f'group      {len(row["results"])} results: {", ".join(row["results"][:10])}{more}'
-    chord = row['chord']
-    if chord:
-        closed = chord['state'] == 'CLOSED'
-        if closed:
-            yield 'chord      closed: its body was called, or its errbacks'
-        if chord['counted'] or not closed:  # what it counted may be gone by then
-            yield f'chord      {chord["counted"]} of {chord["expected"] or "?"} parts counted'
-        if chord['failed']:
-            yield f'failed     {chord["failed"]}: {", ".join(chord["first_failed"])}'
-        if chord['first_missing'] and not closed:
-            missing = chord['expected'] - chord['counted']
-            places = ', '.join(map(str, chord['first_missing']))
-            more = ', …' if missing > len(chord['first_missing']) else ''
-            yield f'missing    {missing}: in the header at {places}{more} (from 0)'
+    return row, lines_of(row, told)
 
 
 def _moment(given: str) -> float:
@@ -5492,7 +5506,7 @@ def _list(
     running = [chord_row(runs[id], each) for id, each in far.items() if each and not each.closed]
     if not rows + running:
         _suggest(wanted)
-    return running + rows, _listed(running + rows, matches + len(running))
+    return running + rows, lines_of_list(running + rows, matches + len(running))
 
 
 def _suggest(wanted: Wanted) -> None:
@@ -5504,20 +5518,6 @@ def _suggest(wanted: Wanted) -> None:
     if wanted.name:
         click.echo('names are stored only with result_extended; they count as a whole, '
                    'such as proj.tasks.add', err=True)
-
-
-def _listed(rows: list[dict[str, Any]], matches: int) -> Iterator[str]:
-    """The lines of list."""
-    names = max([len(str(row.get('name') or '')) for row in rows] or [0])
-    for row in rows:
-        if row['kind'] == 'chord':
-            far = f'chord: {row["counted"]} of {row["expected"] or "?"} parts counted'
-            yield f'{"":23}  {row["state"]:8} {row["id"]}  {far}'
-        else:
-            name = f'{row["name"] or ""!s:{names}}  ' if names else ''
-            error = f'  {row["error"][:100]}' if row['error'] else ''
-            yield f'{_readable(row["stored"])}  {row["state"]!s:8} {name}{row["id"]}{error}'
-    yield f'{len(rows):,} of {matches:,}'
 
 
 @_command
