@@ -2039,7 +2039,10 @@ class MiscountedChord(Exception):
 
 
 class Part(NamedTuple):
-    """A task of a chord's header, or one that was added; they sort as the body gets them."""
+    """A task of a chord's header, or one that was added.
+
+    They sort as the body gets them, unless the header has groups in it: there all indexes are 0.
+    """
 
     group_index: int
     added: bool
@@ -2102,8 +2105,8 @@ class Run:
     """One application of a chord, as its parts know it.
 
     deadline: seconds of the epoch (None: never).  lazy: the header is a generator.  single: all
-    parts are counted on one node, since their indexes repeat.  nested: RUN.header says how the body
-    gets the values.  size: of the header, if it is known.
+    parts are counted on one node, since their indexes say nothing.  nested: RUN.header says how the
+    body gets the values.  size: of the header, if it is known.
     """
 
     id: str
@@ -2301,7 +2304,7 @@ class Chords:
             expected, 'closed' in item)
 
     def failed_parts(self, key: str) -> list[Part]:
-        """The parts of a chord's newest run that were counted and failed, in order."""
+        """The parts of a chord's newest run that were counted and failed, in the order of Part."""
         item = self._newest_run(key)
         leaves = self._leaves(self._run(item)) if item else []
         return sorted(part_of(member) for leaf in leaves for member in leaf.item.get('failed', ()))
@@ -3338,6 +3341,8 @@ class BatchedResultSet(ResultSet):
     def supports_native_join(self) -> bool:
         """Whether get() may ask the app's backend for all members."""
         together, others = _by_backend(leaf_results(self))
+        if not together and all(leaf.backend is self.backend for leaf in others):
+            return bool(super().supports_native_join)  # another backend is the app's own
         asked = getattr(self.backend, 'options', None)
         return (not others and all(some[0].backend.options == asked for some in together)
                 and len(together) <= 1 and bool(super().supports_native_join))
@@ -3568,8 +3573,8 @@ task_prerun.connect(_load, weak=False, dispatch_uid=f'{__name__}.load')
 #               said to anybody before ``begin``, so that all of it can be done again.
 #   errors      Whatever is raised before ``begin`` is what the errbacks are told, but for a soft
 #               time limit, after which it is all done again: here if the join is ours, else by a
-#               thread that may wait.  What fails after ``begin`` never reaches Celery, which would
-#               count the part as another delivery: a thread goes on.
+#               thread that may wait.  What fails after ``begin`` is done again here, and does not
+#               reach Celery, which would count the part as another delivery.
 #   around      If the body was to be a part of another chord, that one counts it as failed, before
 #               the error is under the body's id, which says that this chord has ended.
 
@@ -3657,7 +3662,9 @@ def _keeps_references(serializer: str) -> bool:
         return is_referenced(loads(payload, content_type, encoding, force=True))
     except SoftTimeLimitExceeded:
         raise
-    except Exception:  # each has its own
+    except Exception as exc:  # each has its own; and kombu wraps a limit like an error of these
+        if isinstance(exc.__context__, SoftTimeLimitExceeded):
+            raise exc.__context__ from None
         return False
 
 
@@ -3801,7 +3808,10 @@ class Join:
             self.body.options['link_error'] = errbacks
             if self.told and self.body.subtask_type == 'group':  # its tasks have some, too
                 for task in _tasks_of(self.body):
-                    task['options']['link_error'] = []
+                    while task:
+                        task['options']['link_error'] = []
+                        task = task['kwargs'].get('body') if task.get(
+                            'subtask_type') == 'chord' else None
             try:
                 self._store_error(exc)
             except Exception:  # Celery calls the errbacks before it stores, and takes their errors
@@ -3862,7 +3872,9 @@ class HeaderBackend(AwaitingBackend):
             return self._error_of(run, failed[0])
         structure = self._structure(run.id)
         leaves = leaf_results(structure) if structure else ()
-        places = {leaf.id: place for place, leaf in enumerate(leaves)}
+        places: dict[str, int] = {}
+        for place, leaf in enumerate(leaves):
+            places.setdefault(leaf.id, place)
         error = self._error_of(run, min(
             failed, key=lambda part: places.get(part.task_id, math.inf)))
         cause = error.__cause__
@@ -4047,7 +4059,7 @@ class JoiningBackend(HeaderBackend):
         task_ids: list[str] = []
         if not is_lazy:
             task_ids = [leaf.id for result in results for leaf in leaf_results(result)]
-            if single:
+            if nested:
                 task_ids = list(dict.fromkeys(task_ids))  # see _index_of()
             if not task_ids:
                 raise ChordError('the header has no task whose return could start the body: '
@@ -4139,9 +4151,7 @@ class JoiningBackend(HeaderBackend):
                 super().mark_as_failure(task_id, exc, traceback, request, *args, **kwargs)
             finally:
                 self._note.counted = around
-        except FAILURES:  # of the store: this is called again
-            raise
-        except Exception:  # an errback could not be sent, which Celery does last
+        except Exception:  # such as of an errback that cannot be sent, which Celery does last
             self._fail_rest(rest, exc, counted)
             raise
         self._fail_rest(rest, exc, counted)
@@ -4215,22 +4225,23 @@ class JoiningBackend(HeaderBackend):
                 if not join.claimed:
                     raise
                 join.run(time.sleep)  # the join is ours, and this limit comes once
+            except Exception as exc:
+                if not join.begun or isinstance(exc, _MayNotWait):
+                    raise
+                logger.warning('Chord %s: its end is tried again: %s', join.group_id, summary(exc))
+                if not in_task:
+                    raise _MayNotWait from exc
+                join.run(time.sleep)  # here: the process may exit after this task
         except (_MayNotWait, SoftTimeLimitExceeded):
             join.start()
         except (KeyboardInterrupt, SystemExit):  # the process ends: nothing is to keep it
             raise
-        except Exception as exc:
+        except BaseException as exc:
             if not join.begun:
                 raise
-            logger.warning('Chord %s: its end is tried again: %s', join.group_id, summary(exc))
-            if in_task:
-                join.run_alone()  # not in a thread: the process may exit after this task
-            else:
-                join.start()
-        except BaseException:  # a time limit of gevent or eventlet
-            if join.begun:
-                join.start()
-            raise
+            join.start()
+            if not isinstance(exc, Exception):  # a time limit of gevent or eventlet
+                raise
 
     def _run_of(self, request: Any) -> Run:
         mark = mark_of(request)

@@ -3897,14 +3897,18 @@ def test_a_soft_time_limit_while_a_chord_is_closed_publishes_nothing_again(
     assert progress and progress.closed
 
 
+@pytest.mark.parametrize('tried_again', [False, True])
 def test_a_time_limit_of_greenlets_while_a_chord_is_closed_publishes_nothing_again(
-        backend: dv.DynamoDBBackend) -> None:
+        tried_again: bool, make_app: MakeApp) -> None:
     class Limit(BaseException):
         """As gevent.Timeout, which is no Exception."""
 
+    backend = make_app('retry_timeout=0').backend
     drive = Drive(backend.app, 1)
     drive.apply()
-    left = [Limit()]
+    left: list[BaseException] = [Limit()]
+    if tried_again:
+        left.append(botocore.exceptions.EndpointConnectionError(endpoint_url='http://x'))
 
     def limit(operation: str) -> None:
         if operation == 'UpdateItem' and drive.published and left:
@@ -4084,6 +4088,11 @@ class Tasks:
         def on_error(request: Any, exc: Any, traceback: Any) -> None:
             errors.append(f'{type(exc).__name__}: {exc}')
 
+        @app.task(shared=False)
+        def failing_errback(request: Any, exc: Any, traceback: Any) -> None:
+            raise botocore.exceptions.EndpointConnectionError(endpoint_url='of another service')
+
+        self.failing_errback = failing_errback
         errors = self.errors
         self.identity, self.total, self.ignored, self.fail = identity, total, ignored, fail
         self.limited = limited
@@ -4380,7 +4389,7 @@ def test_a_part_that_met_its_soft_time_limit_fails_its_chord(nested: bool, tasks
         result.get(timeout=30, follow_parents=False, disable_sync_subtasks=False)
 
 
-def test_a_signature_that_is_twice_in_a_header_is_counted_once_for_each_place(
+def test_a_signature_that_is_twice_in_a_header_does_not_stop_its_chord(
         tasks: Tasks) -> None:
     def got(header: Callable[[Any], list[Any]]) -> Any:
         twice = tasks.identity.si('s')
@@ -4398,11 +4407,13 @@ def test_a_signature_that_is_twice_in_a_header_is_counted_once_for_each_place(
     assert got(lambda s: [ends_in(s, t), ends_in(s, u)]) == [['s', 't'], ['s', 'u']]
 
 
+@pytest.mark.parametrize('errback', ['cannot be sent', 'fails'])
 @pytest.mark.parametrize('size', [1, 2])
-def test_what_follows_a_failed_part_is_counted_if_an_errback_cannot_be_sent(
-        size: int, tasks: Tasks) -> None:
+def test_what_follows_a_failed_part_is_counted_if_an_errback_fails(
+        size: int, errback: str, tasks: Tasks) -> None:
     failing = tasks.fail.s('why')
-    failing.link_error(tasks.identity.s().set(serializer='none such'))
+    failing.link_error(tasks.identity.s().set(serializer='none such')
+                       if errback == 'cannot be sent' else tasks.failing_errback.s())
     tail = group([tasks.identity.si(1), tasks.identity.si(2)]) if size > 1 else tasks.identity.si(1)
     result = chord([chain(failing, tail), tasks.identity.s(3)], tasks.total.s()).apply_async()
     with pytest.raises(ChordError):
