@@ -2717,7 +2717,7 @@ def test_whichever_answer_is_lost_the_body_is_published_once(
             drive.returns(index)
         proxy.faults = None
         assert drive.published == [drive.expected], point
-        if not [request for request in proxy.requests if request.fault]:
+        if next(steps) <= point:  # a beat of the drive before may have had the fault
             break
     assert point > 20
 
@@ -3414,7 +3414,7 @@ def test_counting_and_joining_are_retried_as_storing_is(make_app: MakeApp, proxy
         drive.returns(1)
         proxy.faults = None
         assert drive.published == [[0, 1]], point
-        if not [request for request in proxy.requests if request.fault]:
+        if next(steps) <= point:
             break
     assert point >= 8
 
