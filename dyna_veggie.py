@@ -1034,10 +1034,12 @@ class Client:
         if self._botocore is client:
             self._botocore = None
 
-    def send_unless(self, codes: tuple[str, ...], method: str, params: Mapping[str, Any]) -> Any:
+    def send_unless(
+            self, codes: tuple[str, ...], method: str, params: Mapping[str, Any],
+            sleep: Sleep = time.sleep) -> Any:
         """The answer to a request; None if it fails with one of the codes."""
         try:
-            return self.send(method, params)
+            return self.send(method, params, sleep=sleep)
         except ClientError as exc:
             if error_code(exc) in codes:
                 return None
@@ -3653,6 +3655,23 @@ def own_errbacks(body: Any, app: Any) -> list[Any]:
             if call(errback) not in around]
 
 
+def _drop_errbacks(body: Any) -> None:
+    """Leaves a body none of the errbacks that Celery calls when it fails."""
+    body['options']['link_error'] = []
+    for task in _tasks_of(body) if body.subtask_type == 'group' else ():
+        while task:  # of a chord, those of its body
+            task['options']['link_error'] = []
+            is_chord = task.get('subtask_type') == 'chord'
+            task = task['kwargs'].get('body') if is_chord else None
+
+
+def raise_soft_time_limit(exc: Exception) -> None:
+    """Raises the soft time limit that fell into a serializer; kombu wraps it like any error."""
+    origin = exc.__context__ if isinstance(exc, (DecodeError, EncodeError)) else exc
+    if isinstance(origin, SoftTimeLimitExceeded):
+        raise origin from None
+
+
 @functools.cache
 def _keeps_references(serializer: str) -> bool:
     """Whether a Reference is what it was after its way; an app may register others as "json"."""
@@ -3660,11 +3679,8 @@ def _keeps_references(serializer: str) -> bool:
     try:
         content_type, encoding, payload = dumps([reference], serializer=serializer)
         return is_referenced(loads(payload, content_type, encoding, force=True))
-    except SoftTimeLimitExceeded:
-        raise
-    except Exception as exc:  # each has its own; and kombu wraps a limit like an error of these
-        if isinstance(exc.__context__, SoftTimeLimitExceeded):
-            raise exc.__context__ from None
+    except Exception as exc:  # each has its own
+        raise_soft_time_limit(exc)
         return False
 
 
@@ -3804,14 +3820,10 @@ class Join:
             if not self.body.id:  # a chain has none; older Celerys would fail to store its error
                 self.body.options['task_id'] = str(uuid.uuid4())
             self.backend.fail_parts(self.body, exc)
-            errbacks = [] if self.told else own_errbacks(self.body, self.backend.app)
-            self.body.options['link_error'] = errbacks
-            if self.told and self.body.subtask_type == 'group':  # its tasks have some, too
-                for task in _tasks_of(self.body):
-                    while task:
-                        task['options']['link_error'] = []
-                        task = task['kwargs'].get('body') if task.get(
-                            'subtask_type') == 'chord' else None
+            if self.told:
+                _drop_errbacks(self.body)
+            else:
+                self.body.options['link_error'] = own_errbacks(self.body, self.backend.app)
             try:
                 self._store_error(exc)
             except Exception:  # Celery calls the errbacks before it stores, and takes their errors
@@ -4145,21 +4157,20 @@ class JoiningBackend(HeaderBackend):
         exc = getattr(request, 'missing_values', None) or exc
         counted: list[str] = []
         around, self._note.counted = self._note.counted, counted  # a join can fail in here, too
-        rest = getattr(request, 'chain', None) or ()
         try:
             try:
                 super().mark_as_failure(task_id, exc, traceback, request, *args, **kwargs)
             finally:
                 self._note.counted = around
         except Exception:  # such as of an errback that cannot be sent, which Celery does last
-            self._fail_rest(rest, exc, counted)
+            self._fail_rest(request, exc, counted)
             raise
-        self._fail_rest(rest, exc, counted)
+        self._fail_rest(request, exc, counted)
 
-    def _fail_rest(
-            self, chain: Iterable[Any], exc: Exception, counted: Iterable[str] = ()) -> None:
+    def _fail_rest(self, request: Any, exc: Exception, counted: Iterable[str] = ()) -> None:
+        """Counts what would have followed a task in its chain."""
         # Celery itself counts what is one task, unless that failed before, as in an earlier run
-        for signature in chain:
+        for signature in getattr(request, 'chain', None) or ():
             self.fail_parts(signature, exc, counted)
 
     def mark_as_revoked(
@@ -4167,7 +4178,7 @@ class JoiningBackend(HeaderBackend):
             **kwargs: Any) -> None:
         """The same for a task that was revoked, or expired."""
         super().mark_as_revoked(task_id, reason, request, *args, **kwargs)
-        self._fail_rest(getattr(request, 'chain', None) or (), TaskRevokedError(reason))
+        self._fail_rest(request, TaskRevokedError(reason))
 
     def fail_parts(
             self, signature: Any, error: Exception, counted: Iterable[str] = ()) -> None:
@@ -4615,10 +4626,7 @@ class DynamoDBBackend(JoiningBackend):
                 raise TypeError('its status is not a text')
             meta = {'result': None, **meta, 'task_id': task_id}
         except Exception as exc:
-            # a soft time limit, which falls into decoding; kombu wraps it like an error of its own
-            origin = exc.__context__ if isinstance(exc, DecodeError) else exc
-            if isinstance(origin, SoftTimeLimitExceeded):
-                raise origin from None
+            raise_soft_time_limit(exc)
             why = f'{type(exc).__name__}: {str(exc)[:300]}'
             error = BackendGetMetaError(
                 f'the stored result cannot be read: {why}', task_id=task_id)
@@ -4949,11 +4957,8 @@ def delete_expired(table: Table, ids: Iterable[str]) -> None:
         id, = page
         still = expressions(_purged_times(), ConditionExpression=_PURGED)
         params = {'TableName': table.name, 'Key': marshal_item({'id': id}), **still}
-        try:
-            table.client.send('delete_item', params, sleep=sleep)
-        except ClientError as exc:
-            if error_code(exc) != 'ConditionalCheckFailedException':
-                raise
+        table.client.send_unless(
+            ('ConditionalCheckFailedException',), 'delete_item', params, sleep)
         return []
 
     Pages(ids, 1, delete, table.client.backoff, math.inf).send_all(table.overlapped)

@@ -186,31 +186,13 @@ def cost(proxy: Proxy) -> tuple[int, float, float]:
     return usage.requests, usage.read_units, usage.write_units
 
 
-def once(wanted: Callable[[str, Any], bool]) -> Callable[[str, Any], Any]:
-    """A fault for the first request that is wanted."""
-    left = [1]
-
-    def faults(operation: str, body: Any) -> Any:
-        if left[0] and wanted(operation, body):
-            left[0] -= 1
-            return ServerError()
-        return None
-    return faults
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
-def first(n: int, fault: Any, operation: str = '') -> Callable[[str, Any], Any]:
-    """A fault for the first n requests (of an operation)."""
+def first(
+        n: int, fault: Any, operation: str = '', holding: str = '') -> Callable[[str, Any], Any]:
+    """A fault for the first n requests (of an operation, with a text in their bodies)."""
     left = [n]
 
     def faults(requested: str, body: Any) -> Any:
-        if left[0] and requested.startswith(operation):
+        if left[0] and requested.startswith(operation) and holding in json.dumps(body, default=str):
             left[0] -= 1
             return fault
         return None
@@ -2015,6 +1997,13 @@ class Drive:
         with self.in_task(request):
             self.app.backend.mark_as_failure(request.id, exc, request=request)
 
+    def wait_until_closed(self) -> None:
+        deadline = time.monotonic() + 30
+        while not (progress := self.app.backend.chord_progress(self.group_id)) or (
+                not progress.closed):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
     def error(self) -> str:
         """Why the body failed."""
         meta = self.app.backend.get_task_meta(self.body_id, cache=False)
@@ -3351,27 +3340,22 @@ def test_once_the_end_of_a_chord_has_begun_no_failure_begins_it_again(
 
     ready(app, proxy)
 
-    def ends(drive: Drive) -> bool:
-        progress = app.backend.chord_progress(drive.group_id)
-        return progress is not None and progress.closed
-
     # DynamoDB is away while a chord is closed whose body was published
     drive = Drive(app, 2)
     drive.apply()
     drive.returns(0)
-    proxy.faults = once(lambda operation, body: 'SET #closed' in json.dumps(body, default=str))
+    proxy.faults = first(1, ServerError(), holding='SET #closed')
     drive.returns(1)  # Celery would fail this task for an error, and count it again
-    wait_until(lambda: ends(drive))
+    drive.wait_until_closed()
     assert drive.published == [[0, 1]]
 
     # ... and while the error is stored of which the errbacks were told
     drive = Drive(app, 2, link_error=[errback.s()])
     drive.apply()
     drive.fails(0, ValueError('why'))
-    proxy.faults = once(lambda operation, body: operation == 'PutItem' and (
-        f'celery-task-meta-{drive.body_id}' in json.dumps(body, default=str)))
+    proxy.faults = first(1, ServerError(), 'PutItem', f'celery-task-meta-{drive.body_id}')
     drive.returns(1)
-    wait_until(lambda: ends(drive))
+    drive.wait_until_closed()
     assert drive.published == [] and len(called) == 1 and 'why' in called[0]
     assert 'why' in drive.error()
 
@@ -3917,11 +3901,7 @@ def test_a_time_limit_of_greenlets_while_a_chord_is_closed_publishes_nothing_aga
         with pytest.raises(Limit):
             drive.returns(0)
         drive.fails(0, RuntimeError('time limit'))  # as Celery does then: another delivery
-
-    def ends() -> bool:
-        progress = backend.chord_progress(drive.group_id)
-        return progress is not None and progress.closed
-    wait_until(ends)
+    drive.wait_until_closed()
     assert drive.published == [[0]]
 
 
@@ -3953,13 +3933,9 @@ def test_errbacks_are_called_once_if_storing_the_error_fails_after_them(
         if operation == 'PutItem' and called and left:
             raise left.pop()
 
-    def ends() -> bool:
-        progress = app.backend.chord_progress(drive.group_id)
-        return progress is not None and progress.closed
-
     with Hook(app.backend, fail, lambda operation: None):
         drive.returns(1)
-        wait_until(ends)
+        drive.wait_until_closed()
     assert len(called) == len(set(called))
     assert grouped or (called == [drive.body_id] and not left)
 
