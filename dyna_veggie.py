@@ -64,6 +64,7 @@ from queue import SimpleQueue
 from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar, Union
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
+import botocore.loaders
 import botocore.session
 import celery
 import click
@@ -894,6 +895,12 @@ def _mask_credentials(record: logging.LogRecord) -> bool:
     return True
 
 
+@functools.cache
+def _data_loader(data_path: str | None) -> Any:
+    """botocore's loader of its models: pure data, which a process, and its forks, parse once."""
+    return botocore.loaders.create_loader(data_path)
+
+
 def open_session(options: Options) -> Any:
     """A botocore session whose profile exists, and which knows a region, wherever that is set.
 
@@ -903,6 +910,8 @@ def open_session(options: Options) -> Any:
         logging.getLogger(name).addFilter(_mask_credentials)
     try:
         session = botocore.session.Session(profile=options.profile)
+        session.register_component(
+            'data_loader', _data_loader(session.get_config_variable('data_path')))
         session.get_scoped_config()  # raises for a profile that does not exist, also AWS_PROFILE's
         region = options.region or session.get_config_variable('region')
     except ProfileNotFound as exc:
