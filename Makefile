@@ -6,7 +6,8 @@ SOURCES = $(wildcard *.py tools examples benchmarks)
 
 help:
 	@echo 'make demo    a Celery worker counts words, with its results in DynamoDB'
-	@echo 'make test    all tests; ARGS="-k chord -x" goes to pytest'
+	@echo 'make test    the tests that a change should pass, in minutes; ARGS="-k chord -x" goes to pytest'
+	@echo 'make test-all      all tests: also kills at every step, 10,000 parts, 100,000 items'
 	@echo 'make test-matrix   the same with every Celery on every Python that is here;'
 	@echo '             SESSIONS="oldest newest" for the corners'
 	@echo 'make bench   beside the DynamoDB and Redis backends of Celery; ARGS=--quick for a short one'
@@ -23,15 +24,16 @@ help:
 	@echo 'demo and test use the DynamoDB at DYNAMODB_ENDPOINT=http://..., else they start one:'
 	@echo 'in Docker if that runs, else embedded.  ENGINE=docker or ENGINE=embedded allows only that.'
 	@echo 'IMAGE=... names another image of DynamoDB Local than amazon/dynamodb-local.'
-	@echo 'QUICK=1 leaves out what takes minutes.  PYTHON=python3.12 picks the Python, and'
-	@echo 'VENV=.venv/3.12 gives it a venv beside the other one.'
+	@echo 'PYTHON=python3.12 picks the Python, and VENV=.venv/3.12 gives it a venv beside the other one.'
 
 demo: $(READY)
 	@$(VENV)/bin/python tools/dynamodb_local.py $(VENV)/bin/python examples/demo.py
 
 test: $(READY)
-	@$(VENV)/bin/python tools/dynamodb_local.py \
-		$(VENV)/bin/python -m pytest -o faulthandler_timeout=400 $(ARGS)
+	@$(VENV)/bin/python tools/dynamodb_local.py $(VENV)/bin/python tools/suite.py $(ARGS)
+
+test-all: $(READY)
+	@$(VENV)/bin/python tools/dynamodb_local.py $(VENV)/bin/python tools/suite.py --all $(ARGS)
 
 test-matrix: $(READY)
 	@$(VENV)/bin/python tools/dynamodb_local.py $(VENV)/bin/python -m nox -f tools/noxfile.py \
@@ -79,4 +81,4 @@ $(READY): setup.py
 	@$(VENV)/bin/python -m pip install -qq --disable-pip-version-check --editable '.[test,lint]'
 	@echo '$(CURDIR)' > $@
 
-.PHONY: help demo test test-matrix bench conformance model canvases soak lint clean
+.PHONY: help demo test test-all test-matrix bench conformance model canvases soak lint clean
