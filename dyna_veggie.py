@@ -2939,7 +2939,7 @@ PENDING_META = {'status': states.PENDING, 'result': None}
 def leaf_results(result: ResultBase) -> Iterator[AsyncResult]:
     """The leaves of a result, in order."""
     if isinstance(result, ResultSet):
-        for child in result.results:
+        for child in list(result.results):  # it may change meanwhile
             yield from leaf_results(child)
     else:
         yield result
@@ -3011,9 +3011,10 @@ class AwaitingBackend(BaseKeyValueStoreBackend):
         """Yields (task id, meta) as tasks become ready."""
         ids = dict.fromkeys(bytes_to_str(task_id) for task_id in task_ids)
         for task_id in list(ids):
-            if self.is_cached(task_id) and self._cache[task_id]['status'] in states.READY_STATES:
+            cached = self._cache.get(task_id)  # one look: another thread may replace or drop it
+            if cached and cached['status'] in states.READY_STATES:
                 del ids[task_id]
-                yield task_id, self._cache[task_id]
+                yield task_id, cached
         if interval is None:
             interval = 0.5
         for iteration in range(max_iterations or 1):
@@ -3049,8 +3050,8 @@ class AwaitingBackend(BaseKeyValueStoreBackend):
     def _resolve(
             self, unknown: Iterable[AsyncResult], timeout: float | None = None,
             interval: float | None = 0.5, on_interval: Any = None, on_message: Any = None,
-            no_ack: bool = True) -> Iterator[str]:
-        """Yields the id of each leaf as it becomes ready, and keeps the meta in it."""
+            no_ack: bool = True) -> Iterator[tuple[str, Any]]:
+        """Yields (id, meta) of each leaf as it becomes ready, and keeps the meta in it."""
         leaves: dict[str, list[AsyncResult]] = {}
         for leaf in unknown:
             leaves.setdefault(leaf.id, []).append(leaf)
@@ -3060,34 +3061,43 @@ class AwaitingBackend(BaseKeyValueStoreBackend):
             if on_message is not None:
                 on_message(dict(seen.value))
             if seen.final:
-                for leaf in leaves[task_id]:
-                    leaf._maybe_set_cache(dict(seen.value))
-                yield task_id
+                metas = [leaf._maybe_set_cache(dict(seen.value)) for leaf in leaves[task_id]]
+                yield task_id, metas[0]  # not from the leaf, which another thread may forget
 
     def iter_native(
             self, result: ResultSet, no_ack: bool = True, **kwargs: Any,
     ) -> Iterator[tuple[str, Any]]:
         """Yields (id, meta) of each task, and (id, results) of each group, as they become ready."""
         self._ensure_not_eager()
+        # decided once: the set may change meanwhile, and other threads may read or forget results
+        members = list(result.results)
+        metas: dict[str, Any] = {}
         waiting: dict[str, list[int]] = {}
-        missing = [0] * len(result.results)
-        unknown: list[AsyncResult] = []  # decided once: another thread may be reading some of them
-        for number, member in enumerate(result.results):
-            leaves = [leaf for leaf in leaf_results(member) if leaf._cache is None]
-            unknown += leaves
-            for task_id in {leaf.id for leaf in leaves}:
+        missing = [0] * len(members)
+        unknown: list[AsyncResult] = []
+        for number, member in enumerate(members):
+            pending = set()
+            for leaf in leaf_results(member):
+                meta = leaf._cache
+                if meta is None:
+                    unknown.append(leaf)
+                    pending.add(leaf.id)
+                else:
+                    metas[leaf.id] = meta
+            for task_id in pending:
                 waiting.setdefault(task_id, []).append(number)
-                missing[number] += 1
+            missing[number] = len(pending)
 
         def outcome(number: int) -> tuple[str, Any]:
-            member = result.results[number]
+            member = members[number]
             is_set = isinstance(member, ResultSet)
-            return member.id, member.results if is_set else member._cache
+            return member.id, member.results if is_set else metas[member.id]
 
         for number, count in enumerate(missing):
             if not count:
                 yield outcome(number)
-        for task_id in self._resolve(unknown, **kwargs) if waiting else ():
+        for task_id, meta in self._resolve(unknown, **kwargs) if waiting else ():
+            metas[task_id] = meta
             for number in waiting[task_id]:
                 missing[number] -= 1
                 if not missing[number]:
@@ -3217,11 +3227,13 @@ def _metas_of(
     leaves, size = list(leaves), 1
     metas: dict[str, Mapping[str, Any]] = {}
     for position, leaf in enumerate(leaves):
-        if leaf._cache is None and leaf.id not in metas:
+        meta = leaf._cache or metas.get(leaf.id)  # another thread may forget it meanwhile
+        if meta is None:
             rest = itertools.islice(leaves, position, None)
             metas.update(_read_leaves(_unknown_leaves(rest, size), deadline=deadline))
             size = min(8 * size, GET_BATCH)
-        yield leaf, leaf._cache or metas[leaf.id]
+            meta = leaf._cache or metas[leaf.id]
+        yield leaf, meta
 
 
 def _raise_error_of(leaves: Iterable[AsyncResult], deadline: float = math.inf) -> None:
@@ -3364,10 +3376,12 @@ class BatchedResultSet(ResultSet):
 
     def completed_count(self) -> int:
         """How many members, which may be sets, were successful."""
-        successful = {leaf.id for leaf, meta in _metas_of(leaf_results(self))
+        members = list(self.results)  # the set may change meanwhile
+        leaves = itertools.chain.from_iterable(map(leaf_results, members))
+        successful = {leaf.id for leaf, meta in _metas_of(leaves)
                       if meta['status'] == states.SUCCESS}
         return sum(all(leaf.id in successful for leaf in leaf_results(member))
-                   for member in self.results)
+                   for member in members)
 
     def maybe_throw(self, callback: Any = None, propagate: bool = True) -> None:
         for leaf, meta in _metas_of(leaf_results(self)):
@@ -3389,9 +3403,10 @@ class BatchedResultSet(ResultSet):
             raise ImproperlyConfigured('join() takes no on_message; get() and join_native() do')
         deadline = math.inf if timeout is None else time.monotonic() + timeout
         values, size = [], 1
-        for position, member in enumerate(self.results):
+        members = list(self.results)  # the set may change meanwhile
+        for position, member in enumerate(members):
             if _unknown_leaves(leaf_results(member), 1):
-                rest = itertools.islice(self.results, position, None)
+                rest = itertools.islice(members, position, None)
                 leaves = itertools.chain.from_iterable(map(leaf_results, rest))
                 window = _unknown_leaves(leaves, size)
                 _read_leaves(window, deadline=deadline)
