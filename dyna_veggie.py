@@ -1118,6 +1118,22 @@ if hasattr(os, 'register_at_fork'):
     os.register_at_fork(after_in_child=drop_shared)
 
 
+def start_thread(
+        target: Callable[..., Any], *args: Any, name: str = 'dyna-veggie',
+) -> threading.Thread | None:
+    """A thread that keeps no process from ending; None if no more can be started.
+
+    That is so at the end of a process, at a limit of the system, and in a sub-interpreter, which
+    may refuse daemon threads when they are made.
+    """
+    try:
+        thread = threading.Thread(target=target, args=args, name=name, daemon=True)
+        thread.start()
+    except RuntimeError:
+        return None
+    return thread
+
+
 # --------------------------------------------------------------------------------------------------
 # Pages
 # --------------------------------------------------------------------------------------------------
@@ -1171,11 +1187,9 @@ class Pages:
         helpers = []
         try:
             for _ in range(min(len(self._pages), threads) - 1):
-                helper = threading.Thread(target=self._work, name='dyna-veggie', daemon=True)
-                try:
-                    helper.start()
-                except RuntimeError:  # no more threads, at the end of a process: it goes on alone
-                    break
+                helper = start_thread(self._work)
+                if helper is None:
+                    break  # the caller goes on alone
                 helpers.append(helper)
             self._work()
             if not self._failures or isinstance(self._failures[0], (*FAILURES, Unprocessed)):
@@ -2544,7 +2558,10 @@ class ChordCounter:
 
     @contextlib.contextmanager
     def beating(self) -> Iterator[None]:
-        """Beats meanwhile, in a thread of its own, so that nobody takes over."""
+        """Beats meanwhile, in a thread of its own, so that nobody takes over.
+
+        Without a thread somebody may: begin() will tell.
+        """
         stopped = threading.Event()
 
         def beat() -> None:
@@ -2555,10 +2572,7 @@ class ChordCounter:
                 except FAILURES as exc:
                     logger.warning('Task %s: the lease of its chord was not renewed: %s',
                                    self.part.task_id, summary(exc))
-        try:
-            threading.Thread(target=beat, name='dyna-veggie-beat', daemon=True).start()
-        except RuntimeError:  # no more threads, at the end of a process
-            pass
+        start_thread(beat, name='dyna-veggie-beat')
         try:
             yield
         finally:
@@ -2885,7 +2899,8 @@ class Poller:
             if self._serving:
                 return
             self._serving = True
-        threading.Thread(target=self._serve, name='dyna-veggie-callbacks', daemon=True).start()
+        if start_thread(self._serve, name='dyna-veggie-callbacks') is None:
+            self._serving = False  # until the next watch(), whoever waits looks for them
 
     def _serve(self) -> None:
         while True:
@@ -3758,13 +3773,14 @@ class Join:
             logger.warning('Chord %s: %d values that were kept for it stay: %s',
                            self.group_id, len(self.kept), summary(exc))
 
-    def start(self) -> None:
-        """The same in a thread of its own, which may wait."""
-        try:
-            threading.Thread(
-                target=self.run_alone, name='dyna-veggie-join', daemon=True).start()
-        except RuntimeError:  # no more threads, at the end of a process
-            logger.exception('Chord %s was not joined here', self.group_id)
+    def start(self, in_task: bool) -> None:
+        """The same in a thread of its own, which may wait; a task waits itself if there is none."""
+        if start_thread(self.run_alone, name='dyna-veggie-join') is None:
+            if in_task:
+                self.run_alone()
+            else:
+                logger.error(
+                    'Chord %s was not joined here: no thread can be started', self.group_id)
 
     def run_alone(self) -> None:
         """The same, and an error is only logged."""
@@ -4259,13 +4275,13 @@ class JoiningBackend(HeaderBackend):
                     raise _MayNotWait from exc
                 join.run(time.sleep)  # here: the process may exit after this task
         except (_MayNotWait, SoftTimeLimitExceeded):
-            join.start()
+            join.start(in_task)
         except (KeyboardInterrupt, SystemExit):  # the process ends: nothing is to keep it
             raise
         except BaseException as exc:
             if not join.begun:
                 raise
-            join.start()
+            join.start(in_task)
             if not isinstance(exc, Exception):  # a time limit of gevent or eventlet
                 raise
 
@@ -4372,22 +4388,20 @@ class SentTasks:
         self._paused_until = -math.inf
         self._failing = False
 
-    def note(self, item: Item) -> None:
+    def note(self, make_item: Callable[[], Item]) -> None:
         """Puts an item unless one is there."""
         if time.monotonic() < self._paused_until:
             return
         errors: list[Exception] = []
         # a request can take as long as its time-outs and a look for credentials; one that comes
         # late does no harm
-        thread = threading.Thread(
-            target=self._put, args=(item, errors), name='dyna-veggie', daemon=True)
-        try:
-            thread.start()
+        thread = start_thread(self._put, make_item, errors)
+        if thread is None:
+            errors.append(RuntimeError('no thread can be started'))
+        else:
             thread.join(self.PATIENCE)
-        except RuntimeError as exc:  # no more threads, at the end of a process
-            errors.append(exc)
-        if thread.is_alive():
-            errors.append(TimeoutError(f'no answer within {self.PATIENCE:g} s'))
+            if thread.is_alive():
+                errors.append(TimeoutError(f'no answer within {self.PATIENCE:g} s'))
         if errors:
             self._paused_until = time.monotonic() + self.PAUSE
             log = logger.debug if self._failing else logger.warning
@@ -4395,7 +4409,13 @@ class SentTasks:
                 'were: %s', self._table.name, summary(errors[0]))
         self._failing = bool(errors)
 
-    def _put(self, item: Item, errors: list[Exception]) -> None:
+    def _put(self, make_item: Callable[[], Item], errors: list[Exception]) -> None:
+        try:
+            self._try_to_put(make_item())
+        except Exception as exc:  # also of a serializer, or of what instruments botocore
+            errors.append(exc)
+
+    def _try_to_put(self, item: Item) -> None:
         params = {
             'TableName': self._table.name, 'Item': marshal_item(item),
             **expressions({'now': int(time.time())},
@@ -4417,7 +4437,7 @@ class SentTasks:
             if not diagnose(error).transient:
                 break
         assert error is not None
-        errors.append(error)
+        raise error
 
 
 #: what all threads of this process share to note which tasks they sent
@@ -4578,12 +4598,14 @@ class DynamoDBBackend(JoiningBackend):
     def on_task_call(self, producer: Any, task_id: str) -> dict[str, Any]:
         """Called just before a task is sent, unless its result is ignored."""
         if self.options.track_sent:
-            meta = {**PENDING_META, 'traceback': None, 'children': [], 'date_done': None,
-                    'task_id': task_id}
-            _shared_sent_tasks(self.options).note({
-                'id': self.item_id(task_id), 'result': ensure_bytes(self.encode(meta)),
-                'status': states.PENDING, 'timestamp': time.time(), **expiry(self.expires)})
+            _shared_sent_tasks(self.options).note(functools.partial(self._sent_item, task_id))
         return {}
+
+    def _sent_item(self, task_id: str) -> Item:
+        meta = {**PENDING_META, 'traceback': None, 'children': [], 'date_done': None,
+                'task_id': task_id}
+        return {'id': self.item_id(task_id), 'result': ensure_bytes(self.encode(meta)),
+                'status': states.PENDING, 'timestamp': time.time(), **expiry(self.expires)}
 
     def _state_lifetime(self, state: str, request: Any = None) -> int | None:
         lifetime = self.failure_expires if state == states.FAILURE else self.expires
@@ -4890,9 +4912,9 @@ def scan(
             answers.put((segment, exc))
 
     def begin(segment: int, **start: Any) -> None:
-        # a daemon: if a signal ends the scan, nobody waits for the answer
-        threading.Thread(
-            target=read, args=(segment, start), name='dyna-veggie', daemon=True).start()
+        # in a thread: if a signal ends the scan, nobody waits for the answer
+        if start_thread(read, segment, start) is None:
+            read(segment, start)
 
     try:
         for segment in range(segments):
