@@ -81,7 +81,7 @@ from botocore.exceptions import ConnectionError as BotoConnectionError
 from botocore.parsers import ResponseParserError
 from botocore.utils import is_valid_endpoint_url, is_valid_ipv6_endpoint_url
 from celery import maybe_signature, states
-from celery._state import get_current_task
+from celery._state import _get_active_apps, get_current_app, get_current_task
 from celery.app.task import Context
 from celery.app.utils import find_app
 from celery.backends.base import BaseKeyValueStoreBackend
@@ -573,17 +573,26 @@ def mask_secret(url: str) -> str:
     return parts._replace(netloc=f'{access_key}{colon}{MASK}{at}{host}').geturl()
 
 
-def unmask_secret(url: str | None, configured: Any) -> str | None:
-    """A pickled backend's URL, whose secret key is masked, with the keys of the configured one.
+def unmask_secret(
+        url: str, configured: Iterable[tuple[T, Any]]) -> tuple[T, str] | tuple[None, str]:
+    """The first of the configured URLs that a pickled backend's stands for, and whose it is.
 
-    It stays masked if the two name different places.
+    url: its secret key is masked.  configured: (owner, URL) pairs.  It is the same URL, or else
+    names the same place by another access key.  (None, url) if there is none.
     """
-    if url and isinstance(configured, str) and f':{MASK}@' in url:
-        scheme, separator, rest = configured.partition('://')
+    found = []
+    for owner, other in configured:
+        scheme, separator, rest = str(other).partition('://')
         own = scheme.rpartition('+')[2] + separator + rest
-        if own.rpartition('@')[2] == url.rpartition('@')[2]:
-            return own
-    return url
+        try:
+            masked = mask_secret(own)
+        except ValueError:  # no URL, of another app
+            continue
+        if masked == url:
+            return owner, own
+        if masked.rpartition('@')[2] == url.rpartition('@')[2]:
+            found.append((owner, own))
+    return found[0] if found else (None, url)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -4483,7 +4492,7 @@ class DynamoDBBackend(JoiningBackend):
             **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         conf = self.app.conf
-        self.url = unmask_secret(url, conf.result_backend)
+        self.url = url
         self.table_name = table_name
         self.options = parse_options(self.url, conf, table_name)
         if self.options.region is None or self.options.profile:
@@ -4506,9 +4515,15 @@ class DynamoDBBackend(JoiningBackend):
 
     def __reduce__(self, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
         # a pickle travels and is kept: it holds no secret key, and finds it in result_backend again
-        return super().__reduce__(args, {
+        return _Unpickled, (type(self), args, {
             'url': mask_secret(self.url) if self.url else None, 'table_name': self.table_name,
             'expires': self.expires or 0, 'serializer': self.serializer, **(kwargs or {})})
+
+    def __deepcopy__(self, memo: Any = None) -> Any:
+        cls, args, kwargs = self.__reduce__()[1]
+        return cls(*args, app=self.app, **{**kwargs, 'url': self.url})
+
+    __copy__ = __deepcopy__
 
     def as_uri(self, include_password: bool = False) -> str:
         url = self.url or 'dynamodb://'
@@ -4708,6 +4723,59 @@ class DynamoDBBackend(JoiningBackend):
             if meta:
                 return meta
         return None
+
+
+def _configured_urls() -> Iterator[tuple[Any, Any]]:
+    """The apps of this process, the current one first, each with its ``result_backend``."""
+    for app in dict.fromkeys([get_current_app(), *_get_active_apps()]):
+        with contextlib.suppress(Exception):  # of settings that do not load
+            yield app, app.conf.result_backend
+
+
+class _Unpickled(DynamoDBBackend):
+    """A backend that was unpickled, and that is made when it is first used.
+
+    Not before, since a child process may unpickle what it was given before it imports its app.
+    """
+
+    def __init__(self, cls: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._pickled = cls, args, kwargs
+        # of which a set will be, that asks the backend of this app unless it looks at its members'
+        give_result_classes(get_current_app())
+
+    def __reduce__(self, *_: Any) -> Any:
+        return _Unpickled, self._pickled  # as a process does that passes it on
+
+    __copy__ = __deepcopy__ = None  # type: ignore[assignment]
+
+    # Celery calls these while it unpickles a set, and when it drops a result
+
+    def add_pending_result(self, result: Any, weak: bool = False, *_: Any) -> Any:
+        return result
+
+    def remove_pending_result(self, result: Any, *_: Any) -> Any:
+        return result
+
+    def __getattribute__(self, name: str) -> Any:
+        if not name.startswith('__') and name not in ('_pickled', *_Unpickled.__dict__):
+            _make(self)
+        return object.__getattribute__(self, name)
+
+
+def _make(unpickled: Any) -> None:
+    """Turns an unpickled backend into that of an app of this process with the same URL.
+
+    Without such an app, of the current one.  Raises ImproperlyConfigured.
+    """
+    cls, args, kwargs = unpickled._pickled
+    app, url = get_current_app(), kwargs['url']
+    if url:
+        owner, url = unmask_secret(url, _configured_urls())
+        app = owner or app
+    made = cls(*args, app=app, **{**kwargs, 'url': url})
+    # another thread may do the same at once, and either's will do
+    vars(unpickled).update(vars(made))
+    unpickled.__class__ = cls
 
 
 # --------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 """New tests of the sections that issue 19 changes."""
 from __future__ import annotations
 
+import copy
 import inspect
 
 from test_dyna_veggie import *
@@ -211,3 +212,128 @@ def test_a_task_is_sent_whatever_raises_while_it_is_tracked(
     told = [record.getMessage() for record in caplog.records if 'track_sent' in record.msg]
     assert 'division by zero' in told[0]
     assert len(told) == 2 and told[1].endswith('it is not stored that they were: instrumented')
+
+
+# section: Backend
+
+KEYS = f'AKID:{quote(SECRET, safe="")}'
+
+
+def app_at(place: str, name: str = 'app', **conf: Any) -> Celery:
+    app = Celery(name, backend='dyna_veggie.DynamoDBBackend+dynamodb://' + place,
+                 set_as_current=False)
+    app.conf.update(conf)
+    return app
+
+
+def set_of(app: Celery) -> Any:
+    """A set with a chain's end and a set in it."""
+    parent = app.AsyncResult('parent')
+    inner = app.GroupResult('inner', [app.AsyncResult('c')])
+    return app.GroupResult('g', [app.AsyncResult('a'), app.AsyncResult('b', parent=parent), inner])
+
+
+def unpickled(given: Any) -> Any:
+    pickled = pickle.dumps(given)
+    assert SECRET not in str(pickled) and quote(SECRET, safe='') not in str(pickled)
+    return pickle.loads(pickled)
+
+
+@pytest.mark.parametrize('copied', [copy.copy, copy.deepcopy, unpickled])
+@pytest.mark.parametrize('keys', [f'{KEYS}@', ''])
+def test_a_backend_that_is_copied_keeps_its_app(
+        copied: Callable[[Any], Any], keys: str, table_name: str) -> None:
+    place = f'eu-west-1/{table_name}'  # apps of other tests may be alive still
+    theirs = app_at(keys + place, result_backend_transport_options={
+        'global_keyprefix': 'theirs', 'retry_timeout': 7}, result_expires=77)
+    apps = [app_at(f'{KEYS}@eu-west-1/other'), app_at(f'OTHER:key@{place}')]
+    for current in apps:
+        current.set_current()
+        for backend in (copied(theirs.backend), copied(theirs.AsyncResult('id')).backend):
+            assert backend.options == theirs.backend.options and backend.app is theirs
+            assert backend.item_id('id') == theirs.backend.item_id('id')
+            assert backend.url == theirs.backend.url and backend.expires == 77
+            assert type(backend) is dv.DynamoDBBackend
+
+
+@pytest.mark.parametrize('copied', [copy.copy, copy.deepcopy])
+def test_a_backend_that_no_app_names_is_copied_with_its_keys(
+        copied: Callable[[Any], Any]) -> None:
+    app_at('eu-west-1/current').set_current()
+    app = app_at('eu-west-1')
+    backend = dv.DynamoDBBackend(f'dynamodb://{KEYS}@eu-west-1/by-hand', app=app, expires=5)
+    backend = copied(backend)
+    assert backend.options.secret_key == SECRET and backend.expires == 5 and backend.app is app
+
+
+def test_an_unpickled_result_fails_when_it_is_used_and_no_app_has_its_key(
+        table_name: str) -> None:
+    app = app_at(f'{KEYS}@eu-west-1/{table_name}')
+    pickled = pickle.dumps(set_of(app))
+    app.close()
+    others = [app_at('eu-west-1/broken'), Celery('others', backend='redis://[')]
+    others[0].config_from_object('settings_that_do_not_exist')
+    app_at('eu-west-1/current').set_current()
+    results = pickle.loads(pickled)
+    relayed = pickle.loads(pickle.dumps(copy.deepcopy(results)))  # as a manager's process does
+    for member in (*results, *relayed):
+        backend = next(dv.leaf_results(member)).backend
+        assert isinstance(backend, dv.DynamoDBBackend)
+        with pytest.raises(ImproperlyConfigured, match='the secret key in the URL is'):
+            backend.get_state('id')
+        with pytest.raises(ImproperlyConfigured, match='the secret key in the URL is'):
+            member.get(timeout=0)
+    app = app_at(f'{KEYS}@eu-west-1/{table_name}')  # imported after all
+    assert relayed[0].backend.app is app
+    assert relayed[0].backend.options.secret_key == SECRET
+
+
+@pytest.mark.parametrize('current', ['second', 'default'])
+def test_an_unpickled_set_asks_the_backend_of_its_own_app(
+        current: str, make_app: MakeApp, proxy: Proxy) -> None:
+    first = make_app('read_timeout=9', result_backend_transport_options={'global_keyprefix': '1'})
+    ids = ready_tasks(ready(first, proxy), 3)
+    pickled = pickle.dumps(result_set(first, ids))
+    app = make_app() if current == 'second' else Celery(current, set_as_current=False)
+    app.set_current()  # its backend was not used
+    results = pickle.loads(pickled)
+    assert results.get(timeout=1) == [0, 1, 2]
+    assert [meta['result'] for _, meta in results[0].backend.iter_native(results)] == [0, 1, 2]
+
+
+CHILD = """
+import multiprocessing
+import sys
+from celery import Celery
+
+def app_at(name, place):
+    return Celery(name, backend=f'dyna_veggie.DynamoDBBackend+dynamodb://{{place}}')
+
+first = app_at('first', {keys!r} + '@eu-west-1/first')
+second = app_at('second', {keys!r} + '@eu-west-1/second')  # the current one
+
+def child(results):
+    for leaf in (*results, results[0].parent):
+        print(leaf.id, leaf.backend.options.table, leaf.backend.options.secret_key == {secret!r})
+
+if __name__ == '__main__':
+    multiprocessing.set_start_method(sys.argv[1])
+    parent = first.AsyncResult('parent')
+    results = first.GroupResult('g', [first.AsyncResult('member', parent=parent)])
+    process = multiprocessing.Process(target=child, args=(results,))
+    process.start()
+    process.join()
+    sys.exit(process.exitcode)
+"""
+
+
+@pytest.mark.parametrize('method', ['spawn', 'forkserver'])
+def test_a_child_process_finds_the_app_of_the_results_it_is_given(
+        method: str, tmp_path: Path) -> None:
+    script = tmp_path / 'proj.py'
+    script.write_text(CHILD.format(keys=KEYS, secret=SECRET))
+    run = subprocess.run(
+        [sys.executable, str(script), method], capture_output=True, text=True,
+        env={**os.environ, 'PYTHONPATH': str(ROOT)})
+    assert run.stdout.split('\n')[:2] == ['member first True', 'parent first True'], run.stderr
+
