@@ -4740,7 +4740,7 @@ class _Unpickled(DynamoDBBackend):
 
     def __init__(self, cls: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._pickled = cls, args, kwargs
-        # of which a set will be, that asks the backend of this app unless it looks at its members'
+        # a set is unpickled as one of the current app, and Celery's would ask that app's backend
         give_result_classes(get_current_app())
 
     def __reduce__(self, *_: Any) -> Any:
@@ -4773,8 +4773,8 @@ def _make(unpickled: Any) -> None:
         owner, url = unmask_secret(url, _configured_urls())
         app = owner or app
     made = cls(*args, app=app, **{**kwargs, 'url': url})
-    # another thread may do the same at once, and either's will do
-    vars(unpickled).update(vars(made))
+    for name, value in vars(made).items():  # another thread may do the same: the first stays
+        vars(unpickled).setdefault(name, value)
     unpickled.__class__ = cls
 
 

@@ -284,7 +284,9 @@ def test_an_unpickled_result_fails_when_it_is_used_and_no_app_has_its_key(
         with pytest.raises(ImproperlyConfigured, match='the secret key in the URL is'):
             member.get(timeout=0)
     app = app_at(f'{KEYS}@eu-west-1/{table_name}')  # imported after all
+    relayed[0].backend.expires = 5
     assert relayed[0].backend.app is app
+    assert relayed[0].backend.expires == 5
     assert relayed[0].backend.options.secret_key == SECRET
 
 
