@@ -97,7 +97,7 @@ def test_test_aws_passes_where_all_is_well(
     skip_unless_whole(client, table_name)
     aws_report.run('--yes', '--parts', '60', '--prefork-parts', '10')
     assert aws_report.code == 0 and not aws_report.exists()
-    assert '**13 of 13 steps passed.**' in aws_report.report
+    assert '**14 of 14 steps passed.**' in aws_report.report
     assert 'arn:' not in aws_report.report and 'MORE' not in aws_report.report
     # it sends every kind of request that the module sends, and no other but to delete the table
     source = Path(dv.__file__).read_text('utf-8')
@@ -142,6 +142,8 @@ def test_test_aws_says_what_it_costs_and_sends_nothing_without_a_yes(
     ([], {}, 'there is no region.  Name it by ARGS="--region eu-west-1", or set AWS_DEFAULT'),
     (['--region', 'eu-wset-1'], {}, "region='eu-wset-1' must be an AWS region"),
     (['--region', 'eu-west-1'], {'AWS_PROFILE': 'none-such'}, "profile='none-such' must be"),
+    (['--endpoint-url', 'http://x:1', '--parts', '100000'], {},
+     'chords of 100,000 and 100 tasks could cost $0.11; they must cost less than $0.05'),
     (['--endpoint-url', 'ftp://x'], {}, "endpoint_url='…' must be http(s)://host:port"),
 ])
 def test_test_aws_says_what_is_missing_before_it_asks(
@@ -161,7 +163,7 @@ def test_test_aws_asks_and_writes_its_report_to_a_file(
     file = tmp_path_factory.mktemp('report') / 'report.md'
     aws_report.run('--only', 'single results', '--report', str(file), answer='y\n')
     assert aws_report.code == 0 and aws_report.report == '' and not aws_report.exists()
-    assert '**2 of 2 steps passed, of 13 that there are.**' in file.read_text('utf-8')
+    assert '**2 of 2 steps passed, of 14 that there are.**' in file.read_text('utf-8')
 
 
 @pytest.mark.parametrize(('number', 'operation', 'step'), [
@@ -180,7 +182,7 @@ def test_test_aws_deletes_its_table_when_it_is_interrupted(
     aws_report.run('--yes', '--only', step)
     assert aws_report.code == 128 + number and aws_report.report == ''
     assert f'Interrupted by {signal.Signals(number).name}' in aws_report.said
-    assert f'Table {aws_report.table} was deleted.' in aws_report.said
+    assert f'Table {aws_report.table}: deleted.' in aws_report.said
     assert not aws_report.exists() and operations(proxy).count('CreateTable') == 1
 
 
@@ -197,6 +199,7 @@ def test_test_aws_says_what_right_is_missing_to_create_its_table(
     aws_report.run('--yes')
     assert aws_report.code == 2 and aws_report.report == ''
     assert 'the IAM action dynamodb:CreateTable is needed, and denied' in aws_report.said
+    assert f'Table {aws_report.table}: not there.' in aws_report.said
     policy = json.loads(aws_report.said.partition('What this command needs:\n')[2])
     statement, = policy['Statement']
     assert statement['Resource'] == 'arn:aws:dynamodb:*:*:table/dyna-veggie-test-*'
@@ -211,7 +214,7 @@ def test_test_aws_creates_no_table_that_it_may_not_delete(
     aws_report.run('--yes')
     assert aws_report.code == 2
     assert 'the IAM action dynamodb:DeleteTable is needed, and denied' in aws_report.said
-    assert f'Table {aws_report.table} was never created.' in aws_report.said
+    assert f'Table {aws_report.table}: not there.' in aws_report.said
     assert operations(proxy) == ['DeleteTable']
 
 
@@ -229,7 +232,7 @@ def test_test_aws_notes_what_fails_tries_the_rest_and_says_plainly_that_its_tabl
     proxy.faults = faults
     aws_report.run('--yes', '--only', 'insertions', '--only', 'sets', '--only', 'counters')
     assert aws_report.code == 1
-    assert '**2 of 4 steps passed, of 13 that there are.**' in aws_report.report
+    assert '**2 of 4 steps passed, of 14 that there are.**' in aws_report.report
     row = aws_report.row('insertions')
     assert 'needs the IAM action dynamodb:PartiQLInsert' in row
     assert 'User: <arn> is not authorized' in row

@@ -244,30 +244,28 @@ class TestTable:
         return (f'aws dynamodb delete-table --region {self.region} '
                 f'--table-name {self.name}{endpoint}')
 
-    def delete(self) -> None:
-        """Returns when it is gone, or when DynamoDB has begun to delete it.  Raises NotDeleted."""
-        if not self.may_exist:
-            return
+    def delete(self) -> bool:
+        """Returns once it is gone, or going: whether it was there.  Raises NotDeleted."""
         client, end = dv.Client(self.options()), time.monotonic() + DELETION
         accepted = False
-        while True:
+        while self.may_exist:
             try:
                 client.send('delete_table', {'TableName': self.name})
                 accepted = True
             except ClientError as exc:
                 code = dv.error_code(exc)
                 if code == 'ResourceNotFoundException':
-                    self.may_exist = False
-                    return
+                    break
                 if code != 'ResourceInUseException':    # it is being created, or deleted
                     raise NotDeleted(dv.summary(exc)) from exc
                 if time.monotonic() > end:
                     if accepted:
-                        return
+                        break
                     raise NotDeleted(dv.summary(exc)) from exc
             except dv.FAILURES as exc:
                 raise NotDeleted(dv.summary(exc)) from exc
             time.sleep(0.5)
+        return accepted
 
 
 # --- the trial ------------------------------------------------------------------------------------
@@ -399,11 +397,14 @@ class Trial:
     # the steps
 
     def create_table(self) -> None:
-        """on demand, with tags and time to live; described"""
+        """by the module, on demand and with tags"""
         self.table.create()
+
+    def time_to_live(self) -> None:
+        """is on; and the table is on demand"""
+        dv.time_to_live(self.items)     # raises unless it is
         said = dv.describe(self.items)
         expect(said['billing_mode'] == 'PAY_PER_REQUEST', f'it is {said["billing_mode"]}')
-        dv.time_to_live(self.items)     # raises unless it is on
 
     def single_results(self) -> None:
         """ten are stored, and read"""
@@ -678,9 +679,10 @@ class Trial:
 
 STEPS: dict[str, Callable[[Trial], None]] = {
     step.__name__.replace('_', ' '): step for step in (
-        Trial.create_table, Trial.single_results, Trial.conditional_puts, Trial.insertions,
-        Trial.group, Trial.sets, Trial.counters, Trial.pages, Trial.large_value,
-        Trial.expired_item, Trial.scan, Trial.chord_of_threads, Trial.chord_of_processes)}
+        Trial.create_table, Trial.time_to_live, Trial.single_results, Trial.conditional_puts,
+        Trial.insertions, Trial.group, Trial.sets, Trial.counters, Trial.pages,
+        Trial.large_value, Trial.expired_item, Trial.scan, Trial.chord_of_threads,
+        Trial.chord_of_processes)}
 
 
 # --- beside the bench -----------------------------------------------------------------------------
@@ -736,7 +738,7 @@ def report(trial: Trial, gone: str) -> str:
     failed = [each for each in trial.outcomes if each.error]
     lines = [
         f'# Dyna-Veggie {dv.__version__} on '
-        + ('another DynamoDB than AWS' if table.endpoint_url else 'AWS'), '',
+        + (f'the DynamoDB at {table.endpoint_url}' if table.endpoint_url else 'AWS'), '',
         f'**{len(trial.outcomes) - len(failed)} of {len(trial.outcomes)} steps passed'
         + (f', of {len(STEPS)} that there are.**' if len(trial.outcomes) < len(STEPS) else '.**'),
         '']
@@ -826,6 +828,13 @@ def agreed(yes: bool) -> bool:
     return answer.strip().lower() in ('y', 'yes')
 
 
+def number_of_parts(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError    # argparse says so
+    return number
+
+
 def parse(arguments: list[str]) -> Any:
     parser = argparse.ArgumentParser(
         prog='make test-aws', description=(__doc__ or '').partition('\n')[0])
@@ -834,8 +843,10 @@ def parse(arguments: list[str]) -> Any:
     parser.add_argument('--report', type=Path, metavar='FILE',
                         help='where to write the report; default: the standard output')
     parser.add_argument('--yes', action='store_true', help='do not ask')
-    parser.add_argument('--parts', type=int, default=1000, help='of the chord with threads')
-    parser.add_argument('--prefork-parts', type=int, default=100, help='of that with processes')
+    parser.add_argument('--parts', type=number_of_parts, default=1000,
+                        help='of the chord with threads')
+    parser.add_argument('--prefork-parts', type=number_of_parts, default=100,
+                        help='of that with processes')
     parser.add_argument('--only', action='append', choices=STEPS, metavar='STEP',
                         help='this step, with those that are named so: ' + ', '.join(STEPS))
     return parser.parse_args(arguments)
@@ -891,23 +902,22 @@ def supervise(trial: Trial, output: Path | None) -> int:
             say(f'\nInterrupted by {signal.Signals(ended).name}: stopping the workers, and '
                 f'deleting table {table.name} ...')
         trial.stop()
-        existed = table.may_exist
         try:
-            table.delete()
-            gone = 'deleted' if existed else 'never created'
+            gone = 'deleted' if table.delete() else 'not there'
         except NotDeleted as exc:
             gone = 'NOT deleted'
             say(f'\nTABLE {table.name} IN {table.region} STAYS ({exc}).\n'
                 f'Until it is deleted it costs its storage.  Delete it by\n    {table.command}')
-    say(f'Table {table.name} was {gone}.')
+    say(f'Table {table.name}: {gone}.')
     if isinstance(ended, int):
         return 128 + ended
     if isinstance(ended, BaseException):
+        if not isinstance(ended, dv.FAILURES):
+            say(''.join(traceback.format_exception(type(ended), ended, ended.__traceback__)))
+            return 1
         say(f'test-aws: {dv.summary(ended) if isinstance(ended, ClientError) else ended}')
         if isinstance(ended, dv.DeniedAction):
             say(f'What this command needs:\n{policy(table)}')
-        if not isinstance(ended, dv.FAILURES):
-            raise ended
         return 2
     text = SCRUBBER.scrub(report(trial, gone))
     leaks = SCRUBBER.leaks(text)
@@ -922,7 +932,7 @@ def supervise(trial: Trial, output: Path | None) -> int:
     failed = [each.error for each in trial.outcomes if each.error]
     if any('the IAM action' in error for error in failed):
         say(f'A right is missing.  What this command needs:\n{policy(table)}')
-    return int(bool(failed) or gone != 'deleted')
+    return int(bool(failed) or gone == 'NOT deleted')
 
 
 def main(arguments: list[str]) -> int:
@@ -936,13 +946,19 @@ def main(arguments: list[str]) -> int:
     trial = Trial(table, folder, given.only or STEPS, given.parts, given.prefork_parts)
     collected = Collected(trial.logged)
     try:
-        assert dollars(trial.planned()) < MOST, 'it would cost more than is promised'
+        if dollars(trial.planned()) >= MOST:
+            say(f'test-aws: chords of {given.parts:,} and {given.prefork_parts:,} tasks could cost '
+                f'${dollars(trial.planned()):.2f}; they must cost less than ${MOST}')
+            return 2
         dv.logger.addHandler(collected)
         say(plan(trial))
         if not agreed(given.yes):
             say('Nothing was done.')
             return 1
         return supervise(trial, given.report)
+    except KeyboardInterrupt:       # only before there is a table: see supervise()
+        say('\nNothing was done.')
+        return 128 + signal.SIGINT
     finally:
         dv.logger.removeHandler(collected)
         shutil.rmtree(folder, ignore_errors=True)
