@@ -177,7 +177,8 @@ def test_test_aws_deletes_its_table_when_it_is_interrupted(
         if requested != operation:
             return None
         aws_report.process.send_signal(number)  # while the request is under way
-        return Delay(0.5)
+        # who did not wait for the creation would find nothing to delete yet
+        return Delay(2 if requested == 'CreateTable' else 0.5)
     proxy.faults = faults
     aws_report.run('--yes', '--only', step)
     assert aws_report.code == 128 + number and aws_report.report == ''
