@@ -34,7 +34,7 @@ class AwsReport:
 
     @property
     def table(self) -> str:
-        found = re.search(r'creates the table (dyna-veggie-test-[0-9a-f]{16}), on', self.said)
+        found = re.search(r'creates the table (dyna-veggie-test-[a-z]{12}), on', self.said)
         assert found
         return found[1]
 
@@ -120,6 +120,32 @@ def test_test_aws_passes_where_all_is_well(
     assert created['BillingMode'] == 'PAY_PER_REQUEST' and len(created['Tags']) == 2
 
 
+@pytest.mark.parametrize(('text', 'scrubbed'), [
+    (f'User: arn:aws:iam::{ACCOUNT}:user/w is not', 'User: <arn> is not'),
+    (f'"arn:aws-us-gov:sts::{ACCOUNT}:assumed-role/r/s", and', '"<arn>", and'),
+    (f'https://{ACCOUNT}.ddb.us-east-1.example', 'https://<account>.ddb.us-east-1.example'),
+    ('key ASIAIOSFODNN7EXAMPLE.', 'key <access key>.'),
+    (f'with {SECRET}?', 'with <key>?'),
+    ('arn:aws:dynamodb:*:*:table/t-*', 'arn:aws:dynamodb:*:*:table/t-*'),
+    ('12,345 read units at 2026-11-30 18:41', '12,345 read units at 2026-11-30 18:41'),
+])
+def test_what_test_aws_prints_has_neither_keys_nor_account_numbers(
+        text: str, scrubbed: str) -> None:
+    import aws_report
+
+    scrubber = aws_report.Scrubber({SECRET})
+    assert scrubber.scrub(text) == scrubbed and scrubber.leaks(scrubbed) == []
+    assert bool(scrubber.leaks(text)) == (text != scrubbed)
+
+
+def test_the_tables_of_test_aws_have_names_that_are_not_taken_for_secrets() -> None:
+    import aws_report
+
+    for _ in range(1000):
+        name = aws_report.TestTable('us-east-1', None).name
+        assert aws_report.Scrubber().scrub(name) == name
+
+
 @pytest.mark.parametrize('answer', ['n\n', '', 'yesterday\n'])
 def test_test_aws_says_what_it_costs_and_sends_nothing_without_a_yes(
         answer: str, aws_keys: None, monkeypatch: pytest.MonkeyPatch, proxy: Proxy,
@@ -185,6 +211,26 @@ def test_test_aws_deletes_its_table_when_it_is_interrupted(
     assert f'Interrupted by {signal.Signals(number).name}' in aws_report.said
     assert f'Table {aws_report.table}: deleted.' in aws_report.said
     assert not aws_report.exists() and operations(proxy).count('CreateTable') == 1
+
+
+def test_test_aws_takes_attempts_that_fail_for_no_cost_and_reports_them(
+        aws_report: AwsReport, proxy: Proxy) -> None:
+    put = [Throttle(), ResetBefore(), ServerError()]
+    proxy.faults = lambda operation, body: put.pop() if operation == 'PutItem' and put else None
+    aws_report.run('--yes', '--only', 'single results')
+    assert aws_report.code == 0
+    assert '| 10 (10) | 0 (0) | 10 (10) |' in aws_report.row('ten results, stored one by one')
+    assert aws_report.row('PutItem').endswith(
+        '| 1 ConnectionClosedError, 1 InternalServerError, '
+        '1 ProvisionedThroughputExceededException |')
+
+
+def test_test_aws_says_so_if_nothing_answers(aws_report: AwsReport, proxy: Proxy) -> None:
+    proxy.down = True
+    aws_report.run('--yes')
+    assert aws_report.code == 2 and 'Traceback' not in aws_report.said
+    assert f'Table {aws_report.table}: not there.' in aws_report.said
+    assert re.search(r'^test-aws: .*[Cc]onnect', aws_report.said, re.MULTILINE)
 
 
 def denied(action: str) -> Error:

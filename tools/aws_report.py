@@ -26,6 +26,7 @@ import secrets
 import shutil
 import signal
 import statistics
+import string
 import subprocess
 import sys
 import tempfile
@@ -208,7 +209,8 @@ class TestTable:
 
     def __init__(self, region: str, endpoint_url: str | None) -> None:
         self.region, self.endpoint_url = region, endpoint_url
-        self.name = PREFIX + secrets.token_hex(8)
+        # of letters: twelve digits would be taken for an account number
+        self.name = PREFIX + ''.join(secrets.choice(string.ascii_lowercase) for _ in range(12))
         self.may_exist = False
         self.stopped = False
         self.lock = threading.Lock()    # held while it is created, and while a worker is started
@@ -228,7 +230,7 @@ class TestTable:
 
     def can_be_deleted(self) -> None:
         """Asks to delete it before it is there: who may not do that should not create it."""
-        dv.Client(self.options(retry_timeout=5)).send_unless(
+        dv.Client(self.options(retry_timeout=3)).send_unless(
             ('ResourceNotFoundException',), 'delete_table', {'TableName': self.name})
 
     def create(self) -> None:
@@ -895,7 +897,7 @@ def supervise(trial: Trial, output: Path | None) -> int:
         say(f'If this process is killed, delete the table by\n    {table.command}')
         threading.Thread(target=attempt, args=(trial, said), daemon=True).start()
         ended = said.get()
-    except dv.FAILURES as exc:
+    except Exception as exc:
         ended = exc
     finally:
         if isinstance(ended, int):

@@ -71,20 +71,20 @@ class _Meter:
         refused = [each for each in parsed.get('Responses') or ()
                    if model.name == 'BatchExecuteStatement' and 'Error' in each]
         self._note(
-            model, context, status=http_response.status_code, error=error, refused=len(refused),
-            read_units=units if model.name in READS else 0,
+            model.name, context, status=http_response.status_code, error=error,
+            refused=len(refused), read_units=units if model.name in READS else 0,
             write_units=units if model.name in WRITES else 0,
             computed=0 if consumed else _computed(model.name, context['metering'], parsed, error))
 
-    def fail(self, exception: Any, model: Any, context: dict[str, Any], **kwargs: Any) -> None:
-        self._note(model, context, error=type(exception).__name__)
+    def fail(self, exception: Any, event_name: str, context: dict[str, Any], **kwargs: Any) -> None:
+        self._note(event_name.rpartition('.')[2], context, error=type(exception).__name__)
 
-    def _note(self, model: Any, context: dict[str, Any], *, status: int = 0, error: str = '',
+    def _note(self, operation: str, context: dict[str, Any], *, status: int = 0, error: str = '',
               refused: int = 0, read_units: float = 0, write_units: float = 0,
               computed: int = 0) -> None:
         began = context['metering began']
         line = json.dumps(asdict(Metered(
-            model.name, self.who, began, time.monotonic() - began, status, error, refused,
+            operation, self.who, began, time.monotonic() - began, status, error, refused,
             read_units, write_units, computed)))
         # opened each time: a fork needs no more than its pid, and a line is written at once
         with open(self.folder / f'{os.getpid()}.jsonl', 'ab', buffering=0) as file:
