@@ -215,7 +215,7 @@ def test_test_aws_deletes_its_table_when_it_is_interrupted(
 
 def test_test_aws_takes_attempts_that_fail_for_no_cost_and_reports_them(
         aws_report: AwsReport, proxy: Proxy) -> None:
-    put = [Throttle(), ResetBefore(), ServerError()]
+    put: list[Any] = [Throttle(), ResetBefore(), ServerError()]
     proxy.faults = lambda operation, body: put.pop() if operation == 'PutItem' and put else None
     aws_report.run('--yes', '--only', 'single results')
     assert aws_report.code == 0
