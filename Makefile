@@ -18,6 +18,8 @@ help:
 	@echo '             ARGS="--seed 42" shows one'
 	@echo 'make soak    40 minutes of faults, kills and duplicates, on three kinds of workers;'
 	@echo '             ARGS="--minutes 3 --plot soak.svg" for a short one, with a plot'
+	@echo 'make test-aws   every kind of request, and chords, on AWS itself, for less than a US cent;'
+	@echo '             ARGS="--region eu-west-1 --report report.md"'
 	@echo 'make lint    ruff and mypy'
 	@echo 'make clean   removes what these made'
 	@echo
@@ -58,6 +60,9 @@ soak: $(READY)
 	@$(VENV)/bin/python -m pip install -qq --disable-pip-version-check --editable '.[soak]'
 	@$(VENV)/bin/python tools/soak.py $(ARGS)
 
+test-aws: $(READY)
+	@$(VENV)/bin/python tools/aws_report.py $(ARGS)
+
 lint: $(READY)
 	@$(VENV)/bin/python -m ruff check --config tools/ruff.toml $(SOURCES)
 	@$(VENV)/bin/python -m mypy --config-file tools/mypy.ini $(filter-out setup.py,$(SOURCES))
@@ -81,4 +86,4 @@ $(READY): setup.py
 	@$(VENV)/bin/python -m pip install -qq --disable-pip-version-check --editable '.[test,lint]'
 	@echo '$(CURDIR)' > $@
 
-.PHONY: help demo test test-all test-matrix bench conformance model canvases soak lint clean
+.PHONY: help demo test test-all test-matrix test-aws bench conformance model canvases soak lint clean
