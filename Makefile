@@ -6,7 +6,7 @@ SOURCES = $(wildcard *.py tools examples benchmarks)
 
 help:
 	@echo 'make demo    a Celery worker counts words, with its results in DynamoDB'
-	@echo 'make test    the tests that a change should pass, in minutes; ARGS="-k chord -x" goes to pytest'
+	@echo 'make test    what a change should pass, in minutes; ARGS="-k chord -x" goes to pytest'
 	@echo 'make test-all      all tests: also kills at every step, 10,000 parts, 100,000 items'
 	@echo 'make test-matrix   the same with every Celery on every Python that is here;'
 	@echo '             SESSIONS="oldest newest" for the corners'
@@ -26,7 +26,7 @@ help:
 	@echo 'demo and test use the DynamoDB at DYNAMODB_ENDPOINT=http://..., else they start one:'
 	@echo 'in Docker if that runs, else embedded.  ENGINE=docker or ENGINE=embedded allows only that.'
 	@echo 'IMAGE=... names another image of DynamoDB Local than amazon/dynamodb-local.'
-	@echo 'PYTHON=python3.12 picks the Python, and VENV=.venv/3.12 gives it a venv beside the other one.'
+	@echo 'PYTHON=python3.12 picks the Python; VENV=.venv/3.12 gives it a venv beside the other one.'
 
 demo: $(READY)
 	@$(VENV)/bin/python tools/dynamodb_local.py $(VENV)/bin/python examples/demo.py
@@ -86,4 +86,5 @@ $(READY): setup.py
 	@$(VENV)/bin/python -m pip install -qq --disable-pip-version-check --editable '.[test,lint]'
 	@echo '$(CURDIR)' > $@
 
-.PHONY: help demo test test-all test-matrix test-aws bench conformance model canvases soak lint clean
+.PHONY: help demo test test-all test-matrix test-aws bench conformance model canvases soak lint \
+	clean

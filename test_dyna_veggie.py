@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import copy
 import dataclasses
 import datetime
 import functools
@@ -15,6 +16,7 @@ import hashlib
 import http.server
 import importlib.metadata
 import importlib.util
+import inspect
 import io
 import itertools
 import json
@@ -1636,6 +1638,68 @@ def test_a_child_has_a_client_and_sockets_of_its_own(
     # no socket is anybody else's
     assert len(ports) == 4
     assert len(set.union(*ports.values())) == sum(map(len, ports.values()))
+
+
+IN_A_SUB_INTERPRETER = """
+import logging
+import sys
+import threading
+sys.path.insert(0, {root!r})
+logging.basicConfig(filename={log!r}, format='%(message)s')
+from celery import Celery, states
+import dyna_veggie as dv
+
+try:
+    threading.Thread(target=print, daemon=True)
+except RuntimeError:
+    pass
+else:
+    raise AssertionError('it has daemon threads')
+app = Celery('sub', broker='memory://', backend={url!r})
+results = app.GroupResult('g', [app.AsyncResult(str(n)) for n in range(250)])
+app.backend.values.table.write_many(puts=[
+    dict(id=app.backend.item_id(leaf.id), status='SUCCESS', timestamp=1,
+         result=b'{{"status": "SUCCESS", "result": ' + leaf.id.encode() + b'}}')
+    for leaf in results])
+assert results.get(timeout=60) == list(range(250))
+assert len([item for _, page in dv.scan(app.backend.values.table, 2) for item in page]) == 250
+results.forget()
+dv.shared_poller(app.backend.options).serve()  # as gevent and eventlet would have it
+assert [item for _, page in dv.scan(app.backend.values.table, 2) for item in page] == []
+assert app.send_task('task', task_id='sent').id == 'sent'
+"""
+
+
+@pytest.mark.skipif(sys.version_info < (3, 13), reason='its sub-interpreters do not load Celery')
+def test_an_interpreter_without_daemon_threads_does_all_in_its_own(
+        table_name: str, endpoint: str, tmp_path: Path) -> None:
+    log = tmp_path / 'log'
+    code = IN_A_SUB_INTERPRETER.format(
+        root=str(ROOT), log=str(log),
+        url=backend_url(f'local/{table_name}', endpoint, '&track_sent=true'))
+    interpreters = importlib.import_module('_interpreters')
+    interpreter = interpreters.create()
+    try:
+        failed = interpreters.exec(interpreter, code)
+    finally:
+        interpreters.destroy(interpreter)
+    assert failed is None, failed.errdisplay
+    assert 'it is not stored that they were: no thread can be started' in log.read_text()
+
+
+@contextlib.contextmanager
+def no_more_threads() -> Iterator[None]:
+    usual = threading.stack_size(1 << 46)  # bytes, which nobody has
+    try:
+        with pytest.raises(RuntimeError):
+            threading.Thread(target=print).start()
+        yield
+    finally:
+        threading.stack_size(usual)
+
+
+def test_there_is_one_place_that_starts_threads() -> None:
+    assert inspect.getsource(dv).count('Thread(') == 1
 
 
 # --------------------------------------------------------------------------------------------------
@@ -3520,6 +3584,32 @@ def test_header_results_live_while_the_chord_runs(
     assert other['ttl'] < time.time() + 61
 
 
+def test_a_task_joins_its_chord_itself_after_a_soft_limit_where_no_thread_can_be_started(
+        backend: dv.DynamoDBBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dv.ChordCounter, 'LEASE', 0.3)
+    drive = Drive(backend.app, 1)
+    drive.apply()
+    dies_publishing(drive, 0)
+
+    def limit(number: int, frame: Any) -> None:
+        # between requests: what is interrupted loses its connection, and the proxy needs a thread
+        # for each
+        if frame.f_code.co_name == 'claim':
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            raise SoftTimeLimitExceeded
+
+    usual = signal.signal(signal.SIGALRM, limit)
+    try:
+        with no_more_threads():
+            signal.setitimer(signal.ITIMER_REAL, 0.01, 0.01)
+            drive.returns(0)
+        assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, usual)
+    assert drive.published == [[0]]
+
+
 # --------------------------------------------------------------------------------------------------
 # Chord: the lease
 # --------------------------------------------------------------------------------------------------
@@ -4882,6 +4972,19 @@ def test_a_thread_whose_look_fails_leaves_the_others_waiting() -> None:
     assert outcomes.count('lost') == 1 and len(outcomes) == 3
 
 
+def test_callbacks_are_served_once_a_thread_can_be_started(
+        app: Celery, backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
+    poller = dv.shared_poller(backend.options)
+    result = app.AsyncResult('later')
+    called = threading.Event()
+    result.then(lambda result: called.set())
+    with no_more_threads():
+        poller.serve()
+    backend.store_result('later', 1, states.SUCCESS)
+    poller.serve()
+    assert called.wait(20)
+
+
 # --------------------------------------------------------------------------------------------------
 # Awaiting
 # --------------------------------------------------------------------------------------------------
@@ -5681,6 +5784,64 @@ def test_waiting_for_a_thousand_results_is_cheap(
     assert ticks <= 60 and reads <= 500 + ticks * 25 + 50 and writes == 0
 
 
+def remove_the_read(results: Any) -> list[Any]:
+    values = []
+    for id, meta in results.iter_native():
+        results.remove(id)
+        values.append(meta['result'])
+    return values
+
+
+def read_again(results: Any) -> list[Any]:
+    results.get()
+    values = []
+    for _, meta in results.iter_native():
+        results.forget()  # takes the metas out of all members
+        values.append(meta['result'])
+    return values
+
+
+def joined(results: Any) -> list[Any]:
+    values: list[Any] = []
+
+    def callback(id: str, value: Any) -> None:
+        results.remove(id)
+        values.append(value)
+
+    results.join(callback=callback)
+    return values
+
+
+@pytest.mark.parametrize('read', [
+    remove_the_read, read_again, joined,
+    lambda results: results.get(on_message=lambda meta: results.clear()),
+    lambda results: [each['result'] for _, each in results.iter_native(
+        on_message=lambda meta: results.clear())],
+], ids=['remove', 'forget', 'join', 'clear', 'clear-iter'])
+def test_a_set_is_read_as_it_was_though_it_changes_meanwhile(
+        app: Celery, backend: dv.DynamoDBBackend, read: Callable[[Any], list[Any]]) -> None:
+    results = result_set(app, ready_tasks(backend, 5))
+    assert read(results) == list(range(5))
+
+
+@pytest.mark.parametrize(('read', 'expected'), [
+    (lambda results: results.get(), [0, 1, 2, [3, 4]]),
+    (lambda results: results.join(), [0, 1, 2, [3, 4]]),
+    (lambda results: [id for id, _ in results.iter_native()][-1], 'inner'),
+    (lambda results: results.completed_count(), 4),
+], ids=['get', 'join', 'iter_native', 'completed_count'])
+def test_a_set_is_read_as_it_was_though_another_thread_empties_it(
+        app: Celery, backend: dv.DynamoDBBackend, proxy: Proxy, read: Callable[[Any], Any],
+        expected: Any) -> None:
+    ids = ready_tasks(backend, 5)
+    members = [app.AsyncResult(id) for id in ids]
+    inner = app.GroupResult('inner', members[3:])
+    results = app.GroupResult('outer', [*members[:3], inner])
+    # while the request is in flight, in the thread of the proxy
+    proxy.faults = lambda operation, body: results.clear()
+    assert read(results) == expected
+
+
 # --------------------------------------------------------------------------------------------------
 # Backend
 # --------------------------------------------------------------------------------------------------
@@ -6433,6 +6594,156 @@ def test_the_global_key_prefix(make_app: MakeApp, client: Any, table_name: str) 
     backend.store_result('id', 1, states.SUCCESS)
     assert [item['id'] for item in all_items(client, table_name)] == ['mine_celery-task-meta-id']
     assert backend.get_result('id') == 1
+
+
+def test_a_task_is_sent_whatever_raises_while_it_is_tracked(
+        make_app: MakeApp, proxy: Proxy, caplog: pytest.LogCaptureFixture,
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dv.SentTasks, 'PAUSE', 0)
+    name = 'serializer-that-fails'
+    kombu.serialization.register(name, lambda value: 1 / 0, json.loads, 'application/x-fails')
+    app = make_app('track_sent=true', result_serializer=name)
+    ready(app, proxy)
+    app.send_task('task')
+    kombu.serialization.unregister(name)
+    app = make_app('track_sent=true')
+    assert proxy.requests == []
+
+    def instrument(**kwargs: Any) -> None:
+        raise TypeError('instrumented')
+
+    app.send_task('task')
+    app.backend.values.table.client.botocore.meta.events.register(
+        'before-call.dynamodb.PutItem', instrument)
+    app.send_task('task')
+    assert operations(proxy) == ['PutItem']
+    told = [record.getMessage() for record in caplog.records if 'track_sent' in record.msg]
+    assert 'division by zero' in told[0]
+    assert len(told) == 2 and told[1].endswith('it is not stored that they were: instrumented')
+
+
+KEYS = f'AKID:{quote(SECRET, safe="")}'
+
+
+def app_at(place: str, name: str = 'app', **conf: Any) -> Celery:
+    app = Celery(name, backend='dyna_veggie.DynamoDBBackend+dynamodb://' + place,
+                 set_as_current=False)
+    app.conf.update(conf)
+    return app
+
+
+def set_of(app: Celery) -> Any:
+    """A set with a chain's end and a set in it."""
+    parent = app.AsyncResult('parent')
+    inner = app.GroupResult('inner', [app.AsyncResult('c')])
+    return app.GroupResult('g', [app.AsyncResult('a'), app.AsyncResult('b', parent=parent), inner])
+
+
+def unpickled(given: Any) -> Any:
+    pickled = pickle.dumps(given)
+    assert SECRET not in str(pickled) and quote(SECRET, safe='') not in str(pickled)
+    return pickle.loads(pickled)
+
+
+@pytest.mark.parametrize('copied', [copy.copy, copy.deepcopy, unpickled])
+@pytest.mark.parametrize('keys', [f'{KEYS}@', ''])
+def test_a_backend_that_is_copied_keeps_its_app(
+        copied: Callable[[Any], Any], keys: str, table_name: str) -> None:
+    place = f'eu-west-1/{table_name}'  # apps of other tests may be alive still
+    theirs = app_at(keys + place, result_backend_transport_options={
+        'global_keyprefix': 'theirs', 'retry_timeout': 7}, result_expires=77)
+    apps = [app_at(f'{KEYS}@eu-west-1/other'), app_at(f'OTHER:key@{place}')]
+    for current in apps:
+        current.set_current()
+        for backend in (copied(theirs.backend), copied(theirs.AsyncResult('id')).backend):
+            assert backend.options == theirs.backend.options and backend.app is theirs
+            assert backend.item_id('id') == theirs.backend.item_id('id')
+            assert backend.url == theirs.backend.url and backend.expires == 77
+            assert type(backend) is dv.DynamoDBBackend
+
+
+@pytest.mark.parametrize('copied', [copy.copy, copy.deepcopy])
+def test_a_backend_that_no_app_names_is_copied_with_its_keys(
+        copied: Callable[[Any], Any]) -> None:
+    app_at('eu-west-1/current').set_current()
+    app = app_at('eu-west-1')
+    backend = dv.DynamoDBBackend(f'dynamodb://{KEYS}@eu-west-1/by-hand', app=app, expires=5)
+    backend = copied(backend)
+    assert backend.options.secret_key == SECRET and backend.expires == 5 and backend.app is app
+
+
+def test_an_unpickled_result_fails_when_it_is_used_and_no_app_has_its_key(
+        table_name: str) -> None:
+    app = app_at(f'{KEYS}@eu-west-1/{table_name}')
+    pickled = pickle.dumps(set_of(app))
+    app.close()
+    others = [app_at('eu-west-1/broken'), Celery('others', backend='redis://[')]
+    others[0].config_from_object('settings_that_do_not_exist')
+    app_at('eu-west-1/current').set_current()
+    results = pickle.loads(pickled)
+    relayed = pickle.loads(pickle.dumps(copy.deepcopy(results)))  # as a manager's process does
+    for member in (*results, *relayed):
+        backend = next(dv.leaf_results(member)).backend
+        assert isinstance(backend, dv.DynamoDBBackend)
+        with pytest.raises(ImproperlyConfigured, match='the secret key in the URL is'):
+            backend.get_state('id')
+        with pytest.raises(ImproperlyConfigured, match='the secret key in the URL is'):
+            member.get(timeout=0)
+    app = app_at(f'{KEYS}@eu-west-1/{table_name}')  # imported after all
+    relayed[0].backend.expires = 5
+    assert relayed[0].backend.app is app
+    assert relayed[0].backend.expires == 5
+    assert relayed[0].backend.options.secret_key == SECRET
+
+
+@pytest.mark.parametrize('current', ['second', 'default'])
+def test_an_unpickled_set_asks_the_backend_of_its_own_app(
+        current: str, make_app: MakeApp, proxy: Proxy) -> None:
+    first = make_app('read_timeout=9', result_backend_transport_options={'global_keyprefix': '1'})
+    ids = ready_tasks(ready(first, proxy), 3)
+    pickled = pickle.dumps(result_set(first, ids))
+    app = make_app() if current == 'second' else Celery(current, set_as_current=False)
+    app.set_current()  # its backend was not used
+    results = pickle.loads(pickled)
+    assert results.get(timeout=1) == [0, 1, 2]
+    assert [meta['result'] for _, meta in results[0].backend.iter_native(results)] == [0, 1, 2]
+
+
+CHILD = """
+import multiprocessing
+import sys
+from celery import Celery
+
+def app_at(name, place):
+    return Celery(name, backend=f'dyna_veggie.DynamoDBBackend+dynamodb://{{place}}')
+
+first = app_at('first', {keys!r} + '@eu-west-1/first')
+second = app_at('second', {keys!r} + '@eu-west-1/second')  # the current one
+
+def child(results):
+    for leaf in (*results, results[0].parent):
+        print(leaf.id, leaf.backend.options.table, leaf.backend.options.secret_key == {secret!r})
+
+if __name__ == '__main__':
+    multiprocessing.set_start_method(sys.argv[1])
+    parent = first.AsyncResult('parent')
+    results = first.GroupResult('g', [first.AsyncResult('member', parent=parent)])
+    process = multiprocessing.Process(target=child, args=(results,))
+    process.start()
+    process.join()
+    sys.exit(process.exitcode)
+"""
+
+
+@pytest.mark.parametrize('method', ['spawn', 'forkserver'])
+def test_a_child_process_finds_the_app_of_the_results_it_is_given(
+        method: str, tmp_path: Path) -> None:
+    script = tmp_path / 'proj.py'
+    script.write_text(CHILD.format(keys=KEYS, secret=SECRET))
+    run = subprocess.run(
+        [sys.executable, str(script), method], capture_output=True, text=True,
+        env={**os.environ, 'PYTHONPATH': str(ROOT)})
+    assert run.stdout.split('\n')[:2] == ['member first True', 'parent first True'], run.stderr
 
 
 # --------------------------------------------------------------------------------------------------
@@ -7272,6 +7583,14 @@ def test_commands_as_they_are_called(tmp_path: Path, table_name: str, endpoint: 
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         assert done.returncode == 0 and table_name in done.stdout, done.stdout
         assert 'Warning' not in done.stdout, done.stdout
+
+
+def test_a_table_is_scanned_where_no_thread_can_be_started(
+        backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
+    ready_tasks(backend, 5)
+    with no_more_threads():
+        pages = list(dv.scan(backend.values.table, 3))
+    assert sum(read for read, _ in pages) == 5 and operations(proxy).count('Scan') == 3
 
 
 # --------------------------------------------------------------------------------------------------
@@ -8141,3 +8460,309 @@ def test_the_distributions_build_and_install(tmp_path: Path) -> None:
                     'print(type(celery.Celery(backend="dynamodb://eu-west-1").backend).__module__)')
     assert python('-c', print_module, executable=empty) == 'dyna_veggie\n'
     assert 'boto3' not in python('-m', 'pip', 'list', executable=empty)
+
+
+# --- make test-aws --------------------------------------------------------------------------------
+
+ACCESS_KEY = 'AKIAIOSFODNN7EXAMPLE'
+ACCOUNT = '123456789012'
+
+
+class AwsReport:
+    """`make test-aws` on the engine, through the proxy."""
+
+    def __init__(self, folder: Path, proxy: Proxy, client: Any) -> None:
+        self.folder, self.proxy, self.client = folder, proxy, client
+        self.said = self.report = ''
+        self.code = -1
+        self.process: Any = None
+
+    def run(self, *arguments: str, answer: str = '') -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, str(ROOT / 'tools' / 'aws_report.py'),
+             '--endpoint-url', self.proxy.url, *arguments],
+            cwd=self.folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            text=True, start_new_session=True)
+        self.report, self.said = self.process.communicate(answer, timeout=240)
+        self.code = self.process.returncode
+        everything = self.said + self.report
+        print(everything)
+        for secret in (ACCESS_KEY, SECRET, 'IQoJb3', ACCOUNT, 'arn:aws:iam', '000000000000'):
+            assert secret not in everything
+        # nothing is left of it on this machine
+        assert list(self.folder.iterdir()) == [] and not processes_with(self.table)
+
+    @property
+    def table(self) -> str:
+        found = re.search(r'creates the table (dyna-veggie-test-[a-z]{12}), on', self.said)
+        assert found
+        return found[1]
+
+    def exists(self) -> bool:
+        return self.table in self.client.list_tables()['TableNames']
+
+    def row(self, name: str) -> str:
+        found, = [line for line in self.report.splitlines() if line.startswith(f'| {name}')]
+        return found
+
+
+def processes_with(text: str) -> list[str]:
+    """The processes that have a text in their environment, as far as this machine tells."""
+    found = []
+    for file in Path('/proc').glob('[0-9]*/environ'):
+        with contextlib.suppress(OSError):
+            if text.encode() in file.read_bytes():
+                found.append(file.parent.name)
+    return found
+
+
+@pytest.fixture
+def aws_keys(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in os.environ:
+        if name.startswith('AWS_'):
+            monkeypatch.delenv(name)
+    for name, value in {
+            'AWS_ACCESS_KEY_ID': ACCESS_KEY, 'AWS_SECRET_ACCESS_KEY': SECRET,
+            'AWS_SESSION_TOKEN': 'IQoJb3JpZ2lu', 'AWS_CONFIG_FILE': os.devnull,
+            'AWS_SHARED_CREDENTIALS_FILE': os.devnull, 'AWS_EC2_METADATA_DISABLED': 'true',
+            'TMPDIR': str(tmp_path)}.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.fixture
+def aws_report(
+        tmp_path: Path, proxy: Proxy, client: Any, aws_keys: None) -> AwsReport:
+    return AwsReport(tmp_path, proxy, client)
+
+
+def skip_unless_whole(client: Any, table: str) -> None:
+    """Skips on an engine that cannot do all that AWS does."""
+    client.create_table(
+        TableName=table, BillingMode='PAY_PER_REQUEST',
+        KeySchema=[{'AttributeName': 'id', 'KeyType': 'HASH'}],
+        AttributeDefinitions=[{'AttributeName': 'id', 'AttributeType': 'S'}])
+    try:
+        said = client.batch_execute_statement(Statements=[{
+            'Statement': f'INSERT INTO "{table}" VALUE {{\'id\': ?}}',
+            'Parameters': [{'S': 'one'}]}])
+    except botocore.exceptions.ClientError as exc:
+        pytest.skip(f'this engine has no insertions by PartiQL: {exc}')
+    if 'Error' in said['Responses'][0]:
+        pytest.skip('this engine has no insertions by PartiQL')
+
+
+@slow
+def test_test_aws_passes_where_all_is_well(
+        aws_report: AwsReport, client: Any, proxy: Proxy, table_name: str) -> None:
+    skip_unless_whole(client, table_name)
+    aws_report.run('--yes', '--parts', '60', '--prefork-parts', '10')
+    assert aws_report.code == 0 and not aws_report.exists()
+    assert '**14 of 14 steps passed.**' in aws_report.report
+    assert 'arn:' not in aws_report.report and 'MORE' not in aws_report.report
+    # it sends every kind of request that the module sends, and no other but to delete the table
+    source = Path(dv.__file__).read_text('utf-8')
+    kinds = {operation for method, operation in client.meta.method_to_api_mapping.items()
+             if f"'{method}'" in source}
+    assert len(kinds) >= 12 and set(operations(proxy)) == {*kinds, 'DeleteTable'}
+    # all that was sent is in the report, with what it consumed
+    row = re.compile(r'^\| (\w+) \| (\d+) \| ([\d,.]+) \| (\d*) \|', re.MULTILINE)
+    rows = row.findall(aws_report.report)
+    assert {operation: int(number) for operation, number, *_ in rows} == Counter(operations(proxy))
+    for operation in ('PutItem', 'UpdateItem', 'BatchWriteItem', 'BatchExecuteStatement'):
+        reported, computed = next(row[2:] for row in rows if row[0] == operation)
+        units = sum(each.write_units for each in proxy.requests if each.operation == operation)
+        assert float(reported.replace(',', '')) + int(computed or 0) == units
+    # and what it said before is kept
+    planned = re.search(r'which cost\n\$([\d.]+), less than 5 US cents', aws_report.said)
+    used = re.search(r'write units, \$([\d.]+) \(planned', aws_report.report)
+    assert planned and used and 0 < float(used[1]) <= float(planned[1]) < 0.01
+    created, = [each.body for each in proxy.requests if each.operation == 'CreateTable']
+    assert created['BillingMode'] == 'PAY_PER_REQUEST' and len(created['Tags']) == 2
+
+
+@pytest.mark.parametrize(('text', 'scrubbed'), [
+    (f'User: arn:aws:iam::{ACCOUNT}:user/w is not', 'User: <arn> is not'),
+    (f'"arn:aws-us-gov:sts::{ACCOUNT}:assumed-role/r/s", and', '"<arn>", and'),
+    (f'https://{ACCOUNT}.ddb.us-east-1.example', 'https://<account>.ddb.us-east-1.example'),
+    ('key ASIAIOSFODNN7EXAMPLE.', 'key <access key>.'),
+    (f'with {SECRET}?', 'with <key>?'),
+    ('arn:aws:dynamodb:*:*:table/t-*', 'arn:aws:dynamodb:*:*:table/t-*'),
+    ('12,345 read units at 2026-11-30 18:41', '12,345 read units at 2026-11-30 18:41'),
+])
+def test_what_test_aws_prints_has_neither_keys_nor_account_numbers(
+        text: str, scrubbed: str) -> None:
+    import aws_report
+
+    scrubber = aws_report.Scrubber({SECRET})
+    assert scrubber.scrub(text) == scrubbed and scrubber.leaks(scrubbed) == []
+    assert bool(scrubber.leaks(text)) == (text != scrubbed)
+
+
+def test_the_tables_of_test_aws_have_names_that_are_not_taken_for_secrets() -> None:
+    import aws_report
+
+    for _ in range(1000):
+        name = aws_report.TestTable('us-east-1', None).name
+        assert aws_report.Scrubber().scrub(name) == name
+
+
+@pytest.mark.parametrize('answer', ['n\n', '', 'yesterday\n'])
+def test_test_aws_says_what_it_costs_and_sends_nothing_without_a_yes(
+        answer: str, aws_keys: None, monkeypatch: pytest.MonkeyPatch, proxy: Proxy,
+        capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    import aws_report
+
+    monkeypatch.setattr(sys, 'stdin', io.StringIO(answer))
+    assert aws_report.main(['--endpoint-url', proxy.url]) == 1
+    printed = capsys.readouterr()
+    assert 'Go on? [y/N]' in printed.err and 'Nothing was done.' in printed.err
+    assert 'a chord of 1,000 tasks with 8 threads and one of 100 with 8 processes' in printed.err
+    price = re.search(r'which cost\n\$([\d.]+), less than 5 US cents', printed.err)
+    assert price and 0.001 < float(price[1]) < 0.01
+    assert printed.out == '' and operations(proxy) == [] and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(('arguments', 'environ', 'said'), [
+    (['--region', 'eu-west-1'], {'AWS_ACCESS_KEY_ID': None, 'AWS_SECRET_ACCESS_KEY': None},
+     'there are no credentials.  Put them where'),
+    ([], {}, 'there is no region.  Name it by ARGS="--region eu-west-1", or set AWS_DEFAULT'),
+    (['--region', 'eu-wset-1'], {}, "region='eu-wset-1' must be an AWS region"),
+    (['--region', 'eu-west-1'], {'AWS_PROFILE': 'none-such'}, "profile='none-such' must be"),
+    (['--endpoint-url', 'http://x:1', '--parts', '100000'], {},
+     'chords of 100,000 and 100 tasks could cost $0.11; they must cost less than $0.05'),
+    (['--endpoint-url', 'ftp://x'], {}, "endpoint_url='…' must be http(s)://host:port"),
+])
+def test_test_aws_says_what_is_missing_before_it_asks(
+        arguments: list[str], environ: dict[str, Any], said: str, aws_keys: None,
+        monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    import aws_report
+
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value) if value else monkeypatch.delenv(name)
+    assert aws_report.main(arguments) == 2
+    printed = capsys.readouterr()
+    assert printed.out == '' and said in printed.err and 'Go on?' not in printed.err
+
+
+def test_test_aws_asks_and_writes_its_report_to_a_file(
+        aws_report: AwsReport, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    file = tmp_path_factory.mktemp('report') / 'report.md'
+    aws_report.run('--only', 'single results', '--report', str(file), answer='y\n')
+    assert aws_report.code == 0 and aws_report.report == '' and not aws_report.exists()
+    assert '**2 of 2 steps passed, of 14 that there are.**' in file.read_text('utf-8')
+
+
+@pytest.mark.parametrize(('number', 'operation', 'step'), [
+    (signal.SIGTERM, 'CreateTable', 'single results'),
+    (signal.SIGINT, 'PutItem', 'single results'),
+    (signal.SIGHUP, 'PutItem', 'chord of threads'),     # a worker's first
+])
+def test_test_aws_deletes_its_table_when_it_is_interrupted(
+        number: int, operation: str, step: str, aws_report: AwsReport, proxy: Proxy) -> None:
+    def faults(requested: str, body: Any) -> Any:
+        if requested != operation:
+            return None
+        aws_report.process.send_signal(number)  # while the request is under way
+        # who did not wait for the creation would find nothing to delete yet
+        return Delay(2 if requested == 'CreateTable' else 0.5)
+    proxy.faults = faults
+    aws_report.run('--yes', '--only', step)
+    assert aws_report.code == 128 + number and aws_report.report == ''
+    assert f'Interrupted by {signal.Signals(number).name}' in aws_report.said
+    assert f'Table {aws_report.table}: deleted.' in aws_report.said
+    assert not aws_report.exists() and operations(proxy).count('CreateTable') == 1
+
+
+def test_test_aws_takes_attempts_that_fail_for_no_cost_and_reports_them(
+        aws_report: AwsReport, proxy: Proxy) -> None:
+    put: list[Any] = [Throttle(), ResetBefore(), ServerError()]
+    proxy.faults = lambda operation, body: put.pop() if operation == 'PutItem' and put else None
+    aws_report.run('--yes', '--only', 'single results')
+    assert aws_report.code == 0
+    assert '| 10 (10) | 0 (0) | 10 (10) |' in aws_report.row('ten results, stored one by one')
+    assert aws_report.row('PutItem').endswith(
+        '| 1 ConnectionClosedError, 1 InternalServerError, '
+        '1 ProvisionedThroughputExceededException |')
+
+
+def test_test_aws_says_so_if_nothing_answers(aws_report: AwsReport, proxy: Proxy) -> None:
+    proxy.down = True
+    aws_report.run('--yes')
+    assert aws_report.code == 2 and 'Traceback' not in aws_report.said
+    assert f'Table {aws_report.table}: not there.' in aws_report.said
+    assert re.search(r'^test-aws: .*[Cc]onnect', aws_report.said, re.MULTILINE)
+
+
+def denied(action: str) -> Error:
+    return Error('AccessDeniedException',
+                 f'User: arn:aws:iam::{ACCOUNT}:user/w is not authorized to perform: {action} on '
+                 f'resource: arn:aws:dynamodb:us-east-1:{ACCOUNT}:table/t')
+
+
+def test_test_aws_says_what_right_is_missing_to_create_its_table(
+        aws_report: AwsReport, proxy: Proxy) -> None:
+    proxy.faults = lambda operation, body: (
+        denied('dynamodb:CreateTable') if operation == 'CreateTable' else None)
+    aws_report.run('--yes')
+    assert aws_report.code == 2 and aws_report.report == ''
+    assert 'the IAM action dynamodb:CreateTable is needed, and denied' in aws_report.said
+    assert f'Table {aws_report.table}: not there.' in aws_report.said
+    policy = json.loads(aws_report.said.partition('What this command needs:\n')[2])
+    statement, = policy['Statement']
+    assert statement['Resource'] == 'arn:aws:dynamodb:*:*:table/dyna-veggie-test-*'
+    actions = {each.partition(':')[2] for each in statement['Action']}
+    assert actions >= {'CreateTable', 'DeleteTable', 'TagResource', 'Scan', 'PartiQLInsert'}
+
+
+def test_test_aws_creates_no_table_that_it_may_not_delete(
+        aws_report: AwsReport, proxy: Proxy) -> None:
+    proxy.faults = lambda operation, body: (
+        denied('dynamodb:DeleteTable') if operation == 'DeleteTable' else None)
+    aws_report.run('--yes')
+    assert aws_report.code == 2
+    assert 'the IAM action dynamodb:DeleteTable is needed, and denied' in aws_report.said
+    assert f'Table {aws_report.table}: not there.' in aws_report.said
+    assert operations(proxy) == ['DeleteTable']
+
+
+def test_test_aws_notes_what_fails_tries_the_rest_and_says_plainly_that_its_table_stays(
+        aws_report: AwsReport, proxy: Proxy, client: Any) -> None:
+    asked: list[str] = []
+
+    def faults(operation: str, body: Any) -> Any:
+        asked.append(operation)
+        if operation == 'BatchExecuteStatement':
+            return denied('dynamodb:PartiQLInsert')
+        if operation == 'DeleteTable' and asked.count(operation) > 1:   # the first asks whether
+            return Error('ValidationException', 'not now')
+        return Error('ValidationException', 'no sets') if ':members' in str(body) else None
+    proxy.faults = faults
+    aws_report.run('--yes', '--only', 'insertions', '--only', 'sets', '--only', 'counters')
+    assert aws_report.code == 1
+    assert '**2 of 4 steps passed, of 14 that there are.**' in aws_report.report
+    row = aws_report.row('insertions')
+    assert 'needs the IAM action dynamodb:PartiQLInsert' in row
+    assert 'User: <arn> is not authorized' in row
+    assert 'A right is missing.  What this command needs:' in aws_report.said
+    row = aws_report.row('sets')
+    assert 'ValidationException' in row and 'no sets' in row and 'dyna_veggie.py:' in row
+    assert aws_report.row('counters').endswith('| ok |')
+
+    stays = f'TABLE {aws_report.table} IN us-east-1 STAYS ('
+    assert stays in aws_report.said and 'not now' in aws_report.said
+    command = f'aws dynamodb delete-table --region us-east-1 --table-name {aws_report.table}'
+    assert aws_report.said.count(command) == 2
+    assert f'{aws_report.table}, NOT deleted' in aws_report.report
+    client.delete_table(TableName=aws_report.table)
+
+
+def test_test_aws_fails_where_more_is_consumed_than_the_readme_says(
+        aws_report: AwsReport, proxy: Proxy, client: Any, table_name: str) -> None:
+    skip_unless_whole(client, table_name)
+    # half of each batch: the other half takes further requests
+    proxy.faults = lambda operation, body: Partial() if operation == 'BatchGetItem' else None
+    aws_report.run('--yes', '--only', 'group')
+    assert aws_report.code == 1 and not aws_report.exists()
+    row = aws_report.row('group')
+    assert 'it takes more than the README says: a group of 100, all ready: requests' in row
+    assert '(1, MORE) |' in aws_report.row('a group of 100, all ready')

@@ -22,7 +22,7 @@ LOG_LINES = 200     # of the engine's log, after a failure
 
 
 class Suite:
-    """A plugin of pytest's main process; the processes of pytest-xdist collect and run the tests."""
+    """A plugin of pytest's main process.  Those of pytest-xdist collect and run the tests."""
 
     def __init__(self) -> None:
         self.began = time.monotonic()
