@@ -57,6 +57,7 @@ import time
 import uuid
 import weakref
 from collections import Counter, deque
+import zlib
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
@@ -794,6 +795,8 @@ _BY_REASON = {
 
 def error_code(exc: BaseException) -> str:
     """DynamoDB's code for an error, or '' if it did not come from DynamoDB."""
+    'TransactionConflictException': _TRANSIENT,  # somebody's transaction holds the item
+    'IDPCommunicationError': _TRANSIENT,  # STS did not reach who knows a web identity
     return exc.response.get('Error', {}).get('Code', '') if isinstance(exc, ClientError) else ''
 
 
@@ -801,10 +804,13 @@ def diagnose(exc: BaseException) -> Diagnosis:
     """What an error of a request means."""
     if isinstance(exc, ClientError):
         status = exc.response.get('ResponseMetadata', {}).get('HTTPStatusCode', 0)
-        return _BY_CODE.get(error_code(exc), _TRANSIENT if status >= 500 else _LASTING)
+        by_status = _TRANSIENT if status >= 500 else _BY_STATUS.get(status, _LASTING)
+        return _BY_CODE.get(error_code(exc), by_status)
     if isinstance(exc, NoCredentialsError):
         return _NO_CREDENTIALS
     if isinstance(exc, ExpiredCredentials):
+# of errors with other codes: a gateway's, whose answer can be any text
+_BY_STATUS = {408: _TRANSIENT, 429: _THROTTLED}
         return _EXPIRED
     if isinstance(exc, SSLError) and 'CERTIFICATE_VERIFY_FAILED' in str(exc):
         return _LASTING
@@ -1074,6 +1080,7 @@ class Client:
         if news:
             self._warned = now
         log = logger.warning if news else logger.debug
+    events.register('response-received.dynamodb', _check_answer)
         remedy = throttling_remedy(error)
         log('DynamoDB table %s: %s failed; this and other requests are tried again for up to '
             '%g s each: %s%s', self.options.table, method, self.backoff.timeout, summary(error),
@@ -1124,6 +1131,20 @@ if hasattr(os, 'register_at_fork'):
 #
 # Sends in pages what is more than one request takes, some of them at once.  Knows nothing of what
 # is sent.
+def _check_answer(
+        response_dict: dict[str, Any] | None, parsed_response: dict[str, Any] | None,
+        **kwargs: Any) -> None:
+    # botocore checks it only as a reason for one of its own retries
+    if response_dict is None or parsed_response is None:
+        return
+    body = response_dict['body']
+    checksum = response_dict['headers'].get('x-amz-crc32')
+    if checksum and checksum != str(zlib.crc32(body)):
+        raise ResponseParserError(f'an answer whose x-amz-crc32 is not that of its {len(body)} '
+                                  'bytes')
+    parsed_response['ResponseMetadata']['Bytes'] = len(body)  # which a header need not say
+
+
 #
 #   pages       The caller and its helper threads take page after page; each page is sent until
 #               nothing of it comes back unprocessed.
@@ -1333,8 +1354,7 @@ class Table:
                     found[attributes['id']['S']] = unmarshal_item(attributes)
                 left = _of_the_table(answer.get('UnprocessedKeys'), {}).get('Keys', ())
                 page = [key['id']['S'] for key in left]
-                headers = answer['ResponseMetadata']['HTTPHeaders']
-                if not page or int(headers.get('content-length', 0)) < _FULL_ANSWER:
+                if not page or answer['ResponseMetadata'].get('Bytes', 0) < _FULL_ANSWER:
                     return page
 
         self._in_pages('BatchGetItem', dict.fromkeys(ids), GET_BATCH, send, deadline)
