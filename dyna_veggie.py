@@ -82,6 +82,7 @@ from botocore.exceptions import (
     SSLError,
     SSOError,
     TokenRetrievalError,
+    UnknownRegionError,
 )
 from botocore.exceptions import ConnectionError as BotoConnectionError
 from botocore.parsers import ResponseParserError
@@ -4976,12 +4977,22 @@ def _account_of(options: Options) -> str:
 
 
 def _arn_of(table: Table) -> str:
-    """The table's ARN, with the account's number if the table's name or the credentials say it."""
+    """The table's ARN, with what is known of it, and else ``*``."""
     if TABLE_ARN.fullmatch(table.name):
         return table.name
     region = table.client.botocore.meta.region_name
-    partition = open_session(table.options).get_partition_for_region(region)
+    try:
+        partition = open_session(table.options).get_partition_for_region(region)
+    except UnknownRegionError:  # a region can be newer than botocore
+        partition = '*'
     return f'arn:{partition}:dynamodb:{region}:{_account_of(table.options)}:table/{table.name}'
+
+
+#: whom a table's resource policy can name: https://docs.aws.amazon.com/IAM/latest/UserGuide/
+#: reference_policies_elements_principal.html
+PRINCIPAL = re.compile(
+    'arn:aws[a-z-]*:(iam::[0-9]{12}:(root|(user|role)/[!-~]+)'
+    '|sts::[0-9]{12}:(assumed-role|federated-user)/[!-~]+)')
 
 
 def least_policy(table: Table, bootstrap: bool, principal: str | None = None) -> dict[str, Any]:
@@ -5586,6 +5597,10 @@ def _policy(backend: DynamoDBBackend, bootstrap: bool, principal: str | None) ->
     if bootstrap and principal:
         raise click.UsageError(
             'give --bootstrap or --principal: no policy of a table allows to create it')
+    if principal is not None and not PRINCIPAL.fullmatch(principal):
+        raise click.UsageError(
+            f'--principal={principal} must be the ARN of a role, a user or an account, such as '
+            'arn:aws:iam::123456789012:role/worker')
     policy = least_policy(backend.values.table, bootstrap, principal)
     return policy, [json.dumps(policy, indent=2)]
 

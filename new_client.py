@@ -382,3 +382,34 @@ def test_a_full_page_is_known_by_its_bytes(make_app: MakeApp, proxy: Proxy) -> N
     # with no time left it is not tried again, unless the page was full
     assert set(table.get_many(['a', 'b', 'c'], deadline=0)) == {'a', 'b', 'c'}
     assert not pages
+
+
+# section: Operating, scanning, inspecting and commands
+
+
+def policy(url: str, *arguments: str) -> click.testing.Result:
+    return click.testing.CliRunner().invoke(dv.commands, ['-b', url, 'policy', *arguments])
+
+
+def test_the_policy_of_a_region_that_botocore_does_not_know() -> None:
+    result = policy('dynamodb://xx-north-1/celery')
+    statement, = json.loads(result.output)['Statement']
+    assert statement['Resource'] == 'arn:*:dynamodb:xx-north-1:*:table/celery'
+
+
+@pytest.mark.parametrize('principal', [
+    'worker', '*', 'arn:aws:s3:::bucket', 'arn:aws:iam::12:role/x', 'arn:aws:iam::123456789012:x',
+    'arn:aws:iam::123456789012:role/', 'arn:aws:iam::123456789012:root/x', ''])
+def test_a_principal_is_an_arn(principal: str) -> None:
+    result = policy('dynamodb://eu-west-1/celery', '--principal', principal)
+    assert result.exit_code == 2 and f'--principal={principal} must be the ARN' in result.output
+
+
+@pytest.mark.parametrize('principal', [
+    'arn:aws:iam::123456789012:root', 'arn:aws-cn:iam::123456789012:role/a/path/worker',
+    'arn:aws:iam::123456789012:user/me@example.com',
+    'arn:aws:sts::123456789012:assumed-role/worker/session'])
+def test_a_principal_that_aws_takes(principal: str) -> None:
+    result = policy('dynamodb://eu-west-1/celery', '--principal', principal)
+    statement, = json.loads(result.output)['Statement']
+    assert statement['Principal'] == {'AWS': principal}
