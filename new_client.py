@@ -16,6 +16,7 @@ from typing import Any
 
 import botocore.awsrequest
 import botocore.exceptions
+import botocore.utils
 import click.testing
 import pytest
 from celery import Celery, states
@@ -196,7 +197,9 @@ class Holder:
     '{"SecretAccessKey": "%s", "Token": "%s"', '%s', "SecretAccessKey=%s", 'key %s token %s',
     r'{\"SecretAccessKey\": \"%s\"}'])
 def test_what_a_metadata_service_answers_is_not_logged(
-        said: str, configure_aws: Any, caplog: pytest.LogCaptureFixture) -> None:
+        said: str, configure_aws: Any, caplog: pytest.LogCaptureFixture,
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(botocore.utils.ContainerMetadataFetcher, 'SLEEP_TIME', 0)
     caplog.set_level(logging.DEBUG)
     with serve_text(said.replace('%s', SECRET)) as url:
         configure_aws(AWS_CONTAINER_CREDENTIALS_FULL_URI=url)
