@@ -261,7 +261,7 @@ BROKEN = {
                "region='eu west_1' must be an AWS region such as eu-west-1"),
     'newline in region': ('', {**KEYS, 'AWS_DEFAULT_REGION': 'eu-west-1\n'},
                           r"region='eu-west-1\n' must be an AWS region such as eu-west-1"),
-    'no proxy': ('', {**KEYS, 'HTTPS_PROXY': 'http://user:sesame@junk url'}, 'junk url'),
+    'no proxy': ('', {**KEYS, 'HTTPS_PROXY': 'http://user:sesame@host:port'}, 'host:port'),
     'no certificates': ('', {**KEYS, 'AWS_CA_BUNDLE': '/nowhere/ca.pem'},
                         "ca_bundle='/nowhere/ca.pem' must be a file of certificates"),
     'defaults': ('', {**KEYS, 'AWS_DEFAULTS_MODE': 'wrong'}, 'AWS_DEFAULTS_MODE'),
