@@ -51,11 +51,13 @@ import math
 import os
 import random
 import re
+import ssl
 import sys
 import threading
 import time
 import uuid
 import weakref
+import zlib
 from collections import Counter, deque
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -74,9 +76,14 @@ from botocore.exceptions import (
     ClientError,
     CredentialRetrievalError,
     HTTPClientError,
+    InvalidConfigError,
+    MetadataRetrievalError,
     NoCredentialsError,
     ProfileNotFound,
     SSLError,
+    SSOError,
+    TokenRetrievalError,
+    UnknownRegionError,
 )
 from botocore.exceptions import ConnectionError as BotoConnectionError
 from botocore.parsers import ResponseParserError
@@ -208,6 +215,14 @@ def _endpoint_url(given: Any) -> str:
     if is_endpoint_url(given):
         return str(given)
     raise ValueError('http(s)://host:port without user name or password')
+
+
+def is_key(given: Any) -> bool:
+    """Whether it can be an access key, a secret key or a session token.
+
+    One that was read from a file can end in a newline, which no header takes.
+    """
+    return isinstance(given, str) and re.fullmatch('[!-~]+', given) is not None
 
 
 def _tags(given: Any) -> tuple[tuple[str, str], ...]:
@@ -466,6 +481,10 @@ def _parse_keys(parts: SplitResult) -> dict[str, Any]:
         raise configuration_error(
             f'the secret key in the URL is {MASK}, the mask of as_uri() and of pickled backends; '
             'give the real one in result_backend')
+    for name, key in (('access', access_key), ('secret', secret_key)):
+        if key and not is_key(key):
+            raise configuration_error(
+                f'the {name} key in the URL must be printable ASCII without whitespace')
     return {'access_key': access_key, 'secret_key': secret_key} if access_key else {}
 
 
@@ -717,7 +736,11 @@ class DeniedAction(ImproperlyConfigured):
 
 
 class ExpiredCredentials(ImproperlyConfigured):
-    """Nobody has renewed the credentials yet."""
+    """Nobody has renewed the credentials yet, or where they come from has none right now."""
+
+
+class BrokenConfiguration(ImproperlyConfigured):
+    """AWS's configuration, or the credentials that it leads to, cannot be used."""
 
 
 class MissingTable(ImproperlyConfigured):
@@ -751,6 +774,9 @@ _EXPIRED = Diagnosis(
     transient=True, renew=True, kind=ExpiredCredentials,
     remedy='the credentials have expired, and where they came from there are no new ones: '
            'renew them')
+_LATE_CREDENTIALS = Diagnosis(
+    transient=True, kind=ExpiredCredentials,
+    remedy='where the credentials come from there are none right now')
 _UNKNOWN_CREDENTIALS = Diagnosis(
     renew=True,
     remedy='AWS does not know these credentials there: check the access key, '
@@ -762,6 +788,8 @@ _NO_CREDENTIALS = Diagnosis(
     renew=True,
     remedy='there are no credentials: put keys into the URL, '
            "or into one of the places where AWS's tools look for them")
+_BROKEN = Diagnosis(
+    renew=True, kind=BrokenConfiguration, remedy="mend AWS's configuration: it cannot be used")
 _DENIED = Diagnosis(kind=DeniedAction, remedy='the IAM action {action} is needed, and denied')
 
 # https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Programming.Errors.html
@@ -777,6 +805,8 @@ _BY_CODE = {
     'RequestTimeout': _TRANSIENT,
     'RequestTimeoutException': _TRANSIENT,
     'ReplicatedWriteConflictException': _TRANSIENT,  # a global table with strong consistency
+    'TransactionConflictException': _TRANSIENT,  # somebody's transaction holds the item
+    'IDPCommunicationError': _TRANSIENT,  # STS did not reach who knows a web identity
     'ExpiredTokenException': _EXPIRED,
     'ExpiredToken': _EXPIRED,
     'UnrecognizedClientException': _UNKNOWN_CREDENTIALS,
@@ -788,6 +818,8 @@ _BY_CODE = {
     'AccessDeniedException': _DENIED,
     'AccessDenied': _DENIED,
 }
+# of errors with other codes: a gateway's, whose answer can be any text
+_BY_STATUS = {408: _TRANSIENT, 429: _THROTTLED}
 
 
 # https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/throttling-diagnosing.html
@@ -811,15 +843,33 @@ def diagnose(exc: BaseException) -> Diagnosis:
     """What an error of a request means."""
     if isinstance(exc, ClientError):
         status = exc.response.get('ResponseMetadata', {}).get('HTTPStatusCode', 0)
-        return _BY_CODE.get(error_code(exc), _TRANSIENT if status >= 500 else _LASTING)
+        by_status = _TRANSIENT if status >= 500 else _BY_STATUS.get(status, _LASTING)
+        return _BY_CODE.get(error_code(exc), by_status)
     if isinstance(exc, NoCredentialsError):
         return _NO_CREDENTIALS
     if isinstance(exc, ExpiredCredentials):
         return _EXPIRED
+    if isinstance(exc, (CredentialRetrievalError, MetadataRetrievalError)):
+        return _LATE_CREDENTIALS
     if isinstance(exc, SSLError) and 'CERTIFICATE_VERIFY_FAILED' in str(exc):
         return _LASTING
-    network = (BotoConnectionError, HTTPClientError, ResponseParserError, CredentialRetrievalError)
-    return _TRANSIENT if isinstance(exc, network) else _LASTING
+    if isinstance(exc, HTTPClientError) and type(exc) is HTTPClientError:
+        return _diagnose_wrapped(exc.kwargs.get('error'))
+    if isinstance(exc, (BotoConnectionError, HTTPClientError, ResponseParserError)):
+        return _TRANSIENT
+    return _BROKEN if isinstance(exc, (BotoCoreError, BrokenConfiguration)) else _LASTING
+
+
+def _diagnose_wrapped(met: object) -> Diagnosis:
+    """What it means that botocore wrapped this, which it does with all that it meets."""
+    if _origin(met) == 'urllib3' and isinstance(met, ValueError):
+        return _BROKEN  # the URL of a proxy
+    network = isinstance(met, OSError) or _origin(met) in ('urllib3', 'http', 'botocore')
+    return _TRANSIENT if network else _LASTING
+
+
+def _origin(exc: object) -> str:
+    return type(exc).__module__.partition('.')[0]
 
 
 def _throttling_reasons(exc: BaseException) -> str:
@@ -844,6 +894,7 @@ def summary(exc: BaseException) -> str:
     # a proxy's answer can be a page; and AWS explains a wrong signature with the whole request, and
     # so with the session token
     text, reasons = str(exc).partition('\n')[0], _throttling_reasons(exc)
+    text = re.sub(r'//[^\s/]*@', f'//{MASK}@', text)  # user and password of a proxy
     return f'{text} ({reasons})' if reasons and reasons not in text else text
 
 
@@ -858,14 +909,16 @@ def with_reasons(exc: Exception) -> Exception:
 
 
 def interruption(exc: BaseException) -> Exception | None:
-    """What a signal handler raised during a request, such as Celery's soft time limit.
+    """What a signal handler raised during a request: Celery's soft time limit, or a class that is
+    neither Python's nor of a library that sends requests.
 
     botocore wraps it like an error of the network.
     """
     inner = exc.kwargs.get('error') if isinstance(exc, HTTPClientError) else None
-    origin = type(inner).__module__.partition('.')[0]
-    network = isinstance(inner, OSError) or origin in ('urllib3', 'http', 'botocore')
-    return inner if isinstance(inner, Exception) and not network else None
+    senders = ('builtins', 'http', 'urllib3', 'botocore', 'OpenSSL')
+    if not isinstance(inner, Exception) or isinstance(inner, OSError) or _origin(inner) in senders:
+        return None
+    return inner
 
 
 # --------------------------------------------------------------------------------------------------
@@ -877,7 +930,10 @@ def interruption(exc: BaseException) -> Exception | None:
 #
 #   retries     A request is tried until it succeeds, its error is one that cannot pass by itself,
 #               or time is up; see Client.send().
-#   credentials If an error says that they are no good, the next request looks for others.
+#   credentials If an error says that they are no good, the next request looks for others.  They
+#               are read, and checked, before each request: see read_keys().
+#   the same    What botocore raises when AWS's configuration is broken, of a dozen classes, is one
+#   error       BrokenConfiguration: see _configured().
 #   masking     botocore's logs show neither tokens nor secret keys: see _mask_credentials().  Keys
 #               in a URL are masked in "Configuration".
 #   a process   shares one object for each set of options among its threads.  A forked child starts
@@ -888,10 +944,11 @@ _QUIET = 60.0  # seconds between two warnings that requests fail
 FROM_URL = 'the URL'
 NOT_NEEDED = 'not needed'
 
-# as a header, in JSON, in XML, or as Python shows any of these
+# as a header, in JSON (also quoted), in XML, or as Python shows any of these
 _CREDENTIAL = re.compile(
     r'(?i)(token|secret-?access-?key|client-?secret)'
-    r'''(["']?\s*[:>]\s*(?:b?["'])?)[^\s"'<>,;}\\]+''')
+    r'''([\\"']*\s*[:>=]\s*b?[\\"']*)(?:[^\n"'<>,;}\\]|\\.)+''')
+_LONG_WORD = re.compile('[A-Za-z0-9/+=_-]{16,}')
 
 Sleep = Callable[[float], Any]
 T = TypeVar('T')
@@ -900,7 +957,10 @@ T = TypeVar('T')
 def _mask_credentials(record: logging.LogRecord) -> bool:
     # at DEBUG botocore logs whole requests, with their session token, and what STS answers, with
     # new keys
-    record.msg, record.args = _CREDENTIAL.sub(rf'\1\2{MASK}', record.getMessage()), ()
+    text = _CREDENTIAL.sub(rf'\1\2{MASK}', record.getMessage())
+    if record.name == 'botocore.utils':  # what a metadata service answers can have any form
+        text = _LONG_WORD.sub(MASK, text)
+    record.msg, record.args = text, ()
     return True
 
 
@@ -910,33 +970,102 @@ def _data_loader(data_path: str | None) -> Any:
     return botocore.loaders.create_loader(data_path)
 
 
+def _configured(read: Callable[[], T], session: Any = None) -> T:
+    """What a function returns that has botocore read AWS's configuration.
+
+    Raises BrokenConfiguration, and botocore's errors that may pass.
+    """
+    error: Exception
+    try:
+        return read()
+    except RuntimeError as exc:  # botocore has no class for credentials renewed too late
+        error = CredentialRetrievalError(provider='refreshable', error_msg=str(exc))
+    except (BotoCoreError, OSError, ValueError, TypeError, AttributeError, LookupError) as exc:
+        if isinstance(exc, BotoCoreError) and diagnose(exc) is not _BROKEN:
+            raise
+        error = configuration_error(
+            f'{_BROKEN.remedy}: {_shown(exc)}{_where(session)}', BrokenConfiguration)
+    # not from within the handler: what was met there can show a line of a file of keys
+    raise error
+
+
+def _shown(exc: Exception) -> str:
+    text = summary(exc)
+    if isinstance(exc, (SSOError, TokenRetrievalError)):
+        return f'{text}; run "aws sso login"'
+    return text if isinstance(exc, BotoCoreError) else f'{type(exc).__name__}: {text}'
+
+
+def _where(session: Any) -> str:
+    """The names of the settings that led there."""
+    profile = session.get_scoped_config() if session else {}
+    variables = sorted(name for name in os.environ if name.startswith('AWS_'))
+    places = [f'profile {session.profile or "default"} has {", ".join(profile)}'] if profile else []
+    places += [f'the environment has {", ".join(variables)}'] if variables else []
+    return f' ({"; ".join(places)})' if places else ''
+
+
 def open_session(options: Options) -> Any:
     """A botocore session whose profile exists, and which knows a region, wherever that is set.
 
     Raises ImproperlyConfigured.
     """
-    for name in ('botocore.auth', 'botocore.endpoint', 'botocore.parsers'):
+    for name in ('botocore.auth', 'botocore.endpoint', 'botocore.parsers', 'botocore.utils'):
         logging.getLogger(name).addFilter(_mask_credentials)
-    try:
-        session = botocore.session.Session(profile=options.profile)
-        session.register_component(
-            'data_loader', _data_loader(session.get_config_variable('data_path')))
-        session.get_scoped_config()  # raises for a profile that does not exist, also AWS_PROFILE's
-        region = options.region or session.get_config_variable('region')
-    except ProfileNotFound as exc:
-        expected = "a profile of AWS's configuration files"
-        raise option_error('profile', exc.kwargs['profile'], expected) from None
+
+    def read() -> tuple[Any, str | None]:
+        try:
+            session = botocore.session.Session(profile=options.profile)
+            session.register_component(
+                'data_loader', _data_loader(session.get_config_variable('data_path')))
+            session.get_scoped_config()  # also AWS_PROFILE's
+            return session, options.region or session.get_config_variable('region')
+        except ProfileNotFound as exc:
+            expected = "a profile of AWS's configuration files"
+            raise option_error('profile', exc.kwargs['profile'], expected) from None
+    session, region = _configured(read)
     if not region:
         raise configuration_error(
             'no region: name it in the URL (dynamodb://eu-west-1/…), or set AWS_DEFAULT_REGION')
+    if not re.fullmatch('[A-Za-z0-9-]{1,63}', region):
+        raise option_error(
+            'region', region, "an AWS region such as eu-west-1, also where AWS's tools look for it")
+    session.register('before-send', _check_headers)  # also of what STS and others are asked for
     return session
+
+
+def _check_headers(request: Any, **kwargs: Any) -> None:
+    # Python's error would show the header, and botocore would log it
+    for name, value in request.headers.items():
+        if re.search(r'[\x00-\x1f\x7f]', str(bytes_to_str(value))):
+            raise InvalidConfigError(error_msg=f'the header {name} has a control character: a key '
+                                               'or a token that it is made of ends in a newline')
+
+
+def read_keys(session: Any) -> Any:
+    """The keys that botocore signs with, renewed if it is time; None if there are none.
+
+    Raises BrokenConfiguration, and botocore's errors that may pass.
+    """
+    def read() -> Any:
+        found = session.get_credentials()
+        keys = found and found.get_frozen_credentials()
+        names = {'access_key': 'access key', 'secret_key': 'secret key', 'token': 'session token'}
+        for attribute, name in names.items() if keys else ():
+            key = getattr(keys, attribute)
+            if key and not is_key(key):
+                raise InvalidConfigError(error_msg=(
+                    f'the {name} must be printable ASCII without whitespace, as it is not where it '
+                    f'comes from: {found.method}'))
+        return keys
+    return _configured(read, session)
 
 
 def credentials_source(options: Options, session: Any) -> str | None:
     """Where the credentials come from, in botocore's words; None if there are none."""
     if options.access_key:
         return FROM_URL
-    found = None if options.local else session.get_credentials()
+    found = None if options.local else _configured(session.get_credentials, session)
     if found:
         return str(found.method)
     if options.local or (options.endpoint_url or '').startswith('http://'):
@@ -948,10 +1077,11 @@ def connect(options: Options) -> Any:
     """A botocore client.  Raises ImproperlyConfigured."""
     session = open_session(options)
     access_key, secret_key = options.access_key, options.secret_key
-    if credentials_source(options, session) == NOT_NEEDED:
+    source = credentials_source(options, session)
+    if source == NOT_NEEDED:
         access_key = secret_key = 'local'  # DynamoDB Local wants keys, whichever
-    client = session.create_client(
-        'dynamodb', region_name=options.region, endpoint_url=options.endpoint_url,
+    client = create_client(
+        session, 'dynamodb', region_name=options.region, endpoint_url=options.endpoint_url,
         aws_access_key_id=access_key, aws_secret_access_key=secret_key,
         config=Config(
             retries={'total_max_attempts': 1, 'mode': 'standard'},  # the retries are ours
@@ -963,9 +1093,45 @@ def connect(options: Options) -> Any:
             parameter_validation=False,
             user_agent=f'Botocore/{botocore.__version__} dyna-veggie/{__version__}'))
     events = client.meta.events
+    if source not in (FROM_URL, NOT_NEEDED, None):
+        # the first event of a request, before botocore asks for an account's endpoint
+        events.register(
+            'before-parameter-build.dynamodb', functools.partial(_check_keys, session))
     events.register('before-parse.dynamodb', _parse_answer)
+    events.register('response-received.dynamodb', _check_answer)
     # it would only write "reached max retries: 0" into each error
     events.unregister('needs-retry.dynamodb', unique_id='retry-config-dynamodb')
+    return client
+
+
+def _check_keys(session: Any, **kwargs: Any) -> None:
+    read_keys(session)
+
+
+def create_client(session: Any, service: str, **settings: Any) -> Any:
+    """A botocore client.  Raises BrokenConfiguration."""
+    def create() -> Any:
+        try:
+            client = session.create_client(service, **settings)
+        except ValueError as exc:
+            if isinstance(exc, BotoCoreError):
+                raise
+            return None  # botocore's error would show the endpoint
+        if not is_endpoint_url(client.meta.endpoint_url):
+            return None
+        bundle = session.get_config_variable('ca_bundle') or os.environ.get('REQUESTS_CA_BUNDLE')
+        try:
+            if bundle and client.meta.endpoint_url.startswith('https:'):
+                ssl.create_default_context(cafile=bundle)
+        except OSError as exc:
+            raise InvalidConfigError(
+                error_msg=f'ca_bundle={bundle!r} must be a file of certificates: {exc}') from None
+        return client
+    client = _configured(create, session)
+    if client is None:
+        raise configuration_error(
+            'the endpoint in AWS_ENDPOINT_URL, in its like for one service, or in a profile must '
+            'be http(s)://host:port without user name or password', BrokenConfiguration)
     return client
 
 
@@ -981,6 +1147,20 @@ def _parse_answer(
         except ValueError as exc:
             raise ResponseParserError(f'an answer that is not JSON: {exc}') from exc
         response_dict['body'] = b'{}'
+
+
+def _check_answer(
+        response_dict: dict[str, Any] | None, parsed_response: dict[str, Any] | None,
+        **kwargs: Any) -> None:
+    # botocore checks it only as a reason for one of its own retries
+    if response_dict is None or parsed_response is None:
+        return
+    body = response_dict['body']
+    checksum = response_dict['headers'].get('x-amz-crc32')
+    if checksum and checksum != str(zlib.crc32(body)):
+        raise ResponseParserError(f'an answer whose x-amz-crc32 is not that of its {len(body)} '
+                                  'bytes')
+    parsed_response['ResponseMetadata']['Bytes'] = len(body)  # which a header need not say
 
 
 class Client:
@@ -1027,10 +1207,9 @@ class Client:
                 return answer
             except (ClientError, BotoCoreError, ResponseParserError) as exc:
                 error = exc
-            except RuntimeError as exc:  # botocore has no class for credentials renewed too late
-                if 'still expired' not in str(exc):
-                    raise
-                error = CredentialRetrievalError(provider='refreshable', error_msg=str(exc))
+            except BrokenConfiguration:
+                self.renew(client)
+                raise
             interrupted = interruption(error)
             if interrupted:
                 raise interrupted from None
@@ -1365,8 +1544,7 @@ class Table:
                     found[attributes['id']['S']] = unmarshal_item(attributes)
                 left = _of_the_table(answer.get('UnprocessedKeys'), {}).get('Keys', ())
                 page = [key['id']['S'] for key in left]
-                headers = answer['ResponseMetadata']['HTTPHeaders']
-                if not page or int(headers.get('content-length', 0)) < _FULL_ANSWER:
+                if not page or answer['ResponseMetadata'].get('Bytes', 0) < _FULL_ANSWER:
                     return page
 
         self._in_pages('BatchGetItem', dict.fromkeys(ids), GET_BATCH, send, deadline)
@@ -4881,32 +5059,54 @@ def time_to_live(table: Table) -> str:
 def identity(options: Options) -> str:
     """The ARN of whoever signs the requests; AWS needs no permission to tell it."""
     session = open_session(options)
-    client = session.create_client(
-        'sts', region_name=options.region, aws_access_key_id=options.access_key,
+    client = create_client(
+        session, 'sts', region_name=options.region, aws_access_key_id=options.access_key,
         aws_secret_access_key=options.secret_key,
         config=Config(retries={'total_max_attempts': 1}, connect_timeout=_TIMEOUT,
                       read_timeout=_TIMEOUT))
     return str(client.get_caller_identity()['Arn'])
 
 
+def usable_credentials(options: Options) -> str:
+    """Where the credentials come from, in botocore's words.  Raises what a request would."""
+    session = open_session(options)
+    source = credentials_source(options, session)
+    if source not in (None, FROM_URL, NOT_NEEDED):
+        read_keys(session)
+    if source is None:
+        raise ImproperlyConfigured('none were found')
+    return source
+
+
 def _account_of(options: Options) -> str:
     """The account's number if the credentials know it, or ``*``."""
-    if credentials_source(options, open_session(options)) in (None, NOT_NEEDED, FROM_URL):
-        return '*'
+    session = open_session(options)
     try:
-        credentials = open_session(options).get_credentials().get_frozen_credentials()
-    except (BotoCoreError, ClientError):
+        if credentials_source(options, session) in (None, NOT_NEEDED, FROM_URL):
+            return '*'
+        keys = read_keys(session)
+    except (BotoCoreError, ClientError, BrokenConfiguration):
         return '*'
-    return getattr(credentials, 'account_id', None) or '*'  # botocore knows it since 1.36
+    return getattr(keys, 'account_id', None) or '*'  # botocore knows it since 1.36
 
 
 def _arn_of(table: Table) -> str:
-    """The table's ARN, with the account's number if the table's name or the credentials say it."""
+    """The table's ARN, with what is known of it, and else ``*``."""
     if TABLE_ARN.fullmatch(table.name):
         return table.name
     region = table.client.botocore.meta.region_name
-    partition = open_session(table.options).get_partition_for_region(region)
+    try:
+        partition = open_session(table.options).get_partition_for_region(region)
+    except UnknownRegionError:  # a region can be newer than botocore
+        partition = '*'
     return f'arn:{partition}:dynamodb:{region}:{_account_of(table.options)}:table/{table.name}'
+
+
+#: whom a table's resource policy can name: https://docs.aws.amazon.com/IAM/latest/UserGuide/
+#: reference_policies_elements_principal.html
+PRINCIPAL = re.compile(
+    'arn:aws[a-z-]*:(iam::[0-9]{12}:(root|(user|role)/[!-~]+)'
+    '|sts::[0-9]{12}:(assumed-role|federated-user)/[!-~]+)')
 
 
 def least_policy(table: Table, bootstrap: bool, principal: str | None = None) -> dict[str, Any]:
@@ -5465,8 +5665,7 @@ def _check(backend: DynamoDBBackend) -> _Answer:
     table = operators_table(options)
     client = table.client
     checks = _Checks(table, options.create_table)
-    source = credentials_source(options, open_session(options))
-    checks.note('credentials', source is not None, source or 'none were found')
+    source = checks.run('credentials', lambda: usable_credentials(options))
     if source and not (options.endpoint_url or '').startswith('http://'):
         checks.run('identity', lambda: identity(options), None)
     # an account has endpoints of its own, which botocore chooses for each request
@@ -5512,6 +5711,10 @@ def _policy(backend: DynamoDBBackend, bootstrap: bool, principal: str | None) ->
     if bootstrap and principal:
         raise click.UsageError(
             'give --bootstrap or --principal: no policy of a table allows to create it')
+    if principal is not None and not PRINCIPAL.fullmatch(principal):
+        raise click.UsageError(
+            f'--principal={principal} must be the ARN of a role, a user or an account, such as '
+            'arn:aws:iam::123456789012:role/worker')
     policy = least_policy(backend.values.table, bootstrap, principal)
     return policy, [json.dumps(policy, indent=2)]
 

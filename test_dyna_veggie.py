@@ -1298,8 +1298,12 @@ def test_passing_faults_are_waited_out(
     assert [request.fault for request in proxy.requests][:4] == [fault] * 3 + [None]
 
 
+class TimeIsUp(Exception):
+    pass
+
+
 @pytest.mark.parametrize(
-    'signalled', [KeyError('time is up'), celery.exceptions.SoftTimeLimitExceeded()], ids=repr)
+    'signalled', [TimeIsUp(), celery.exceptions.SoftTimeLimitExceeded()], ids=repr)
 def test_what_a_signal_handler_raises_ends_a_request(
         backend: dv.DynamoDBBackend, proxy: Proxy, signalled: Exception) -> None:
     def handler(*args: Any) -> None:
