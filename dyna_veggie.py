@@ -224,7 +224,7 @@ def _tags(given: Any) -> tuple[tuple[str, str], ...]:
 
 LARGEST_RESULT = 400_000_000  # bytes, 1,000 items: what one value can cost has a bound
 
-_seconds = number_parser('seconds, 0 or more', float, lambda value: 0 <= value < math.inf)
+parse_seconds = number_parser('seconds, 0 or more', float, lambda value: 0 <= value < math.inf)
 _above_zero = number_parser('seconds, more than 0', float, lambda value: 0 < value < math.inf)
 _positive = number_parser('a whole number, 1 or more', int, lambda value: value > 0)
 # bounded, since an item takes no number of more than 38 digits
@@ -234,7 +234,7 @@ _whole_not_negative = number_parser('a whole number, 0 or more', int, lambda val
 _result_size = number_parser(
     f'a whole number, 1 to {LARGEST_RESULT:,}', int, lambda value: 0 < value <= LARGEST_RESULT)
 
-# a task's own ``result_expires``, with the same bounds
+# of a task, or of Celery's settings, with the same bounds
 parse_result_expires = number_parser(
     'seconds, a timedelta, or None for ever', _to_seconds, lambda value: abs(value) < 1e10)
 
@@ -321,10 +321,10 @@ class Options:
     retry_max_delay: float = _option(
         5.0, _above_zero, 'upper bound of any pause between two tries, in seconds')
     retry_timeout: float = _option(
-        120.0, _seconds, 'seconds to go on trying; then the original error is raised')
+        120.0, parse_seconds, 'seconds to go on trying; then the original error is raised')
     max_retries: float = math.inf  # Celery's result_backend_max_retries, if the user set it
     consistency_wait_time: float = _option(
-        1.0, _seconds, 'seconds that a read which must find something '
+        1.0, parse_seconds, 'seconds that a read which must find something '
         '(a saved group, a part of a chord) waits for it')
 
 
@@ -381,6 +381,11 @@ def _parse(name: str, given: Any, parse: Callable[[Any], Any], shown: Any = None
         return parse(given)
     except ValueError as exc:
         raise option_error(name, given if shown is None else shown, str(exc)) from None
+
+
+def parse_setting(name: str, given: Any, parse: Callable[[Any], Any]) -> Any:
+    """The value of one of Celery's settings; None if it is not set.  Raises ImproperlyConfigured."""
+    return None if given is None else _parse(name, given, parse)
 
 
 def _near_miss(name: str) -> str | None:
@@ -3852,8 +3857,10 @@ _FORGOTTEN = 'it was forgotten, or has expired: if the chord takes long, raise r
 class HeaderBackend(AwaitingBackend):
     """The part of the backend that reads what the parts of a chord returned.
 
-    item_id(), seen() and values are in the section "Backend".
+    item_id(), seen(), values and join_timeout are in the section "Backend".
     """
+
+    join_timeout: float
 
     def argument(self, body: Any, run: Run, leaves: list[Node], counter: ChordCounter) -> Any:
         """What a body is called with, and the ids of values that were kept apart.
@@ -3936,8 +3943,7 @@ class HeaderBackend(AwaitingBackend):
 
     def _read_page(self, parts: dict[str, Part]) -> dict[str, tuple[dict[str, Any], Any]]:
         """The metas by id, with the ids of their items; waits for those that are no success yet."""
-        setting = self.app.conf.result_chord_join_timeout or 0
-        patience = max(self.options.consistency_wait_time, setting)
+        patience = max(self.options.consistency_wait_time, self.join_timeout)
         tries = Backoff(0.05, 0.5, patience).tries()
         found: dict[str, tuple[dict[str, Any], Any]] = {}
         missing = list(parts)
@@ -4454,20 +4460,23 @@ class DynamoDBBackend(JoiningBackend):
         if self.options.region is None or self.options.profile:
             open_session(self.options)
         ttl_seconds = self.options.ttl_seconds if kwargs.get('expires') is None else None
-        self.expires: int | None = self._lifetime(ttl_seconds, self._lifetime(self.expires))
-        self.failure_expires = self._lifetime(conf.get('result_failure_expires'), self.expires)
-        self._chord_lifetime = self._lifetime(conf.get('result_chord_expires'), self.expires)
+        setting = 'result_expires' if kwargs.get('expires') is None else 'expires'
+        default = self._lifetime(parse_setting(setting, self.expires, parse_result_expires))
+        self.expires: int | None = self._lifetime(ttl_seconds, default)
+        self.failure_expires, self._chord_lifetime = (
+            self._lifetime(
+                parse_setting(name, conf.get(name), parse_result_expires), self.expires)
+            for name in ('result_failure_expires', 'result_chord_expires'))
+        name = 'result_chord_join_timeout'
+        self.join_timeout = parse_setting(name, conf.get(name), parse_seconds) or 0
         # the ids of the chunks of large values that were read, to delete them with these
         self._chunks: LRUCache = LRUCache(limit=1000)
         give_result_classes(self.app)
 
-    def _lifetime(self, setting: Any, default: int | None = None) -> int | None:
-        """Whole seconds (None: for ever) from a setting in any of Celery's forms.
-
-        default: what holds if it is not set.
-        """
-        seconds = default if setting is None else math.ceil(self.prepare_expires(setting))
-        return seconds if seconds and seconds > 0 else None
+    def _lifetime(self, seconds: float | None, default: int | None = None) -> int | None:
+        """Whole seconds (None: for ever).  default: what holds if it is not set."""
+        whole = default if seconds is None else math.ceil(seconds)
+        return whole if whole and whole > 0 else None
 
     def __reduce__(self, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
         # a pickle travels and is kept: it holds no secret key, and finds it in result_backend again
