@@ -719,8 +719,12 @@ class MissingTable(ImproperlyConfigured):
     """The table does not exist and must not be created."""
 
 
+class InvalidId(ValueError):
+    """DynamoDB takes no such key."""
+
+
 #: what a request raises when it is given up
-FAILURES = (ClientError, BotoCoreError, ResponseParserError, ImproperlyConfigured)
+FAILURES = (ClientError, BotoCoreError, ResponseParserError, ImproperlyConfigured, InvalidId)
 
 
 @dataclass(frozen=True)
@@ -1253,11 +1257,22 @@ def is_too_long(id: str) -> bool:
     return len(id.encode()) > _ID_LIMIT
 
 
-def check_id(id: str, error: type[Exception]) -> None:
+def id_error(id: str, purpose: str = '') -> str:
+    """What is wrong with a key that is too long."""
+    return (f'the id of a task is too long{purpose}: the key {id[:80]}… has {len(id.encode()):,} '
+            f'bytes, and DynamoDB takes {_ID_LIMIT:,}')
+
+
+def check_id(id: str, error: type[Exception] = InvalidId, purpose: str = '') -> None:
     """Raises that error if DynamoDB takes no such key."""
     if is_too_long(id):
-        raise error(f'the id of a task is too long: the key {id[:80]}… has {len(id.encode()):,} '
-                    f'bytes, and DynamoDB takes {_ID_LIMIT:,}')
+        raise error(id_error(id, purpose))
+
+
+def _key(id: str) -> dict[str, Any]:
+    """An item's key for a request.  Raises InvalidId."""
+    check_id(id)
+    return marshal_item({'id': id})
 
 
 def key_of(table: Mapping[str, Any]) -> str:
@@ -1301,7 +1316,7 @@ class Table:
 
     Methods go on trying until ``retry_timeout`` or the caller's ``deadline`` (of
     ``time.monotonic``), and raise what Client.send() raises.  The table is created, if that is
-    allowed, by the first request that finds it missing.
+    allowed, by the first request that finds it missing.  InvalidId is raised before a request.
     """
 
     def __init__(self, options: Options) -> None:
@@ -1320,7 +1335,7 @@ class Table:
     def get(self, id: str, *, consistent: bool = True, deadline: float = math.inf) -> Item | None:
         """An item, or None.  Unless consistent, it can be a second old, and costs half."""
         answer = self.request(
-            'get_item', deadline, Key=marshal_item({'id': id}), ConsistentRead=consistent)
+            'get_item', deadline, Key=_key(id), ConsistentRead=consistent)
         return unmarshal_item(answer['Item']) if 'Item' in answer else None
 
     def get_many(
@@ -1328,11 +1343,11 @@ class Table:
     ) -> dict[str, Item]:
         """The items that exist, by id."""
         found: dict[str, Item] = {}
+        keys = {id: _key(id) for id in ids}
 
         def send(page: list[str], sleep: Sleep) -> list[str]:
             while True:
-                keys = [marshal_item({'id': id}) for id in page]
-                asked = {self.name: {'Keys': keys, 'ConsistentRead': consistent}}
+                asked = {self.name: {'Keys': [keys[id] for id in page], 'ConsistentRead': consistent}}
                 answer = self._request('batch_get_item', {'RequestItems': asked}, deadline, sleep)
                 for attributes in _of_the_table(answer['Responses'], ()):
                     found[attributes['id']['S']] = unmarshal_item(attributes)
@@ -1342,13 +1357,14 @@ class Table:
                 if not page or int(headers.get('content-length', 0)) < _FULL_ANSWER:
                     return page
 
-        self._in_pages('BatchGetItem', dict.fromkeys(ids), GET_BATCH, send, deadline)
+        self._in_pages('BatchGetItem', keys, GET_BATCH, send, deadline)
         return found
 
     def put(
             self, item: Item, *, condition: str | None = None, values: Mapping[str, Any] = {},
     ) -> WriteResult:
         """Writes an item, on a condition if one is given."""
+        check_id(item['id'])
         try:
             answer = self.request(
                 'put_item', Item=marshal_item(item), ReturnValues='ALL_OLD',
@@ -1364,7 +1380,7 @@ class Table:
         """Updates an item, on a condition if one is given; creates it if it is missing."""
         try:
             answer = self.request(
-                'update_item', Key=marshal_item({'id': id}), ReturnValues='ALL_NEW',
+                'update_item', Key=_key(id), ReturnValues='ALL_NEW',
                 **expressions(values, UpdateExpression=update, ConditionExpression=condition))
         except ClientError as exc:
             return self._refused(exc, id)
@@ -1372,8 +1388,7 @@ class Table:
 
     def delete(self, id: str) -> Item | None:
         """Deletes an item and returns it as it was."""
-        answer = self.request(
-            'delete_item', Key=marshal_item({'id': id}), ReturnValues='ALL_OLD')
+        answer = self.request('delete_item', Key=_key(id), ReturnValues='ALL_OLD')
         return unmarshal_item(answer['Attributes']) if 'Attributes' in answer else None
 
     def write_many(
@@ -1383,7 +1398,9 @@ class Table:
         writes: dict[str, Any] = {
             item['id']: {'PutRequest': {'Item': marshal_item(item)}} for item in puts}
         for id in deletes:
-            writes[id] = {'DeleteRequest': {'Key': marshal_item({'id': id})}}
+            writes[id] = {'DeleteRequest': {'Key': _key(id)}}
+        for id in writes:
+            check_id(id)
 
         def send(page: list[str], sleep: Sleep) -> list[str]:
             asked = {self.name: [writes[id] for id in page]}
@@ -1702,7 +1719,8 @@ def shared_batches(options: Options) -> _Batches:
 #               An insertion replaces nothing: what is refused, or has no answer, is put alone.
 #   reading     If chunks that an item counts are gone, the value was replaced: it is read again.
 
-# bytes: of the 400 KB of an item, an id takes up to 2048, other names and values some 100
+# bytes: of the 400 KB of an item, an id takes up to 2048, and so may what leads to a chord; other
+# names and values take some 100.  A status counts against the value.
 _VALUE_LIMIT = 400_000
 _MOST_CHUNKS = LARGEST_RESULT // _VALUE_LIMIT
 _REREADS = 5
@@ -1741,6 +1759,10 @@ def _bytes(value: Any) -> bytes:
     raise TypeError(f'the result is not binary but {type(value).__name__}')
 
 
+def _chunk_id(id: str, version: bytes, number: int) -> str:
+    return f'{id}/{version.hex()}/{number}'
+
+
 def chunk_ids(item: Item | None) -> list[str]:
     """The ids of an item's chunks; none if it does not have the form of one with chunks."""
     found = item or {}
@@ -1749,7 +1771,8 @@ def chunk_ids(item: Item | None) -> list[str]:
         return []
     if chunks > _MOST_CHUNKS or chunks != -(-size // _VALUE_LIMIT):  # it was not written here
         return []
-    return [f'{found["id"]}/{version.hex()}/{number}' for number in range(chunks)]
+    ids = [_chunk_id(found['id'], version, number) for number in range(chunks)]
+    return [] if ids and is_too_long(ids[-1]) else ids
 
 
 def chunk_owner(id: str) -> tuple[str, bytes] | None:
@@ -1758,13 +1781,30 @@ def chunk_owner(id: str) -> tuple[str, bytes] | None:
     return (match[1], bytes.fromhex(match[2])) if match else None
 
 
+def _room(status: str | None) -> int:
+    """How many bytes of a value fit beside a status."""
+    return _VALUE_LIMIT - len((status or '').encode())
+
+
+def check_value(id: str, size: int, status: str | None, error: type[Exception]) -> None:
+    """Raises that error if no items can hold a value of that size: for its id, or its status."""
+    check_id(id, error)
+    room = _room(status)
+    if room < 0:
+        raise error(f'{id} cannot be stored with a state whose name has {_VALUE_LIMIT - room:,} '
+                    f'bytes: it can have {_VALUE_LIMIT:,}')
+    if size > room:
+        last = _chunk_id(id, bytes(16), -(-size // _VALUE_LIMIT) - 1)
+        check_id(last, error, f' for results above {_VALUE_LIMIT:,} bytes')
+
+
 def _items_of(id: str, value: bytes, status: str | None, ttl: Item) -> tuple[Item, list[Item]]:
     """The item that holds a value, and its chunks if it is too large for one."""
     written = {'timestamp': time.time(), **ttl}
     item: Item = {'id': id, **written}
     if status:
         item['status'] = status
-    if len(value) <= _VALUE_LIMIT:
+    if len(value) <= _room(status):
         return {**item, 'result': value}, []
     pieces = [
         value[start:start + _VALUE_LIMIT] for start in range(0, len(value), _VALUE_LIMIT)]
@@ -1800,8 +1840,9 @@ class Values:
 
         keep: if a value with this status is there, it stays, and False is returned.  new: there is
         probably none.  status_of: tells the status from a value whose item has none.  Raises
-        UnreadableValue for an item that can neither be kept nor be replaced.
+        UnreadableValue for an item that can neither be kept nor be replaced, and InvalidId.
         """
+        check_value(id, len(value), status, InvalidId)
         item, chunks = _items_of(id, value, status, expiry(lifetime))
         if chord:
             item['chord'] = chord
@@ -2992,9 +3033,9 @@ class AwaitingBackend(BaseKeyValueStoreBackend):
         return {ids[id]: self.seen(ids[id], stored) for id, stored in found.items()}
 
     def _waited_for(self, task_id: str) -> str:
-        """The id of a task's item.  Raises ValueError for one that DynamoDB would refuse."""
+        """The id of a task's item.  Raises InvalidId."""
         id = self.item_id(task_id)
-        check_id(id, ValueError)  # in a request for all who wait, it would be an error for them all
+        check_id(id)  # in a request for all who wait, it would be an error for them all
         return id
 
     def _as_ready(
@@ -4367,6 +4408,9 @@ class SentTasks:
         """Puts an item unless one is there."""
         if time.monotonic() < self._paused_until:
             return
+        if is_too_long(item['id']):  # which says nothing of the next
+            logger.error('DynamoDB table %s: track_sent: %s', self._table.name, id_error(item['id']))
+            return
         errors: list[Exception] = []
         # a request can take as long as its time-outs and a look for credentials; one that comes
         # late does no harm
@@ -4516,17 +4560,18 @@ class DynamoDBBackend(JoiningBackend):
         """
         id = self.key_id(key)
         return self.values.put(
-            id, self.checked(id, value, limit), state, lifetime, keep=keep, chord=chord, new=new,
+            id, self.checked(id, value, limit, state), state, lifetime, keep=keep, chord=chord, new=new,
             status_of=self._status_of)
 
-    def checked(self, id: str, value: Any, limit: int | None = None) -> bytes:
+    def checked(
+            self, id: str, value: Any, limit: int | None = None, state: str | None = None) -> bytes:
         """What is stored for a value.  Raises ResultTooLarge."""
         payload, limit = ensure_bytes(value), limit or self.options.max_result_size
         if len(payload) > limit:
             raise ResultTooLarge(
                 f'the result for {id} has {len(payload):,} bytes as it is stored, '
                 f'and max_result_size is {limit:,}')
-        check_id(id, ResultTooLarge)
+        check_value(id, len(payload), state, ResultTooLarge)
         return payload
 
     def _status_of(self, value: bytes) -> str | None:
@@ -4545,7 +4590,10 @@ class DynamoDBBackend(JoiningBackend):
         One that cannot be read is logged, and None.
         """
         ids = [self.key_id(key) for key in keys]
-        found = self.values.get_many(ids, consistent=False)
+        for id in filter(is_too_long, ids):
+            logger.error('%s', id_error(id))
+        found = self.values.get_many(
+            (id for id in ids if not is_too_long(id)), consistent=False)
         for stored in found.values():
             if stored.error is not None:
                 logger.error('%s', stored.error)
@@ -4664,14 +4712,17 @@ class DynamoDBBackend(JoiningBackend):
         """Deletes the results of tasks in batches.
 
         The chunks of a large result go with it if this process has read it or if results never
-        expire; otherwise they stay until they expire.
+        expire; otherwise they stay until they expire.  Raises InvalidId, once others are deleted.
         """
-        ids = {self.item_id(task_id): task_id for task_id in task_ids}
+        asked = {self.item_id(task_id): task_id for task_id in task_ids}
+        ids = {id: task_id for id, task_id in asked.items() if not is_too_long(id)}
         chunks = [chunk_id for id in ids for chunk_id in self._chunks.pop(id, ())]
         self.values.delete_many([*ids, *chunks], with_chunks=self.expires is None)
         for id, task_id in ids.items():
             shared_poller(self.options).forget(id)
             self._cache.pop(task_id, None)
+        for id in asked:
+            check_id(id)
 
     def _restore_group(self, group_id: str) -> Any:
         # it was saved, or nobody would ask for it: wait for it to appear
@@ -5426,7 +5477,8 @@ def _show(backend: DynamoDBBackend, id: str) -> _Answer:
     task_id = task_id_of(backend, id) or id
     check_id(backend.item_id(task_id), click.ClickException)
     key = backend.get_key_for_task(task_id)
-    found = table.get_many([bytes_to_str(key), str(ensure_bytes(key))])
+    forms = (bytes_to_str(key), str(ensure_bytes(key)))
+    found = table.get_many(id for id in forms if not is_too_long(id))
     item = found.get(backend.item_id(task_id)) or next(iter(found.values()), None)
     nothing: dict[str, Any] = dict.fromkeys(['result', 'traceback', 'children'])
     row = {**task_row(task_id, {}, {'status': states.PENDING}), **nothing, 'stored_as': None}
@@ -5441,7 +5493,8 @@ def _show(backend: DynamoDBBackend, id: str) -> _Answer:
             row.update({name: meta.get(name) for name in ('result', 'traceback')})
             row['children'] = ids_of(meta.get('children'), backend.app)
             row['stored_as'], told = item['id'], ''
-    saved = values.get(backend.key_id(backend.get_key_for_group(task_id)))
+    group_item = backend.key_id(backend.get_key_for_group(task_id))
+    saved = None if is_too_long(group_item) else values.get(group_item)
     row['results'] = None
     if saved:
         try:

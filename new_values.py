@@ -54,3 +54,124 @@ def test_the_time_to_join_a_chord_can_be_text(make_app: MakeApp, proxy: Proxy) -
     app.backend.forget(drive.ids[0])
     drive.returns(1)
     assert drive.error().startswith(f'The result of {drive.ids[0]} did not appear: ')
+
+
+# section: Table
+TOO_LONG = 'x' * 2100
+
+
+@pytest.mark.parametrize('ask', [
+    lambda backend, id: backend.app.AsyncResult(id).state,
+    lambda backend, id: backend.app.AsyncResult(id).ready(),
+    lambda backend, id: backend.app.AsyncResult(id).get(timeout=1),
+    lambda backend, id: backend.app.AsyncResult(id).then(print),
+    lambda backend, id: backend.app.AsyncResult(id).forget(),
+    lambda backend, id: backend.app.GroupResult.restore(id),
+    lambda backend, id: backend.delete_group(id),
+    lambda backend, id: result_set(backend.app, [id, 'other']).ready(),
+    lambda backend, id: result_set(backend.app, ['other', id]).completed_count(),
+    lambda backend, id: result_set(backend.app, ['other', id]).get(timeout=1),
+    lambda backend, id: result_set(backend.app, [id, 'other']).join(timeout=1),
+    lambda backend, id: result_set(backend.app, ['other', id]).forget(),
+    lambda backend, id: backend.get(id),
+    lambda backend, id: backend.delete(id),
+    lambda backend, id: backend.expire(id, 5),
+    lambda backend, id: backend.incr(id),
+    lambda backend, id: backend.set(id, b'1'),
+    lambda backend, id: backend.store_result(id, 1, states.SUCCESS),
+], ids=['state', 'ready', 'get', 'then', 'forget', 'restore', 'delete group', 'all ready',
+        'completed', 'get all', 'join', 'forget all', 'get key', 'delete key', 'expire', 'incr',
+        'set', 'store'])
+def test_an_id_that_is_too_long_is_the_same_clear_error_from_all(
+        ask: Callable[[Any, str], Any], backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
+    for id in (TOO_LONG, 'ä' * 1050):
+        with pytest.raises(
+                (ValueError, dv.ResultTooLarge),
+                match=r'the id of a task is too long: .* 2,1\d\d bytes, and DynamoDB takes 2,048'):
+            ask(backend, id)
+    assert {status for status in (request.status for request in proxy.requests)} <= {200}
+
+
+def test_an_id_that_is_too_long_spoils_no_batch_of_others(
+        app: Celery, backend: dv.DynamoDBBackend, client: Any, table_name: str,
+        caplog: pytest.LogCaptureFixture) -> None:
+    ids = ready_tasks(app.backend, 3)
+    keys = [backend.get_key_for_task(id) for id in ids]
+    values = backend.mget([keys[0], TOO_LONG, *keys[1:]])
+    assert [bool(value) for value in values] == [True, False, True, True]
+    assert 'the id of a task is too long' in caplog.text
+    with pytest.raises(ValueError, match='the id of a task is too long'):
+        result_set(app, [ids[0], TOO_LONG, *ids[1:]]).forget()
+    assert all_items(client, table_name) == []
+
+
+def test_sending_a_task_whose_id_is_too_long_pauses_no_notes_of_others(
+        make_app: MakeApp, proxy: Proxy, client: Any, table_name: str,
+        caplog: pytest.LogCaptureFixture) -> None:
+    app = ready(make_app('track_sent=yes'), proxy).app
+    app.send_task('task', task_id=TOO_LONG)
+    app.send_task('task', task_id='short')
+    assert [item['id'] for item in all_items(client, table_name)] == ['celery-task-meta-short']
+    assert 'the id of a task is too long' in caplog.text
+
+
+# section: Values
+@pytest.mark.parametrize('spare', [0, 1, 37])
+def test_a_large_value_whose_chunks_would_have_too_long_ids_is_a_clear_error(
+        spare: int, backend: dv.DynamoDBBackend, proxy: Proxy, client: Any,
+        table_name: str) -> None:
+    id = 'x' * (2048 - len('celery-task-meta-') - spare)
+    value = noise(900 * KB).hex()
+    if spare == 37:  # "/", 32 digits, "/0", and two to spare
+        backend.store_result(id, value, states.SUCCESS)
+        assert backend.get_result(id) == value
+        return
+    with pytest.raises(dv.ResultTooLarge, match='results above 400,000 bytes: .* 2,08[23]'):
+        backend.store_result(id, value, states.SUCCESS)
+    assert proxy.requests == []
+    backend.store_result(id, RuntimeError(value), states.FAILURE)  # so that its end is known
+    with pytest.raises(Exception, match='results above 400,000 bytes'):
+        backend.app.AsyncResult(id).get(timeout=5)
+    backend.forget(id)
+    assert all_items(client, table_name) == []
+
+
+def test_an_item_whose_chunks_ids_would_be_too_long_cannot_be_read_but_replaced(
+        backend: dv.DynamoDBBackend, client: Any, table_name: str) -> None:
+    id = 'x' * (2048 - len('celery-task-meta-'))
+    client.put_item(TableName=table_name, Item={
+        'id': {'S': f'celery-task-meta-{id}'}, 'version': {'B': bytes(16)},
+        'chunks': {'N': '1'}, 'size': {'N': '5'}, 'status': {'S': 'PROGRESS'},
+        'timestamp': {'N': '1'}})
+    assert backend.get_state(id) == states.FAILURE
+    backend.store_result(id, 1, states.SUCCESS)
+    assert backend.get_result(id) == 1
+    backend.forget(id)
+    assert all_items(client, table_name) == []
+
+
+@pytest.mark.parametrize('size', [10_000, 100_000, 399_000])
+def test_the_name_of_a_state_counts_against_the_item(
+        size: int, backend: dv.DynamoDBBackend) -> None:
+    state = 'S' * size
+    filler = 'x' * (dv._VALUE_LIMIT - len(backend.encode(backend._get_result_meta(
+        '', state, None, None))) - 100)
+    backend.store_result('id', filler, state)
+    assert backend.get_state('id') == state and backend.get_result('id') == filler
+    backend.forget('id')
+
+
+def test_a_name_of_a_state_that_fits_into_no_item_is_a_clear_error(
+        backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
+    with pytest.raises(dv.ResultTooLarge, match='a state whose name has 400,001 bytes'):
+        backend.store_result('id', 1, 'S' * 400_001)
+    assert proxy.requests == []
+
+
+# section: Commands
+def test_show_of_an_id_whose_other_keys_would_be_too_long(
+        run: Any, backend: dv.DynamoDBBackend) -> None:
+    id = 'x' * (2048 - len('celery-task-meta-'))  # celery-taskset-meta- is longer, and so is b'…'
+    backend.store_result(id, 'stored', states.SUCCESS)
+    status, told = run('show', id)
+    assert status == 0 and 'stored' in told
