@@ -384,7 +384,7 @@ def _parse(name: str, given: Any, parse: Callable[[Any], Any], shown: Any = None
 
 
 def parse_setting(name: str, given: Any, parse: Callable[[Any], Any]) -> Any:
-    """The value of one of Celery's settings; None if it is not set.  Raises ImproperlyConfigured."""
+    """The value of one of Celery's settings, None if it is not set; like _parse()."""
     return None if given is None else _parse(name, given, parse)
 
 
@@ -1347,7 +1347,8 @@ class Table:
 
         def send(page: list[str], sleep: Sleep) -> list[str]:
             while True:
-                asked = {self.name: {'Keys': [keys[id] for id in page], 'ConsistentRead': consistent}}
+                read = {'Keys': [keys[id] for id in page], 'ConsistentRead': consistent}
+                asked = {self.name: read}
                 answer = self._request('batch_get_item', {'RequestItems': asked}, deadline, sleep)
                 for attributes in _of_the_table(answer['Responses'], ()):
                     found[attributes['id']['S']] = unmarshal_item(attributes)
@@ -4409,7 +4410,7 @@ class SentTasks:
         if time.monotonic() < self._paused_until:
             return
         if is_too_long(item['id']):  # which says nothing of the next
-            logger.error('DynamoDB table %s: track_sent: %s', self._table.name, id_error(item['id']))
+            logger.error('track_sent: %s', id_error(item['id']))
             return
         errors: list[Exception] = []
         # a request can take as long as its time-outs and a look for credentials; one that comes
@@ -4560,8 +4561,8 @@ class DynamoDBBackend(JoiningBackend):
         """
         id = self.key_id(key)
         return self.values.put(
-            id, self.checked(id, value, limit, state), state, lifetime, keep=keep, chord=chord, new=new,
-            status_of=self._status_of)
+            id, self.checked(id, value, limit, state), state, lifetime, keep=keep, chord=chord,
+            new=new, status_of=self._status_of)
 
     def checked(
             self, id: str, value: Any, limit: int | None = None, state: str | None = None) -> bytes:
