@@ -1245,6 +1245,10 @@ _FULL_ANSWER = 2**20
 
 # codes of a statement that IAM, or a resource policy, does not allow
 _DENIALS = ('AccessDenied', 'AccessDeniedException')
+# and of one that an engine does not get done
+_NOT_DONE = ('ValidationError', 'InternalServerError', None)
+_NO_STATEMENTS = ', since this engine has no BatchExecuteStatement'
+_INSERT_NEEDED = ', and needs the IAM action dynamodb:PartiQLInsert'
 
 _BOOTSTRAP = Backoff(base=0.05, maximum=5.0, timeout=300.0)
 _KEY_SCHEMA = [{'AttributeName': 'id', 'KeyType': 'HASH'}]
@@ -1303,6 +1307,29 @@ def _of_the_table(by_table: Mapping[str, Any] | None, default: Any) -> Any:
     return next(iter((by_table or {}).values()), default)
 
 
+class Breaker:
+    """A circuit breaker, for requests that can be done without.
+
+    After so many failures in a row it is open, for a while; then one failure opens it again.
+    """
+
+    FAILURES = 3
+    PAUSE = 60.0  # seconds
+
+    def __init__(self) -> None:
+        self._failures = 0
+        self._until = -math.inf
+
+    @property
+    def is_open(self) -> bool:
+        return time.monotonic() < self._until
+
+    def note(self, failed: bool) -> None:
+        self._failures = self._failures + 1 if failed else 0
+        if self._failures >= self.FAILURES:
+            self._until = time.monotonic() + self.PAUSE
+
+
 class WriteResult(NamedTuple):
     """What came of a write: whether it was applied, and the item that put() replaced, that update()
     left, or that failed the condition."""
@@ -1323,8 +1350,10 @@ class Table:
         self.options = options
         self.name = options.table
         self.client = Client(options)
-        #: whether to insert_many(); a table is not known to PartiQL by its ARN
+        #: whether insert_many() can work at all; a table is not known to PartiQL by its ARN
         self.inserts = TABLE_ARN.fullmatch(self.name) is None
+        self._inserting = Breaker()
+        self._told = False  # that it does not
         #: how many requests of one call may be under way at once
         self.overlapped = min(OVERLAPPED, options.max_pool_connections)
         self._bootstrapping = threading.Lock()  # one thread of a process is enough
@@ -1419,7 +1448,8 @@ class Table:
         """Writes items where there is none, by one request that is tried once.
 
         Returns the ids of those that it wrote.  For the others there is put(), which also finds out
-        what became of them if the answer was lost.  At most 25 items.
+        what became of them if the answer was lost, and raises what is to be raised: an engine, a
+        mock or instrumentation may raise anything here.  At most 25 items.
         """
         ids, statements = [], []
         for item in items:
@@ -1428,24 +1458,48 @@ class Table:
             statements.append({
                 'Statement': f'INSERT INTO "{self.name}" VALUE {{{names}}}',
                 'Parameters': [marshal(value) for value in item.values()]})
-        why: Any = None
-        self._ensure_ttl()
         try:
+            self._ensure_ttl()
             answer = self.client.send(
                 'batch_execute_statement', {'Statements': statements}, deadline=-math.inf)
-            errors = [each.get('Error') for each in answer.get('Responses', ())]
-            why = next((error for error in errors if error and error['Code'] in _DENIALS), None)
-        except FAILURES as exc:
-            errors = [{}] * len(ids)
-            if isinstance(exc, DeniedAction) or (error_code(exc) and not diagnose(exc).transient):
-                why = summary(exc)
-        if why and self.inserts:
-            self.inserts = False  # for as long as this process lives
-            logger.warning(
-                'DynamoDB table %s: results do not travel together, which would take less CPU, and '
-                'needs the IAM action dynamodb:PartiQLInsert: %s',
-                self.name, why)
+            errors = [each.get('Error') for each in answer['Responses']]
+            codes = [error.get('Code') for error in errors if error is not None]
+            denied = next((code for code in codes if code in _DENIALS), None)
+            if denied:
+                self._inserts_no_more(_INSERT_NEEDED, denied)
+            done = len(codes) < len(errors) or any(code not in _NOT_DONE for code in codes)
+            self._note_insertion(not done, ', '.join(sorted({str(code) for code in codes})))
+        except SoftTimeLimitExceeded:  # the task is to end, not to go on with put()
+            raise
+        except Exception as exc:
+            errors = []
+            if isinstance(exc, DeniedAction):
+                self._inserts_no_more(_INSERT_NEEDED, summary(exc))
+            elif error_code(exc) == 'UnknownOperationException':
+                self._inserts_no_more(_NO_STATEMENTS, summary(exc))
+            elif not (diagnose(exc).throttled or error_code(exc) == 'ResourceNotFoundException'):
+                self._note_insertion(True, f'{type(exc).__name__}: {summary(exc)}')
         return {id for id, error in zip(ids, errors) if error is None}
+
+    @property
+    def may_insert(self) -> bool:
+        """Whether to insert_many(): neither for good nor for the moment is it known to fail."""
+        return self.inserts and not self._inserting.is_open
+
+    def _inserts_no_more(self, remedy: str, why: str) -> None:
+        self.inserts = False  # for as long as this process lives
+        self._tell_of_insertion(remedy, why)
+
+    def _note_insertion(self, failed: bool, why: str) -> None:
+        self._inserting.note(failed)
+        if self._inserting.is_open:
+            self._tell_of_insertion('; it is tried again in a minute', why)
+
+    def _tell_of_insertion(self, remedy: str, why: str) -> None:
+        log = logger.debug if self._told else logger.warning
+        self._told = True
+        log('DynamoDB table %s: results do not travel together, which would take less CPU%s: %s',
+            self.name, remedy, why)
 
     def _refused(self, exc: ClientError, id: str) -> WriteResult:
         if error_code(exc) != 'ConditionalCheckFailedException':
@@ -1784,7 +1838,7 @@ def chunk_owner(id: str) -> tuple[str, bytes] | None:
 
 def _room(status: str | None) -> int:
     """How many bytes of a value fit beside a status."""
-    return _VALUE_LIMIT - len((status or '').encode())
+    return _VALUE_LIMIT - len(str(status or '').encode(errors='replace'))
 
 
 def check_value(id: str, size: int, status: str | None, error: type[Exception]) -> None:
@@ -1850,7 +1904,7 @@ class Values:
         try:
             self.table.write_many(puts=chunks)
             together = (new and getattr(_last, 'id', None) != id and len(value) <= _SMALL
-                        and self.table.inserts)
+                        and self.table.may_insert)
             _last.id = id
             store = self._store if together else self._put_item
             stored, replaced = store(item, keep, status_of)

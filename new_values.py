@@ -1,5 +1,7 @@
 """Tests of issue 19, items 4, 5 and 9, to be merged into test_dyna_veggie.py."""
-# ruff: noqa: F403, F405, I001
+# ruff: noqa
+import moto
+
 
 from test_dyna_veggie import *  # noqa
 
@@ -175,3 +177,140 @@ def test_show_of_an_id_whose_other_keys_would_be_too_long(
     backend.store_result(id, 'stored', states.SUCCESS)
     status, told = run('show', id)
     assert status == 0 and 'stored' in told
+
+
+# section: Group commit
+def store_in_threads(backend: dv.DynamoDBBackend, threads: int, each: int) -> list[str]:
+    """Stores results, as many in each thread, and returns the ids of those that are not there."""
+    def store(thread: int) -> list[str]:
+        ids = [f'{thread}-{number}' for number in range(each)]
+        for id in ids:
+            with contextlib.suppress(TypeError):
+                backend.store_result(id, id, states.SUCCESS)
+        return ids
+
+    with ThreadPoolExecutor(threads) as pool:
+        ids = [id for some in pool.map(store, range(threads)) for id in some]
+    return [id for id in ids if backend.get_state(id) != states.SUCCESS]
+
+
+def test_no_result_is_lost_under_mock_aws(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ('AWS_ACCESS_KEY_ID', 'AWS_SECRET_ACCESS_KEY'):
+        monkeypatch.setenv(name, 'testing')
+    app = Celery('mocked', set_as_current=False)
+    app.conf.result_backend = 'dyna_veggie.DynamoDBBackend+dynamodb://eu-west-1/celery'
+    try:
+        with moto.mock_aws():
+            app.backend.set('made', b'1')  # the table
+            assert store_in_threads(app.backend, 8, 5) == []
+    finally:
+        dv.drop_shared()
+
+
+@pytest.mark.parametrize('error', [
+    TypeError('a hook'), KeyError('a hook'), RuntimeError('a hook')], ids=repr)
+def test_whatever_a_request_for_many_raises_each_result_is_stored(
+        error: Exception, crowd: Crowd) -> None:
+    def instrumentation(model: Any, **kwargs: Any) -> None:
+        if model.name == 'BatchExecuteStatement':
+            raise error
+
+    events = crowd.backend.values.table.client.botocore.meta.events
+    events.register('before-call.dynamodb', instrumentation)
+    try:
+        crowd.store(9)
+    finally:
+        events.unregister('before-call.dynamodb', instrumentation)
+    crowd.check()
+    crowd.store(9)  # it has passed
+    assert operations(crowd.proxy)[-2:] == ['PutItem', 'BatchExecuteStatement']
+    crowd.check()
+
+
+@pytest.mark.parametrize('answer', [{}, {'Responses': None}, {'Responses': [{'Error': {}}]}])
+def test_an_odd_answer_for_many_loses_no_result(answer: Any, crowd: Crowd) -> None:
+    def odd(parsed: dict[str, Any], **kwargs: Any) -> None:
+        parsed.clear()
+        parsed.update(answer)
+
+    events = crowd.backend.values.table.client.botocore.meta.events
+    events.register('after-call.dynamodb.BatchExecuteStatement', odd)
+    try:
+        crowd.store(9)
+    finally:
+        events.unregister('after-call.dynamodb.BatchExecuteStatement', odd)
+    crowd.check()
+
+
+def test_a_soft_time_limit_in_a_request_for_many_is_raised_and_others_are_stored(
+        crowd: Crowd) -> None:
+    def limit(model: Any, **kwargs: Any) -> None:
+        if model.name == 'BatchExecuteStatement':
+            raise SoftTimeLimitExceeded
+
+    limited: list[str] = []
+    store = crowd.backend.store_result
+
+    def storing(id: str, *args: Any, **kwargs: Any) -> None:
+        try:
+            store(id, *args, **kwargs)
+        except SoftTimeLimitExceeded:
+            limited.append(id)
+
+    crowd.backend.store_result = storing  # of this crowd alone
+    events = crowd.backend.values.table.client.botocore.meta.events
+    events.register('before-call.dynamodb', limit)
+    try:
+        crowd.store(9)
+    finally:
+        events.unregister('before-call.dynamodb', limit)
+    stopped, = limited
+    assert crowd.values.pop(stopped)
+    crowd.check()
+
+
+def test_an_engine_without_statements_is_told_as_such(
+        crowd: Crowd, proxy: Proxy, caplog: pytest.LogCaptureFixture) -> None:
+    fault = Error('UnknownOperationException')
+    proxy.faults = lambda operation, body: fault if operation.startswith('BatchE') else None
+    crowd.store(9)
+    crowd.store(9, together=False)
+    assert operations(proxy).count('BatchExecuteStatement') == 1
+    crowd.check()
+    told, = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert 'this engine has no BatchExecuteStatement' in told.getMessage()
+    assert 'IAM' not in told.getMessage()
+
+
+@pytest.mark.parametrize('fault', [
+    Error('ResourceNotFoundException'), Partial('ResourceNotFound'), Throttle(),
+    Error('ValidationException'), ServerError(), Partial('ThrottlingError')], ids=repr)
+def test_what_passes_keeps_no_results_from_being_stored_together(
+        fault: Any, crowd: Crowd, proxy: Proxy, caplog: pytest.LogCaptureFixture) -> None:
+    proxy.faults = first(2, fault, 'BatchE')
+    for _ in range(3):
+        crowd.store(4)
+    assert operations(proxy)[-2:] == ['PutItem', 'BatchExecuteStatement']
+    crowd.check()
+    assert 'together' not in caplog.text
+
+
+def test_a_breaker_opens_after_failures_in_a_row() -> None:
+    breaker, seen = dv.Breaker(), []
+    for failed in (True, True, False, True, True, True, False):
+        breaker.note(failed)
+        seen.append(breaker.is_open)
+    assert seen == [False] * 5 + [True, True]  # for its pause, whatever ends until then
+
+
+@pytest.mark.parametrize('fault', [ServerError(), Error('ValidationException'), ResetAfter()],
+                         ids=repr)
+def test_an_engine_that_never_inserts_many_is_not_asked_again_and_again(
+        fault: Any, crowd: Crowd, proxy: Proxy, caplog: pytest.LogCaptureFixture) -> None:
+    proxy.faults = lambda operation, body: fault if operation.startswith('BatchE') else None
+    for number in range(dv.Breaker.FAILURES + 1):
+        crowd.store(4, together=number < dv.Breaker.FAILURES)
+    assert operations(proxy).count('BatchExecuteStatement') == dv.Breaker.FAILURES
+    crowd.check()
+    told, = [record for record in caplog.records if 'together' in record.getMessage()]
+    assert told.levelno == logging.WARNING and 'tried again in a minute' in told.getMessage()
