@@ -723,8 +723,13 @@ class InvalidId(ValueError):
     """DynamoDB takes no such key."""
 
 
+class ReplacedMeanwhile(Exception):
+    """A large value was replaced each time before all of it was read."""
+
+
 #: what a request raises when it is given up
-FAILURES = (ClientError, BotoCoreError, ResponseParserError, ImproperlyConfigured, InvalidId)
+FAILURES = (ClientError, BotoCoreError, ResponseParserError, ImproperlyConfigured, InvalidId,
+            ReplacedMeanwhile)
 
 
 @dataclass(frozen=True)
@@ -815,6 +820,8 @@ def diagnose(exc: BaseException) -> Diagnosis:
         return _NO_CREDENTIALS
     if isinstance(exc, ExpiredCredentials):
         return _EXPIRED
+    if isinstance(exc, ReplacedMeanwhile):
+        return _TRANSIENT
     if isinstance(exc, SSLError) and 'CERTIFICATE_VERIFY_FAILED' in str(exc):
         return _LASTING
     network = (BotoConnectionError, HTTPClientError, ResponseParserError, CredentialRetrievalError)
@@ -1772,16 +1779,18 @@ def shared_batches(options: Options) -> _Batches:
 #               item is refused or cannot be written, its chunks are deleted.
 #   together    New, small values that threads store at the same time are inserted by one request.
 #               An insertion replaces nothing: what is refused, or has no answer, is put alone.
-#   reading     If chunks that an item counts are gone, the value was replaced: it is read again.
+#   reading     If chunks that an item counts are missing, the value was replaced meanwhile: it is
+#               read again, with pauses.  Only if the item is still that of the same version, and
+#               the chunks are missing again, are they gone.
 
 # bytes: of the 400 KB of an item, an id takes up to 2048, and so may what leads to a chord; other
 # names and values take some 100.  A status counts against the value.
 _VALUE_LIMIT = 400_000
 _MOST_CHUNKS = LARGEST_RESULT // _VALUE_LIMIT
-_REREADS = 5
 # bytes: above it, those who travel together would wait for each other's values
 _SMALL = 16_384
 _STORES = ''  # their lane
+_FIRST_REREAD, _LAST_REREAD = 0.02, 0.5  # seconds: upper bounds of pauses
 _CLEANING = 1.0  # seconds that a store which failed may take to delete its chunks
 
 
@@ -1976,25 +1985,34 @@ class Values:
 
     def get(
             self, id: str, *, consistent: bool = True, deadline: float = math.inf) -> Stored | None:
-        """A value; None if there is none, or it has expired."""
-        item = self.table.get(id, consistent=consistent, deadline=deadline)
-        return self._read({id: item}, deadline).get(id) if item else None
+        """A value; None if there is none, or it has expired.  Raises ReplacedMeanwhile."""
+        return self.get_many([id], consistent=consistent, deadline=deadline).get(id)
 
     def get_many(
             self, ids: Iterable[str], *, consistent: bool = True, deadline: float = math.inf,
-    ) -> dict[str, Stored]:
-        """The values that exist and have not expired, by id."""
+            patient: bool = True) -> dict[str, Stored]:
+        """The values that exist and have not expired, by id.
+
+        patient: one that is replaced again and again is read again and again, until the deadline or
+        for ``retry_timeout``; then ReplacedMeanwhile is raised.  Otherwise it is left out.
+        """
         ids = list(ids)
         if len(ids) == 1:
-            stored = self.get(ids[0], consistent=consistent, deadline=deadline)
-            return {ids[0]: stored} if stored else {}
-        items = self.table.get_many(ids, consistent=consistent, deadline=deadline)
-        return self._read(items, deadline)
+            item = self.table.get(ids[0], consistent=consistent, deadline=deadline)
+            items = {ids[0]: item} if item else {}
+        else:
+            items = self.table.get_many(ids, consistent=consistent, deadline=deadline)
+        return self._read(items, deadline, patient)
 
-    def _read(self, items: Mapping[str, Item], deadline: float) -> dict[str, Stored]:
+    def _read(
+            self, items: Mapping[str, Item], deadline: float, patient: bool) -> dict[str, Stored]:
         values: dict[str, Stored] = {}
-        for last in [False] * (_REREADS - 1) + [True]:
-            torn = []
+        torn: dict[str, bytes] = {}  # by id, the version of which chunks were missing
+        tries = Backoff(_FIRST_REREAD, _LAST_REREAD, self.table.options.retry_timeout)
+        for again in itertools.chain([False], (True for _ in tries.tries(deadline))):
+            if again:  # at once, then after pauses
+                items = self.table.get_many(torn, deadline=deadline)
+            seen, torn = torn, {}
             for id, item in items.items():
                 if is_expired(item):
                     continue
@@ -2005,14 +2023,15 @@ class Values:
                     continue
                 if value is not None:
                     values[id] = Stored(value, (id, *chunk_ids(item)), None, item.get('chord'))
-                elif last:
+                elif seen.get(id) == item['version']:
                     values[id] = self._unreadable(id, 'chunks are missing')
                 else:
-                    torn.append(id)
-            if not torn:
-                break
-            items = self.table.get_many(torn, deadline=deadline)
-        return values
+                    torn[id] = item['version']
+            if not torn or (again and not patient):
+                return values
+        raise ReplacedMeanwhile(
+            f'DynamoDB table {self.table.name}, item {next(iter(torn))}: it was replaced each time '
+            'before all of its chunks were read')
 
     def _unreadable(self, id: str, why: str) -> Stored:
         error = UnreadableValue(f'DynamoDB table {self.table.name}, item {id}: {why}')
@@ -3047,10 +3066,11 @@ def leaf_results(result: ResultBase) -> Iterator[AsyncResult]:
 
 
 def read_values(
-        values: Values, ids: list[str], *, consistent: bool, deadline: float) -> dict[str, Stored]:
+        values: Values, ids: list[str], *, consistent: bool, deadline: float,
+        patient: bool = True) -> dict[str, Stored]:
     """Values by id.  Raises TimeoutError if DynamoDB did not answer before the deadline."""
     try:
-        return values.get_many(ids, consistent=consistent, deadline=deadline)
+        return values.get_many(ids, consistent=consistent, deadline=deadline, patient=patient)
     except Exception as exc:
         told = isinstance(exc, ImproperlyConfigured)  # what a person can do
         if diagnose(exc).transient and not told and time.monotonic() >= deadline:
@@ -3063,7 +3083,8 @@ def read_values(
 def shared_poller(options: Options) -> Poller:
     """The poller that all threads of this process share."""
     values = Values(shared_table(options))
-    return Poller(functools.partial(read_values, values))
+    # what is being replaced is no news yet; the next look finds it
+    return Poller(functools.partial(read_values, values, patient=False))
 
 
 class AwaitingBackend(BaseKeyValueStoreBackend):
@@ -5235,9 +5256,9 @@ def read_rows(
     stored = {item['id']: Stored(item['result'], (item['id'],)) for item in items.values()
               if isinstance(item.get('result'), bytes)}
     ids = [item['id'] for item in items.values() if item['id'] not in stored]
-    stored.update(values.get_many(ids, consistent=False))
+    stored.update(values.get_many(ids, consistent=False, patient=False))
     for task_id, item in items.items():
-        if item['id'] in stored:  # else it is gone meanwhile
+        if item['id'] in stored:  # else it is gone meanwhile, or replaced again and again
             value = stored[item['id']]
             yield task_row(task_id, item, meta_of(backend, task_id, item, value), value.value)
 

@@ -314,3 +314,148 @@ def test_an_engine_that_never_inserts_many_is_not_asked_again_and_again(
     crowd.check()
     told, = [record for record in caplog.records if 'together' in record.getMessage()]
     assert told.levelno == logging.WARNING and 'tried again in a minute' in told.getMessage()
+
+
+# section: Values
+LARGE = 450 * KB
+
+
+class Replacer:
+    """Replaces a large value whenever its item was read, before its chunks are.
+
+    times: how often; after that it stays.
+    """
+
+    def __init__(self, backend: dv.DynamoDBBackend, client: Any, table: str, times: float) -> None:
+        self.backend, self.client, self.table, self.left = backend, client, table, times
+        self.events = backend.values.table.client.botocore.meta.events
+        self.replaced = 0
+        self.swap()
+
+    def swap(self) -> None:
+        """As put() does, but with a client of its own: chunks, item, and the old chunks go."""
+        self.replaced += 1
+        value = self.backend.encode({
+            'status': 'PROGRESS', 'result': f'{self.replaced}'.ljust(LARGE), 'task_id': 'id'})
+        item, chunks = dv._items_of('celery-task-meta-id', value.encode(), 'PROGRESS', {})
+        for each in chunks:
+            self.client.put_item(TableName=self.table, Item=dv.marshal_item(each))
+        try:
+            old = self.client.put_item(
+                TableName=self.table, Item=dv.marshal_item(item), ReturnValues='ALL_OLD',
+                **dv.expressions({'keep': 'SUCCESS', 'now': 0},
+                                 ConditionExpression=dv.Values.REPLACEABLE)).get('Attributes', {})
+        except self.client.exceptions.ConditionalCheckFailedException:
+            old = dv.marshal_item(item)  # the task has ended
+        for id in dv.chunk_ids(dv.unmarshal_item(old)):
+            self.client.delete_item(TableName=self.table, Key={'id': {'S': id}})
+
+    def _after(self, model: Any, parsed: Any, **kwargs: Any) -> None:
+        read = [parsed.get('Item'), *parsed.get('Responses', {}).get(self.table, ())]
+        if self.left > 0 and any(item and 'chunks' in item for item in read):
+            self.left -= 1
+            self.swap()
+
+    def __enter__(self) -> 'Replacer':
+        self.events.register('after-call.dynamodb', self._after)
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.events.unregister('after-call.dynamodb', self._after)
+
+
+MakeReplacer = Callable[[float], Replacer]
+
+
+@pytest.fixture
+def replacer(backend: dv.DynamoDBBackend, client: Any, table_name: str) -> MakeReplacer:
+    return lambda times: Replacer(backend, client, table_name, times)
+
+
+@pytest.mark.parametrize('read', [
+    lambda backend: backend.get_state('id'),
+    lambda backend: result_set(backend.app, ['other', 'id']).completed_count() or 'PROGRESS',
+    lambda backend: backend.decode(backend.get(backend.get_key_for_task('id')))['status'],
+    lambda backend: backend.decode(backend.mget([backend.get_key_for_task('id')])[0])['status'],
+], ids=['state', 'count', 'get', 'mget'])
+def test_a_value_that_is_replaced_again_and_again_is_read_on(
+        read: Callable[[Any], str], backend: dv.DynamoDBBackend, replacer: MakeReplacer) -> None:
+    with replacer(5) as replacing:
+        assert read(backend) == 'PROGRESS'
+    assert replacing.left == 0
+
+
+def test_a_wait_for_a_value_that_is_replaced_again_and_again_goes_on(
+        app: Celery, backend: dv.DynamoDBBackend, replacer: MakeReplacer) -> None:
+    def finish() -> None:
+        while replacing.replaced < 8:
+            time.sleep(0.01)
+        app.backend.store_result('id', 42, states.SUCCESS)
+
+    with replacer(math.inf) as replacing, ThreadPoolExecutor(1) as pool:
+        finished = pool.submit(finish)
+        assert app.AsyncResult('id').get(timeout=30, interval=0.02) == 42
+    finished.result()
+
+
+def test_a_wait_that_never_finds_the_whole_value_ends_in_time(
+        app: Celery, backend: dv.DynamoDBBackend, replacer: MakeReplacer) -> None:
+    with replacer(math.inf):
+        with pytest.raises(TimeoutError, match='results not ready: 1'):
+            app.AsyncResult('id').get(timeout=0.2, interval=0.02)
+        with pytest.raises(TimeoutError):
+            backend.look(['id'], deadline=time.monotonic() + 0.2)
+
+
+def test_reading_a_value_that_is_never_whole_ends_after_retry_timeout(
+        make_app: MakeApp, proxy: Proxy, client: Any, table_name: str) -> None:
+    backend = ready(make_app('retry_timeout=0.2'), proxy)
+    with Replacer(backend, client, table_name, math.inf), \
+            pytest.raises(dv.ReplacedMeanwhile, match='item celery-task-meta-id: .* replaced'):
+        backend.get_state('id')
+
+
+def test_progress_that_was_replaced_while_it_was_read_is_told_once_it_is_whole(
+        app: Celery, backend: dv.DynamoDBBackend, replacer: MakeReplacer) -> None:
+    told: list[str] = []
+
+    def on_message(meta: Any) -> None:
+        told.append(meta['status'])
+        if meta['status'] == 'PROGRESS':
+            app.backend.store_result('id', 42, states.SUCCESS)
+
+    with replacer(5):
+        result = app.AsyncResult('id')
+        assert result.get(timeout=30, interval=0.02, on_message=on_message) == 42
+    assert told == ['PROGRESS', 'SUCCESS']
+
+
+def test_list_goes_on_while_a_value_is_replaced_again_and_again(
+        run: Any, backend: dv.DynamoDBBackend, client: Any, table_name: str) -> None:
+    ids = ready_tasks(backend, 1)
+    stop = threading.Event()
+    replacing = Replacer(backend, client, table_name, math.inf)
+
+    def swap() -> None:
+        while not stop.is_set():
+            replacing.swap()
+
+    with ThreadPoolExecutor(1) as pool:
+        swapping = pool.submit(swap)
+        status, told = run('list')
+        stop.set()
+    swapping.result()
+    assert status == 0 and ids[0] in told
+
+
+def test_missing_chunks_are_found_by_two_reads_of_the_same_version(
+        make_app: MakeApp, proxy: Proxy, client: Any, table_name: str) -> None:
+    backend = ready(make_app('retry_timeout=0', result_backend_max_retries=0), proxy)
+    backend.store_result('id', 'x' * LARGE, states.SUCCESS)
+    chunk = next(item['id'] for item in all_items(client, table_name) if '/' in item['id'])
+    client.delete_item(TableName=table_name, Key={'id': {'S': chunk}})
+    proxy.reset()
+    result = backend.app.AsyncResult('id')
+    assert result.state == states.FAILURE
+    assert 'chunks are missing' in str(result.result)
+    assert operations(proxy) == ['GetItem', 'BatchGetItem', 'BatchGetItem', 'BatchGetItem']
