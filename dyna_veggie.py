@@ -1784,7 +1784,8 @@ def shared_batches(options: Options) -> _Batches:
 #               the chunks are missing again, are they gone.
 
 # bytes: of the 400 KB of an item, an id takes up to 2048, and so may what leads to a chord; other
-# names and values take some 100.  A status counts against the value.
+# names and values take some 100.  What a status has above its limit counts against the value.
+_STATUS_LIMIT = 1024
 _VALUE_LIMIT = 400_000
 _MOST_CHUNKS = LARGEST_RESULT // _VALUE_LIMIT
 # bytes: above it, those who travel together would wait for each other's values
@@ -1847,7 +1848,8 @@ def chunk_owner(id: str) -> tuple[str, bytes] | None:
 
 def _room(status: str | None) -> int:
     """How many bytes of a value fit beside a status."""
-    return _VALUE_LIMIT - len(str(status or '').encode(errors='replace'))
+    size = len(str(status or '').encode(errors='replace'))
+    return _VALUE_LIMIT - max(size - _STATUS_LIMIT, 0)
 
 
 def check_value(id: str, size: int, status: str | None, error: type[Exception]) -> None:
@@ -1855,8 +1857,9 @@ def check_value(id: str, size: int, status: str | None, error: type[Exception]) 
     check_id(id, error)
     room = _room(status)
     if room < 0:
-        raise error(f'{id} cannot be stored with a state whose name has {_VALUE_LIMIT - room:,} '
-                    f'bytes: it can have {_VALUE_LIMIT:,}')
+        most = _VALUE_LIMIT + _STATUS_LIMIT
+        raise error(f'{id} cannot be stored with a state whose name has {most - room:,} bytes: '
+                    f'it can have {most:,}')
     if size > room:
         last = _chunk_id(id, bytes(16), -(-size // _VALUE_LIMIT) - 1)
         check_id(last, error, f' for results above {_VALUE_LIMIT:,} bytes')
