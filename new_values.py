@@ -374,10 +374,10 @@ def replacer(backend: dv.DynamoDBBackend, client: Any, table_name: str) -> MakeR
 
 @pytest.mark.parametrize('read', [
     lambda backend: backend.get_state('id'),
-    lambda backend: result_set(backend.app, ['other', 'id']).completed_count() or 'PROGRESS',
+    lambda backend: result_set(backend.app, ['id', 'other']).failed() or 'PROGRESS',
     lambda backend: backend.decode(backend.get(backend.get_key_for_task('id')))['status'],
     lambda backend: backend.decode(backend.mget([backend.get_key_for_task('id')])[0])['status'],
-], ids=['state', 'count', 'get', 'mget'])
+], ids=['state', 'failed', 'get', 'mget'])
 def test_a_value_that_is_replaced_again_and_again_is_read_on(
         read: Callable[[Any], str], backend: dv.DynamoDBBackend, replacer: MakeReplacer) -> None:
     with replacer(5) as replacing:
