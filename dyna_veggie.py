@@ -240,7 +240,7 @@ def _tags(given: Any) -> tuple[tuple[str, str], ...]:
 
 LARGEST_RESULT = 400_000_000  # bytes, 1,000 items: what one value can cost has a bound
 
-_seconds = number_parser('seconds, 0 or more', float, lambda value: 0 <= value < math.inf)
+parse_seconds = number_parser('seconds, 0 or more', float, lambda value: 0 <= value < math.inf)
 _above_zero = number_parser('seconds, more than 0', float, lambda value: 0 < value < math.inf)
 _positive = number_parser('a whole number, 1 or more', int, lambda value: value > 0)
 # bounded, since an item takes no number of more than 38 digits
@@ -250,7 +250,7 @@ _whole_not_negative = number_parser('a whole number, 0 or more', int, lambda val
 _result_size = number_parser(
     f'a whole number, 1 to {LARGEST_RESULT:,}', int, lambda value: 0 < value <= LARGEST_RESULT)
 
-# a task's own ``result_expires``, with the same bounds
+# of a task, or of Celery's settings, with the same bounds
 parse_result_expires = number_parser(
     'seconds, a timedelta, or None for ever', _to_seconds, lambda value: abs(value) < 1e10)
 
@@ -337,10 +337,10 @@ class Options:
     retry_max_delay: float = _option(
         5.0, _above_zero, 'upper bound of any pause between two tries, in seconds')
     retry_timeout: float = _option(
-        120.0, _seconds, 'seconds to go on trying; then the original error is raised')
+        120.0, parse_seconds, 'seconds to go on trying; then the original error is raised')
     max_retries: float = math.inf  # Celery's result_backend_max_retries, if the user set it
     consistency_wait_time: float = _option(
-        1.0, _seconds, 'seconds that a read which must find something '
+        1.0, parse_seconds, 'seconds that a read which must find something '
         '(a saved group, a part of a chord) waits for it')
 
 
@@ -397,6 +397,11 @@ def _parse(name: str, given: Any, parse: Callable[[Any], Any], shown: Any = None
         return parse(given)
     except ValueError as exc:
         raise option_error(name, given if shown is None else shown, str(exc)) from None
+
+
+def parse_setting(name: str, given: Any, parse: Callable[[Any], Any]) -> Any:
+    """The value of one of Celery's settings, None if it is not set; like _parse()."""
+    return None if given is None else _parse(name, given, parse)
 
 
 def _near_miss(name: str) -> str | None:
@@ -747,8 +752,17 @@ class MissingTable(ImproperlyConfigured):
     """The table does not exist and must not be created."""
 
 
+class InvalidId(ValueError):
+    """DynamoDB takes no such key."""
+
+
+class ReplacedMeanwhile(Exception):
+    """A large value was replaced each time before all of it was read."""
+
+
 #: what a request raises when it is given up
-FAILURES = (ClientError, BotoCoreError, ResponseParserError, ImproperlyConfigured)
+FAILURES = (ClientError, BotoCoreError, ResponseParserError, ImproperlyConfigured, InvalidId,
+            ReplacedMeanwhile)
 
 
 @dataclass(frozen=True)
@@ -851,6 +865,8 @@ def diagnose(exc: BaseException) -> Diagnosis:
         return _EXPIRED
     if isinstance(exc, (CredentialRetrievalError, MetadataRetrievalError)):
         return _LATE_CREDENTIALS
+    if isinstance(exc, ReplacedMeanwhile):
+        return _TRANSIENT
     if isinstance(exc, SSLError) and 'CERTIFICATE_VERIFY_FAILED' in str(exc):
         return _LASTING
     if isinstance(exc, HTTPClientError) and type(exc) is HTTPClientError:
@@ -1447,6 +1463,10 @@ _FULL_ANSWER = 2**20
 
 # codes of a statement that IAM, or a resource policy, does not allow
 _DENIALS = ('AccessDenied', 'AccessDeniedException')
+# and of one that an engine does not get done
+_NOT_DONE = ('ValidationError', 'InternalServerError', None)
+_NO_STATEMENTS = ', since this engine has no BatchExecuteStatement'
+_INSERT_NEEDED = ', and needs the IAM action dynamodb:PartiQLInsert'
 
 _BOOTSTRAP = Backoff(base=0.05, maximum=5.0, timeout=300.0)
 _KEY_SCHEMA = [{'AttributeName': 'id', 'KeyType': 'HASH'}]
@@ -1459,11 +1479,22 @@ def is_too_long(id: str) -> bool:
     return len(id.encode()) > _ID_LIMIT
 
 
-def check_id(id: str, error: type[Exception]) -> None:
+def id_error(id: str, purpose: str = '') -> str:
+    """What is wrong with a key that is too long."""
+    return (f'the id of a task is too long{purpose}: the key {id[:80]}… has {len(id.encode()):,} '
+            f'bytes, and DynamoDB takes {_ID_LIMIT:,}')
+
+
+def check_id(id: str, error: type[Exception] = InvalidId, purpose: str = '') -> None:
     """Raises that error if DynamoDB takes no such key."""
     if is_too_long(id):
-        raise error(f'the id of a task is too long: the key {id[:80]}… has {len(id.encode()):,} '
-                    f'bytes, and DynamoDB takes {_ID_LIMIT:,}')
+        raise error(id_error(id, purpose))
+
+
+def _key(id: str) -> dict[str, Any]:
+    """An item's key for a request.  Raises InvalidId."""
+    check_id(id)
+    return marshal_item({'id': id})
 
 
 def key_of(table: Mapping[str, Any]) -> str:
@@ -1494,6 +1525,29 @@ def _of_the_table(by_table: Mapping[str, Any] | None, default: Any) -> Any:
     return next(iter((by_table or {}).values()), default)
 
 
+class Breaker:
+    """A circuit breaker, for requests that can be done without.
+
+    After so many failures in a row it is open, for a while; then one failure opens it again.
+    """
+
+    FAILURES = 3
+    PAUSE = 60.0  # seconds
+
+    def __init__(self) -> None:
+        self._failures = 0
+        self._until = -math.inf
+
+    @property
+    def is_open(self) -> bool:
+        return time.monotonic() < self._until
+
+    def note(self, failed: bool) -> None:
+        self._failures = self._failures + 1 if failed else 0
+        if self._failures >= self.FAILURES:
+            self._until = time.monotonic() + self.PAUSE
+
+
 class WriteResult(NamedTuple):
     """What came of a write: whether it was applied, and the item that put() replaced, that update()
     left, or that failed the condition."""
@@ -1507,15 +1561,17 @@ class Table:
 
     Methods go on trying until ``retry_timeout`` or the caller's ``deadline`` (of
     ``time.monotonic``), and raise what Client.send() raises.  The table is created, if that is
-    allowed, by the first request that finds it missing.
+    allowed, by the first request that finds it missing.  InvalidId is raised before a request.
     """
 
     def __init__(self, options: Options) -> None:
         self.options = options
         self.name = options.table
         self.client = Client(options)
-        #: whether to insert_many(); a table is not known to PartiQL by its ARN
+        #: whether insert_many() can work at all; a table is not known to PartiQL by its ARN
         self.inserts = TABLE_ARN.fullmatch(self.name) is None
+        self._inserting = Breaker()
+        self._told = False  # that it does not
         #: how many requests of one call may be under way at once
         self.overlapped = min(OVERLAPPED, options.max_pool_connections)
         self._bootstrapping = threading.Lock()  # one thread of a process is enough
@@ -1526,7 +1582,7 @@ class Table:
     def get(self, id: str, *, consistent: bool = True, deadline: float = math.inf) -> Item | None:
         """An item, or None.  Unless consistent, it can be a second old, and costs half."""
         answer = self.request(
-            'get_item', deadline, Key=marshal_item({'id': id}), ConsistentRead=consistent)
+            'get_item', deadline, Key=_key(id), ConsistentRead=consistent)
         return unmarshal_item(answer['Item']) if 'Item' in answer else None
 
     def get_many(
@@ -1534,11 +1590,12 @@ class Table:
     ) -> dict[str, Item]:
         """The items that exist, by id."""
         found: dict[str, Item] = {}
+        keys = {id: _key(id) for id in ids}
 
         def send(page: list[str], sleep: Sleep) -> list[str]:
             while True:
-                keys = [marshal_item({'id': id}) for id in page]
-                asked = {self.name: {'Keys': keys, 'ConsistentRead': consistent}}
+                read = {'Keys': [keys[id] for id in page], 'ConsistentRead': consistent}
+                asked = {self.name: read}
                 answer = self._request('batch_get_item', {'RequestItems': asked}, deadline, sleep)
                 for attributes in _of_the_table(answer['Responses'], ()):
                     found[attributes['id']['S']] = unmarshal_item(attributes)
@@ -1547,13 +1604,14 @@ class Table:
                 if not page or answer['ResponseMetadata'].get('Bytes', 0) < _FULL_ANSWER:
                     return page
 
-        self._in_pages('BatchGetItem', dict.fromkeys(ids), GET_BATCH, send, deadline)
+        self._in_pages('BatchGetItem', keys, GET_BATCH, send, deadline)
         return found
 
     def put(
             self, item: Item, *, condition: str | None = None, values: Mapping[str, Any] = {},
     ) -> WriteResult:
         """Writes an item, on a condition if one is given."""
+        check_id(item['id'])
         try:
             answer = self.request(
                 'put_item', Item=marshal_item(item), ReturnValues='ALL_OLD',
@@ -1569,7 +1627,7 @@ class Table:
         """Updates an item, on a condition if one is given; creates it if it is missing."""
         try:
             answer = self.request(
-                'update_item', Key=marshal_item({'id': id}), ReturnValues='ALL_NEW',
+                'update_item', Key=_key(id), ReturnValues='ALL_NEW',
                 **expressions(values, UpdateExpression=update, ConditionExpression=condition))
         except ClientError as exc:
             return self._refused(exc, id)
@@ -1577,8 +1635,7 @@ class Table:
 
     def delete(self, id: str) -> Item | None:
         """Deletes an item and returns it as it was."""
-        answer = self.request(
-            'delete_item', Key=marshal_item({'id': id}), ReturnValues='ALL_OLD')
+        answer = self.request('delete_item', Key=_key(id), ReturnValues='ALL_OLD')
         return unmarshal_item(answer['Attributes']) if 'Attributes' in answer else None
 
     def write_many(
@@ -1588,7 +1645,9 @@ class Table:
         writes: dict[str, Any] = {
             item['id']: {'PutRequest': {'Item': marshal_item(item)}} for item in puts}
         for id in deletes:
-            writes[id] = {'DeleteRequest': {'Key': marshal_item({'id': id})}}
+            writes[id] = {'DeleteRequest': {'Key': _key(id)}}
+        for id in writes:
+            check_id(id)
 
         def send(page: list[str], sleep: Sleep) -> list[str]:
             asked = {self.name: [writes[id] for id in page]}
@@ -1606,7 +1665,8 @@ class Table:
         """Writes items where there is none, by one request that is tried once.
 
         Returns the ids of those that it wrote.  For the others there is put(), which also finds out
-        what became of them if the answer was lost.  At most 25 items.
+        what became of them if the answer was lost, and raises what is to be raised: an engine, a
+        mock or instrumentation may raise anything here.  At most 25 items.
         """
         ids, statements = [], []
         for item in items:
@@ -1615,24 +1675,48 @@ class Table:
             statements.append({
                 'Statement': f'INSERT INTO "{self.name}" VALUE {{{names}}}',
                 'Parameters': [marshal(value) for value in item.values()]})
-        why: Any = None
-        self._ensure_ttl()
         try:
+            self._ensure_ttl()
             answer = self.client.send(
                 'batch_execute_statement', {'Statements': statements}, deadline=-math.inf)
-            errors = [each.get('Error') for each in answer.get('Responses', ())]
-            why = next((error for error in errors if error and error['Code'] in _DENIALS), None)
-        except FAILURES as exc:
-            errors = [{}] * len(ids)
-            if isinstance(exc, DeniedAction) or (error_code(exc) and not diagnose(exc).transient):
-                why = summary(exc)
-        if why and self.inserts:
-            self.inserts = False  # for as long as this process lives
-            logger.warning(
-                'DynamoDB table %s: results do not travel together, which would take less CPU, and '
-                'needs the IAM action dynamodb:PartiQLInsert: %s',
-                self.name, why)
+            errors = [each.get('Error') for each in answer['Responses']]
+            codes = [error.get('Code') for error in errors if error is not None]
+            denied = next((code for code in codes if code in _DENIALS), None)
+            if denied:
+                self._inserts_no_more(_INSERT_NEEDED, denied)
+            done = len(codes) < len(errors) or any(code not in _NOT_DONE for code in codes)
+            self._note_insertion(not done, ', '.join(sorted({str(code) for code in codes})))
+        except SoftTimeLimitExceeded:  # the task is to end, not to go on with put()
+            raise
+        except Exception as exc:
+            errors = []
+            if isinstance(exc, DeniedAction):
+                self._inserts_no_more(_INSERT_NEEDED, summary(exc))
+            elif error_code(exc) == 'UnknownOperationException':
+                self._inserts_no_more(_NO_STATEMENTS, summary(exc))
+            elif not (diagnose(exc).throttled or error_code(exc) == 'ResourceNotFoundException'):
+                self._note_insertion(True, f'{type(exc).__name__}: {summary(exc)}')
         return {id for id, error in zip(ids, errors) if error is None}
+
+    @property
+    def may_insert(self) -> bool:
+        """Whether to insert_many(): neither for good nor for the moment is it known to fail."""
+        return self.inserts and not self._inserting.is_open
+
+    def _inserts_no_more(self, remedy: str, why: str) -> None:
+        self.inserts = False  # for as long as this process lives
+        self._tell_of_insertion(remedy, why)
+
+    def _note_insertion(self, failed: bool, why: str) -> None:
+        self._inserting.note(failed)
+        if self._inserting.is_open:
+            self._tell_of_insertion('; it is tried again in a minute', why)
+
+    def _tell_of_insertion(self, remedy: str, why: str) -> None:
+        log = logger.debug if self._told else logger.warning
+        self._told = True
+        log('DynamoDB table %s: results do not travel together, which would take less CPU%s: %s',
+            self.name, remedy, why)
 
     def _refused(self, exc: ClientError, id: str) -> WriteResult:
         if error_code(exc) != 'ConditionalCheckFailedException':
@@ -1905,15 +1989,19 @@ def shared_batches(options: Options) -> _Batches:
 #               item is refused or cannot be written, its chunks are deleted.
 #   together    New, small values that threads store at the same time are inserted by one request.
 #               An insertion replaces nothing: what is refused, or has no answer, is put alone.
-#   reading     If chunks that an item counts are gone, the value was replaced: it is read again.
+#   reading     If chunks that an item counts are missing, the value was replaced meanwhile: it is
+#               read again, with pauses.  Only if the item is still that of the same version, and
+#               the chunks are missing again, are they gone.
 
-# bytes: of the 400 KB of an item, an id takes up to 2048, other names and values some 100
+# bytes: of the 400 KB of an item, an id takes up to 2048, and so may what leads to a chord; other
+# names and values take some 100.  What a status has above its limit counts against the value.
+_STATUS_LIMIT = 1024
 _VALUE_LIMIT = 400_000
 _MOST_CHUNKS = LARGEST_RESULT // _VALUE_LIMIT
-_REREADS = 5
 # bytes: above it, those who travel together would wait for each other's values
 _SMALL = 16_384
 _STORES = ''  # their lane
+_FIRST_REREAD, _LAST_REREAD = 0.02, 0.5  # seconds: upper bounds of pauses
 _CLEANING = 1.0  # seconds that a store which failed may take to delete its chunks
 
 
@@ -1946,6 +2034,10 @@ def _bytes(value: Any) -> bytes:
     raise TypeError(f'the result is not binary but {type(value).__name__}')
 
 
+def _chunk_id(id: str, version: bytes, number: int) -> str:
+    return f'{id}/{version.hex()}/{number}'
+
+
 def chunk_ids(item: Item | None) -> list[str]:
     """The ids of an item's chunks; none if it does not have the form of one with chunks."""
     found = item or {}
@@ -1954,7 +2046,8 @@ def chunk_ids(item: Item | None) -> list[str]:
         return []
     if chunks > _MOST_CHUNKS or chunks != -(-size // _VALUE_LIMIT):  # it was not written here
         return []
-    return [f'{found["id"]}/{version.hex()}/{number}' for number in range(chunks)]
+    ids = [_chunk_id(found['id'], version, number) for number in range(chunks)]
+    return [] if ids and is_too_long(ids[-1]) else ids
 
 
 def chunk_owner(id: str) -> tuple[str, bytes] | None:
@@ -1963,13 +2056,32 @@ def chunk_owner(id: str) -> tuple[str, bytes] | None:
     return (match[1], bytes.fromhex(match[2])) if match else None
 
 
+def _room(status: str | None) -> int:
+    """How many bytes of a value fit beside a status."""
+    size = len(str(status or '').encode(errors='replace'))
+    return _VALUE_LIMIT - max(size - _STATUS_LIMIT, 0)
+
+
+def check_value(id: str, size: int, status: str | None, error: type[Exception]) -> None:
+    """Raises that error if no items can hold a value of that size: for its id, or its status."""
+    check_id(id, error)
+    room = _room(status)
+    if room < 0:
+        most = _VALUE_LIMIT + _STATUS_LIMIT
+        raise error(f'{id} cannot be stored with a state whose name has {most - room:,} bytes: '
+                    f'it can have {most:,}')
+    if size > room:
+        last = _chunk_id(id, bytes(16), -(-size // _VALUE_LIMIT) - 1)
+        check_id(last, error, f' for results above {_VALUE_LIMIT:,} bytes')
+
+
 def _items_of(id: str, value: bytes, status: str | None, ttl: Item) -> tuple[Item, list[Item]]:
     """The item that holds a value, and its chunks if it is too large for one."""
     written = {'timestamp': time.time(), **ttl}
     item: Item = {'id': id, **written}
     if status:
         item['status'] = status
-    if len(value) <= _VALUE_LIMIT:
+    if len(value) <= _room(status):
         return {**item, 'result': value}, []
     pieces = [
         value[start:start + _VALUE_LIMIT] for start in range(0, len(value), _VALUE_LIMIT)]
@@ -2005,15 +2117,16 @@ class Values:
 
         keep: if a value with this status is there, it stays, and False is returned.  new: there is
         probably none.  status_of: tells the status from a value whose item has none.  Raises
-        UnreadableValue for an item that can neither be kept nor be replaced.
+        UnreadableValue for an item that can neither be kept nor be replaced, and InvalidId.
         """
+        check_value(id, len(value), status, InvalidId)
         item, chunks = _items_of(id, value, status, expiry(lifetime))
         if chord:
             item['chord'] = chord
         try:
             self.table.write_many(puts=chunks)
             together = (new and getattr(_last, 'id', None) != id and len(value) <= _SMALL
-                        and self.table.inserts)
+                        and self.table.may_insert)
             _last.id = id
             store = self._store if together else self._put_item
             stored, replaced = store(item, keep, status_of)
@@ -2085,25 +2198,34 @@ class Values:
 
     def get(
             self, id: str, *, consistent: bool = True, deadline: float = math.inf) -> Stored | None:
-        """A value; None if there is none, or it has expired."""
-        item = self.table.get(id, consistent=consistent, deadline=deadline)
-        return self._read({id: item}, deadline).get(id) if item else None
+        """A value; None if there is none, or it has expired.  Raises ReplacedMeanwhile."""
+        return self.get_many([id], consistent=consistent, deadline=deadline).get(id)
 
     def get_many(
             self, ids: Iterable[str], *, consistent: bool = True, deadline: float = math.inf,
-    ) -> dict[str, Stored]:
-        """The values that exist and have not expired, by id."""
+            patient: bool = True) -> dict[str, Stored]:
+        """The values that exist and have not expired, by id.
+
+        patient: one that is replaced again and again is read again and again, until the deadline or
+        for ``retry_timeout``; then ReplacedMeanwhile is raised.  Otherwise it is left out.
+        """
         ids = list(ids)
         if len(ids) == 1:
-            stored = self.get(ids[0], consistent=consistent, deadline=deadline)
-            return {ids[0]: stored} if stored else {}
-        items = self.table.get_many(ids, consistent=consistent, deadline=deadline)
-        return self._read(items, deadline)
+            item = self.table.get(ids[0], consistent=consistent, deadline=deadline)
+            items = {ids[0]: item} if item else {}
+        else:
+            items = self.table.get_many(ids, consistent=consistent, deadline=deadline)
+        return self._read(items, deadline, patient)
 
-    def _read(self, items: Mapping[str, Item], deadline: float) -> dict[str, Stored]:
+    def _read(
+            self, items: Mapping[str, Item], deadline: float, patient: bool) -> dict[str, Stored]:
         values: dict[str, Stored] = {}
-        for last in [False] * (_REREADS - 1) + [True]:
-            torn = []
+        torn: dict[str, bytes] = {}  # by id, the version of which chunks were missing
+        tries = Backoff(_FIRST_REREAD, _LAST_REREAD, self.table.options.retry_timeout)
+        for again in itertools.chain([False], (True for _ in tries.tries(deadline))):
+            if again:  # at once, then after pauses
+                items = self.table.get_many(torn, deadline=deadline)
+            seen, torn = torn, {}
             for id, item in items.items():
                 if is_expired(item):
                     continue
@@ -2114,14 +2236,15 @@ class Values:
                     continue
                 if value is not None:
                     values[id] = Stored(value, (id, *chunk_ids(item)), None, item.get('chord'))
-                elif last:
+                elif seen.get(id) == item['version']:
                     values[id] = self._unreadable(id, 'chunks are missing')
                 else:
-                    torn.append(id)
-            if not torn:
-                break
-            items = self.table.get_many(torn, deadline=deadline)
-        return values
+                    torn[id] = item['version']
+            if not torn or (again and not patient):
+                return values
+        raise ReplacedMeanwhile(
+            f'DynamoDB table {self.table.name}, item {next(iter(torn))}: it was replaced each time '
+            'before all of its chunks were read')
 
     def _unreadable(self, id: str, why: str) -> Stored:
         error = UnreadableValue(f'DynamoDB table {self.table.name}, item {id}: {why}')
@@ -3157,10 +3280,11 @@ def leaf_results(result: ResultBase) -> Iterator[AsyncResult]:
 
 
 def read_values(
-        values: Values, ids: list[str], *, consistent: bool, deadline: float) -> dict[str, Stored]:
+        values: Values, ids: list[str], *, consistent: bool, deadline: float,
+        patient: bool = True) -> dict[str, Stored]:
     """Values by id.  Raises TimeoutError if DynamoDB did not answer before the deadline."""
     try:
-        return values.get_many(ids, consistent=consistent, deadline=deadline)
+        return values.get_many(ids, consistent=consistent, deadline=deadline, patient=patient)
     except Exception as exc:
         told = isinstance(exc, ImproperlyConfigured)  # what a person can do
         if diagnose(exc).transient and not told and time.monotonic() >= deadline:
@@ -3173,7 +3297,8 @@ def read_values(
 def shared_poller(options: Options) -> Poller:
     """The poller that all threads of this process share."""
     values = Values(shared_table(options))
-    return Poller(functools.partial(read_values, values))
+    # what is being replaced is no news yet; the next look finds it
+    return Poller(functools.partial(read_values, values, patient=False))
 
 
 class AwaitingBackend(BaseKeyValueStoreBackend):
@@ -3198,9 +3323,9 @@ class AwaitingBackend(BaseKeyValueStoreBackend):
         return {ids[id]: self.seen(ids[id], stored) for id, stored in found.items()}
 
     def _waited_for(self, task_id: str) -> str:
-        """The id of a task's item.  Raises ValueError for one that DynamoDB would refuse."""
+        """The id of a task's item.  Raises InvalidId."""
         id = self.item_id(task_id)
-        check_id(id, ValueError)  # in a request for all who wait, it would be an error for them all
+        check_id(id)  # in a request for all who wait, it would be an error for them all
         return id
 
     def _as_ready(
@@ -4079,8 +4204,10 @@ _FORGOTTEN = 'it was forgotten, or has expired: if the chord takes long, raise r
 class HeaderBackend(AwaitingBackend):
     """The part of the backend that reads what the parts of a chord returned.
 
-    item_id(), seen() and values are in the section "Backend".
+    item_id(), seen(), values and join_timeout are in the section "Backend".
     """
+
+    join_timeout: float
 
     def argument(self, body: Any, run: Run, leaves: list[Node], counter: ChordCounter) -> Any:
         """What a body is called with, and the ids of values that were kept apart.
@@ -4163,8 +4290,7 @@ class HeaderBackend(AwaitingBackend):
 
     def _read_page(self, parts: dict[str, Part]) -> dict[str, tuple[dict[str, Any], Any]]:
         """The metas by id, with the ids of their items; waits for those that are no success yet."""
-        setting = self.app.conf.result_chord_join_timeout or 0
-        patience = max(self.options.consistency_wait_time, setting)
+        patience = max(self.options.consistency_wait_time, self.join_timeout)
         tries = Backoff(0.05, 0.5, patience).tries()
         found: dict[str, tuple[dict[str, Any], Any]] = {}
         missing = list(parts)
@@ -4588,6 +4714,9 @@ class SentTasks:
         """Puts an item unless one is there."""
         if time.monotonic() < self._paused_until:
             return
+        if is_too_long(item['id']):  # which says nothing of the next
+            logger.error('track_sent: %s', id_error(item['id']))
+            return
         errors: list[Exception] = []
         # a request can take as long as its time-outs and a look for credentials; one that comes
         # late does no harm
@@ -4685,20 +4814,23 @@ class DynamoDBBackend(JoiningBackend):
         if self.options.region is None or self.options.profile:
             open_session(self.options)
         ttl_seconds = self.options.ttl_seconds if kwargs.get('expires') is None else None
-        self.expires: int | None = self._lifetime(ttl_seconds, self._lifetime(self.expires))
-        self.failure_expires = self._lifetime(conf.get('result_failure_expires'), self.expires)
-        self._chord_lifetime = self._lifetime(conf.get('result_chord_expires'), self.expires)
+        setting = 'result_expires' if kwargs.get('expires') is None else 'expires'
+        default = self._lifetime(parse_setting(setting, self.expires, parse_result_expires))
+        self.expires: int | None = self._lifetime(ttl_seconds, default)
+        self.failure_expires, self._chord_lifetime = (
+            self._lifetime(
+                parse_setting(name, conf.get(name), parse_result_expires), self.expires)
+            for name in ('result_failure_expires', 'result_chord_expires'))
+        name = 'result_chord_join_timeout'
+        self.join_timeout = parse_setting(name, conf.get(name), parse_seconds) or 0
         # the ids of the chunks of large values that were read, to delete them with these
         self._chunks: LRUCache = LRUCache(limit=1000)
         give_result_classes(self.app)
 
-    def _lifetime(self, setting: Any, default: int | None = None) -> int | None:
-        """Whole seconds (None: for ever) from a setting in any of Celery's forms.
-
-        default: what holds if it is not set.
-        """
-        seconds = default if setting is None else math.ceil(self.prepare_expires(setting))
-        return seconds if seconds and seconds > 0 else None
+    def _lifetime(self, seconds: float | None, default: int | None = None) -> int | None:
+        """Whole seconds (None: for ever).  default: what holds if it is not set."""
+        whole = default if seconds is None else math.ceil(seconds)
+        return whole if whole and whole > 0 else None
 
     def __reduce__(self, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
         # a pickle travels and is kept: it holds no secret key, and finds it in result_backend again
@@ -4744,17 +4876,18 @@ class DynamoDBBackend(JoiningBackend):
         """
         id = self.key_id(key)
         return self.values.put(
-            id, self.checked(id, value, limit), state, lifetime, keep=keep, chord=chord, new=new,
-            status_of=self._status_of)
+            id, self.checked(id, value, limit, state), state, lifetime, keep=keep, chord=chord,
+            new=new, status_of=self._status_of)
 
-    def checked(self, id: str, value: Any, limit: int | None = None) -> bytes:
+    def checked(
+            self, id: str, value: Any, limit: int | None = None, state: str | None = None) -> bytes:
         """What is stored for a value.  Raises ResultTooLarge."""
         payload, limit = ensure_bytes(value), limit or self.options.max_result_size
         if len(payload) > limit:
             raise ResultTooLarge(
                 f'the result for {id} has {len(payload):,} bytes as it is stored, '
                 f'and max_result_size is {limit:,}')
-        check_id(id, ResultTooLarge)
+        check_value(id, len(payload), state, ResultTooLarge)
         return payload
 
     def _status_of(self, value: bytes) -> str | None:
@@ -4773,7 +4906,10 @@ class DynamoDBBackend(JoiningBackend):
         One that cannot be read is logged, and None.
         """
         ids = [self.key_id(key) for key in keys]
-        found = self.values.get_many(ids, consistent=False)
+        for id in filter(is_too_long, ids):
+            logger.error('%s', id_error(id))
+        found = self.values.get_many(
+            (id for id in ids if not is_too_long(id)), consistent=False)
         for stored in found.values():
             if stored.error is not None:
                 logger.error('%s', stored.error)
@@ -4894,14 +5030,17 @@ class DynamoDBBackend(JoiningBackend):
         """Deletes the results of tasks in batches.
 
         The chunks of a large result go with it if this process has read it or if results never
-        expire; otherwise they stay until they expire.
+        expire; otherwise they stay until they expire.  Raises InvalidId, once others are deleted.
         """
-        ids = {self.item_id(task_id): task_id for task_id in task_ids}
+        asked = {self.item_id(task_id): task_id for task_id in task_ids}
+        ids = {id: task_id for id, task_id in asked.items() if not is_too_long(id)}
         chunks = [chunk_id for id in ids for chunk_id in self._chunks.pop(id, ())]
         self.values.delete_many([*ids, *chunks], with_chunks=self.expires is None)
         for id, task_id in ids.items():
             shared_poller(self.options).forget(id)
             self._cache.pop(task_id, None)
+        for id in asked:
+            check_id(id)
 
     def _restore_group(self, group_id: str) -> Any:
         # it was saved, or nobody would ask for it: wait for it to appear
@@ -5434,9 +5573,9 @@ def read_rows(
     stored = {item['id']: Stored(item['result'], (item['id'],)) for item in items.values()
               if isinstance(item.get('result'), bytes)}
     ids = [item['id'] for item in items.values() if item['id'] not in stored]
-    stored.update(values.get_many(ids, consistent=False))
+    stored.update(values.get_many(ids, consistent=False, patient=False))
     for task_id, item in items.items():
-        if item['id'] in stored:  # else it is gone meanwhile
+        if item['id'] in stored:  # else it is gone meanwhile, or replaced again and again
             value = stored[item['id']]
             yield task_row(task_id, item, meta_of(backend, task_id, item, value), value.value)
 
@@ -5734,7 +5873,8 @@ def _show(backend: DynamoDBBackend, id: str) -> _Answer:
     task_id = task_id_of(backend, id) or id
     check_id(backend.item_id(task_id), click.ClickException)
     key = backend.get_key_for_task(task_id)
-    found = table.get_many([bytes_to_str(key), str(ensure_bytes(key))])
+    forms = (bytes_to_str(key), str(ensure_bytes(key)))
+    found = table.get_many(id for id in forms if not is_too_long(id))
     item = found.get(backend.item_id(task_id)) or next(iter(found.values()), None)
     nothing: dict[str, Any] = dict.fromkeys(['result', 'traceback', 'children'])
     row = {**task_row(task_id, {}, {'status': states.PENDING}), **nothing, 'stored_as': None}
@@ -5749,7 +5889,8 @@ def _show(backend: DynamoDBBackend, id: str) -> _Answer:
             row.update({name: meta.get(name) for name in ('result', 'traceback')})
             row['children'] = ids_of(meta.get('children'), backend.app)
             row['stored_as'], told = item['id'], ''
-    saved = values.get(backend.key_id(backend.get_key_for_group(task_id)))
+    group_item = backend.key_id(backend.get_key_for_group(task_id))
+    saved = None if is_too_long(group_item) else values.get(group_item)
     row['results'] = None
     if saved:
         try:

@@ -2590,8 +2590,7 @@ def test_a_store_that_is_tried_again_and_again_does_not_hold_up_others(
 
 
 @pytest.mark.parametrize('fault', [
-    Partial('AccessDenied'), Error('AccessDeniedException'), Error('UnknownOperationException')],
-    ids=repr)
+    Partial('AccessDenied'), Error('AccessDeniedException')], ids=repr)
 def test_without_the_right_to_insert_stores_go_alone_and_it_is_told_once(
         fault: Any, crowd: Crowd, proxy: Proxy, caplog: pytest.LogCaptureFixture) -> None:
     proxy.faults = lambda operation, body: fault if operation.startswith('BatchE') else None
