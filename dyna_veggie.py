@@ -4714,9 +4714,6 @@ class SentTasks:
         """Puts an item unless one is there."""
         if time.monotonic() < self._paused_until:
             return
-        if is_too_long(item['id']):  # which says nothing of the next
-            logger.error('track_sent: %s', id_error(item['id']))
-            return
         errors: list[Exception] = []
         # a request can take as long as its time-outs and a look for credentials; one that comes
         # late does no harm
@@ -4736,7 +4733,11 @@ class SentTasks:
 
     def _put(self, make_item: Callable[[], Item], errors: list[Exception]) -> None:
         try:
-            self._try_to_put(make_item())
+            item = make_item()
+            if is_too_long(item['id']):  # which says nothing of the next
+                logger.error('track_sent: %s', id_error(item['id']))
+            else:
+                self._try_to_put(item)
         except Exception as exc:  # also of a serializer, or of what instruments botocore
             errors.append(exc)
 
