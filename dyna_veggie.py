@@ -760,7 +760,6 @@ _BY_CODE = {
     'ThrottlingException': _THROTTLED,
     'Throttling': _THROTTLED,
     'RequestLimitExceeded': _THROTTLED,
-    'LimitExceededException': _THROTTLED,
     'TooManyRequestsException': _THROTTLED,
     'InternalServerError': _TRANSIENT,
     'ServiceUnavailable': _TRANSIENT,
@@ -795,6 +794,12 @@ _BY_REASON = {
 def error_code(exc: BaseException) -> str:
     """DynamoDB's code for an error, or '' if it did not come from DynamoDB."""
     return exc.response.get('Error', {}).get('Code', '') if isinstance(exc, ClientError) else ''
+
+
+def denied_key_action(exc: BaseException) -> str:
+    """The action on a table's KMS key that is denied; '' if it is none of these."""
+    found = re.search(r'not authorized to perform: (kms:\w+)', str(exc))
+    return found[1] if found else 'kms:Decrypt' if 'KMS key access denied' in str(exc) else ''
 
 
 def diagnose(exc: BaseException) -> Diagnosis:
@@ -1036,10 +1041,10 @@ class Client:
 
     def send_unless(
             self, codes: tuple[str, ...], method: str, params: Mapping[str, Any],
-            sleep: Sleep = time.sleep) -> Any:
+            sleep: Sleep = time.sleep, deadline: float = math.inf) -> Any:
         """The answer to a request; None if it fails with one of the codes."""
         try:
-            return self.send(method, params, sleep=sleep)
+            return self.send(method, params, deadline=deadline, sleep=sleep)
         except ClientError as exc:
             if error_code(exc) in codes:
                 return None
@@ -1053,7 +1058,7 @@ class Client:
         # the actions of STS are named as they are
         known = self._botocore.meta.service_model.operation_names if self._botocore else ()
         service = 'dynamodb:' if action in known else ''
-        remedy = diagnosis.remedy.format(action=service + action)
+        remedy = diagnosis.remedy.format(action=denied_key_action(error) or service + action)
         creates = self.options.create_table and action in ('CreateTable', 'DescribeTable')
         if creates and diagnosis.kind is DeniedAction:
             remedy += ('; or create the table, with the string hash key "id" and time to live on '
@@ -1241,6 +1246,19 @@ _BOOTSTRAP = Backoff(base=0.05, maximum=5.0, timeout=300.0)
 _KEY_SCHEMA = [{'AttributeName': 'id', 'KeyType': 'HASH'}]
 _KEY_ATTRIBUTES = [{'AttributeName': 'id', 'AttributeType': 'S'}]
 _KEY = 'id (S, HASH)'
+_TTL_PATIENCE = 5.0  # seconds that a new table's first write may take to turn on time to live
+_TTL_PAUSE = 60.0  # seconds after a failure in which no write looks at it
+
+_USABLE = ('ACTIVE', 'UPDATING')
+# what a person can do about a table in another state; creating and deleting pass by themselves
+_STATES = {
+    'CREATING': 'try again once it is ACTIVE',
+    'DELETING': 'try again once it is gone',
+    'INACCESSIBLE_ENCRYPTION_CREDENTIALS':
+        'enable the KMS key that encrypts it, and let DynamoDB use that',
+    'ARCHIVING': 'its KMS key could not be used for a week; restore its backup once it is ARCHIVED',
+    'ARCHIVED': 'its KMS key could not be used for a week; delete it, and restore its backup',
+}
 
 
 def is_too_long(id: str) -> bool:
@@ -1308,7 +1326,8 @@ class Table:
         #: how many requests of one call may be under way at once
         self.overlapped = min(OVERLAPPED, options.max_pool_connections)
         self._bootstrapping = threading.Lock()  # one thread of a process is enough
-        self._check_ttl = (options.ttl_seconds or 0) > 0
+        #: when (of time.monotonic) a write is to look whether time to live is on
+        self._ttl_due = -math.inf if (options.ttl_seconds or 0) > 0 else math.inf
 
     # --- items ------------------------------------------------------------------------------------
 
@@ -1494,34 +1513,70 @@ class Table:
                 'Enabled': True, 'SSEType': 'KMS', 'KMSMasterKeyId': options.encryption_key}
         return params
 
-    def bootstrap(self) -> bool:
-        """Creates the table if it is missing, and turns on time to live.
+    def bootstrap(self) -> None:
+        """Creates the table if it is missing, and turns on time to live; raises what create() does.
+
+        A failure to turn it on is only logged: reads hide what has expired anyway.
+        """
+        self.create()
+        if self.options.create_table:
+            self._ttl_due = -math.inf
+            self._ensure_ttl(_TTL_PATIENCE)
+
+    def create(self) -> bool:
+        """Creates the table if it is missing, and waits until it can be used.
 
         Returns whether it was missing.  Raises MissingTable if it must not be created, and
-        ImproperlyConfigured if it has another key.
+        ImproperlyConfigured if it has another key or cannot be used.
         """
-        if not self.options.create_table:
-            raise self._missing()
-        missing = False
+        missing, why = False, ''
         with self._bootstrapping:
             for _ in _BOOTSTRAP.tries():
-                answer = self.client.send_unless(
-                    ('ResourceNotFoundException',), 'describe_table', {'TableName': self.name})
-                if answer is None:
-                    if TABLE_ARN.fullmatch(self.name):
+                table = self._describe()
+                if table is None:
+                    if not self.options.create_table or TABLE_ARN.fullmatch(self.name):
                         raise self._missing()
-                    missing = True
-                    logger.info('DynamoDB table %s does not exist, creating it', self.name)
-                    # another process may be first, or the table may still be going
-                    self.client.send_unless(
-                        ('ResourceInUseException', 'LimitExceededException'),
-                        'create_table', self.creation())
-                elif answer['Table']['TableStatus'] in ('ACTIVE', 'UPDATING'):
-                    self.check_key(answer['Table'])
-                    self._enable_ttl()
+                    missing, why = True, self._try_to_create()
+                elif table['TableStatus'] in _USABLE:
+                    self.check_key(table)
                     return missing
+                else:
+                    why = f'it is {table["TableStatus"]}'
+                    passing = table['TableStatus'] in ('CREATING', 'DELETING')
+                    if not self.options.create_table or not passing:
+                        self.check_status(table)
         raise configuration_error(
-            f'table={self.name!r} was not usable {_BOOTSTRAP.timeout:g} s after its creation')
+            f'table={self.name!r} could not be used after {_BOOTSTRAP.timeout:g} s: {why}')
+
+    def _describe(self) -> Any:
+        """What DescribeTable says of the table; None if it is missing."""
+        try:
+            answer = self.client.send_unless(
+                ('ResourceNotFoundException',), 'describe_table', {'TableName': self.name})
+        except FAILURES:
+            if self.options.create_table:
+                raise
+            return None  # as the request said; a worker without create_table need not be allowed
+        return answer['Table'] if answer else None
+
+    def _try_to_create(self) -> str:
+        """Sends CreateTable; returns why there may be no table yet.  Raises for a lasting error."""
+        logger.info('DynamoDB table %s does not exist, creating it', self.name)
+        try:
+            self.client.send('create_table', self.creation())
+        except ClientError as exc:
+            # another process may be first, the table may still be going, or DynamoDB may create as
+            # many as it does at once; but a limit of the account's tables lasts
+            message = str(exc).lower()
+            limited = 'limit exceeded:' in message and 'simultaneous' not in message
+            if error_code(exc) == 'LimitExceededException' and limited:
+                raise configuration_error(
+                    f'table={self.name!r} cannot be created: delete another, or ask AWS to raise '
+                    f'the quota of the account ({summary(exc)})') from exc
+            if error_code(exc) not in ('ResourceInUseException', 'LimitExceededException'):
+                raise
+            return summary(exc)
+        return 'it was not there yet'
 
     def _missing(self) -> ImproperlyConfigured:
         region = self.client.botocore.meta.region_name
@@ -1539,6 +1594,13 @@ class Table:
         if key != _KEY:
             raise option_error('table', self.name, f'a table with the key {_KEY}; its key is {key}')
 
+    def check_status(self, table: Mapping[str, Any]) -> None:
+        """Raises ImproperlyConfigured for a table that cannot be used.  table: as above."""
+        status = table['TableStatus']
+        if status not in _USABLE:
+            remedy = _STATES.get(status, "see AWS's documentation of this status")
+            raise configuration_error(f'table={self.name!r} is {status}: {remedy}')
+
     def _explain_invalid(self) -> None:
         """Raises ImproperlyConfigured if requests are not valid since the table has another key."""
         try:
@@ -1547,23 +1609,39 @@ class Table:
             return  # the caller raises what it was refused for
         self.check_key(table)
 
-    def _ensure_ttl(self) -> None:
-        """Before the first write: for ``ttl_seconds``, also of a table that was created before."""
-        if self._check_ttl:
-            self._check_ttl = False
-            self._enable_ttl()
+    def _ensure_ttl(self, patience: float = 0) -> None:
+        """Before the first write: for ``ttl_seconds``, also of a table that was created before.
 
-    def _enable_ttl(self) -> None:
-        """Turns on time to live.  A failure is only logged: reads hide what has expired anyway."""
+        patience: seconds that it may take; by default it is tried once.
+        """
+        if time.monotonic() < self._ttl_due:
+            return
+        self._ttl_due = time.monotonic() + _TTL_PAUSE  # also if a signal ends it
+        try:
+            self.enable_ttl(time.monotonic() + patience)
+        except FAILURES as exc:
+            passing = diagnose(exc).transient or error_code(exc) in (
+                'LimitExceededException', 'ResourceInUseException')
+            if passing:
+                logger.warning('DynamoDB table %s: time to live was not enabled, a later write '
+                               'tries again: %s', self.name, summary(exc))
+                return
+            logger.error('DynamoDB table %s: time to live was not enabled, expired results '
+                         'stay: %s', self.name, summary(exc))
+        self._ttl_due = math.inf
+
+    def enable_ttl(self, deadline: float = math.inf) -> None:
+        """Turns on time to live, unless it is on, or the table is missing."""
         named = {'TableName': self.name}
         try:
             answer = self.client.send_unless(
-                ('ResourceNotFoundException',), 'describe_time_to_live', named)
+                ('ResourceNotFoundException',), 'describe_time_to_live', named, deadline=deadline)
             found = answer['TimeToLiveDescription'] if answer else {}
             if found.get('TimeToLiveStatus') in ('DISABLED', 'DISABLING'):
                 specification = {'Enabled': True, 'AttributeName': 'ttl'}
                 self.client.send(
-                    'update_time_to_live', {**named, 'TimeToLiveSpecification': specification})
+                    'update_time_to_live', {**named, 'TimeToLiveSpecification': specification},
+                    deadline=deadline)
                 logger.info('DynamoDB table %s: time to live enabled', self.name)
             elif found and found.get('AttributeName') != 'ttl':
                 logger.error(
@@ -1571,8 +1649,7 @@ class Table:
                     'results stay', self.name, found.get('AttributeName'))
         except FAILURES as exc:
             if 'already enabled' not in str(exc):  # by another process, since it was asked
-                logger.error('DynamoDB table %s: time to live was not enabled, expired results '
-                             'stay: %s', self.name, exc)
+                raise
 
 
 #: the table that all threads of this process share
@@ -4720,9 +4797,13 @@ def answers(table: Table) -> str:
 
 
 def describe(table: Table) -> dict[str, Any]:
-    """What DescribeTable says, in short.  Raises ImproperlyConfigured for one with another key."""
+    """What DescribeTable says, in short.
+
+    Raises ImproperlyConfigured for a table that has another key, or cannot be used.
+    """
     said = table.request('describe_table')['Table']
     table.check_key(said)
+    table.check_status(said)
     billing = said.get('BillingModeSummary', {}).get('BillingMode', 'PROVISIONED')
     provisioned = said.get('ProvisionedThroughput', {}) if billing == 'PROVISIONED' else {}
     return {'status': said['TableStatus'], 'key': key_of(said), 'items': said['ItemCount'],
@@ -5382,8 +5463,15 @@ def _create_table(backend: DynamoDBBackend) -> _Answer:
     operators_table(backend.options).client.send_unless(
         ('ResourceNotFoundException',), 'describe_table', {'TableName': backend.options.table})
     table = Table(dataclasses.replace(backend.options, create_table=True))
-    created = table.bootstrap()
-    answer = {'created': created, **describe(table), 'time_to_live': time_to_live(table)}
+    created = table.create()
+    try:
+        table.enable_ttl()
+        on = time_to_live(table)
+    except FAILURES as exc:
+        done = 'was created' if created else 'exists'
+        raise click.ClickException(
+            f'table {table.name} {done}, but time to live was not turned on: {exc}') from exc
+    answer = {'created': created, **describe(table), 'time_to_live': on}
     region = table.client.botocore.meta.region_name
     return answer, [
         f'table {table.name} in {region}: {"created" if created else "exists"}, '

@@ -1,0 +1,245 @@
+from test_dyna_veggie import *  # noqa
+
+import http.server
+
+from test_dyna_veggie import Error, Proxy, ServerError, Throttle  # noqa: F401
+
+
+# section: Table
+class Stub(http.server.ThreadingHTTPServer):
+    """A DynamoDB in a state that no engine has: answers to operations, each a dict or an error."""
+
+    daemon_threads = True
+
+    def __init__(self, **answers: Any) -> None:
+        super().__init__(('127.0.0.1', 0), StubHandler)
+        self.answers, self.operations = answers, []
+        self.url = f'http://127.0.0.1:{self.server_address[1]}'
+        threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
+
+    def app(self, query: str = '') -> Celery:
+        url = backend_url('local/celery', self.url, f'&retry_base_delay=0.001&{query}'.rstrip('&'))
+        return Celery('stub', backend=url, set_as_current=False)
+
+    def run(self, *command: str, query: str = '') -> tuple[int, str]:
+        context = type('Context', (), {'app': self.app(query)})
+        done = click.testing.CliRunner().invoke(dv.commands, command, obj=context)
+        assert done.exception is None or isinstance(done.exception, SystemExit), done.exc_info
+        return done.exit_code, done.output
+
+
+class StubHandler(http.server.BaseHTTPRequestHandler):
+    protocol_version = 'HTTP/1.1'
+    server: Stub
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers['Content-Length']))
+        operation = self.headers['X-Amz-Target'].rpartition('.')[2]
+        self.server.operations.append(operation)
+        answer = self.server.answers.get(operation, MISSING)
+        if callable(answer):
+            answer = answer()
+        status, said = 200, answer
+        if isinstance(answer, Error):
+            status, said = answer.status, {'__type': f'x#{answer.code}', 'message': answer.message}
+        body = json.dumps(said).encode()
+        self.send_response(status)
+        self.send_header('Content-Length', str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *args: Any) -> None:
+        pass
+
+
+MISSING = Error('ResourceNotFoundException', 'Requested resource not found')
+
+
+def described(status: str) -> dict[str, Any]:
+    return {'Table': {
+        'TableName': 'celery', 'TableStatus': status, 'ItemCount': 0, 'TableSizeBytes': 0,
+        'KeySchema': [{'AttributeName': 'id', 'KeyType': 'HASH'}],
+        'AttributeDefinitions': [{'AttributeName': 'id', 'AttributeType': 'S'}]}}
+
+
+@pytest.fixture
+def stub() -> Iterator[Stub]:
+    with Stub() as server:
+        yield server
+        server.shutdown()
+    dv.drop_shared()
+
+
+LASTING_LIMITS = ['There is a limit of 2500 tables per account',
+                  'There is a limit of 256 tables per subscriber']
+PASSING_LIMIT = Error('LimitExceededException', (
+    'Subscriber limit exceeded: Only 10 tables can be created, updated, or deleted simultaneously'))
+
+
+@pytest.mark.parametrize('limit', LASTING_LIMITS)
+def test_a_limit_of_tables_that_lasts_is_told_at_once(
+        limit: str, stub: Stub, caplog: pytest.LogCaptureFixture) -> None:
+    stub.answers['CreateTable'] = Error(
+        'LimitExceededException', f'Subscriber limit exceeded: {limit}')
+    message = f"table='celery' cannot be created: delete another, or .* exceeded: {limit}"
+    with pytest.raises(ImproperlyConfigured, match=message):
+        stub.app().backend.store_result('id', 1, states.SUCCESS)
+    assert stub.operations == ['PutItem', 'DescribeTable', 'CreateTable']
+    assert 'succeed again' not in caplog.text and 'tried again' not in caplog.text
+    code, output = stub.run('create-table')
+    assert code == 1 and limit in output
+
+
+@pytest.mark.parametrize(('operation', 'answer', 'why'), [
+    ('CreateTable', PASSING_LIMIT, 'Only 10 tables'),
+    ('DescribeTable', described('CREATING'), 'it is CREATING'),
+    ('CreateTable', Error('ResourceInUseException', 'Table is being deleted'), 'being deleted')])
+def test_what_kept_a_table_from_use_is_told_at_last(
+        operation: str, answer: Any, why: str, stub: Stub, monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(dv, '_BOOTSTRAP', dv.Backoff(0.001, 0.01, 9, max_retries=3))
+    stub.answers[operation] = answer
+    with pytest.raises(ImproperlyConfigured, match=f'after 9 s: .*{why}'):
+        stub.app().backend.store_result('id', 1, states.SUCCESS)
+    assert stub.operations.count('DescribeTable') == 4
+    assert 'succeed again' not in caplog.text and 'tried again' not in caplog.text
+
+
+def test_a_limit_of_creations_that_passes_is_waited_for(
+        app: Celery, proxy: Proxy, caplog: pytest.LogCaptureFixture) -> None:
+    proxy.faults = first(3, PASSING_LIMIT, 'CreateTable')
+    app.backend.store_result('id', 1, states.SUCCESS)
+    assert app.backend.get_result('id') == 1
+    assert operations(proxy).count('CreateTable') == 4
+    assert 'succeed again' not in caplog.text
+
+
+@pytest.mark.parametrize(('status', 'remedy'), [
+    ('INACCESSIBLE_ENCRYPTION_CREDENTIALS', 'enable the KMS key'),
+    ('ARCHIVING', 'restore its backup'), ('ARCHIVED', 'restore its backup'),
+    ('NEW_TO_US', 'documentation')])
+def test_a_table_in_a_state_that_lasts_is_told_as_it_is(
+        status: str, remedy: str, stub: Stub) -> None:
+    stub.answers['DescribeTable'] = described(status)
+    with pytest.raises(ImproperlyConfigured, match=f"table='celery' is {status}: .*{remedy}"):
+        stub.app().backend.store_result('id', 1, states.SUCCESS)
+    assert 'CreateTable' not in stub.operations
+
+
+@pytest.mark.parametrize('command', ['check', 'create-table', 'list', 'show id'])
+def test_a_command_tells_the_state_of_a_table(command: str, stub: Stub) -> None:
+    stub.answers['DescribeTable'] = described('ARCHIVED')
+    code, output = stub.run(*command.split(), query='create_table=false')
+    assert code == 1 and "table='celery' is ARCHIVED: " in output
+    assert 'the first request creates it' not in output and 'does not exist' not in output
+
+
+@pytest.mark.parametrize('status', ['CREATING', 'DELETING'])
+def test_check_tells_of_a_table_that_comes_or_goes(status: str, stub: Stub) -> None:
+    stub.answers['DescribeTable'] = described(status)
+    code, output = stub.run('check')
+    assert code == 1 and f"table='celery' is {status}: try again" in output
+    assert 'ok  table' not in output and 'the first request creates it' not in output
+
+
+def test_check_flags_the_state_of_a_table_that_still_answers(stub: Stub) -> None:
+    denied = Error('AccessDeniedException', (
+        'KMS key access denied error: com.amazonaws.services.kms.model.AWSKMSException: The '
+        'ciphertext refers to a customer master key that does not exist, does not exist in this '
+        'region, or you are not allowed to access.'))
+    stub.answers.update(dict.fromkeys(
+        ['GetItem', 'PutItem', 'UpdateItem', 'DeleteItem', 'BatchGetItem', 'BatchWriteItem',
+         'BatchExecuteStatement'], denied))
+    stub.answers['DescribeTable'] = described('INACCESSIBLE_ENCRYPTION_CREDENTIALS')
+    code, output = stub.run('check')
+    assert code == 1 and 'is INACCESSIBLE_ENCRYPTION_CREDENTIALS: enable' in output
+    assert '--  DescribeTable' in output
+    assert 'NO  PutItem         ' in output and 'dynamodb:PutItem' not in output
+    assert output.count('the IAM action kms:Decrypt is needed, and denied') == 6
+
+
+def test_a_worker_without_create_table_needs_no_describe_table(stub: Stub) -> None:
+    stub.answers['DescribeTable'] = Error('AccessDeniedException', 'no')
+    with pytest.raises(ImproperlyConfigured, match="table='celery' does not exist in us-east-1"):
+        stub.app('create_table=false').backend.store_result('id', 1, states.SUCCESS)
+
+
+@pytest.mark.parametrize(('message', 'action'), [
+    ('KMS key access denied error: x: The ciphertext refers to a key that', 'kms:Decrypt'),
+    ('KMS key access denied error: x: User: arn:aws:iam::1:role/r is not authorized to perform: '
+     'kms:CreateGrant on resource: arn:aws:kms:x', 'kms:CreateGrant'),
+    ('User: arn:aws:iam::1:role/r is not authorized to perform: kms:Decrypt on', 'kms:Decrypt'),
+    ('User: arn:aws:iam::1:role/r is not authorized to perform: dynamodb:PutItem on resource',
+     'dynamodb:PutItem')])
+def test_a_denied_key_is_told_as_such(
+        message: str, action: str, backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
+    proxy.faults = lambda operation, body: Error('AccessDeniedException', message)
+    with pytest.raises(ImproperlyConfigured, match=f'the IAM action {action} is needed, and den'):
+        backend.store_result('id', 1, states.SUCCESS)
+
+
+@pytest.mark.parametrize('action', ['DescribeTimeToLive', 'UpdateTimeToLive'])
+@pytest.mark.parametrize('exists', [False, True])
+def test_create_table_that_may_not_turn_on_time_to_live_says_so(
+        action: str, exists: bool, run: Any, proxy: Proxy, client: Any, table_name: str) -> None:
+    if exists:
+        create_table(client, table_name)
+    denied = Error('AccessDeniedException', 'not authorized')
+    proxy.faults = lambda operation, body: denied if operation == action else None
+    code, output = run('create-table')
+    done = 'exists' if exists else 'was created'
+    said = f'Error: table {table_name} {done}, but time to live was not turned on: '
+    assert code == 1 and said in output
+    assert f'the IAM action dynamodb:{action} is needed, and denied' in output
+    assert 'create-table turns it on' not in output and 'or create the table' not in output
+    assert client.describe_table(TableName=table_name)['Table']['TableStatus'] == 'ACTIVE'
+
+
+@pytest.mark.parametrize('operation', ['DescribeTimeToLive', 'UpdateTimeToLive'])
+@pytest.mark.parametrize('fault', [
+    ServerError(), Error('LimitExceededException', 'Subscriber limit exceeded: x')])
+def test_a_passing_failure_leaves_time_to_live_to_a_later_write(
+        operation: str, fault: Any, make_app: MakeApp, proxy: Proxy, client: Any, table_name: str,
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    create_table(client, table_name)
+    backend = make_app('ttl_seconds=60').backend
+    proxy.faults = first(99, fault, operation)
+    backend.set('key', b'1')
+    backend.set('key', b'2')  # a store is not held up by more than one request
+    assert operations(proxy).count(operation) == 1
+    monkeypatch.setattr(dv, '_TTL_PAUSE', 0)
+    backend.values.table._ttl_due = 0  # a minute later
+    backend.set('key', b'3')
+    proxy.faults = None
+    backend.set('key', b'4')
+    ttl = client.describe_time_to_live(TableName=table_name)['TimeToLiveDescription']
+    assert ttl['AttributeName'] == 'ttl'
+    proxy.reset()
+    backend.set('key', b'5')
+    assert operations(proxy) == ['PutItem']
+
+
+def test_a_signal_leaves_time_to_live_to_a_later_write(
+        make_app: MakeApp, proxy: Proxy, client: Any, table_name: str) -> None:
+    create_table(client, table_name)
+    backend = make_app('ttl_seconds=60').backend
+    table = backend.values.table
+
+    def interrupt(**kwargs: Any) -> None:
+        raise KeyboardInterrupt
+
+    table.client.botocore.meta.events.register_first(
+        'before-send.dynamodb.DescribeTimeToLive', interrupt, unique_id='once')
+    with pytest.raises(KeyboardInterrupt):
+        backend.set('key', b'1')
+    table.client.botocore.meta.events.unregister(
+        'before-send.dynamodb.DescribeTimeToLive', unique_id='once')
+    assert time.monotonic() < table._ttl_due < math.inf
+
+
+def test_the_time_to_live_of_a_new_table_survives_a_short_failure(
+        app: Celery, proxy: Proxy, client: Any, table_name: str) -> None:
+    proxy.faults = first(3, ServerError(), 'DescribeTimeToLive')
+    app.backend.set('key', b'1')
+    ttl = client.describe_time_to_live(TableName=table_name)['TimeToLiveDescription']
+    assert ttl['AttributeName'] == 'ttl'
