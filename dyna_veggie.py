@@ -4904,6 +4904,20 @@ def least_policy(table: Table, bootstrap: bool, principal: str | None = None) ->
 
 _ORPHAN_AGE = 3600  # seconds: a chunk that no item counts by then belongs to no store under way
 _PURGED = '#ttl BETWEEN :oldest AND :now'
+_ORPHANED = ('attribute_not_exists(#ttl) AND attribute_not_exists(#status) '
+             'AND attribute_type(#result, :binary) AND #timestamp < :old')
+_OF_A_CHUNK = {'id', 'result', 'timestamp'}  # the attributes of one that never expires
+
+
+def id_prefixes(*prefixes: Any) -> tuple[str, ...]:
+    """How the ids begin of keys that begin so, in our form and that of Celery's own backend."""
+    found: dict[str, None] = {}
+    for prefix in prefixes:
+        found[bytes_to_str(prefix)] = None
+        for quotes in (b'', b"'", b'\'"'):  # Python shows a key with an apostrophe in another way
+            shown = str(ensure_bytes(prefix) + b'|' + quotes)
+            found[shown.rpartition('|')[0]] = None
+    return tuple(found)
 
 
 class Reading(NamedTuple):
@@ -5001,48 +5015,70 @@ class ScanPage(NamedTuple):
     orphans: list[str]
 
 
-def _purged_times() -> dict[str, int]:
-    """What _PURGED compares with, in seconds of the epoch."""
+def _purge_values() -> dict[str, Any]:
+    """What _PURGED and _ORPHANED compare with; times in seconds of the epoch."""
     now = int(time.time())
     # as time to live itself: what seems to have expired earlier is no time, or means "never"
-    return {'now': now, 'oldest': now - 5 * 365 * 86400}
+    return {'now': now, 'oldest': now - 5 * 365 * 86400, 'old': now - _ORPHAN_AGE, 'binary': 'B'}
 
 
-def scan_for_purge(table: Table, segments: int = 1) -> Iterator[ScanPage]:
-    """Reads the whole table for expired items, and for chunks whose item is gone."""
+def scan_for_purge(
+        table: Table, segments: int = 1, prefixes: tuple[str, ...] = ()) -> Iterator[ScanPage]:
+    """Reads the whole table for expired items, and for chunks whose item is gone.
+
+    prefixes: how the ids of our chunks begin.
+    """
+    values: dict[str, Any] = {**_purge_values(), 'slash': '/'}
+    values.update((f'prefix{number}', prefix) for number, prefix in enumerate(prefixes))
+    wanted = [f'({_PURGED})'] + [
+        f'({_ORPHANED} AND contains(#id, :slash) AND begins_with(#id, :prefix{number}))'
+        for number in range(len(prefixes))]
     params = expressions(
-        {**_purged_times(), 'old': time.time() - _ORPHAN_AGE, 'slash': '/'},
-        FilterExpression=f'({_PURGED}) OR (attribute_not_exists(#ttl) AND '
-                         'attribute_not_exists(#status) AND #timestamp < :old '
-                         'AND contains(#id, :slash))',
-        ProjectionExpression='#id, #ttl')
+        values, FilterExpression=' OR '.join(wanted), ProjectionExpression='#id, #ttl')
     for scanned, items in scan(table, segments, lambda: params):
         expired: list[str] = []
         unexpired: list[str] = []
         for item in items:
             (expired if is_expired(item) else unexpired).append(item['id'])
-        yield ScanPage(scanned, expired, _orphans_among(table, unexpired))
+        yield ScanPage(scanned, expired, _orphans_among(table, unexpired, prefixes))
 
 
-def _orphans_among(table: Table, ids: list[str]) -> list[str]:
+def _orphans_among(table: Table, ids: list[str], prefixes: tuple[str, ...]) -> list[str]:
     """Those ids that are of chunks which no item counts."""
-    owners = {id: owner for id, owner in ((id, chunk_owner(id)) for id in ids) if owner}
+    owners = {id: owner for id, owner in ((id, chunk_owner(id)) for id in ids)
+              if owner and owner[0].startswith(prefixes)}
     items = table.get_many(id for id, _ in owners.values())
-    return [id for id, (owner, version) in owners.items()
+    left = [id for id, (owner, version) in owners.items()
             if id not in chunk_ids(items.get(owner)) or items[owner]['version'] != version]
+    # one that has more than a chunk has is another's: a form of the id proves nothing
+    found = table.get_many(left)
+    return [id for id in left if id in found and found[id].keys() == _OF_A_CHUNK]
 
 
-def delete_expired(table: Table, ids: Iterable[str]) -> None:
-    """Deletes expired items, but not what has replaced one meanwhile."""
+def delete_expired(table: Table, ids: Iterable[str]) -> int:
+    """Deletes expired items, but not what has replaced one meanwhile; returns how many it did."""
+    return _delete_where(_PURGED, table, ids)
+
+
+def delete_orphans(table: Table, ids: Iterable[str]) -> int:
+    """Deletes chunks that no item counts; returns how many it did."""
+    return _delete_where(_ORPHANED, table, ids)
+
+
+def _delete_where(condition: str, table: Table, ids: Iterable[str]) -> int:
+    deleted: list[str] = []
+
     def delete(page: list[str], sleep: Sleep) -> list[str]:
         id, = page
-        still = expressions(_purged_times(), ConditionExpression=_PURGED)
+        still = expressions(_purge_values(), ConditionExpression=condition)
         params = {'TableName': table.name, 'Key': marshal_item({'id': id}), **still}
-        table.client.send_unless(
-            ('ConditionalCheckFailedException',), 'delete_item', params, sleep)
+        if table.client.send_unless(
+                ('ConditionalCheckFailedException',), 'delete_item', params, sleep) is not None:
+            deleted.append(id)
         return []
 
     Pages(ids, 1, delete, table.client.backoff, math.inf).send_all(table.overlapped)
+    return len(deleted)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -5641,21 +5677,27 @@ def _purge(backend: DynamoDBBackend, dry_run: bool, yes: bool) -> _Answer:
         click.echo('time to live is on: DynamoDB deletes expired items for nothing, within days; '
                    'a purge is not needed', err=True)
     table = scanned_table(backend.options, reading)
-    expired = orphans = 0
+    prefixes = id_prefixes(
+        backend.task_keyprefix, backend.group_keyprefix, backend.chord_keyprefix)
+    expired = orphans = expired_deleted = orphans_deleted = 0
     with _progress(table, reading) as bar:
-        for page in scan_for_purge(table, segments_of(table, reading)):
+        for page in scan_for_purge(table, segments_of(table, reading), prefixes):
             bar.update(page.scanned)
             expired += len(page.expired)
             orphans += len(page.orphans)
-            if not dry_run:
-                delete_expired(table, page.expired)
-                table.write_many(deletes=page.orphans)
+            if not dry_run:  # what was replaced meanwhile stays
+                expired_deleted += delete_expired(table, page.expired)
+                orphans_deleted += delete_orphans(table, page.orphans)
     answer = {'expired': expired, 'orphans': orphans,
-              'deleted': 0 if dry_run else expired + orphans, 'time_to_live': on}
-    done = 'found' if dry_run else 'deleted'
-    lines = [f'{expired:,} expired items {done}']
+              'deleted': expired_deleted + orphans_deleted, 'time_to_live': on}
+    if dry_run:
+        lines = [f'{expired:,} expired items found']
+    else:
+        lines = [f'{expired_deleted:,} expired items deleted']
     if orphans:
-        lines.append(f'{orphans:,} chunks of values that were never completed {done}')
+        done = f'{orphans:,} chunks of values that were never completed found'
+        lines.append(done if dry_run else (
+            f'{orphans_deleted:,} chunks of values that were never completed deleted'))
     return answer, lines
 
 

@@ -243,3 +243,56 @@ def test_the_time_to_live_of_a_new_table_survives_a_short_failure(
     app.backend.set('key', b'1')
     ttl = client.describe_time_to_live(TableName=table_name)['TimeToLiveDescription']
     assert ttl['AttributeName'] == 'ttl'
+
+
+# section: Operating, scanning, inspecting and commands
+def put_raw(client: Any, table: str, id: str, **attributes: Any) -> None:
+    client.put_item(TableName=table, Item={'id': {'S': id}, **attributes})
+
+
+OLD = {'timestamp': {'N': '1700000000'}}
+
+
+def test_purge_leaves_what_only_has_the_form_of_a_chunk(
+        run: Any, backend: dv.DynamoDBBackend, client: Any, table_name: str) -> None:
+    version = '0123456789abcdef' * 2
+    piece = {'result': {'B': b'x'}, **OLD}
+    ours = {f'{key}/{version}/{number}' for number, key in enumerate([
+        'celery-task-meta-lost', "b'celery-task-meta-lost'", 'b"celery-task-meta-it\'s"',
+        'celery-taskset-meta-lost', 'chord-unlock-lost.0a0b0c0d.kept.0.lost'])}
+    for id in ours:
+        put_raw(client, table_name, id, **piece)
+    own = f'celery-task-meta-a/{version}'
+    foreign = {
+        f'user/{version}/1': OLD, f'image/{version}/7': {**piece, 'width': {'N': '5'}},
+        f'image/{version}/8': piece, f'{own}/1': OLD, f'{own}/2': {'result': {'S': 'x'}, **OLD},
+        f'{own}/3': {**piece, 'name': {'S': 'x'}}, f'{own}/4': {**piece, 'chord': {'S': 'x.1'}},
+        f'{own}/5': {'result': {'B': b'x'}, 'timestamp': {'S': '1'}},
+        f'my-celery-task-meta-a/{version}/1': piece}
+    for id, attributes in foreign.items():
+        put_raw(client, table_name, id, **attributes)
+    before = all_items(client, table_name)
+    assert run('purge', '--dry-run', '--json')[1]['orphans'] == len(ours)
+    assert all_items(client, table_name) == before
+    assert run('purge', '--json')[1]['deleted'] == len(ours)
+    assert {item['id'] for item in all_items(client, table_name)} == set(foreign)
+
+
+def test_purge_counts_what_it_deleted(
+        run: Any, backend: dv.DynamoDBBackend, proxy: Proxy, client: Any,
+        table_name: str) -> None:
+    keep_expired(client, table_name)
+    orphans = [f'celery-task-meta-lost/{bytes(16).hex()}/{number}' for number in range(3)]
+    for number in range(5):
+        put_raw(client, table_name, f'old-{number}', ttl={'N': str(int(time.time()) - 5)})
+    for id in orphans:
+        put_raw(client, table_name, id, result={'B': b'x'}, **OLD)
+
+    def all_are_replaced(operation: str, body: Any) -> None:
+        if operation in ('DeleteItem', 'BatchWriteItem'):
+            for id in [*(f'old-{number}' for number in range(5)), *orphans]:
+                put_raw(client, table_name, id, status={'S': 'SUCCESS'})
+    proxy.faults = all_are_replaced
+    code, answer = run('purge', '--json')
+    assert (code, answer['expired'], answer['orphans'], answer['deleted']) == (0, 5, 3, 0)
+    assert len(all_items(client, table_name)) == 8
