@@ -35,6 +35,7 @@ tests, those with one for their own section or class.
 """
 from __future__ import annotations
 
+import ast
 import base64
 import contextlib
 import dataclasses
@@ -60,6 +61,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
+from decimal import Decimal
 from queue import SimpleQueue
 from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar, Union
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
@@ -1792,6 +1794,19 @@ class UnreadableValue(Exception):
     """A stored value of which chunks are missing, or an item that this module did not write."""
 
 
+@contextlib.contextmanager
+def refused_if_odd(what: str) -> Iterator[None]:
+    """Raises UnreadableValue for items of a form that this module does not write."""
+    try:
+        yield
+    except (TypeError, ValueError, AttributeError, LookupError, OverflowError) as exc:
+        raise UnreadableValue(f'{what}: {type(exc).__name__}: {exc}') from exc
+    except ClientError as exc:  # it leads to an id that is none
+        if error_code(exc) != 'ValidationException':
+            raise
+        raise UnreadableValue(f'{what}: {summary(exc)}') from exc
+
+
 class Stored(NamedTuple):
     """A value as it was read, and the ids of the items that hold it; or why it cannot be read."""
 
@@ -1846,6 +1861,21 @@ def _items_of(id: str, value: bytes, status: str | None, ttl: Item) -> tuple[Ite
     return item, chunks
 
 
+def _as_it_was_seen(item: Item) -> tuple[str, Item]:
+    """The condition that nobody has replaced an item since, by its time stamp, with its values."""
+    seen = item.get('timestamp')
+    if isinstance(seen, bool) or not isinstance(seen, (int, float)):
+        return 'attribute_not_exists(#id) OR NOT attribute_type(#timestamp, :type)', {'type': 'N'}
+    low = high = seen
+    if isinstance(seen, float):  # DynamoDB may have more digits
+        low, high = math.nextafter(seen, -math.inf), math.nextafter(seen, math.inf)
+    between = 'attribute_not_exists(#id) OR #timestamp BETWEEN :low AND :high'
+    return between, {'low': low, 'high': high}
+
+
+StatusOf = Callable[[bytes], Union[str, None]]
+
+
 class Values:
     """Values of any size in a table, each with a status and an expiry."""
 
@@ -1853,12 +1883,6 @@ class Values:
     REPLACEABLE = (
         'attribute_not_exists(#id) OR #ttl <= :now '
         'OR (attribute_exists(#status) AND #status <> :keep)')
-    #: one without a status, written by Celery's own backend, only as it was seen
-    UNCHANGED = (
-        'attribute_not_exists(#id) '
-        'OR (attribute_not_exists(#status) AND #timestamp = :seen)')
-    NOT_OURS = 'attribute_not_exists(#id) OR attribute_not_exists(#status)'
-
     def __init__(self, table: Table) -> None:
         self.table = table
 
@@ -1867,12 +1891,13 @@ class Values:
     def put(
             self, id: str, value: bytes, status: str | None, lifetime: float | None = None, *,
             keep: str | None = None, chord: str | None = None, new: bool = False,
-            status_of: Callable[[bytes], str | None] = lambda value: None) -> bool:
+            status_of: StatusOf | None = None) -> bool:
         """Stores a value for ``lifetime`` seconds (None: for ever), and what chord it is of.
 
-        keep: if a value with this status is there, it stays, and False is returned.  new: there is
-        probably none.  status_of: tells the status from a value whose item has none.  Raises
-        UnreadableValue for an item that can neither be kept nor be replaced.
+        keep: if a value with this status is there, it stays, and False is returned, unless it
+        cannot be read.  new: there is probably none.  status_of: tells the status from a value,
+        whatever its item says.  Raises UnreadableValue for an item that can neither be kept nor be
+        replaced.
         """
         item, chunks = _items_of(id, value, status, expiry(lifetime))
         if chord:
@@ -1895,7 +1920,7 @@ class Values:
         return stored
 
     def _store(
-            self, item: Item, keep: str | None, status_of: Callable[[bytes], str | None],
+            self, item: Item, keep: str | None, status_of: StatusOf | None,
     ) -> tuple[bool, Item | None]:
         """Inserts an item together with those of other threads; puts it if that fails."""
         def request(items: Mapping[Any, Any]) -> tuple[Any, Container[Any]]:
@@ -1908,32 +1933,33 @@ class Values:
         return sent[0] if sent else (True, None)
 
     def _put_item(
-            self, item: Item, keep: str | None, status_of: Callable[[bytes], str | None],
+            self, item: Item, keep: str | None, status_of: StatusOf | None,
     ) -> tuple[bool, Item | None]:
         """Puts an item; returns whether it was stored, and the item that was there."""
-        condition, seen = (self.REPLACEABLE if keep else None), None
+        condition, seen = (self.REPLACEABLE if keep else None), Item()
         for _ in range(100):  # each was refused for what another writer did since the one before
-            values = {'now': int(time.time()), 'keep': keep, 'seen': seen}
+            values = {'now': int(time.time()), 'keep': keep, **seen}
             applied, old = self.table.put(item, condition=condition, values=values)
             if old and all(old.get(name) == item.get(name)
                            for name in ('timestamp', 'version', 'result')):
                 return True, None  # an answer was lost, and the request repeated: it is this one
             if applied:
                 return True, old
-            if not old or is_expired(old):
-                condition = self.REPLACEABLE  # it is gone meanwhile
-                continue
-            if (old['status'] if 'status' in old else status_of(old.get('result', b''))) == keep:
+            if not old or is_expired(old) or old.get('status', keep) != keep:
+                condition = self.REPLACEABLE  # it is gone meanwhile, or has another status
+            elif self._is_kept(old, keep, status_of):
                 return False, old
-            timestamp = old.get('timestamp')
-            if 'status' in old:
-                condition = self.REPLACEABLE
-            elif isinstance(timestamp, (int, float)) and timestamp != seen:
-                condition, seen = self.UNCHANGED, timestamp
-            else:  # a timestamp with more digits than a float would be refused again and again
-                condition = self.NOT_OURS
+            else:
+                condition, seen = _as_it_was_seen(old)
         raise UnreadableValue(f'DynamoDB table {self.table.name}, item {item["id"]}: '
                               'it can neither be kept nor be replaced')
+
+    def _is_kept(self, item: Item, keep: str | None, status_of: StatusOf | None) -> bool:
+        """Whether an item can be read, and its value has the status to keep."""
+        stored = self._read({item['id']: item}, math.inf).get(item['id'])
+        if stored is None or stored.error is not None:
+            return False
+        return (status_of(stored.value) if status_of else item.get('status')) == keep
 
     def _discard(self, item: Item) -> None:
         """Deletes the chunks of an item whose store failed, unless it was written all the same."""
@@ -2412,6 +2438,8 @@ class Chords:
         return item if item and 'lazy' in item else None
 
     def _run(self, item: Item) -> Run:
+        if not 0 <= item.get('size', 0) <= KEPT:  # there would be no end to its nodes
+            raise ValueError(f'its size is {item["size"]}')
         return Run(item['id'], None, item['lazy'], item['single'], size=item.get('size'))
 
     def _leaves(self, run: Run) -> list[Node]:
@@ -4598,10 +4626,8 @@ class DynamoDBBackend(JoiningBackend):
         return payload
 
     def _status_of(self, value: bytes) -> str | None:
-        try:
-            return self.decode(value)['status']
-        except Exception:  # whatever it is, it is not a result that must be kept
-            return None
+        status: str = self.seen('', Stored(value, ())).value['status']
+        return status
 
     def get(self, key: Any) -> bytes | None:
         stored = self.values.get(self.key_id(key))
@@ -4702,6 +4728,8 @@ class DynamoDBBackend(JoiningBackend):
             if not isinstance(meta['status'], str):
                 raise TypeError('its status is not a text')
             meta = {'result': None, **meta, 'task_id': task_id}
+            for child in meta.get('children') or ():
+                result_from_tuple(child, self.app)  # as Celery does when the state is asked for
         except Exception as exc:
             raise_soft_time_limit(exc)
             why = f'{type(exc).__name__}: {str(exc)[:300]}'
@@ -4716,7 +4744,14 @@ class DynamoDBBackend(JoiningBackend):
         if stored is None:
             return dict(PENDING_META)
         seen = self.seen(task_id, stored)
-        if seen.final and stored.chord and not self.is_done(stored.chord, task_id):
+        if not seen.final or not stored.chord:
+            return seen.value
+        try:
+            with refused_if_odd(f'the counters of its chord, {stored.chord!r:.200}'):
+                done = self.is_done(stored.chord, task_id)
+        except UnreadableValue as exc:
+            return self.seen(task_id, stored._replace(error=exc)).value
+        if not done:
             # to Celery's worker, a part that has a result is done with: if its process was lost, it
             # is not delivered again
             return {**PENDING_META, 'status': states.STARTED, 'task_id': task_id}
@@ -5116,14 +5151,26 @@ def _in_utc(moment: Any) -> str | None:
         return None
 
 
+_RUN_ID = re.compile(r'(.+)\.[0-9a-f]{8}', re.DOTALL)  # see Run
+# bytes as Python shows them
+_SHOWN_BYTES = re.compile(r"""b(['"])(?:[ -\[\]-~]|\\x[0-9a-f]{2}|\\[\\'tnr])*\1""")
+
+
+def key_of_id(id: str) -> str:
+    """Celery's key for an item's id, in our form or in that of Celery's own backend."""
+    if not _SHOWN_BYTES.fullmatch(id):
+        return id
+    try:
+        key: bytes = ast.literal_eval(id)
+        return key.decode() if str(key) == id else id
+    except (SyntaxError, ValueError):  # two literals, or no UTF-8
+        return id
+
+
 def task_id_of(backend: DynamoDBBackend, id: str) -> str | None:
     """The task whose result an item's id is for, in our form or that of Celery's own backend."""
-    prefix = bytes_to_str(backend.task_keyprefix)
-    chunk = chunk_owner(id)
-    if chunk is None and id.startswith(prefix):
-        return id[len(prefix):]
-    quoted = re.fullmatch(r'''b(['"])(.*)\1''', id, re.DOTALL)
-    return quoted[2][len(prefix):] if quoted and quoted[2].startswith(prefix) else None
+    prefix, key = bytes_to_str(backend.task_keyprefix), key_of_id(id)
+    return key[len(prefix):] if key.startswith(prefix) and not chunk_owner(id) else None
 
 
 def task_row(
@@ -5164,15 +5211,21 @@ def ids_of(results: Any, app: Any) -> list[str] | None:
 def chord_row(group_id: str, progress: Progress) -> dict[str, Any]:
     """How far a run of a chord is."""
     return {'id': group_id, 'kind': 'chord', 'state': 'CLOSED' if progress.closed else 'RUNNING',
-            'counted': progress.counted, 'failed': progress.failed, 'expected': progress.expected}
+            'counted': progress.counted, 'failed': progress.failed, 'expected': progress.expected,
+            'error': None}
+
+
+def unreadable_chord_row(group_id: str, error: UnreadableValue) -> dict[str, Any]:
+    """The row of a run whose items cannot be read."""
+    nothing: dict[str, Any] = dict.fromkeys(['counted', 'failed', 'expected'])
+    return {'id': group_id, 'kind': 'chord', 'state': None, **nothing, 'error': str(error)}
 
 
 def _chord_id_of(backend: DynamoDBBackend, item: Item) -> str | None:
     """The group of a chord, from the item of a run that is not closed."""
-    prefix = re.escape(bytes_to_str(backend.chord_keyprefix))
-    run = re.fullmatch(
-        rf'''(?:b['"])?{prefix}(.+?)['"]?\.[0-9a-f]{{8}}''', item['id'], re.DOTALL)
-    return run[1] if run and 'lazy' in item and 'closed' not in item else None
+    prefix, run = bytes_to_str(backend.chord_keyprefix), _RUN_ID.fullmatch(item['id'])
+    key = key_of_id(run[1]) if run and 'lazy' in item and 'closed' not in item else ''
+    return key[len(prefix):] if key.startswith(prefix) else None
 
 
 @dataclass(frozen=True)
@@ -5251,8 +5304,8 @@ def scan_for_list(
 
     A run is given by its id, with that of its group.
     """
-    own, chords = bytes_to_str(backend.task_keyprefix), bytes_to_str(backend.chord_keyprefix)
-    prefixes = [own, f"b'{own}"] + ([chords, f"b'{chords}"] if wanted.chords else [])
+    prefixes = id_prefixes(
+        backend.task_keyprefix, *([backend.chord_keyprefix] if wanted.chords else []))
     values = Values(table)
     # The states of Celery's own items are in their values, each of which would take a read of its
     # own, but travels with the scan at no further cost.  Not on a table that has no such items.
@@ -5278,16 +5331,36 @@ def scan_for_list(
         yield scanned, [task for task in tasks if wanted.fits(task.row)], runs
 
 
-def plain(value: Any) -> Any:
-    """A value as JSON has it; what JSON does not have, as Python shows it."""
-    if isinstance(value, Mapping):
-        return {key if key is None or isinstance(key, (str, int)) else safe_repr(key): plain(each)
+_DEEPEST = 100  # values in values in --json: Python gives up at some hundreds
+
+
+def plain(value: Any, above: tuple[int, ...] = ()) -> Any:
+    """A value as JSON has it; what JSON does not have, as Python shows it.
+
+    above: the ids of the values that hold it.
+    """
+    if isinstance(value, (Mapping, list, tuple)):
+        if id(value) in above or len(above) == _DEEPEST:
+            return safe_repr(value)
+        above = (*above, id(value))
+        if not isinstance(value, Mapping):
+            return [plain(each, above) for each in value]
+        return {key if key is None or isinstance(key, str) else
+                _plain_number(key) if isinstance(key, int) else safe_repr(key): plain(each, above)
                 for key, each in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(each) for each in value]
+    if isinstance(value, int):
+        return _plain_number(value)
     if isinstance(value, float) and math.isfinite(value):
         return value
-    return value if value is None or isinstance(value, (str, int)) else safe_repr(value)
+    return value if value is None or isinstance(value, str) else safe_repr(value)
+
+
+def _plain_number(value: int) -> int | str:
+    try:
+        int.__repr__(value)  # as JSON writes it
+        return value
+    except ValueError:  # it has more digits than Python shows
+        return str(Decimal(value))
 
 
 def readable(moment: str | None) -> str:
@@ -5318,7 +5391,9 @@ def lines_of(row: Mapping[str, Any], told: str) -> Iterator[str]:
         more = ', …' if len(row['results']) > 10 else ''
         yield f'group      {len(row["results"])} results: {", ".join(row["results"][:10])}{more}'
     chord = row['chord']
-    if chord:
+    if chord and chord['error']:
+        yield f'chord      cannot be read: {chord["error"]}'
+    elif chord:
         closed = chord['state'] == 'CLOSED'
         if closed:
             yield 'chord      closed: its body was called, or its errbacks'
@@ -5338,8 +5413,10 @@ def lines_of_list(rows: list[dict[str, Any]], matches: int) -> Iterator[str]:
     names = max([len(str(row.get('name') or '')) for row in rows] or [0])
     for row in rows:
         if row['kind'] == 'chord':
-            far = f'chord: {row["counted"]} of {row["expected"] or "?"} parts counted'
-            yield f'{"":23}  {row["state"]:8} {row["id"]}  {far}'
+            far = f'{row["counted"]} of {row["expected"] or "?"} parts counted'
+            if row['error']:
+                far = f'cannot be read: {row["error"][:100]}'
+            yield f'{"":23}  {row["state"] or "?":8} {row["id"]}  chord: {far}'
         else:
             name = f'{row["name"] or ""!s:{names}}  ' if names else ''
             error = f'  {row["error"][:100]}' if row['error'] else ''
@@ -5413,9 +5490,10 @@ def _command(run: Callable[..., _Answer]) -> click.Command:
             texts = [json.dumps(plain(each)) for each in answer]
         else:
             texts = [json.dumps(plain(answer), indent=2)]
+        # what the terminal has not, such as half of a surrogate pair, which JSON can hold
+        encoding = getattr(sys.stdout, 'encoding', None) or 'utf-8'
         for text in texts:
-            # half of a surrogate pair, which JSON can hold, cannot be printed
-            click.echo(text.encode(errors='backslashreplace').decode())
+            click.echo(text.encode(encoding, 'backslashreplace').decode(encoding))
         if isinstance(answer, dict) and answer.get('ok') is False:
             sys.exit(1)
     return command
@@ -5561,19 +5639,26 @@ def _show(backend: DynamoDBBackend, id: str) -> _Answer:
     if saved:
         try:
             group = result_from_tuple(backend.decode(saved.read())['result'], backend.app)
-            row['results'], told = [each.id for each in group.results], ''
+            ids = [each.id for each in group.results]
+            ', '.join(ids)  # raises for what are no ids
+            row['results'], told = ids, ''
         except Exception as exc:
             row['error'] = f'the saved group cannot be read: {type(exc).__name__}: {exc}'
             told = told and row['error']
     chords, key = Chords(table), backend.key_id(backend.get_key_for_chord(task_id))
-    progress = chords.progress(key)
     row['chord'] = None
-    if progress:
-        told = ''
+    try:
+        with refused_if_odd('its counters'):
+            progress = chords.progress(key)
+            if progress:
+                row['chord'] = {
+                    **chord_row(task_id, progress),
+                    'first_failed': [part.task_id for part in chords.failed_parts(key)[:10]],
+                    'first_missing': chords.missing_places(key)[:10]}
+    except UnreadableValue as exc:
         row['chord'] = {
-            **chord_row(task_id, progress),
-            'first_failed': [part.task_id for part in chords.failed_parts(key)[:10]],
-            'first_missing': chords.missing_places(key)[:10]}
+            **unreadable_chord_row(task_id, exc), 'first_failed': [], 'first_missing': []}
+    told = '' if row['chord'] else told
     return row, lines_of(row, told)
 
 
@@ -5589,18 +5674,22 @@ def _moment(given: str) -> float:
             f'{given!r} is no time such as 2h, 3d or 2026-11-25T07:30') from None
 
 
+def _is_terminal(stream: Any) -> bool:
+    return stream is not None and stream.isatty()  # None: it was closed before Python began
+
+
 def _announce(table: Table, yes: bool) -> Reading:
     """Says what reading the whole table takes; asks at a terminal if it is much."""
     reading = reading_of(describe(table))
     click.echo(f'table {table.name}: {reading}', err=True)
-    if reading.dollars > ASK_ABOVE and not yes and sys.stdin.isatty():
+    if reading.dollars > ASK_ABOVE and not yes and _is_terminal(sys.stdin):
         click.confirm('Go on?', abort=True, err=True)
     return reading
 
 
 def _progress(table: Table, reading: Reading) -> Any:
     # into a file click would write the label alone
-    terminal = sys.stderr if sys.stderr.isatty() else io.StringIO()
+    terminal = sys.stderr if _is_terminal(sys.stderr) else io.StringIO()
     return click.progressbar(length=reading.items, label=table.name, file=terminal)
 
 
@@ -5641,9 +5730,16 @@ def _list(
     rows = [read.get(task.row['id'], task.row) for task in newest]
     if rows and not any(row['name'] for row in rows):
         click.echo('names and arguments are not stored: see result_extended', err=True)
-    far = {id: Chords(table).progress_of_run(id) for id in runs}
-    # one that was closed since the scan read it is not running
-    running = [chord_row(runs[id], each) for id, each in far.items() if each and not each.closed]
+    running = []
+    for id, group_id in runs.items():
+        try:
+            with refused_if_odd('its counters'):
+                far = Chords(table).progress_of_run(id)
+        except UnreadableValue as exc:
+            running.append(unreadable_chord_row(group_id, exc))
+            continue
+        if far and not far.closed:  # one that was closed since the scan read it is not running
+            running.append(chord_row(group_id, far))
     if not rows + running:
         _suggest(wanted)
     return running + rows, lines_of_list(running + rows, matches + len(running))

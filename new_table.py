@@ -1,8 +1,7 @@
-from test_dyna_veggie import *  # noqa
-
+# ruff: noqa: F403, F405
 import http.server
 
-from test_dyna_veggie import Error, Proxy, ServerError, Throttle  # noqa: F401
+from test_dyna_veggie import *
 
 
 # section: Table
@@ -296,3 +295,246 @@ def test_purge_counts_what_it_deleted(
     code, answer = run('purge', '--json')
     assert (code, answer['expired'], answer['orphans'], answer['deleted']) == (0, 5, 3, 0)
     assert len(all_items(client, table_name)) == 8
+
+
+# section: Values
+UNREADABLE: dict[str, dict[str, Any]] = {
+    'no result': {}, 'not binary': {'result': {'N': '5'}}, 'a list': {'result': {'L': []}},
+    'not json': {'result': {'B': b'\xff\xfe{'}, **OLD},
+    'not a meta': {'result': {'S': '[1]'}, 'timestamp': {'N': '1700000000.12345678901234567'}},
+    'another status': {'result': {'B': b'{"status": "STARTED"}'}, 'timestamp': {'S': 'x'}},
+    'no chunks': {'chunks': {'N': '2'}, 'version': {'B': bytes(16)}, 'size': {'N': '800000'},
+                  **OLD},
+    'wrong chunks': {'chunks': {'S': 'many'}, **OLD},
+    'children': {'result': {'B': b'{"status": "SUCCESS", "result": 1, "children": [1]}'}, **OLD},
+    'children of a number': {'result': {'B': b'{"status": "SUCCESS", "children": 7}'}, **OLD},
+}
+
+
+def test_what_says_success_and_cannot_be_read_is_replaced(
+        backend: dv.DynamoDBBackend, client: Any, table_name: str) -> None:
+    for id, attributes in UNREADABLE.items():
+        put_raw(client, table_name, f'celery-task-meta-{id}', status={'S': 'SUCCESS'}, **attributes)
+        result = backend.app.AsyncResult(id)
+        assert result.state in (states.FAILURE, states.PENDING, states.STARTED), id
+        assert result.state != states.FAILURE or 'cannot be read' in str(result.result), id
+        backend.store_result(id, 'replaced', states.SUCCESS)
+        assert backend.get_result(id) == 'replaced', id
+        backend.store_result(id, 'again', states.FAILURE)
+        assert backend.get_result(id) == 'replaced', id
+
+
+@pytest.mark.parametrize('meanwhile', [
+    {'timestamp': {'N': '1700000001'}}, {'timestamp': {'N': '1700000000.0000005'}}])
+@pytest.mark.parametrize('unreadable', [
+    OLD, {'timestamp': {'S': 'x'}}, {}, {'timestamp': {'N': '1700000000.000000012345'}}])
+def test_a_success_that_replaces_one_that_cannot_be_read_meanwhile_is_kept(
+        unreadable: Any, meanwhile: Any, backend: dv.DynamoDBBackend, proxy: Proxy, client: Any,
+        table_name: str) -> None:
+    id, success = 'celery-task-meta-id', {'S': 'SUCCESS'}
+    put_raw(client, table_name, id, status=success, result={'B': b'{'}, **unreadable)
+    puts = iter(range(9))
+
+    def a_success_comes_before_the_second_put(operation: str, body: Any) -> None:
+        if operation == 'PutItem' and next(puts) == 1:
+            value = {'B': b'{"status": "SUCCESS", "result": "theirs"}'}
+            put_raw(client, table_name, id, status=success, result=value, **meanwhile)
+    proxy.faults = a_success_comes_before_the_second_put
+    backend.store_result('id', 'ours', states.FAILURE)
+    assert backend.get_result('id') == 'theirs'
+    assert next(puts) == 2
+
+
+def test_a_large_success_that_is_whole_is_kept(
+        backend: dv.DynamoDBBackend, client: Any, table_name: str) -> None:
+    value = noise(450 * KB).hex()
+    backend.store_result('id', value, states.SUCCESS)
+    backend.store_result('id', 'late', states.FAILURE)
+    assert backend.get_result('id') == value
+    client.delete_item(TableName=table_name, Key={'id': {'S': next(
+        item['id'] for item in all_items(client, table_name) if item['id'].endswith('/1'))}})
+    backend.store_result('id', 'late', states.SUCCESS)
+    assert backend.get_result('id') == 'late'
+
+
+def test_a_soft_time_limit_while_a_success_is_looked_at_replaces_nothing(
+        make_app: MakeApp, proxy: Proxy) -> None:
+    backend = ready(make_app(
+        result_serializer='pickle', accept_content=['pickle']), proxy)
+    backend.store_result('id', Late(), states.SUCCESS)
+    Late.left = 1
+    with pytest.raises(SoftTimeLimitExceeded):
+        backend.store_result('id', 'late', states.SUCCESS)
+    assert isinstance(backend.get_result('id'), Late)
+
+
+class Late:
+    """Its unpickling meets the soft time limit as often as is left."""
+
+    left = 0
+
+    def __setstate__(self, state: Any) -> None:
+        if Late.left:
+            Late.left -= 1
+            raise SoftTimeLimitExceeded
+
+    def __getstate__(self) -> Any:
+        return {'some': 'state'}
+
+
+# section: Backend
+SUCCEEDED = {'status': {'S': 'SUCCESS'}, 'result': {'B': b'{"status": "SUCCESS", "result": 1}'}}
+
+
+def test_malformed_labels_of_chords_are_clear_errors(
+        backend: dv.DynamoDBBackend, client: Any, table_name: str) -> None:
+    put_raw(client, table_name, 'RUN', lazy={'BOOL': False}, single={'BOOL': False})
+    labels: list[dict[str, Any]] = [
+        {'N': '5'}, {'L': [{'S': 'x'}]}, {'BS': [b'x']}, {'S': '.5'}, {'S': 'x' * 3000 + '.5'},
+        {'S': 'RUN.'}, {'S': 'RUN.many'}]
+    for label in labels:
+        put_raw(client, table_name, 'celery-task-meta-id', chord=label, **SUCCEEDED)
+        result = backend.app.AsyncResult('id')
+        assert result.state == states.FAILURE, label
+        assert 'counters of its chord' in str(result.result), label
+        assert isinstance(result.result, celery.exceptions.BackendGetMetaError)
+
+
+RUNS: dict[str, dict[str, Any]] = {
+    'size of a text': {'size': {'S': 'many'}}, 'size without end': {'size': {'N': '9' * 30}},
+    'size below zero': {'size': {'N': '-5'}}, 'no single': {'single': None},
+    'owner of a text': {'owner': {'S': 'me'}}, 'members of a number': {'members': {'N': '5'}},
+    'members of texts': {'members': {'SS': ['x']}}, 'empty members': {'members': {'BS': [b'']}},
+    'added of a list': {'added': {'L': [{'N': '1'}]}}, 'failed of maps': {
+        'failed': {'L': [{'M': {}}]}}}
+
+
+def test_malformed_runs_are_clear_errors_and_stop_no_command(
+        run: Any, backend: dv.DynamoDBBackend, client: Any, table_name: str) -> None:
+    drives = {}
+    for name, change in RUNS.items():
+        drives[name] = drive = Drive(backend.app, 2)
+        drive.apply()
+        drive.returns(0)
+        (attribute, value), = change.items()
+        of_run = attribute in ('size', 'single', 'owner')
+        update: dict[str, Any] = {'UpdateExpression': 'REMOVE #a'}
+        if value is not None:
+            update = {'UpdateExpression': 'SET #a = :v', 'ExpressionAttributeValues': {':v': value}}
+        client.update_item(
+            TableName=table_name, Key={'id': {'S': drive.run.id + ('' if of_run else '.0.0')}},
+            ExpressionAttributeNames={'#a': attribute}, **update)
+        result = backend.app.AsyncResult(drive.ids[0])
+        assert result.state in (states.FAILURE, states.STARTED, states.SUCCESS), name
+        assert result.state != states.FAILURE or 'counters of its chord' in str(result.result)
+    lines = run('list', '--json-lines', '--state', 'RUNNING')[1].splitlines()
+    rows = {row['id']: row for row in map(json.loads, (
+        line for line in lines if line.startswith('{')))}
+    listed = run('list', '--limit', '0')[1]
+    for name, drive in drives.items():
+        row = rows[drive.group_id]
+        assert (row['error'] is None) == (name in ('owner of a text', 'empty members')), name
+        assert f'{drive.group_id}  chord: {"cannot be read" if row["error"] else ""}' in listed
+    for name in ('size without end', 'members of a number', 'empty members'):
+        shown = run('show', drives[name].group_id, '--json')[1]['chord']
+        assert shown['id'] == drives[name].group_id and shown['error'].startswith('its counters: ')
+    code, output = run('show', drives['no single'].group_id)
+    assert code == 0 and 'chord      cannot be read: its counters: KeyError' in output
+
+
+# section: Operating, scanning, inspecting and commands
+def test_a_saved_group_whose_ids_are_none_is_told(
+        run: Any, backend: dv.DynamoDBBackend, client: Any, table_name: str) -> None:
+    saved = backend.encode({'result': [['g', None], [[[1, None], None], [[2, None], None]]]})
+    backend.set('celery-taskset-meta-odd', saved)
+    assert 'the saved group cannot be read: TypeError' in run('show', 'odd')[1]
+
+
+def test_values_of_any_shape_are_shown(make_app: MakeApp, proxy: Proxy, table_name: str) -> None:
+    backend = ready(make_app(result_serializer='pickle', accept_content=['json', 'pickle']), proxy)
+    itself: list[Any] = [1]
+    itself.append({'in': itself})
+    deep: Any = 'deepest'
+    for _ in range(300):
+        deep = [deep]
+    digits = 10 ** 5000
+    values = {'itself': itself, 'deep': deep, 'digits': [digits, {digits: 1}], 'twice': [[], []]}
+    shared: list[int] = []
+    values['twice'] = [shared, shared]
+    context = type('Context', (), {'app': backend.app})
+    shown = {}
+    for id, value in values.items():
+        backend.store_result(id, value, states.SUCCESS)
+        for more in ([], ['--json']):
+            done = click.testing.CliRunner().invoke(dv.commands, ['show', id, *more], obj=context)
+            assert done.exit_code == 0, done.exc_info
+        shown[id] = json.loads(done.output)['result']
+    assert shown['itself'] == [1, {'in': "[1, {'in': [...]}]"}]
+    assert 'deepest' in json.dumps(shown['deep'])
+    assert shown['digits'] == [f'1{"0" * 5000}', {f'1{"0" * 5000}': 1}]
+    assert shown['twice'] == [[], []]
+
+
+def test_a_terminal_that_lacks_letters_gets_them_escaped(
+        backend: dv.DynamoDBBackend, table_name: str) -> None:
+    backend.store_result('ü→', 'é→' + 'x' * 600, states.SUCCESS)
+    context = type('Context', (), {'app': backend.app})
+    for command in (['show', 'ü→'], ['list']):
+        runner = click.testing.CliRunner(charset='latin-1')
+        done = runner.invoke(dv.commands, command, obj=context)
+        assert done.exit_code == 0, done.exc_info
+        assert 'ü\\u2192' in done.stdout_bytes.decode('latin-1')
+
+
+@pytest.mark.parametrize('command', ['list', 'show id', 'purge'])
+def test_commands_without_stderr_and_stdin(
+        command: str, backend: dv.DynamoDBBackend, monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str]) -> None:
+    backend.store_result('id', 1, states.SUCCESS)
+    monkeypatch.setattr(sys, 'stderr', None)  # as in `2>&-`
+    monkeypatch.setattr(sys, 'stdin', None)
+    monkeypatch.setattr(dv, 'ASK_ABOVE', -1)
+    dv.commands.main(command.split(), obj=type('Context', (), {'app': backend.app}),
+                     standalone_mode=False)
+    assert capsys.readouterr().out
+
+
+@pytest.mark.parametrize(('id', 'prefix'), [
+    ("it's", ''), ('both \' and "é→\\', 'ü'), ('id', "it's")])
+def test_celerys_keys_of_any_letters_are_listed_and_shown(
+        id: str, prefix: str, make_app: MakeApp, proxy: Proxy, client: Any,
+        table_name: str) -> None:
+    backend = ready(make_app('celery_keys=true', result_backend_transport_options={
+        'global_keyprefix': prefix}), proxy)
+    backend.store_result(id, 'é', states.SUCCESS)
+    item, = all_items(client, table_name)
+    context = type('Context', (), {'app': backend.app})
+
+    def shown(*command: str) -> Any:
+        done = click.testing.CliRunner().invoke(dv.commands, command, obj=context)
+        assert done.exit_code == 0, done.output
+        return json.loads(next(line for line in [
+            done.output, *done.output.splitlines()] if line.startswith('{')))
+
+    assert shown('list', '--json')['id'] == id
+    assert shown('show', id, '--json')['stored_as'] == item['id']
+    assert shown('show', item['id'], '--json')['id'] == id
+    drive = Drive(backend.app, 2)
+    drive.group_id = id
+    drive.apply()
+    assert shown('list', '--json', '--state', 'RUNNING')['id'] == id
+    assert shown('show', id, '--json')['chord']['expected'] == 2
+
+
+@pytest.mark.parametrize('key', [
+    b'', b"it's", b'"', b'both \' and "', 'é'.encode(), b'\\', b'\n\t\r\x00', b"b'x'"])
+def test_the_key_of_an_id(key: bytes) -> None:
+    assert dv.key_of_id(str(key)) == key.decode() == dv.key_of_id(key.decode()) or key == b"b'x'"
+    for prefix in (key[:2], key[:3]):
+        assert str(key).startswith(dv.id_prefixes(prefix.decode(errors='ignore')))
+
+
+@pytest.mark.parametrize('id', [
+    "b'a' b'b'", "b'a'b'", "b'\\d'", "b'\\xff'", "b'a", 'b"a\'', "b''x"])
+def test_what_only_looks_like_shown_bytes_is_the_key(id: str) -> None:
+    assert dv.key_of_id(id) == id

@@ -6911,10 +6911,12 @@ def test_purge_deletes_chunks_that_no_item_counts(
         client.put_item(TableName=table_name, Item={
             'id': {'S': id}, 'result': {'B': b'x'}, 'timestamp': {'N': repr(time.time() - age)}})
     orphans = [f'celery-task-meta-lost/{bytes(16).hex()}/{number}' for number in range(3)]
-    orphans.append(f'celery-task-meta-large/{bytes(16).hex()}/0')  # of a version that is no longer the value's
+    # of a version that is no longer the value's
+    orphans.append(f'celery-task-meta-large/{bytes(16).hex()}/0')
     for id in orphans:
         put_chunk(id, age=7200)
-    put_chunk(f'celery-task-meta-new/{bytes(16).hex()}/0', age=60)  # of a store that may be under way
+    # of a store that may be under way
+    put_chunk(f'celery-task-meta-new/{bytes(16).hex()}/0', age=60)
     put_chunk('celery-task-meta-a/b', age=7200)  # no chunk
     alike = f'celery-task-meta-a/{bytes(16).hex()}/1'  # the result of a task with such an id
     client.put_item(TableName=table_name, Item={
