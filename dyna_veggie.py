@@ -5063,13 +5063,14 @@ def scan_for_purge(
 
     prefixes: how the ids of our chunks begin.
     """
-    values: dict[str, Any] = {**_purge_values(), 'slash': '/'}
-    values.update((f'prefix{number}', prefix) for number, prefix in enumerate(prefixes))
-    wanted = [f'({_PURGED})'] + [
-        f'({_ORPHANED} AND contains(#id, :slash) AND begins_with(#id, :prefix{number}))'
-        for number in range(len(prefixes))]
+    starts = {f'prefix{number}': prefix for number, prefix in enumerate(prefixes)}
+    wanted = f'({_PURGED})'
+    if starts:
+        ours = ' OR '.join(f'begins_with(#id, :{name})' for name in starts)
+        wanted += f' OR ({_ORPHANED} AND contains(#id, :slash) AND ({ours}))'
     params = expressions(
-        values, FilterExpression=' OR '.join(wanted), ProjectionExpression='#id, #ttl')
+        {**_purge_values(), **starts, 'slash': '/'}, FilterExpression=wanted,
+        ProjectionExpression='#id, #ttl')
     for scanned, items in scan(table, segments, lambda: params):
         expired: list[str] = []
         unexpired: list[str] = []

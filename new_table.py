@@ -12,7 +12,8 @@ class Stub(http.server.ThreadingHTTPServer):
 
     def __init__(self, **answers: Any) -> None:
         super().__init__(('127.0.0.1', 0), StubHandler)
-        self.answers, self.operations = answers, []
+        self.answers = answers
+        self.operations: list[str] = []
         self.url = f'http://127.0.0.1:{self.server_address[1]}'
         threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
 
@@ -249,7 +250,7 @@ def put_raw(client: Any, table: str, id: str, **attributes: Any) -> None:
     client.put_item(TableName=table, Item={'id': {'S': id}, **attributes})
 
 
-OLD = {'timestamp': {'N': '1700000000'}}
+OLD: dict[str, Any] = {'timestamp': {'N': '1700000000'}}
 
 
 def test_purge_leaves_what_only_has_the_form_of_a_chunk(
@@ -262,7 +263,7 @@ def test_purge_leaves_what_only_has_the_form_of_a_chunk(
     for id in ours:
         put_raw(client, table_name, id, **piece)
     own = f'celery-task-meta-a/{version}'
-    foreign = {
+    foreign: dict[str, dict[str, Any]] = {
         f'user/{version}/1': OLD, f'image/{version}/7': {**piece, 'width': {'N': '5'}},
         f'image/{version}/8': piece, f'{own}/1': OLD, f'{own}/2': {'result': {'S': 'x'}, **OLD},
         f'{own}/3': {**piece, 'name': {'S': 'x'}}, f'{own}/4': {**piece, 'chord': {'S': 'x.1'}},
