@@ -1883,6 +1883,7 @@ class Values:
     REPLACEABLE = (
         'attribute_not_exists(#id) OR #ttl <= :now '
         'OR (attribute_exists(#status) AND #status <> :keep)')
+
     def __init__(self, table: Table) -> None:
         self.table = table
 
