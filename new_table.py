@@ -408,7 +408,7 @@ RUNS: dict[str, dict[str, Any]] = {
     'size of a text': {'size': {'S': 'many'}}, 'size without end': {'size': {'N': '9' * 30}},
     'size below zero': {'size': {'N': '-5'}}, 'no single': {'single': None},
     'owner of a text': {'owner': {'S': 'me'}}, 'members of a number': {'members': {'N': '5'}},
-    'members of texts': {'members': {'SS': ['x']}}, 'empty members': {'members': {'BS': [b'']}},
+    'members of texts': {'members': {'SS': ['x']}}, 'short members': {'members': {'BS': [b'x']}},
     'added of a list': {'added': {'L': [{'N': '1'}]}}, 'failed of maps': {
         'failed': {'L': [{'M': {}}]}}}
 
@@ -437,9 +437,9 @@ def test_malformed_runs_are_clear_errors_and_stop_no_command(
     listed = run('list', '--limit', '0')[1]
     for name, drive in drives.items():
         row = rows[drive.group_id]
-        assert (row['error'] is None) == (name in ('owner of a text', 'empty members')), name
+        assert (row['error'] is None) == (name in ('owner of a text', 'short members')), name
         assert f'{drive.group_id}  chord: {"cannot be read" if row["error"] else ""}' in listed
-    for name in ('size without end', 'members of a number', 'empty members'):
+    for name in ('size without end', 'members of a number', 'short members'):
         shown = run('show', drives[name].group_id, '--json')[1]['chord']
         assert shown['id'] == drives[name].group_id and shown['error'].startswith('its counters: ')
     code, output = run('show', drives['no single'].group_id)
