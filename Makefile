@@ -6,7 +6,8 @@ SOURCES = $(wildcard *.py tools examples benchmarks)
 
 help:
 	@echo 'make demo    a Celery worker counts words, with its results in DynamoDB'
-	@echo 'make test    all tests; ARGS="-k chord -x" goes to pytest'
+	@echo 'make test    the tests that a change should pass, in minutes; ARGS="-k chord -x" goes to pytest'
+	@echo 'make test-all      all tests: also kills at every step, 10,000 parts, 100,000 items'
 	@echo 'make test-matrix   the same with every Celery on every Python that is here;'
 	@echo '             SESSIONS="oldest newest" for the corners'
 	@echo 'make bench   beside the DynamoDB and Redis backends of Celery; ARGS=--quick for a short one'
@@ -17,21 +18,24 @@ help:
 	@echo '             ARGS="--seed 42" shows one'
 	@echo 'make soak    40 minutes of faults, kills and duplicates, on three kinds of workers;'
 	@echo '             ARGS="--minutes 3 --plot soak.svg" for a short one, with a plot'
+	@echo 'make test-aws   every kind of request, and chords, on AWS itself, for less than a US cent;'
+	@echo '             ARGS="--region eu-west-1 --report report.md"'
 	@echo 'make lint    ruff and mypy'
 	@echo 'make clean   removes what these made'
 	@echo
 	@echo 'demo and test use the DynamoDB at DYNAMODB_ENDPOINT=http://..., else they start one:'
 	@echo 'in Docker if that runs, else embedded.  ENGINE=docker or ENGINE=embedded allows only that.'
 	@echo 'IMAGE=... names another image of DynamoDB Local than amazon/dynamodb-local.'
-	@echo 'QUICK=1 leaves out what takes minutes.  PYTHON=python3.12 picks the Python, and'
-	@echo 'VENV=.venv/3.12 gives it a venv beside the other one.'
+	@echo 'PYTHON=python3.12 picks the Python, and VENV=.venv/3.12 gives it a venv beside the other one.'
 
 demo: $(READY)
 	@$(VENV)/bin/python tools/dynamodb_local.py $(VENV)/bin/python examples/demo.py
 
 test: $(READY)
-	@$(VENV)/bin/python tools/dynamodb_local.py \
-		$(VENV)/bin/python -m pytest -o faulthandler_timeout=400 $(ARGS)
+	@$(VENV)/bin/python tools/dynamodb_local.py $(VENV)/bin/python tools/suite.py $(ARGS)
+
+test-all: $(READY)
+	@$(VENV)/bin/python tools/dynamodb_local.py $(VENV)/bin/python tools/suite.py --all $(ARGS)
 
 test-matrix: $(READY)
 	@$(VENV)/bin/python tools/dynamodb_local.py $(VENV)/bin/python -m nox -f tools/noxfile.py \
@@ -56,6 +60,9 @@ soak: $(READY)
 	@$(VENV)/bin/python -m pip install -qq --disable-pip-version-check --editable '.[soak]'
 	@$(VENV)/bin/python tools/soak.py $(ARGS)
 
+test-aws: $(READY)
+	@$(VENV)/bin/python tools/aws_report.py $(ARGS)
+
 lint: $(READY)
 	@$(VENV)/bin/python -m ruff check --config tools/ruff.toml $(SOURCES)
 	@$(VENV)/bin/python -m mypy --config-file tools/mypy.ini $(filter-out setup.py,$(SOURCES))
@@ -79,4 +86,4 @@ $(READY): setup.py
 	@$(VENV)/bin/python -m pip install -qq --disable-pip-version-check --editable '.[test,lint]'
 	@echo '$(CURDIR)' > $@
 
-.PHONY: help demo test test-matrix bench conformance model canvases soak lint clean
+.PHONY: help demo test test-all test-matrix test-aws bench conformance model canvases soak lint clean

@@ -66,6 +66,7 @@ from queue import SimpleQueue
 from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar, Union
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
+import botocore.loaders
 import botocore.session
 import celery
 import click
@@ -83,7 +84,7 @@ from botocore.exceptions import ConnectionError as BotoConnectionError
 from botocore.parsers import ResponseParserError
 from botocore.utils import is_valid_endpoint_url, is_valid_ipv6_endpoint_url
 from celery import maybe_signature, states
-from celery._state import get_current_task
+from celery._state import _get_active_apps, get_current_app, get_current_task
 from celery.app.task import Context
 from celery.app.utils import find_app
 from celery.backends.base import BaseKeyValueStoreBackend
@@ -575,17 +576,26 @@ def mask_secret(url: str) -> str:
     return parts._replace(netloc=f'{access_key}{colon}{MASK}{at}{host}').geturl()
 
 
-def unmask_secret(url: str | None, configured: Any) -> str | None:
-    """A pickled backend's URL, whose secret key is masked, with the keys of the configured one.
+def unmask_secret(
+        url: str, configured: Iterable[tuple[T, Any]]) -> tuple[T, str] | tuple[None, str]:
+    """The first of the configured URLs that a pickled backend's stands for, and whose it is.
 
-    It stays masked if the two name different places.
+    url: its secret key is masked.  configured: (owner, URL) pairs.  It is the same URL, or else
+    names the same place by another access key.  (None, url) if there is none.
     """
-    if url and isinstance(configured, str) and f':{MASK}@' in url:
-        scheme, separator, rest = configured.partition('://')
+    found = []
+    for owner, other in configured:
+        scheme, separator, rest = str(other).partition('://')
         own = scheme.rpartition('+')[2] + separator + rest
-        if own.rpartition('@')[2] == url.rpartition('@')[2]:
-            return own
-    return url
+        try:
+            masked = mask_secret(own)
+        except ValueError:  # no URL, of another app
+            continue
+        if masked == url:
+            return owner, own
+        if masked.rpartition('@')[2] == url.rpartition('@')[2]:
+            found.append((owner, own))
+    return found[0] if found else (None, url)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -901,6 +911,12 @@ def _mask_credentials(record: logging.LogRecord) -> bool:
     return True
 
 
+@functools.cache
+def _data_loader(data_path: str | None) -> Any:
+    """botocore's loader of its models: pure data, which a process, and its forks, parse once."""
+    return botocore.loaders.create_loader(data_path)
+
+
 def open_session(options: Options) -> Any:
     """A botocore session whose profile exists, and which knows a region, wherever that is set.
 
@@ -910,6 +926,8 @@ def open_session(options: Options) -> Any:
         logging.getLogger(name).addFilter(_mask_credentials)
     try:
         session = botocore.session.Session(profile=options.profile)
+        session.register_component(
+            'data_loader', _data_loader(session.get_config_variable('data_path')))
         session.get_scoped_config()  # raises for a profile that does not exist, also AWS_PROFILE's
         region = options.region or session.get_config_variable('region')
     except ProfileNotFound as exc:
@@ -1125,6 +1143,22 @@ if hasattr(os, 'register_at_fork'):
     os.register_at_fork(after_in_child=drop_shared)
 
 
+def start_thread(
+        target: Callable[..., Any], *args: Any, name: str = 'dyna-veggie',
+) -> threading.Thread | None:
+    """A thread that keeps no process from ending; None if no more can be started.
+
+    That is so at the end of a process, at a limit of the system, and in a sub-interpreter, which
+    may refuse daemon threads when they are made.
+    """
+    try:
+        thread = threading.Thread(target=target, args=args, name=name, daemon=True)
+        thread.start()
+    except RuntimeError:
+        return None
+    return thread
+
+
 # --------------------------------------------------------------------------------------------------
 # Pages
 # --------------------------------------------------------------------------------------------------
@@ -1178,11 +1212,9 @@ class Pages:
         helpers = []
         try:
             for _ in range(min(len(self._pages), threads) - 1):
-                helper = threading.Thread(target=self._work, name='dyna-veggie', daemon=True)
-                try:
-                    helper.start()
-                except RuntimeError:  # no more threads, at the end of a process: it goes on alone
-                    break
+                helper = start_thread(self._work)
+                if helper is None:
+                    break  # the caller goes on alone
                 helpers.append(helper)
             self._work()
             if not self._failures or isinstance(self._failures[0], (*FAILURES, Unprocessed)):
@@ -2650,7 +2682,10 @@ class ChordCounter:
 
     @contextlib.contextmanager
     def beating(self) -> Iterator[None]:
-        """Beats meanwhile, in a thread of its own, so that nobody takes over."""
+        """Beats meanwhile, in a thread of its own, so that nobody takes over.
+
+        Without a thread somebody may: begin() will tell.
+        """
         stopped = threading.Event()
 
         def beat() -> None:
@@ -2661,10 +2696,7 @@ class ChordCounter:
                 except FAILURES as exc:
                     logger.warning('Task %s: the lease of its chord was not renewed: %s',
                                    self.part.task_id, summary(exc))
-        try:
-            threading.Thread(target=beat, name='dyna-veggie-beat', daemon=True).start()
-        except RuntimeError:  # no more threads, at the end of a process
-            pass
+        start_thread(beat, name='dyna-veggie-beat')
         try:
             yield
         finally:
@@ -2991,7 +3023,8 @@ class Poller:
             if self._serving:
                 return
             self._serving = True
-        threading.Thread(target=self._serve, name='dyna-veggie-callbacks', daemon=True).start()
+        if start_thread(self._serve, name='dyna-veggie-callbacks') is None:
+            self._serving = False  # until the next watch(), whoever waits looks for them
 
     def _serve(self) -> None:
         while True:
@@ -3045,7 +3078,7 @@ PENDING_META = {'status': states.PENDING, 'result': None}
 def leaf_results(result: ResultBase) -> Iterator[AsyncResult]:
     """The leaves of a result, in order."""
     if isinstance(result, ResultSet):
-        for child in result.results:
+        for child in list(result.results):  # it may change meanwhile
             yield from leaf_results(child)
     else:
         yield result
@@ -3117,9 +3150,10 @@ class AwaitingBackend(BaseKeyValueStoreBackend):
         """Yields (task id, meta) as tasks become ready."""
         ids = dict.fromkeys(bytes_to_str(task_id) for task_id in task_ids)
         for task_id in list(ids):
-            if self.is_cached(task_id) and self._cache[task_id]['status'] in states.READY_STATES:
+            cached = self._cache.get(task_id)  # one look: another thread may replace or drop it
+            if cached and cached['status'] in states.READY_STATES:
                 del ids[task_id]
-                yield task_id, self._cache[task_id]
+                yield task_id, cached
         if interval is None:
             interval = 0.5
         for iteration in range(max_iterations or 1):
@@ -3155,8 +3189,8 @@ class AwaitingBackend(BaseKeyValueStoreBackend):
     def _resolve(
             self, unknown: Iterable[AsyncResult], timeout: float | None = None,
             interval: float | None = 0.5, on_interval: Any = None, on_message: Any = None,
-            no_ack: bool = True) -> Iterator[str]:
-        """Yields the id of each leaf as it becomes ready, and keeps the meta in it."""
+            no_ack: bool = True) -> Iterator[tuple[str, Any]]:
+        """Yields (id, meta) of each leaf as it becomes ready, and keeps the meta in it."""
         leaves: dict[str, list[AsyncResult]] = {}
         for leaf in unknown:
             leaves.setdefault(leaf.id, []).append(leaf)
@@ -3166,34 +3200,43 @@ class AwaitingBackend(BaseKeyValueStoreBackend):
             if on_message is not None:
                 on_message(dict(seen.value))
             if seen.final:
-                for leaf in leaves[task_id]:
-                    leaf._maybe_set_cache(dict(seen.value))
-                yield task_id
+                metas = [leaf._maybe_set_cache(dict(seen.value)) for leaf in leaves[task_id]]
+                yield task_id, metas[0]  # not from the leaf, which another thread may forget
 
     def iter_native(
             self, result: ResultSet, no_ack: bool = True, **kwargs: Any,
     ) -> Iterator[tuple[str, Any]]:
         """Yields (id, meta) of each task, and (id, results) of each group, as they become ready."""
         self._ensure_not_eager()
+        # decided once: the set may change meanwhile, and other threads may read or forget results
+        members = list(result.results)
+        metas: dict[str, Any] = {}
         waiting: dict[str, list[int]] = {}
-        missing = [0] * len(result.results)
-        unknown: list[AsyncResult] = []  # decided once: another thread may be reading some of them
-        for number, member in enumerate(result.results):
-            leaves = [leaf for leaf in leaf_results(member) if leaf._cache is None]
-            unknown += leaves
-            for task_id in {leaf.id for leaf in leaves}:
+        missing = [0] * len(members)
+        unknown: list[AsyncResult] = []
+        for number, member in enumerate(members):
+            pending = set()
+            for leaf in leaf_results(member):
+                meta = leaf._cache
+                if meta is None:
+                    unknown.append(leaf)
+                    pending.add(leaf.id)
+                else:
+                    metas[leaf.id] = meta
+            for task_id in pending:
                 waiting.setdefault(task_id, []).append(number)
-                missing[number] += 1
+            missing[number] = len(pending)
 
         def outcome(number: int) -> tuple[str, Any]:
-            member = result.results[number]
+            member = members[number]
             is_set = isinstance(member, ResultSet)
-            return member.id, member.results if is_set else member._cache
+            return member.id, member.results if is_set else metas[member.id]
 
         for number, count in enumerate(missing):
             if not count:
                 yield outcome(number)
-        for task_id in self._resolve(unknown, **kwargs) if waiting else ():
+        for task_id, meta in self._resolve(unknown, **kwargs) if waiting else ():
+            metas[task_id] = meta
             for number in waiting[task_id]:
                 missing[number] -= 1
                 if not missing[number]:
@@ -3323,11 +3366,13 @@ def _metas_of(
     leaves, size = list(leaves), 1
     metas: dict[str, Mapping[str, Any]] = {}
     for position, leaf in enumerate(leaves):
-        if leaf._cache is None and leaf.id not in metas:
+        meta = leaf._cache or metas.get(leaf.id)  # another thread may forget it meanwhile
+        if meta is None:
             rest = itertools.islice(leaves, position, None)
             metas.update(_read_leaves(_unknown_leaves(rest, size), deadline=deadline))
             size = min(8 * size, GET_BATCH)
-        yield leaf, leaf._cache or metas[leaf.id]
+            meta = leaf._cache or metas[leaf.id]
+        yield leaf, meta
 
 
 def _raise_error_of(leaves: Iterable[AsyncResult], deadline: float = math.inf) -> None:
@@ -3470,10 +3515,12 @@ class BatchedResultSet(ResultSet):
 
     def completed_count(self) -> int:
         """How many members, which may be sets, were successful."""
-        successful = {leaf.id for leaf, meta in _metas_of(leaf_results(self))
+        members = list(self.results)  # the set may change meanwhile
+        leaves = itertools.chain.from_iterable(map(leaf_results, members))
+        successful = {leaf.id for leaf, meta in _metas_of(leaves)
                       if meta['status'] == states.SUCCESS}
         return sum(all(leaf.id in successful for leaf in leaf_results(member))
-                   for member in self.results)
+                   for member in members)
 
     def maybe_throw(self, callback: Any = None, propagate: bool = True) -> None:
         for leaf, meta in _metas_of(leaf_results(self)):
@@ -3495,9 +3542,10 @@ class BatchedResultSet(ResultSet):
             raise ImproperlyConfigured('join() takes no on_message; get() and join_native() do')
         deadline = math.inf if timeout is None else time.monotonic() + timeout
         values, size = [], 1
-        for position, member in enumerate(self.results):
+        members = list(self.results)  # the set may change meanwhile
+        for position, member in enumerate(members):
             if _unknown_leaves(leaf_results(member), 1):
-                rest = itertools.islice(self.results, position, None)
+                rest = itertools.islice(members, position, None)
                 leaves = itertools.chain.from_iterable(map(leaf_results, rest))
                 window = _unknown_leaves(leaves, size)
                 _read_leaves(window, deadline=deadline)
@@ -3849,13 +3897,14 @@ class Join:
             logger.warning('Chord %s: %d values that were kept for it stay: %s',
                            self.group_id, len(self.kept), summary(exc))
 
-    def start(self) -> None:
-        """The same in a thread of its own, which may wait."""
-        try:
-            threading.Thread(
-                target=self.run_alone, name='dyna-veggie-join', daemon=True).start()
-        except RuntimeError:  # no more threads, at the end of a process
-            logger.exception('Chord %s was not joined here', self.group_id)
+    def start(self, in_task: bool) -> None:
+        """The same in a thread of its own, which may wait; a task waits itself if there is none."""
+        if start_thread(self.run_alone, name='dyna-veggie-join') is None:
+            if in_task:
+                self.run_alone()
+            else:
+                logger.error(
+                    'Chord %s was not joined here: no thread can be started', self.group_id)
 
     def run_alone(self) -> None:
         """The same, and an error is only logged."""
@@ -4350,13 +4399,13 @@ class JoiningBackend(HeaderBackend):
                     raise _MayNotWait from exc
                 join.run(time.sleep)  # here: the process may exit after this task
         except (_MayNotWait, SoftTimeLimitExceeded):
-            join.start()
+            join.start(in_task)
         except (KeyboardInterrupt, SystemExit):  # the process ends: nothing is to keep it
             raise
         except BaseException as exc:
             if not join.begun:
                 raise
-            join.start()
+            join.start(in_task)
             if not isinstance(exc, Exception):  # a time limit of gevent or eventlet
                 raise
 
@@ -4463,22 +4512,20 @@ class SentTasks:
         self._paused_until = -math.inf
         self._failing = False
 
-    def note(self, item: Item) -> None:
+    def note(self, make_item: Callable[[], Item]) -> None:
         """Puts an item unless one is there."""
         if time.monotonic() < self._paused_until:
             return
         errors: list[Exception] = []
         # a request can take as long as its time-outs and a look for credentials; one that comes
         # late does no harm
-        thread = threading.Thread(
-            target=self._put, args=(item, errors), name='dyna-veggie', daemon=True)
-        try:
-            thread.start()
+        thread = start_thread(self._put, make_item, errors)
+        if thread is None:
+            errors.append(RuntimeError('no thread can be started'))
+        else:
             thread.join(self.PATIENCE)
-        except RuntimeError as exc:  # no more threads, at the end of a process
-            errors.append(exc)
-        if thread.is_alive():
-            errors.append(TimeoutError(f'no answer within {self.PATIENCE:g} s'))
+            if thread.is_alive():
+                errors.append(TimeoutError(f'no answer within {self.PATIENCE:g} s'))
         if errors:
             self._paused_until = time.monotonic() + self.PAUSE
             log = logger.debug if self._failing else logger.warning
@@ -4486,7 +4533,13 @@ class SentTasks:
                 'were: %s', self._table.name, summary(errors[0]))
         self._failing = bool(errors)
 
-    def _put(self, item: Item, errors: list[Exception]) -> None:
+    def _put(self, make_item: Callable[[], Item], errors: list[Exception]) -> None:
+        try:
+            self._try_to_put(make_item())
+        except Exception as exc:  # also of a serializer, or of what instruments botocore
+            errors.append(exc)
+
+    def _try_to_put(self, item: Item) -> None:
         params = {
             'TableName': self._table.name, 'Item': marshal_item(item),
             **expressions({'now': int(time.time())},
@@ -4508,7 +4561,7 @@ class SentTasks:
             if not diagnose(error).transient:
                 break
         assert error is not None
-        errors.append(error)
+        raise error
 
 
 #: what all threads of this process share to note which tasks they sent
@@ -4554,7 +4607,7 @@ class DynamoDBBackend(JoiningBackend):
             **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         conf = self.app.conf
-        self.url = unmask_secret(url, conf.result_backend)
+        self.url = url
         self.table_name = table_name
         self.options = parse_options(self.url, conf, table_name)
         if self.options.region is None or self.options.profile:
@@ -4577,9 +4630,15 @@ class DynamoDBBackend(JoiningBackend):
 
     def __reduce__(self, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
         # a pickle travels and is kept: it holds no secret key, and finds it in result_backend again
-        return super().__reduce__(args, {
+        return _Unpickled, (type(self), args, {
             'url': mask_secret(self.url) if self.url else None, 'table_name': self.table_name,
             'expires': self.expires or 0, 'serializer': self.serializer, **(kwargs or {})})
+
+    def __deepcopy__(self, memo: Any = None) -> Any:
+        cls, args, kwargs = self.__reduce__()[1]
+        return cls(*args, app=self.app, **{**kwargs, 'url': self.url})
+
+    __copy__ = __deepcopy__
 
     def as_uri(self, include_password: bool = False) -> str:
         url = self.url or 'dynamodb://'
@@ -4667,12 +4726,14 @@ class DynamoDBBackend(JoiningBackend):
     def on_task_call(self, producer: Any, task_id: str) -> dict[str, Any]:
         """Called just before a task is sent, unless its result is ignored."""
         if self.options.track_sent:
-            meta = {**PENDING_META, 'traceback': None, 'children': [], 'date_done': None,
-                    'task_id': task_id}
-            _shared_sent_tasks(self.options).note({
-                'id': self.item_id(task_id), 'result': ensure_bytes(self.encode(meta)),
-                'status': states.PENDING, 'timestamp': time.time(), **expiry(self.expires)})
+            _shared_sent_tasks(self.options).note(functools.partial(self._sent_item, task_id))
         return {}
+
+    def _sent_item(self, task_id: str) -> Item:
+        meta = {**PENDING_META, 'traceback': None, 'children': [], 'date_done': None,
+                'task_id': task_id}
+        return {'id': self.item_id(task_id), 'result': ensure_bytes(self.encode(meta)),
+                'status': states.PENDING, 'timestamp': time.time(), **expiry(self.expires)}
 
     def _state_lifetime(self, state: str, request: Any = None) -> int | None:
         lifetime = self.failure_expires if state == states.FAILURE else self.expires
@@ -4784,6 +4845,59 @@ class DynamoDBBackend(JoiningBackend):
             if meta:
                 return meta
         return None
+
+
+def _configured_urls() -> Iterator[tuple[Any, Any]]:
+    """The apps of this process, the current one first, each with its ``result_backend``."""
+    for app in dict.fromkeys([get_current_app(), *_get_active_apps()]):
+        with contextlib.suppress(Exception):  # of settings that do not load
+            yield app, app.conf.result_backend
+
+
+class _Unpickled(DynamoDBBackend):
+    """A backend that was unpickled, and that is made when it is first used.
+
+    Not before, since a child process may unpickle what it was given before it imports its app.
+    """
+
+    def __init__(self, cls: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._pickled = cls, args, kwargs
+        # a set is unpickled as one of the current app, and Celery's would ask that app's backend
+        give_result_classes(get_current_app())
+
+    def __reduce__(self, *_: Any) -> Any:
+        return _Unpickled, self._pickled  # as a process does that passes it on
+
+    __copy__ = __deepcopy__ = None  # type: ignore[assignment]
+
+    # Celery calls these while it unpickles a set, and when it drops a result
+
+    def add_pending_result(self, result: Any, weak: bool = False, *_: Any) -> Any:
+        return result
+
+    def remove_pending_result(self, result: Any, *_: Any) -> Any:
+        return result
+
+    def __getattribute__(self, name: str) -> Any:
+        if not name.startswith('__') and name not in ('_pickled', *_Unpickled.__dict__):
+            _make(self)
+        return object.__getattribute__(self, name)
+
+
+def _make(unpickled: Any) -> None:
+    """Turns an unpickled backend into that of an app of this process with the same URL.
+
+    Without such an app, of the current one.  Raises ImproperlyConfigured.
+    """
+    cls, args, kwargs = unpickled._pickled
+    app, url = get_current_app(), kwargs['url']
+    if url:
+        owner, url = unmask_secret(url, _configured_urls())
+        app = owner or app
+    made = cls(*args, app=app, **{**kwargs, 'url': url})
+    for name, value in vars(made).items():  # another thread may do the same: the first stays
+        vars(unpickled).setdefault(name, value)
+    unpickled.__class__ = cls
 
 
 # --------------------------------------------------------------------------------------------------
@@ -5006,9 +5120,9 @@ def scan(
             answers.put((segment, exc))
 
     def begin(segment: int, **start: Any) -> None:
-        # a daemon: if a signal ends the scan, nobody waits for the answer
-        threading.Thread(
-            target=read, args=(segment, start), name='dyna-veggie', daemon=True).start()
+        # in a thread: if a signal ends the scan, nobody waits for the answer
+        if start_thread(read, segment, start) is None:
+            read(segment, start)
 
     try:
         for segment in range(segments):

@@ -45,6 +45,7 @@ setup(
     extras_require={
         'test': [
             'pytest',
+            'pytest-xdist',
             'hypothesis',
             'docker',
             # for moto's server; the extra "server" would bring 25 packages that only other

@@ -26,8 +26,7 @@ def test(session: nox.Session, *requirements: str) -> None:
     session.chdir(ROOT)
     session.install('--editable', '.[test]', *requirements)
     session.run('python', '-c', VERSIONS)
-    session.run('python', '-m', 'pytest', '-o', 'faulthandler_timeout=400', *session.posargs,
-                env={'QUICK': '1'})
+    session.run('python', 'tools/suite.py', *session.posargs)
 
 
 @nox.session(python=PYTHONS)

@@ -113,7 +113,7 @@ class Request:
         entries = [entry for _, entry in _entries(self.body.get('RequestItems', {}))] or [self.body]
         for wrapper in ('PutRequest', 'DeleteRequest', 'Item', 'Key'):
             entries = [entry.get(wrapper, entry) for entry in entries]
-        entries += [_inserted(statement) for statement in self.body.get('Statements', ())]
+        entries += [inserted(statement) for statement in self.body.get('Statements', ())]
         return [entry['id']['S'] for entry in entries if 'id' in entry]
 
 
@@ -125,7 +125,7 @@ class Usage:
     by_operation: dict[str, int]
 
 
-def _inserted(statement: dict[str, Any]) -> dict[str, Any]:
+def inserted(statement: dict[str, Any]) -> dict[str, Any]:
     """The item of an INSERT."""
     return dict(zip(re.findall(r"'(\w+)': \?", statement['Statement']), statement['Parameters']))
 
@@ -180,15 +180,15 @@ def _units(operation: str, body: dict[str, Any], answer: dict[str, Any]) -> floa
         left = _entries(answer.get('UnprocessedItems', {}))
         puts = [write.get('PutRequest', {}).get('Item', {})
                 for table, write in _entries(body['RequestItems']) if (table, write) not in left]
-        return max(reported, sum(_blocks(item, 1024) for item in puts))
+        return max(reported, sum(blocks_of(item, 1024) for item in puts))
     if operation == 'BatchExecuteStatement':
-        items = [_inserted(statement) for statement in body['Statements']]
+        items = [inserted(statement) for statement in body['Statements']]
         tried = [item for item, said in zip(items, answer.get('Responses', ()))
                  if said.get('Error', {}).get('Code', 'DuplicateItem') == 'DuplicateItem']
-        return max(reported, sum(_blocks(item, 1024) for item in tried))
+        return max(reported, sum(blocks_of(item, 1024) for item in tried))
     if operation in ('PutItem', 'UpdateItem', 'DeleteItem'):
         new, old = body.get('Item', {}), answer.get('Item', {})
-        return max(reported, _blocks(new, 1024), _blocks(old, 1024))
+        return max(reported, blocks_of(new, 1024), blocks_of(old, 1024))
     return reported
 
 
@@ -199,7 +199,7 @@ def _read_units(asked: dict[str, Any], found: dict[str, Any], unprocessed: dict[
         items = found.get(table, [])
         left = unprocessed.get(table, {}).get('Keys', [])
         missing = len(reads['Keys']) - len(left) - len(items)
-        blocks = sum(_blocks(item, 4096) for item in items) + missing
+        blocks = sum(blocks_of(item, 4096) for item in items) + missing
         units += blocks if reads.get('ConsistentRead') else blocks / 2
     # only the engine knows the size of an item of which it returns a part
     if any('ProjectionExpression' in reads for reads in asked.values()):
@@ -207,7 +207,7 @@ def _read_units(asked: dict[str, Any], found: dict[str, Any], unprocessed: dict[
     return units
 
 
-def _blocks(item: dict[str, Any], size: int) -> int:
+def blocks_of(item: dict[str, Any], size: int) -> int:
     """How many blocks of that size an item takes, at least one."""
     bytes_ = sum(len(name.encode()) + _size(value) for name, value in item.items())
     return max(1, -(-bytes_ // size))
@@ -222,8 +222,10 @@ def _size(attribute: dict[str, Any]) -> int:
     (kind, value), = attribute.items()
     if kind == 'S':
         return len(value.encode())
-    if kind == 'B':
+    if kind == 'B' and isinstance(value, str):     # on the wire; botocore's is in bytes
         return len(value) * 3 // 4 - value.count('=')
+    if kind == 'B':
+        return len(value)
     if kind == 'N':
         return (len(value.strip('-0.')) + 1) // 2 + 1
     if kind in ('SS', 'BS', 'NS'):
