@@ -35,6 +35,7 @@ tests, those with one for their own section or class.
 """
 from __future__ import annotations
 
+import ast
 import base64
 import contextlib
 import dataclasses
@@ -62,6 +63,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
+from decimal import Decimal
 from queue import SimpleQueue
 from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar, Union
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
@@ -812,7 +814,6 @@ _BY_CODE = {
     'ThrottlingException': _THROTTLED,
     'Throttling': _THROTTLED,
     'RequestLimitExceeded': _THROTTLED,
-    'LimitExceededException': _THROTTLED,
     'TooManyRequestsException': _THROTTLED,
     'InternalServerError': _TRANSIENT,
     'ServiceUnavailable': _TRANSIENT,
@@ -851,6 +852,12 @@ _BY_REASON = {
 def error_code(exc: BaseException) -> str:
     """DynamoDB's code for an error, or '' if it did not come from DynamoDB."""
     return exc.response.get('Error', {}).get('Code', '') if isinstance(exc, ClientError) else ''
+
+
+def denied_key_action(exc: BaseException) -> str:
+    """The action on a table's KMS key that is denied; '' if it is none of these."""
+    found = re.search(r'not authorized to perform: (kms:\w+)', str(exc))
+    return found[1] if found else 'kms:Decrypt' if 'KMS key access denied' in str(exc) else ''
 
 
 def diagnose(exc: BaseException) -> Diagnosis:
@@ -1249,10 +1256,10 @@ class Client:
 
     def send_unless(
             self, codes: tuple[str, ...], method: str, params: Mapping[str, Any],
-            sleep: Sleep = time.sleep) -> Any:
+            sleep: Sleep = time.sleep, deadline: float = math.inf) -> Any:
         """The answer to a request; None if it fails with one of the codes."""
         try:
-            return self.send(method, params, sleep=sleep)
+            return self.send(method, params, deadline=deadline, sleep=sleep)
         except ClientError as exc:
             if error_code(exc) in codes:
                 return None
@@ -1266,7 +1273,7 @@ class Client:
         # the actions of STS are named as they are
         known = self._botocore.meta.service_model.operation_names if self._botocore else ()
         service = 'dynamodb:' if action in known else ''
-        remedy = diagnosis.remedy.format(action=service + action)
+        remedy = diagnosis.remedy.format(action=denied_key_action(error) or service + action)
         creates = self.options.create_table and action in ('CreateTable', 'DescribeTable')
         if creates and diagnosis.kind is DeniedAction:
             remedy += ('; or create the table, with the string hash key "id" and time to live on '
@@ -1472,6 +1479,19 @@ _BOOTSTRAP = Backoff(base=0.05, maximum=5.0, timeout=300.0)
 _KEY_SCHEMA = [{'AttributeName': 'id', 'KeyType': 'HASH'}]
 _KEY_ATTRIBUTES = [{'AttributeName': 'id', 'AttributeType': 'S'}]
 _KEY = 'id (S, HASH)'
+_TTL_PATIENCE = 5.0  # seconds that a new table's first write may take to turn on time to live
+_TTL_PAUSE = 60.0  # seconds after a failure in which no write looks at it
+
+_USABLE = ('ACTIVE', 'UPDATING')
+# what a person can do about a table in another state; creating and deleting pass by themselves
+_STATES = {
+    'CREATING': 'try again once it is ACTIVE',
+    'DELETING': 'try again once it is gone',
+    'INACCESSIBLE_ENCRYPTION_CREDENTIALS':
+        'enable the KMS key that encrypts it, and let DynamoDB use that',
+    'ARCHIVING': 'its KMS key could not be used for a week; restore its backup once it is ARCHIVED',
+    'ARCHIVED': 'its KMS key could not be used for a week; delete it, and restore its backup',
+}
 
 
 def is_too_long(id: str) -> bool:
@@ -1575,7 +1595,8 @@ class Table:
         #: how many requests of one call may be under way at once
         self.overlapped = min(OVERLAPPED, options.max_pool_connections)
         self._bootstrapping = threading.Lock()  # one thread of a process is enough
-        self._check_ttl = (options.ttl_seconds or 0) > 0
+        #: when (of time.monotonic) a write is to look whether time to live is on
+        self._ttl_due = -math.inf if (options.ttl_seconds or 0) > 0 else math.inf
 
     # --- items ------------------------------------------------------------------------------------
 
@@ -1788,34 +1809,70 @@ class Table:
                 'Enabled': True, 'SSEType': 'KMS', 'KMSMasterKeyId': options.encryption_key}
         return params
 
-    def bootstrap(self) -> bool:
-        """Creates the table if it is missing, and turns on time to live.
+    def bootstrap(self) -> None:
+        """Creates the table if it is missing, and turns on time to live; raises what create() does.
+
+        A failure to turn it on is only logged: reads hide what has expired anyway.
+        """
+        self.create()
+        if self.options.create_table:
+            self._ttl_due = -math.inf
+            self._ensure_ttl(_TTL_PATIENCE)
+
+    def create(self) -> bool:
+        """Creates the table if it is missing, and waits until it can be used.
 
         Returns whether it was missing.  Raises MissingTable if it must not be created, and
-        ImproperlyConfigured if it has another key.
+        ImproperlyConfigured if it has another key or cannot be used.
         """
-        if not self.options.create_table:
-            raise self._missing()
-        missing = False
+        missing, why = False, ''
         with self._bootstrapping:
             for _ in _BOOTSTRAP.tries():
-                answer = self.client.send_unless(
-                    ('ResourceNotFoundException',), 'describe_table', {'TableName': self.name})
-                if answer is None:
-                    if TABLE_ARN.fullmatch(self.name):
+                table = self._describe()
+                if table is None:
+                    if not self.options.create_table or TABLE_ARN.fullmatch(self.name):
                         raise self._missing()
-                    missing = True
-                    logger.info('DynamoDB table %s does not exist, creating it', self.name)
-                    # another process may be first, or the table may still be going
-                    self.client.send_unless(
-                        ('ResourceInUseException', 'LimitExceededException'),
-                        'create_table', self.creation())
-                elif answer['Table']['TableStatus'] in ('ACTIVE', 'UPDATING'):
-                    self.check_key(answer['Table'])
-                    self._enable_ttl()
+                    missing, why = True, self._try_to_create()
+                elif table['TableStatus'] in _USABLE:
+                    self.check_key(table)
                     return missing
+                else:
+                    why = f'it is {table["TableStatus"]}'
+                    passing = table['TableStatus'] in ('CREATING', 'DELETING')
+                    if not self.options.create_table or not passing:
+                        self.check_status(table)
         raise configuration_error(
-            f'table={self.name!r} was not usable {_BOOTSTRAP.timeout:g} s after its creation')
+            f'table={self.name!r} could not be used after {_BOOTSTRAP.timeout:g} s: {why}')
+
+    def _describe(self) -> Any:
+        """What DescribeTable says of the table; None if it is missing."""
+        try:
+            answer = self.client.send_unless(
+                ('ResourceNotFoundException',), 'describe_table', {'TableName': self.name})
+        except FAILURES:
+            if self.options.create_table:
+                raise
+            return None  # as the request said; a worker without create_table need not be allowed
+        return answer['Table'] if answer else None
+
+    def _try_to_create(self) -> str:
+        """Sends CreateTable; returns why there may be no table yet.  Raises for a lasting error."""
+        logger.info('DynamoDB table %s does not exist, creating it', self.name)
+        try:
+            self.client.send('create_table', self.creation())
+        except ClientError as exc:
+            # another process may be first, the table may still be going, or DynamoDB may create as
+            # many as it does at once; but a limit of the account's tables lasts
+            message = str(exc).lower()
+            limited = 'limit exceeded:' in message and 'simultaneous' not in message
+            if error_code(exc) == 'LimitExceededException' and limited:
+                raise configuration_error(
+                    f'table={self.name!r} cannot be created: delete another, or ask AWS to raise '
+                    f'the quota of the account ({summary(exc)})') from exc
+            if error_code(exc) not in ('ResourceInUseException', 'LimitExceededException'):
+                raise
+            return summary(exc)
+        return 'it was not there yet'
 
     def _missing(self) -> ImproperlyConfigured:
         region = self.client.botocore.meta.region_name
@@ -1833,6 +1890,13 @@ class Table:
         if key != _KEY:
             raise option_error('table', self.name, f'a table with the key {_KEY}; its key is {key}')
 
+    def check_status(self, table: Mapping[str, Any]) -> None:
+        """Raises ImproperlyConfigured for a table that cannot be used.  table: as above."""
+        status = table['TableStatus']
+        if status not in _USABLE:
+            remedy = _STATES.get(status, "see AWS's documentation of this status")
+            raise configuration_error(f'table={self.name!r} is {status}: {remedy}')
+
     def _explain_invalid(self) -> None:
         """Raises ImproperlyConfigured if requests are not valid since the table has another key."""
         try:
@@ -1841,23 +1905,39 @@ class Table:
             return  # the caller raises what it was refused for
         self.check_key(table)
 
-    def _ensure_ttl(self) -> None:
-        """Before the first write: for ``ttl_seconds``, also of a table that was created before."""
-        if self._check_ttl:
-            self._check_ttl = False
-            self._enable_ttl()
+    def _ensure_ttl(self, patience: float = 0) -> None:
+        """Before the first write: for ``ttl_seconds``, also of a table that was created before.
 
-    def _enable_ttl(self) -> None:
-        """Turns on time to live.  A failure is only logged: reads hide what has expired anyway."""
+        patience: seconds that it may take; by default it is tried once.
+        """
+        if time.monotonic() < self._ttl_due:
+            return
+        self._ttl_due = time.monotonic() + _TTL_PAUSE  # also if a signal ends it
+        try:
+            self.enable_ttl(time.monotonic() + patience)
+        except FAILURES as exc:
+            passing = diagnose(exc).transient or error_code(exc) in (
+                'LimitExceededException', 'ResourceInUseException')
+            if passing:
+                logger.warning('DynamoDB table %s: time to live was not enabled, a later write '
+                               'tries again: %s', self.name, summary(exc))
+                return
+            logger.error('DynamoDB table %s: time to live was not enabled, expired results '
+                         'stay: %s', self.name, summary(exc))
+        self._ttl_due = math.inf
+
+    def enable_ttl(self, deadline: float = math.inf) -> None:
+        """Turns on time to live, unless it is on, or the table is missing."""
         named = {'TableName': self.name}
         try:
             answer = self.client.send_unless(
-                ('ResourceNotFoundException',), 'describe_time_to_live', named)
+                ('ResourceNotFoundException',), 'describe_time_to_live', named, deadline=deadline)
             found = answer['TimeToLiveDescription'] if answer else {}
             if found.get('TimeToLiveStatus') in ('DISABLED', 'DISABLING'):
                 specification = {'Enabled': True, 'AttributeName': 'ttl'}
                 self.client.send(
-                    'update_time_to_live', {**named, 'TimeToLiveSpecification': specification})
+                    'update_time_to_live', {**named, 'TimeToLiveSpecification': specification},
+                    deadline=deadline)
                 logger.info('DynamoDB table %s: time to live enabled', self.name)
             elif found and found.get('AttributeName') != 'ttl':
                 logger.error(
@@ -1865,8 +1945,7 @@ class Table:
                     'results stay', self.name, found.get('AttributeName'))
         except FAILURES as exc:
             if 'already enabled' not in str(exc):  # by another process, since it was asked
-                logger.error('DynamoDB table %s: time to live was not enabled, expired results '
-                             'stay: %s', self.name, exc)
+                raise
 
 
 #: the table that all threads of this process share
@@ -2013,6 +2092,19 @@ class UnreadableValue(Exception):
     """A stored value of which chunks are missing, or an item that this module did not write."""
 
 
+@contextlib.contextmanager
+def refused_if_odd(what: str) -> Iterator[None]:
+    """Raises UnreadableValue for items of a form that this module does not write."""
+    try:
+        yield
+    except (TypeError, ValueError, AttributeError, LookupError, OverflowError) as exc:
+        raise UnreadableValue(f'{what}: {type(exc).__name__}: {exc}') from exc
+    except ClientError as exc:  # it leads to an id that is none
+        if error_code(exc) != 'ValidationException':
+            raise
+        raise UnreadableValue(f'{what}: {summary(exc)}') from exc
+
+
 class Stored(NamedTuple):
     """A value as it was read, and the ids of the items that hold it; or why it cannot be read."""
 
@@ -2091,6 +2183,21 @@ def _items_of(id: str, value: bytes, status: str | None, ttl: Item) -> tuple[Ite
     return item, chunks
 
 
+def _as_it_was_seen(item: Item) -> tuple[str, Item]:
+    """The condition that nobody has replaced an item since, by its time stamp, with its values."""
+    seen = item.get('timestamp')
+    if isinstance(seen, bool) or not isinstance(seen, (int, float)):
+        return 'attribute_not_exists(#id) OR NOT attribute_type(#timestamp, :type)', {'type': 'N'}
+    low = high = seen
+    if isinstance(seen, float):  # DynamoDB may have more digits
+        low, high = math.nextafter(seen, -math.inf), math.nextafter(seen, math.inf)
+    between = 'attribute_not_exists(#id) OR #timestamp BETWEEN :low AND :high'
+    return between, {'low': low, 'high': high}
+
+
+StatusOf = Callable[[bytes], Union[str, None]]
+
+
 class Values:
     """Values of any size in a table, each with a status and an expiry."""
 
@@ -2098,11 +2205,6 @@ class Values:
     REPLACEABLE = (
         'attribute_not_exists(#id) OR #ttl <= :now '
         'OR (attribute_exists(#status) AND #status <> :keep)')
-    #: one without a status, written by Celery's own backend, only as it was seen
-    UNCHANGED = (
-        'attribute_not_exists(#id) '
-        'OR (attribute_not_exists(#status) AND #timestamp = :seen)')
-    NOT_OURS = 'attribute_not_exists(#id) OR attribute_not_exists(#status)'
 
     def __init__(self, table: Table) -> None:
         self.table = table
@@ -2112,12 +2214,13 @@ class Values:
     def put(
             self, id: str, value: bytes, status: str | None, lifetime: float | None = None, *,
             keep: str | None = None, chord: str | None = None, new: bool = False,
-            status_of: Callable[[bytes], str | None] = lambda value: None) -> bool:
+            status_of: StatusOf | None = None) -> bool:
         """Stores a value for ``lifetime`` seconds (None: for ever), and what chord it is of.
 
-        keep: if a value with this status is there, it stays, and False is returned.  new: there is
-        probably none.  status_of: tells the status from a value whose item has none.  Raises
-        UnreadableValue for an item that can neither be kept nor be replaced, and InvalidId.
+        keep: if a value with this status is there, it stays, and False is returned, unless it
+        cannot be read.  new: there is probably none.  status_of: tells the status from a value,
+        whatever its item says.  Raises UnreadableValue for an item that can neither be kept nor be
+        replaced, and InvalidId.
         """
         check_value(id, len(value), status, InvalidId)
         item, chunks = _items_of(id, value, status, expiry(lifetime))
@@ -2141,7 +2244,7 @@ class Values:
         return stored
 
     def _store(
-            self, item: Item, keep: str | None, status_of: Callable[[bytes], str | None],
+            self, item: Item, keep: str | None, status_of: StatusOf | None,
     ) -> tuple[bool, Item | None]:
         """Inserts an item together with those of other threads; puts it if that fails."""
         def request(items: Mapping[Any, Any]) -> tuple[Any, Container[Any]]:
@@ -2154,32 +2257,33 @@ class Values:
         return sent[0] if sent else (True, None)
 
     def _put_item(
-            self, item: Item, keep: str | None, status_of: Callable[[bytes], str | None],
+            self, item: Item, keep: str | None, status_of: StatusOf | None,
     ) -> tuple[bool, Item | None]:
         """Puts an item; returns whether it was stored, and the item that was there."""
-        condition, seen = (self.REPLACEABLE if keep else None), None
+        condition, seen = (self.REPLACEABLE if keep else None), Item()
         for _ in range(100):  # each was refused for what another writer did since the one before
-            values = {'now': int(time.time()), 'keep': keep, 'seen': seen}
+            values = {'now': int(time.time()), 'keep': keep, **seen}
             applied, old = self.table.put(item, condition=condition, values=values)
             if old and all(old.get(name) == item.get(name)
                            for name in ('timestamp', 'version', 'result')):
                 return True, None  # an answer was lost, and the request repeated: it is this one
             if applied:
                 return True, old
-            if not old or is_expired(old):
-                condition = self.REPLACEABLE  # it is gone meanwhile
-                continue
-            if (old['status'] if 'status' in old else status_of(old.get('result', b''))) == keep:
+            if not old or is_expired(old) or old.get('status', keep) != keep:
+                condition = self.REPLACEABLE  # it is gone meanwhile, or has another status
+            elif self._is_kept(old, keep, status_of):
                 return False, old
-            timestamp = old.get('timestamp')
-            if 'status' in old:
-                condition = self.REPLACEABLE
-            elif isinstance(timestamp, (int, float)) and timestamp != seen:
-                condition, seen = self.UNCHANGED, timestamp
-            else:  # a timestamp with more digits than a float would be refused again and again
-                condition = self.NOT_OURS
+            else:
+                condition, seen = _as_it_was_seen(old)
         raise UnreadableValue(f'DynamoDB table {self.table.name}, item {item["id"]}: '
                               'it can neither be kept nor be replaced')
+
+    def _is_kept(self, item: Item, keep: str | None, status_of: StatusOf | None) -> bool:
+        """Whether an item can be read, and its value has the status to keep."""
+        stored = self._read({item['id']: item}, math.inf).get(item['id'])
+        if stored is None or stored.error is not None:
+            return False
+        return (status_of(stored.value) if status_of else item.get('status')) == keep
 
     def _discard(self, item: Item) -> None:
         """Deletes the chunks of an item whose store failed, unless it was written all the same."""
@@ -2668,6 +2772,8 @@ class Chords:
         return item if item and 'lazy' in item else None
 
     def _run(self, item: Item) -> Run:
+        if not 0 <= item.get('size', 0) <= KEPT:  # there would be no end to its nodes
+            raise ValueError(f'its size is {item["size"]}')
         return Run(item['id'], None, item['lazy'], item['single'], size=item.get('size'))
 
     def _leaves(self, run: Run) -> list[Node]:
@@ -4892,10 +4998,8 @@ class DynamoDBBackend(JoiningBackend):
         return payload
 
     def _status_of(self, value: bytes) -> str | None:
-        try:
-            return self.decode(value)['status']
-        except Exception:  # whatever it is, it is not a result that must be kept
-            return None
+        status: str = self.seen('', Stored(value, ())).value['status']
+        return status
 
     def get(self, key: Any) -> bytes | None:
         stored = self.values.get(self.key_id(key))
@@ -5001,6 +5105,8 @@ class DynamoDBBackend(JoiningBackend):
             if not isinstance(meta['status'], str):
                 raise TypeError('its status is not a text')
             meta = {'result': None, **meta, 'task_id': task_id}
+            for child in meta.get('children') or ():
+                result_from_tuple(child, self.app)  # as Celery does when the state is asked for
         except Exception as exc:
             raise_soft_time_limit(exc)
             why = f'{type(exc).__name__}: {str(exc)[:300]}'
@@ -5015,7 +5121,14 @@ class DynamoDBBackend(JoiningBackend):
         if stored is None:
             return dict(PENDING_META)
         seen = self.seen(task_id, stored)
-        if seen.final and stored.chord and not self.is_done(stored.chord, task_id):
+        if not seen.final or not stored.chord:
+            return seen.value
+        try:
+            with refused_if_odd(f'the counters of its chord, {stored.chord!r:.200}'):
+                done = self.is_done(stored.chord, task_id)
+        except UnreadableValue as exc:
+            return self.seen(task_id, stored._replace(error=exc)).value
+        if not done:
             # to Celery's worker, a part that has a result is done with: if its process was lost, it
             # is not delivered again
             return {**PENDING_META, 'status': states.STARTED, 'task_id': task_id}
@@ -5152,9 +5265,13 @@ def answers(table: Table) -> str:
 
 
 def describe(table: Table) -> dict[str, Any]:
-    """What DescribeTable says, in short.  Raises ImproperlyConfigured for one with another key."""
+    """What DescribeTable says, in short.
+
+    Raises ImproperlyConfigured for a table that has another key, or cannot be used.
+    """
     said = table.request('describe_table')['Table']
     table.check_key(said)
+    table.check_status(said)
     billing = said.get('BillingModeSummary', {}).get('BillingMode', 'PROVISIONED')
     provisioned = said.get('ProvisionedThroughput', {}) if billing == 'PROVISIONED' else {}
     return {'status': said['TableStatus'], 'key': key_of(said), 'items': said['ItemCount'],
@@ -5277,6 +5394,20 @@ def least_policy(table: Table, bootstrap: bool, principal: str | None = None) ->
 
 _ORPHAN_AGE = 3600  # seconds: a chunk that no item counts by then belongs to no store under way
 _PURGED = '#ttl BETWEEN :oldest AND :now'
+_ORPHANED = ('attribute_not_exists(#ttl) AND attribute_not_exists(#status) '
+             'AND attribute_type(#result, :binary) AND #timestamp < :old')
+_OF_A_CHUNK = {'id', 'result', 'timestamp'}  # the attributes of one that never expires
+
+
+def id_prefixes(*prefixes: Any) -> tuple[str, ...]:
+    """How the ids begin of keys that begin so, in our form and that of Celery's own backend."""
+    found: dict[str, None] = {}
+    for prefix in prefixes:
+        found[bytes_to_str(prefix)] = None
+        for quotes in (b'', b"'", b'\'"'):  # Python shows a key with an apostrophe in another way
+            shown = str(ensure_bytes(prefix) + b'|' + quotes)
+            found[shown.rpartition('|')[0]] = None
+    return tuple(found)
 
 
 class Reading(NamedTuple):
@@ -5374,48 +5505,71 @@ class ScanPage(NamedTuple):
     orphans: list[str]
 
 
-def _purged_times() -> dict[str, int]:
-    """What _PURGED compares with, in seconds of the epoch."""
+def _purge_values() -> dict[str, Any]:
+    """What _PURGED and _ORPHANED compare with; times in seconds of the epoch."""
     now = int(time.time())
     # as time to live itself: what seems to have expired earlier is no time, or means "never"
-    return {'now': now, 'oldest': now - 5 * 365 * 86400}
+    return {'now': now, 'oldest': now - 5 * 365 * 86400, 'old': now - _ORPHAN_AGE, 'binary': 'B'}
 
 
-def scan_for_purge(table: Table, segments: int = 1) -> Iterator[ScanPage]:
-    """Reads the whole table for expired items, and for chunks whose item is gone."""
+def scan_for_purge(
+        table: Table, segments: int = 1, prefixes: tuple[str, ...] = ()) -> Iterator[ScanPage]:
+    """Reads the whole table for expired items, and for chunks whose item is gone.
+
+    prefixes: how the ids of our chunks begin.
+    """
+    starts = {f'prefix{number}': prefix for number, prefix in enumerate(prefixes)}
+    wanted = f'({_PURGED})'
+    if starts:
+        ours = ' OR '.join(f'begins_with(#id, :{name})' for name in starts)
+        wanted += f' OR ({_ORPHANED} AND contains(#id, :slash) AND ({ours}))'
     params = expressions(
-        {**_purged_times(), 'old': time.time() - _ORPHAN_AGE, 'slash': '/'},
-        FilterExpression=f'({_PURGED}) OR (attribute_not_exists(#ttl) AND '
-                         'attribute_not_exists(#status) AND #timestamp < :old '
-                         'AND contains(#id, :slash))',
+        {**_purge_values(), **starts, 'slash': '/'}, FilterExpression=wanted,
         ProjectionExpression='#id, #ttl')
     for scanned, items in scan(table, segments, lambda: params):
         expired: list[str] = []
         unexpired: list[str] = []
         for item in items:
             (expired if is_expired(item) else unexpired).append(item['id'])
-        yield ScanPage(scanned, expired, _orphans_among(table, unexpired))
+        yield ScanPage(scanned, expired, _orphans_among(table, unexpired, prefixes))
 
 
-def _orphans_among(table: Table, ids: list[str]) -> list[str]:
+def _orphans_among(table: Table, ids: list[str], prefixes: tuple[str, ...]) -> list[str]:
     """Those ids that are of chunks which no item counts."""
-    owners = {id: owner for id, owner in ((id, chunk_owner(id)) for id in ids) if owner}
+    owners = {id: owner for id, owner in ((id, chunk_owner(id)) for id in ids)
+              if owner and owner[0].startswith(prefixes)}
     items = table.get_many(id for id, _ in owners.values())
-    return [id for id, (owner, version) in owners.items()
+    left = [id for id, (owner, version) in owners.items()
             if id not in chunk_ids(items.get(owner)) or items[owner]['version'] != version]
+    # one that has more than a chunk has is another's: a form of the id proves nothing
+    found = table.get_many(left)
+    return [id for id in left if id in found and found[id].keys() == _OF_A_CHUNK]
 
 
-def delete_expired(table: Table, ids: Iterable[str]) -> None:
-    """Deletes expired items, but not what has replaced one meanwhile."""
+def delete_expired(table: Table, ids: Iterable[str]) -> int:
+    """Deletes expired items, but not what has replaced one meanwhile; returns how many it did."""
+    return _delete_where(_PURGED, table, ids)
+
+
+def delete_orphans(table: Table, ids: Iterable[str]) -> int:
+    """Deletes chunks that no item counts; returns how many it did."""
+    return _delete_where(_ORPHANED, table, ids)
+
+
+def _delete_where(condition: str, table: Table, ids: Iterable[str]) -> int:
+    deleted: list[str] = []
+
     def delete(page: list[str], sleep: Sleep) -> list[str]:
         id, = page
-        still = expressions(_purged_times(), ConditionExpression=_PURGED)
+        still = expressions(_purge_values(), ConditionExpression=condition)
         params = {'TableName': table.name, 'Key': marshal_item({'id': id}), **still}
-        table.client.send_unless(
-            ('ConditionalCheckFailedException',), 'delete_item', params, sleep)
+        if table.client.send_unless(
+                ('ConditionalCheckFailedException',), 'delete_item', params, sleep) is not None:
+            deleted.append(id)
         return []
 
     Pages(ids, 1, delete, table.client.backoff, math.inf).send_all(table.overlapped)
+    return len(deleted)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -5453,14 +5607,26 @@ def _in_utc(moment: Any) -> str | None:
         return None
 
 
+_RUN_ID = re.compile(r'(.+)\.[0-9a-f]{8}', re.DOTALL)  # see Run
+# bytes as Python shows them
+_SHOWN_BYTES = re.compile(r"""b(['"])(?:[ -\[\]-~]|\\x[0-9a-f]{2}|\\[\\'tnr])*\1""")
+
+
+def key_of_id(id: str) -> str:
+    """Celery's key for an item's id, in our form or in that of Celery's own backend."""
+    if not _SHOWN_BYTES.fullmatch(id):
+        return id
+    try:
+        key: bytes = ast.literal_eval(id)
+        return key.decode() if str(key) == id else id
+    except (SyntaxError, ValueError):  # two literals, or no UTF-8
+        return id
+
+
 def task_id_of(backend: DynamoDBBackend, id: str) -> str | None:
     """The task whose result an item's id is for, in our form or that of Celery's own backend."""
-    prefix = bytes_to_str(backend.task_keyprefix)
-    chunk = chunk_owner(id)
-    if chunk is None and id.startswith(prefix):
-        return id[len(prefix):]
-    quoted = re.fullmatch(r'''b(['"])(.*)\1''', id, re.DOTALL)
-    return quoted[2][len(prefix):] if quoted and quoted[2].startswith(prefix) else None
+    prefix, key = bytes_to_str(backend.task_keyprefix), key_of_id(id)
+    return key[len(prefix):] if key.startswith(prefix) and not chunk_owner(id) else None
 
 
 def task_row(
@@ -5501,15 +5667,21 @@ def ids_of(results: Any, app: Any) -> list[str] | None:
 def chord_row(group_id: str, progress: Progress) -> dict[str, Any]:
     """How far a run of a chord is."""
     return {'id': group_id, 'kind': 'chord', 'state': 'CLOSED' if progress.closed else 'RUNNING',
-            'counted': progress.counted, 'failed': progress.failed, 'expected': progress.expected}
+            'counted': progress.counted, 'failed': progress.failed, 'expected': progress.expected,
+            'error': None}
+
+
+def unreadable_chord_row(group_id: str, error: UnreadableValue) -> dict[str, Any]:
+    """The row of a run whose items cannot be read."""
+    nothing: dict[str, Any] = dict.fromkeys(['counted', 'failed', 'expected'])
+    return {'id': group_id, 'kind': 'chord', 'state': None, **nothing, 'error': str(error)}
 
 
 def _chord_id_of(backend: DynamoDBBackend, item: Item) -> str | None:
     """The group of a chord, from the item of a run that is not closed."""
-    prefix = re.escape(bytes_to_str(backend.chord_keyprefix))
-    run = re.fullmatch(
-        rf'''(?:b['"])?{prefix}(.+?)['"]?\.[0-9a-f]{{8}}''', item['id'], re.DOTALL)
-    return run[1] if run and 'lazy' in item and 'closed' not in item else None
+    prefix, run = bytes_to_str(backend.chord_keyprefix), _RUN_ID.fullmatch(item['id'])
+    key = key_of_id(run[1]) if run and 'lazy' in item and 'closed' not in item else ''
+    return key[len(prefix):] if key.startswith(prefix) else None
 
 
 @dataclass(frozen=True)
@@ -5588,8 +5760,8 @@ def scan_for_list(
 
     A run is given by its id, with that of its group.
     """
-    own, chords = bytes_to_str(backend.task_keyprefix), bytes_to_str(backend.chord_keyprefix)
-    prefixes = [own, f"b'{own}"] + ([chords, f"b'{chords}"] if wanted.chords else [])
+    prefixes = id_prefixes(
+        backend.task_keyprefix, *([backend.chord_keyprefix] if wanted.chords else []))
     values = Values(table)
     # The states of Celery's own items are in their values, each of which would take a read of its
     # own, but travels with the scan at no further cost.  Not on a table that has no such items.
@@ -5615,16 +5787,36 @@ def scan_for_list(
         yield scanned, [task for task in tasks if wanted.fits(task.row)], runs
 
 
-def plain(value: Any) -> Any:
-    """A value as JSON has it; what JSON does not have, as Python shows it."""
-    if isinstance(value, Mapping):
-        return {key if key is None or isinstance(key, (str, int)) else safe_repr(key): plain(each)
+_DEEPEST = 100  # values in values in --json: Python gives up at some hundreds
+
+
+def plain(value: Any, above: tuple[int, ...] = ()) -> Any:
+    """A value as JSON has it; what JSON does not have, as Python shows it.
+
+    above: the ids of the values that hold it.
+    """
+    if isinstance(value, (Mapping, list, tuple)):
+        if id(value) in above or len(above) == _DEEPEST:
+            return safe_repr(value)
+        above = (*above, id(value))
+        if not isinstance(value, Mapping):
+            return [plain(each, above) for each in value]
+        return {key if key is None or isinstance(key, str) else
+                _plain_number(key) if isinstance(key, int) else safe_repr(key): plain(each, above)
                 for key, each in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(each) for each in value]
+    if isinstance(value, int):
+        return _plain_number(value)
     if isinstance(value, float) and math.isfinite(value):
         return value
-    return value if value is None or isinstance(value, (str, int)) else safe_repr(value)
+    return value if value is None or isinstance(value, str) else safe_repr(value)
+
+
+def _plain_number(value: int) -> int | str:
+    try:
+        int.__repr__(value)  # as JSON writes it
+        return value
+    except ValueError:  # it has more digits than Python shows
+        return str(Decimal(value))
 
 
 def readable(moment: str | None) -> str:
@@ -5655,7 +5847,9 @@ def lines_of(row: Mapping[str, Any], told: str) -> Iterator[str]:
         more = ', …' if len(row['results']) > 10 else ''
         yield f'group      {len(row["results"])} results: {", ".join(row["results"][:10])}{more}'
     chord = row['chord']
-    if chord:
+    if chord and chord['error']:
+        yield f'chord      cannot be read: {chord["error"]}'
+    elif chord:
         closed = chord['state'] == 'CLOSED'
         if closed:
             yield 'chord      closed: its body was called, or its errbacks'
@@ -5675,8 +5869,10 @@ def lines_of_list(rows: list[dict[str, Any]], matches: int) -> Iterator[str]:
     names = max([len(str(row.get('name') or '')) for row in rows] or [0])
     for row in rows:
         if row['kind'] == 'chord':
-            far = f'chord: {row["counted"]} of {row["expected"] or "?"} parts counted'
-            yield f'{"":23}  {row["state"]:8} {row["id"]}  {far}'
+            far = f'{row["counted"]} of {row["expected"] or "?"} parts counted'
+            if row['error']:
+                far = f'cannot be read: {row["error"][:100]}'
+            yield f'{"":23}  {row["state"] or "?":8} {row["id"]}  chord: {far}'
         else:
             name = f'{row["name"] or ""!s:{names}}  ' if names else ''
             error = f'  {row["error"][:100]}' if row['error'] else ''
@@ -5750,9 +5946,10 @@ def _command(run: Callable[..., _Answer]) -> click.Command:
             texts = [json.dumps(plain(each)) for each in answer]
         else:
             texts = [json.dumps(plain(answer), indent=2)]
+        # what the terminal has not, such as half of a surrogate pair, which JSON can hold
+        encoding = getattr(sys.stdout, 'encoding', None) or 'utf-8'
         for text in texts:
-            # half of a surrogate pair, which JSON can hold, cannot be printed
-            click.echo(text.encode(errors='backslashreplace').decode())
+            click.echo(text.encode(encoding, 'backslashreplace').decode(encoding))
         if isinstance(answer, dict) and answer.get('ok') is False:
             sys.exit(1)
     return command
@@ -5835,8 +6032,15 @@ def _create_table(backend: DynamoDBBackend) -> _Answer:
     operators_table(backend.options).client.send_unless(
         ('ResourceNotFoundException',), 'describe_table', {'TableName': backend.options.table})
     table = Table(dataclasses.replace(backend.options, create_table=True))
-    created = table.bootstrap()
-    answer = {'created': created, **describe(table), 'time_to_live': time_to_live(table)}
+    created = table.create()
+    try:
+        table.enable_ttl()
+        on = time_to_live(table)
+    except FAILURES as exc:
+        done = 'was created' if created else 'exists'
+        raise click.ClickException(
+            f'table {table.name} {done}, but time to live was not turned on: {exc}') from exc
+    answer = {'created': created, **describe(table), 'time_to_live': on}
     region = table.client.botocore.meta.region_name
     return answer, [
         f'table {table.name} in {region}: {"created" if created else "exists"}, '
@@ -5896,19 +6100,26 @@ def _show(backend: DynamoDBBackend, id: str) -> _Answer:
     if saved:
         try:
             group = result_from_tuple(backend.decode(saved.read())['result'], backend.app)
-            row['results'], told = [each.id for each in group.results], ''
+            ids = [each.id for each in group.results]
+            ', '.join(ids)  # raises for what are no ids
+            row['results'], told = ids, ''
         except Exception as exc:
             row['error'] = f'the saved group cannot be read: {type(exc).__name__}: {exc}'
             told = told and row['error']
     chords, key = Chords(table), backend.key_id(backend.get_key_for_chord(task_id))
-    progress = chords.progress(key)
     row['chord'] = None
-    if progress:
-        told = ''
+    try:
+        with refused_if_odd('its counters'):
+            progress = chords.progress(key)
+            if progress:
+                row['chord'] = {
+                    **chord_row(task_id, progress),
+                    'first_failed': [part.task_id for part in chords.failed_parts(key)[:10]],
+                    'first_missing': chords.missing_places(key)[:10]}
+    except UnreadableValue as exc:
         row['chord'] = {
-            **chord_row(task_id, progress),
-            'first_failed': [part.task_id for part in chords.failed_parts(key)[:10]],
-            'first_missing': chords.missing_places(key)[:10]}
+            **unreadable_chord_row(task_id, exc), 'first_failed': [], 'first_missing': []}
+    told = '' if row['chord'] else told
     return row, lines_of(row, told)
 
 
@@ -5924,18 +6135,22 @@ def _moment(given: str) -> float:
             f'{given!r} is no time such as 2h, 3d or 2026-11-25T07:30') from None
 
 
+def _is_terminal(stream: Any) -> bool:
+    return stream is not None and stream.isatty()  # None: it was closed before Python began
+
+
 def _announce(table: Table, yes: bool) -> Reading:
     """Says what reading the whole table takes; asks at a terminal if it is much."""
     reading = reading_of(describe(table))
     click.echo(f'table {table.name}: {reading}', err=True)
-    if reading.dollars > ASK_ABOVE and not yes and sys.stdin.isatty():
+    if reading.dollars > ASK_ABOVE and not yes and _is_terminal(sys.stdin):
         click.confirm('Go on?', abort=True, err=True)
     return reading
 
 
 def _progress(table: Table, reading: Reading) -> Any:
     # into a file click would write the label alone
-    terminal = sys.stderr if sys.stderr.isatty() else io.StringIO()
+    terminal = sys.stderr if _is_terminal(sys.stderr) else io.StringIO()
     return click.progressbar(length=reading.items, label=table.name, file=terminal)
 
 
@@ -5976,9 +6191,16 @@ def _list(
     rows = [read.get(task.row['id'], task.row) for task in newest]
     if rows and not any(row['name'] for row in rows):
         click.echo('names and arguments are not stored: see result_extended', err=True)
-    far = {id: Chords(table).progress_of_run(id) for id in runs}
-    # one that was closed since the scan read it is not running
-    running = [chord_row(runs[id], each) for id, each in far.items() if each and not each.closed]
+    running = []
+    for id, group_id in runs.items():
+        try:
+            with refused_if_odd('its counters'):
+                far = Chords(table).progress_of_run(id)
+        except UnreadableValue as exc:
+            running.append(unreadable_chord_row(group_id, exc))
+            continue
+        if far and not far.closed:  # one that was closed since the scan read it is not running
+            running.append(chord_row(group_id, far))
     if not rows + running:
         _suggest(wanted)
     return running + rows, lines_of_list(running + rows, matches + len(running))
@@ -6012,21 +6234,27 @@ def _purge(backend: DynamoDBBackend, dry_run: bool, yes: bool) -> _Answer:
         click.echo('time to live is on: DynamoDB deletes expired items for nothing, within days; '
                    'a purge is not needed', err=True)
     table = scanned_table(backend.options, reading)
-    expired = orphans = 0
+    prefixes = id_prefixes(
+        backend.task_keyprefix, backend.group_keyprefix, backend.chord_keyprefix)
+    expired = orphans = expired_deleted = orphans_deleted = 0
     with _progress(table, reading) as bar:
-        for page in scan_for_purge(table, segments_of(table, reading)):
+        for page in scan_for_purge(table, segments_of(table, reading), prefixes):
             bar.update(page.scanned)
             expired += len(page.expired)
             orphans += len(page.orphans)
-            if not dry_run:
-                delete_expired(table, page.expired)
-                table.write_many(deletes=page.orphans)
+            if not dry_run:  # what was replaced meanwhile stays
+                expired_deleted += delete_expired(table, page.expired)
+                orphans_deleted += delete_orphans(table, page.orphans)
     answer = {'expired': expired, 'orphans': orphans,
-              'deleted': 0 if dry_run else expired + orphans, 'time_to_live': on}
-    done = 'found' if dry_run else 'deleted'
-    lines = [f'{expired:,} expired items {done}']
+              'deleted': expired_deleted + orphans_deleted, 'time_to_live': on}
+    if dry_run:
+        lines = [f'{expired:,} expired items found']
+    else:
+        lines = [f'{expired_deleted:,} expired items deleted']
     if orphans:
-        lines.append(f'{orphans:,} chunks of values that were never completed {done}')
+        done = f'{orphans:,} chunks of values that were never completed found'
+        lines.append(done if dry_run else (
+            f'{orphans_deleted:,} chunks of values that were never completed deleted'))
     return answer, lines
 
 
