@@ -2280,7 +2280,7 @@ class Values:
 
     def _is_kept(self, item: Item, keep: str | None, status_of: StatusOf | None) -> bool:
         """Whether an item can be read, and its value has the status to keep."""
-        stored = self._read({item['id']: item}, math.inf).get(item['id'])
+        stored = self._read({item['id']: item}, math.inf, patient=False).get(item['id'])
         if stored is None or stored.error is not None:
             return False
         return (status_of(stored.value) if status_of else item.get('status')) == keep
