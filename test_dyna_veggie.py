@@ -7439,7 +7439,7 @@ def sqs_workers(
     """Workers whose broker is SQS, as moto's server plays it."""
     pytest.importorskip('pycurl')
     monkeypatch.delitem(sys.modules, 'sqs_broker', raising=False)
-    with dynamodb_local.embedded_engine(os.environ) as server:
+    with dynamodb_local.moto_engine(os.environ) as server:
         workers = DoomedWorkers(
             tmp_path, monkeypatch, backend_url(f'local/{table_name}', endpoint),
             BROKER='sqs_broker', SQS=server.endpoint.rpartition('/')[2])
@@ -8019,7 +8019,8 @@ def test_the_supported_versions_are_everywhere_the_same() -> None:
 
 @pytest.mark.parametrize(('engine', 'named'), [
     ('docker', r'DynamoDB Local \d+\.\d+\.\d+ \(Docker image amazon/dynamodb-local'),
-    ('embedded', r"moto \d+\.\d+\.\d+'s server")])
+    ('embedded', r"ministack \d+\.\d+\.\d+ at|moto \d+\.\d+\.\d+'s server"),
+    ('moto', r"moto \d+\.\d+\.\d+'s server")])
 def test_the_line_that_names_the_engine_says_its_version(engine: str, named: str) -> None:
     environ = {name: value for name, value in os.environ.items() if name != 'DYNAMODB_ENDPOINT'}
     done = subprocess.run(
