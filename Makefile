@@ -1,6 +1,6 @@
 # Needs make and Python 3.9 or newer; the rest goes into .venv.  `make help` lists the targets.
 PYTHON = python3
-VENV = .venv
+VENV ?= .venv
 DEMO_READY = $(VENV)/demo-ready
 READY = $(VENV)/ready
 PIP_INSTALL = $(VENV)/bin/python -m pip install -qq --disable-pip-version-check

@@ -79,8 +79,9 @@ class Progress:
             return
         # one line, since no more than one can be cleared; many terminals wrap after the last column
         width = shutil.get_terminal_size().columns - 1
-        label = textwrap.shorten(self.label, max(width - len(state) - 1, 1), placeholder='')
-        line = f'{label:{min(40, width // 2)}} {state}'
+        room = max(width - len(state) - 1, 1)
+        label = textwrap.shorten(self.label, room, placeholder='')
+        line = f'{label:{min(room, 40)}} {state}'
         length = min(30, width - len(line) - 1)
         if bar is not None and length >= 5:
             line += f' {"#" * int(length * bar):.<{length}}'

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import http
 import io
 import itertools
@@ -35,6 +36,7 @@ import tempfile
 import threading
 import time
 import traceback
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
@@ -103,21 +105,27 @@ def engine(environ: Mapping[str, str] = os.environ) -> Iterator[Engine]:
             description=f'{started.description} at {started.endpoint}, since {why}')
 
 
+def make_client(endpoint: str) -> Any:
+    """A client that sends each request once."""
+    import botocore.session
+    from botocore.config import Config
+
+    return botocore.session.Session().create_client(
+        'dynamodb', 'us-east-1', endpoint_url=endpoint,
+        aws_access_key_id='local', aws_secret_access_key='local',
+        config=Config(connect_timeout=2, read_timeout=10, retries={'total_max_attempts': 1}))
+
+
 def wait(endpoint: str, seconds: float, alive: Callable[[], bool] = lambda: True,
          remedy: str = '') -> None:
     """Returns once a DynamoDB answers there.  Raises Unavailable."""
-    import botocore.session
-    from botocore.config import Config
     from botocore.exceptions import BotoCoreError, ClientError
 
     def unavailable(detail: object) -> Unavailable:
         return Unavailable(f'no DynamoDB answers at {endpoint} ({detail})', remedy)
 
     try:
-        client = botocore.session.Session().create_client(
-            'dynamodb', 'us-east-1', endpoint_url=endpoint,
-            aws_access_key_id='local', aws_secret_access_key='local',
-            config=Config(connect_timeout=2, read_timeout=10, retries={'total_max_attempts': 1}))
+        client = make_client(endpoint)
     except (BotoCoreError, ValueError) as exc:
         raise unavailable(exc) from exc
     end = time.monotonic() + seconds
@@ -357,12 +365,13 @@ def serve(name: str, log: str, place: str) -> None:
 
 
 def amend(dynamodb: Any) -> None:
-    """Adds what ministack's DynamoDB lacks: the limit of a batch, and the cost of reads by size."""
+    """Adds what ministack's DynamoDB lacks: the limit of a batch, and costs and sizes of items."""
     # it deletes expired items in a thread of its own, which takes this lock; its operations do not
     dynamodb._lock = threading.RLock()
 
     size_of, plain_page = dynamodb._item_size_bytes, dynamodb._paginate_evaluated_items
     plain_consumed, plain_batch_get = dynamodb._add_consumed_capacity, dynamodb._batch_get_item
+    plain_describe = dynamodb._table_description
     read: list[Any] = []    # the items of the last page
 
     def stored(table: str, key: Any) -> Any:
@@ -408,8 +417,13 @@ def amend(dynamodb: Any) -> None:
             content['ConsumedCapacity'] = costs
         return dynamodb.json_response(content)
 
+    def describe(name: str) -> Any:
+        items = (item for rows in dynamodb._tables[name]['items'].values()
+                 for item in rows.values())
+        return {**plain_describe(name), 'TableSizeBytes': sum(map(size_of, items))}
+
     dynamodb._paginate_evaluated_items, dynamodb._add_consumed_capacity = page, consumed
-    dynamodb._batch_get_item = batch_get
+    dynamodb._batch_get_item, dynamodb._table_description = batch_get, describe
 
 
 def serve_ministack(place: str) -> int:
@@ -517,6 +531,63 @@ ENGINES: dict[str, list[Start]] = {
     'embedded': [ministack_engine, moto_engine],
     'moto': [moto_engine],
 }
+
+
+# --- what an engine lacks -------------------------------------------------------------------------
+
+def has_insert(client: Any, table: str) -> bool:
+    (answer,) = client.batch_execute_statement(Statements=[{
+        'Statement': f"""INSERT INTO "{table}" VALUE {{'id': ?}}""",
+        'Parameters': [{'S': 'inserted'}]}])['Responses']
+    return 'Error' not in answer
+
+
+def has_refused_item(client: Any, table: str) -> bool:
+    item = {'id': {'S': 'refused'}}
+    client.put_item(TableName=table, Item=item)
+    try:
+        client.put_item(
+            TableName=table, Item=item, ConditionExpression='attribute_not_exists(id)',
+            ReturnValuesOnConditionCheckFailure='ALL_OLD')
+    except client.exceptions.ConditionalCheckFailedException as exc:
+        return bool(exc.response.get('Item') == item)
+    return False
+
+
+def has_table_size(client: Any, table: str) -> bool:
+    client.put_item(TableName=table, Item={'id': {'S': 'large'}, 'value': {'B': b'x' * 10_000}})
+    return bool(client.describe_table(TableName=table)['Table']['TableSizeBytes'] >= 10_000)
+
+
+#: what tests need and not every engine has.  On each of these, of November 2026, all is there but
+#:     DynamoDB Local 1.25    nothing
+#:     DynamoDB Local 1.11    PartiQL INSERT, the item in a refused condition
+#:     ministack 1.5          nothing
+#:     moto 5.2               PartiQL INSERT, the size of a table
+FEATURES: dict[str, Callable[[Any, str], bool]] = {
+    'PartiQL INSERT': has_insert,
+    'the item in a refused condition': has_refused_item,
+    'the size of a table': has_table_size,
+}
+
+
+@functools.cache
+def lacks(endpoint: str) -> frozenset[str]:
+    """Which of FEATURES the engine there lacks, as it shows itself when it is asked."""
+    from botocore.exceptions import ClientError
+
+    client, table = make_client(endpoint), f'features-{uuid.uuid4().hex}'
+    client.create_table(
+        TableName=table, BillingMode='PAY_PER_REQUEST',
+        KeySchema=[{'AttributeName': 'id', 'KeyType': 'HASH'}],
+        AttributeDefinitions=[{'AttributeName': 'id', 'AttributeType': 'S'}])
+    found = set()
+    for feature, has in FEATURES.items():
+        with contextlib.suppress(ClientError):  # how most say that they lack it
+            if has(client, table):
+                found.add(feature)
+    client.delete_table(TableName=table)
+    return frozenset(FEATURES) - found
 
 
 # --- command --------------------------------------------------------------------------------------
