@@ -126,6 +126,8 @@ def test_nothing_is_left_of_an_emulator(engine: str, end: str) -> None:
                 if each.status == psutil.CONN_LISTEN} == {'127.0.0.1'}
         if 'paused' in end:
             server.suspend()
+            while server.status() != psutil.STATUS_STOPPED:
+                time.sleep(0.01)
         os.killpg(owner.pid, signal.SIGKILL if 'killed' in end else signal.SIGINT)
         psutil.wait_procs([server], timeout=30)
         assert not server.is_running() and not log.exists()

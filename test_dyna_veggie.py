@@ -1487,7 +1487,10 @@ class Crowd:
 @pytest.fixture
 def crowd(make_app: MakeApp, proxy: Proxy, needs: Callable[[str], None]) -> Crowd:
     needs('PartiQL INSERT')
-    return Crowd(ready(make_app('max_pool_connections=20'), proxy), proxy)
+    backend = ready(make_app('max_pool_connections=20'), proxy)
+    assert backend.values.table.insert_many([{'id': 'first'}, {'id': 'second'}])
+    proxy.reset()
+    return Crowd(backend, proxy)
 
 
 def test_stores_of_threads_travel_together(crowd: Crowd, proxy: Proxy) -> None:
