@@ -4846,7 +4846,9 @@ def test_greenlets(library: str, endpoint: str, table_name: str) -> None:
 @slow
 @pytest.mark.parametrize('library', ['gevent', 'eventlet'])
 def test_what_a_chord_costs_with_greenlets(
-        library: str, backend: dv.DynamoDBBackend, proxy: Proxy, table_name: str) -> None:
+        library: str, backend: dv.DynamoDBBackend, proxy: Proxy, table_name: str,
+        needs: Callable[[str], None]) -> None:
+    needs('PartiQL INSERT')
     proxy.latency = 0.01
     url = backend_url(f'local/{table_name}', proxy.url, '&max_pool_connections=100')
     run_tool('greenlets.py', library, url, '1000', timeout=200)
