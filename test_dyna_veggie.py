@@ -6825,6 +6825,7 @@ def test_list_is_exact_on_a_table_of_a_hundred_thousand(
         run: Any, backend: dv.DynamoDBBackend, proxy: Proxy, client: Any,
         table_name: str, needs: Callable[[str], None]) -> None:
     needs('the size of a table')  # by which the scan is planned
+    needs('scans of a large table')
     client.update_table(TableName=table_name, BillingMode='PAY_PER_REQUEST')
     began = int(time.time()) - 100_000
     values = {state: dv.ensure_bytes(backend.encode({'status': state, 'result': 'x' * 150}))
