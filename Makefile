@@ -1,7 +1,9 @@
 # Needs make and Python 3.9 or newer; the rest goes into .venv.  `make help` lists the targets.
 PYTHON = python3
-VENV = .venv
+VENV ?= .venv
+DEMO_READY = $(VENV)/demo-ready
 READY = $(VENV)/ready
+PIP_INSTALL = $(VENV)/bin/python -m pip install -qq --disable-pip-version-check
 SOURCES = $(wildcard *.py tools examples benchmarks)
 
 help:
@@ -24,11 +26,12 @@ help:
 	@echo 'make clean   removes what these made'
 	@echo
 	@echo 'demo and test use the DynamoDB at DYNAMODB_ENDPOINT=http://..., else they start one:'
-	@echo 'in Docker if that runs, else embedded.  ENGINE=docker or ENGINE=embedded allows only that.'
+	@echo 'in Docker if that runs, else embedded.  ENGINE=docker or ENGINE=embedded allows only that,'
+	@echo 'and ENGINE=moto the emulator that runs on Python 3.9, too.'
 	@echo 'IMAGE=... names another image of DynamoDB Local than amazon/dynamodb-local.'
 	@echo 'PYTHON=python3.12 picks the Python; VENV=.venv/3.12 gives it a venv beside the other one.'
 
-demo: $(READY)
+demo: $(DEMO_READY)
 	@$(VENV)/bin/python tools/dynamodb_local.py $(VENV)/bin/python examples/demo.py
 
 test: $(READY)
@@ -42,22 +45,22 @@ test-matrix: $(READY)
 		$(if $(SESSIONS),-s $(SESSIONS),-s tests) $(if $(ARGS),-- $(ARGS))
 
 bench: $(READY)
-	@$(VENV)/bin/python -m pip install -qq --disable-pip-version-check --editable '.[bench]'
+	@$(PIP_INSTALL) --editable '.[bench]'
 	@$(VENV)/bin/python benchmarks/bench.py $(ARGS)
 
 conformance: $(READY)
-	@$(VENV)/bin/python -m pip install -qq --disable-pip-version-check --editable '.[conformance]'
+	@$(PIP_INSTALL) --editable '.[conformance]'
 	@$(VENV)/bin/python tools/conformance.py $(ARGS)
 
 model: $(READY)
 	@$(VENV)/bin/python tools/chord_model.py $(ARGS)
 
 canvases: $(READY)
-	@$(VENV)/bin/python -m pip install -qq --disable-pip-version-check --editable '.[canvases]'
+	@$(PIP_INSTALL) --editable '.[canvases]'
 	@$(VENV)/bin/python tools/canvases.py $(ARGS)
 
 soak: $(READY)
-	@$(VENV)/bin/python -m pip install -qq --disable-pip-version-check --editable '.[soak]'
+	@$(PIP_INSTALL) --editable '.[soak]'
 	@$(VENV)/bin/python tools/soak.py $(ARGS)
 
 test-aws: $(READY)
@@ -73,18 +76,25 @@ clean:
 
 # The venv is made anew if setup.py changed, if its Python is gone, and if it was moved, since its
 # scripts hold its path.
-ifneq ($(shell { $(VENV)/bin/python -c "" && cat $(READY); } 2>/dev/null),$(CURDIR))
-.PHONY: $(READY)
+ifneq ($(shell { $(VENV)/bin/python -c "" && cat $(DEMO_READY); } 2>/dev/null),$(CURDIR))
+.PHONY: $(DEMO_READY)
 endif
-$(READY): setup.py
+$(DEMO_READY): setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 9))' || \
 		{ echo 'Python 3.9 or newer is needed: make PYTHON=...' >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
 		{ echo 'This Python has no venv: install it (on Debian: apt install python3-venv)' >&2; exit 1; }
-	@echo 'Making $(VENV) ...'
+	@echo 'Making $(VENV) (90 MB; half a minute, and longer if the network is slow):'
+	@echo '- a Python environment'
 	@$(PYTHON) -m venv --clear $(VENV)
-	@$(VENV)/bin/python -m pip install -qq --disable-pip-version-check --editable '.[test,lint]'
+	@echo '- Celery, botocore, the client of Docker'
+	@$(PIP_INSTALL) --editable '.[demo]'
 	@echo '$(CURDIR)' > $@
+
+$(READY): $(DEMO_READY)
+	@echo '- what tests and lint need (100 packages, 300 MB; a minute, and longer likewise)'
+	@$(PIP_INSTALL) --editable '.[test,lint]'
+	@touch $@
 
 .PHONY: help demo test test-all test-matrix test-aws bench conformance model canvases soak lint \
 	clean

@@ -6,6 +6,9 @@ from setuptools import setup
 HERE = Path(__file__).parent
 README = (HERE / 'README.rst').read_text('utf-8')
 MODULE = (HERE / 'dyna_veggie.py').read_text('utf-8')
+# for moto's server; the extra "server" would bring 25 packages that only other services than
+# DynamoDB need
+MOTO = ['moto[dynamodb]>=5', 'flask', 'flask-cors']
 
 setup(
     name='dyna-veggie',
@@ -43,19 +46,18 @@ setup(
         'botocore>=1.29.164',   # the first with ReturnValuesOnConditionCheckFailure
     ],
     extras_require={
+        # for tools/dynamodb_local.py: Docker, and the emulator where ministack does not run
+        'demo': ['docker', *(f"{name}; python_version < '3.10'" for name in MOTO)],
         'test': [
             'pytest',
             'pytest-xdist',
             'hypothesis',
             'docker',
-            # for moto's server; the extra "server" would bring 25 packages that only other
-            # services than DynamoDB need
-            'moto[dynamodb]>=5',
-            'flask',
-            'flask-cors',
+            *MOTO,
             'gevent',
             'eventlet',
             'nox',
+            'psutil',
             'boto3',        # for Celery's own backend
             # for SQS as the broker; the extra "sqs" of kombu 5.3 wants a release without wheels
             'pycurl',

@@ -480,7 +480,7 @@ def all_measured(place: Place, engine: str, quick: bool) -> Iterator[Row]:
                 replace(place, pool=pool), engine, by_pool(pool, quick))
     if place.latency:
         try:
-            with dynamodb_local.embedded_engine(os.environ) as sqs:
+            with dynamodb_local.moto_engine(os.environ) as sqs:
                 broker = f'sqs://local:local@{sqs.endpoint.partition("//")[2]}'
                 yield from measured_anywhere(
                     replace(place, broker=broker), engine, over_sqs(quick), counts=False)

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import textwrap
 import threading
 import time
 from collections.abc import Iterator
@@ -64,19 +66,26 @@ class Progress:
         ticks = 0
         while not self._ended.wait(0.1 if self.live else 5):
             ticks += 1
-            if self.total:
-                state = f'{self.done} of {self.total}'
-                if self.live:
-                    filled = 30 * self.done // self.total
-                    state = f'{"#" * filled:.<30} {state}'
-            else:
-                state = '|/-\\'[ticks % 4] if self.live else 'waiting'
             self.seconds = time.monotonic() - self._start
-            self._show(state, end='' if self.live else '\n')
+            if self.total:
+                self._show(f'{self.done} of {self.total}', bar=self.done / self.total)
+            else:
+                self._show('|/-\\'[ticks % 4] if self.live else 'waiting')
 
-    def _show(self, state: str, end: str) -> None:
-        clear = '\r\033[K' if self.live else ''
-        print(f'{clear}{self.label:40} {self.seconds:5.1f} s  {state}', end=end, flush=True)
+    def _show(self, state: str, end: str = '', bar: float | None = None) -> None:
+        state = f'{self.seconds:5.1f} s  {state}'
+        if not self.live:
+            print(f'{self.label:40} {state}', flush=True)
+            return
+        # one line, since no more than one can be cleared; many terminals wrap after the last column
+        width = shutil.get_terminal_size().columns - 1
+        room = max(width - len(state) - 1, 1)
+        label = textwrap.shorten(self.label, room, placeholder='')
+        line = f'{label:{min(room, 40)}} {state}'
+        length = min(30, width - len(line) - 1)
+        if bar is not None and length >= 5:
+            line += f' {"#" * int(length * bar):.<{length}}'
+        print(f'\r\033[K{line[:width]}', end=end, flush=True)
 
 
 class WorkerDied(BaseException):
@@ -170,8 +179,9 @@ def run_chord(tasks: Any, files: list[str], proxy: Proxy) -> tuple[dict[str, int
 def show_answer(counts: dict[str, int]) -> None:
     print(f'\nThe most common words in the {FILES} largest modules of the standard library:')
     words = list(counts.items())[:10]
+    longest = min(40, shutil.get_terminal_size().columns - 20)
     for word, count in words:
-        print(f'{word:10}{count:7,}  {"#" * round(40 * count / words[0][1])}')
+        print(f'{word:10}{count:7,}  {"#" * round(longest * count / words[0][1])}')
 
 
 def show_cost(runs: list[Run]) -> None:
