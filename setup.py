@@ -72,7 +72,7 @@ setup(
         'conformance': ['celery[redis]', 'pydantic', 'pytest-rerunfailures', 'pytest-timeout',
                         'pytest-subtests'],
         'soak': ['celery[redis]', 'docker', 'gevent', 'matplotlib'],
-        'lint': ['mypy<3', 'ruff==0.17.*'],     # newer ones complain of more
+        'lint': ['mypy<3', 'ruff==0.17.*', 'types-psutil'],     # newer ones complain of more
     },
     entry_points={
         'celery.result_backends': ['dynamodb = dyna_veggie:DynamoDBBackend'],

@@ -3302,7 +3302,7 @@ def test_an_item_that_claims_thousands_of_chunks_costs_few_requests(
     proxy.reset()
     backend.store_result('odd', 1, states.SUCCESS)
     assert backend.get_result('odd') == 1
-    assert len(proxy.requests) <= 45
+    assert len(proxy.requests) <= 46  # 40 delete what may be there
 
 
 def test_a_value_whose_chunks_are_gone_is_a_clear_error(
