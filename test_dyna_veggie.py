@@ -59,6 +59,7 @@ import botocore.session
 import botocore.utils
 import celery
 import celery.result
+import celery.worker.state
 import click.testing
 import hcl2
 import kombu.serialization
@@ -603,7 +604,14 @@ def working(app: Celery) -> Iterator[None]:
     level, handlers = root.level, list(root.handlers)
     try:
         with start_worker(app, pool='threads', perform_ping_check=False, shutdown_timeout=30):
-            yield
+            try:
+                yield
+            finally:
+                # a worker that is to stop waits for messages twice more, for two seconds each
+                celery.worker.state.should_terminate = 0
+                for _ in range(2):
+                    app.tasks['celery.accumulate'].apply_async(
+                        queue=app.conf.task_default_queue, ignore_result=True)
     finally:
         root.setLevel(level)  # the worker has set the root logger up for itself
         root.handlers[:] = handlers
@@ -2214,7 +2222,7 @@ def test_a_thread_that_outlives_the_main_thread_can_still_use_batches(
         app = Celery('app', broker='memory://', backend={backend_url(
             f'local/{table_name}', endpoint)!r})
 
-        @app.task
+        @app.task(shared=False)
         def task(*args):
             pass
 
@@ -5883,6 +5891,7 @@ def test_a_signature_that_is_twice_in_a_header_does_not_stop_its_chord(
     assert got(lambda s: [ends_in(s, t), ends_in(s, u)]) == [['s', 't'], ['s', 'u']]
 
 
+@pytest.mark.filterwarnings('ignore:Exception raised outside body')
 @pytest.mark.parametrize('errback', ['cannot be sent', 'fails'])
 @pytest.mark.parametrize('size', [1, 2])
 def test_what_follows_a_failed_part_is_counted_if_an_errback_fails(
@@ -6627,14 +6636,14 @@ def restored(app: Celery) -> Any:
 
 
 def of_a_canvas(app: Celery) -> Any:
-    @app.task(name='noop')
+    @app.task(name='noop', shared=False)
     def noop(*args: Any) -> None:
         pass
     return group(noop.s(), group(noop.s(), chain(noop.s(), noop.s())))()
 
 
 def parent_of_a_chord(app: Celery) -> Any:
-    @app.task(name='noop')
+    @app.task(name='noop', shared=False)
     def noop(*args: Any) -> None:
         pass
     return chord([noop.s(), noop.s(), noop.s()])(noop.s()).parent

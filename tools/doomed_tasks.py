@@ -135,34 +135,34 @@ def doom(request: Any, name: str, step: str, others: int, fault: str) -> None:
     way.begin(name, step, fault, request)
 
 
-@app.task(name='doomed', bind=True)
+@app.task(name='doomed', bind=True, shared=False)
 def doomed(
         self: Any, value: Any, name: str, step: str, others: int = 0, fault: str = 'kill') -> Any:
     doom(self.request, name, step, others, fault)
     return value
 
 
-@app.task(name='doomed_ignored', bind=True, ignore_result=True)
+@app.task(name='doomed_ignored', bind=True, ignore_result=True, shared=False)
 def doomed_ignored(
         self: Any, value: Any, name: str, step: str, others: int = 0, fault: str = 'kill') -> Any:
     doom(self.request, name, step, others, fault)
     return value
 
 
-@app.task(name='doomed_failing', bind=True)
+@app.task(name='doomed_failing', bind=True, shared=False)
 def doomed_failing(
         self: Any, value: Any, name: str, step: str, others: int = 0, fault: str = 'kill') -> Any:
     doom(self.request, name, step, others, fault)
     raise ValueError(value)
 
 
-@app.task(name='lost', acks_late=False)
+@app.task(name='lost', acks_late=False, shared=False)
 def lost() -> None:
     """Kills its process, and is not delivered again."""
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-@app.task(name='body', bind=True)
+@app.task(name='body', bind=True, shared=False)
 def body(self: Any, values: Any, name: str) -> Any:
     write_down('bodies', name, values)
     return values
@@ -175,24 +175,24 @@ def answer_of(number: int) -> str:
     return f'{number} of {run}'
 
 
-@app.task(name='answer')
+@app.task(name='answer', shared=False)
 def answer(number: int) -> str:
     """Returns something else in each run."""
     return answer_of(number)
 
 
-@app.task(name='answer_early', bind=True)
+@app.task(name='answer_early', bind=True, shared=False)
 def answer_early(self: Any, number: int) -> str:
     self.update_state(state='SUCCESS', meta='too early')
     return answer_of(number)
 
 
-@app.task(name='answer_ignored', ignore_result=True)
+@app.task(name='answer_ignored', ignore_result=True, shared=False)
 def answer_ignored(number: int) -> str:
     return answer_of(number)
 
 
-@app.task(name='again')
+@app.task(name='again', shared=False)
 def again(values: Any, ids: list[str], runs: int) -> None:
     """As the body of a chord: applies it once more, with the same ids, while the run is not closed.
     """
@@ -208,19 +208,19 @@ def apply_again(ids: list[str], runs: int) -> None:
     chord(header, again.s(ids, runs)).apply_async()
 
 
-@app.task(name='summary')
+@app.task(name='summary', shared=False)
 def summary(values: Any) -> tuple[str, int, str]:
     """Of a body that is called with more than it can return."""
     digest = hashlib.sha256(''.join(values).encode()).hexdigest()
     return type(values).__name__, len(values), digest
 
 
-@app.task(name='on_error')
+@app.task(name='on_error', shared=False)
 def on_error(request: Any, exc: Any, traceback: Any, name: str) -> None:
     write_down('errors', name, f'{type(exc).__name__}: {exc}')
 
 
-@app.task(name='replaced', bind=True)
+@app.task(name='replaced', bind=True, shared=False)
 def replaced(self: Any, values: Any, name: str, step: str) -> None:
     """As the body of a chord: replaced by a chord with the same id, which has a state before it."""
     self.update_state(state='PROGRESS', meta={'done': 1})

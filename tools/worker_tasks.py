@@ -21,30 +21,30 @@ if 'USED_BEFORE_FORK' in os.environ:
     app.backend.get('the parent uses its client before it forks')
 
 
-@app.task
+@app.task(shared=False)
 def process(value: Any) -> list[Any]:
     return [value, os.getpid()]
 
 
-@app.task
+@app.task(shared=False)
 def pids(values: list[Any]) -> tuple[list[int], list[Any]]:
     return sorted({pid for _, pid in values}), [value for value, _ in values]
 
 
-@app.task(bind=True)
+@app.task(bind=True, shared=False)
 def progress(self: Any) -> None:
     self.update_state(state='PROGRESS', meta={'done': 1})
     time.sleep(0.5)
     raise ZeroDivisionError('at the end')
 
 
-@app.task(name='part')
+@app.task(name='part', shared=False)
 def part(value: Any, seconds: float = 0) -> Any:
     time.sleep(seconds)
     return value
 
 
-@app.task(name='total')
+@app.task(name='total', shared=False)
 def total(values: list[Any]) -> list[Any]:
     return values
 
