@@ -6,29 +6,29 @@ One module, to install or to vendor.  It speaks raw DynamoDB JSON through botoco
 beyond Celery and botocore.  It reads from top to bottom: each section has one job, opens with what
 it holds, and uses only what stands above it, and methods of the backend that it is given.
 
-    options        what a backend can be told, and how each value is checked
-    configuration  what the URL, the transport options and Celery's settings say, parsed once
-    attributes     Python values to DynamoDB attribute values and back; expressions
-    failures       what an error means, what to do about it, and when to try again
-    client         sessions, credentials, the request loop; what belongs to a process
-    pages          what is more than one request takes, in pages, some at once
-    table          items, batches of items, and the table's creation
-    together       what threads of one process ask for at the same time, in one request
-    values         stored values of any size, each with a status and an expiry
-    chord          the tree of counters that joins a chord
-    counting       the requests that count the parts of a chord, and say who joins it
-    waiting        when to look for what somebody waits for, and who looks
-    awaiting       what Celery's result classes ask of the backend: to look, to wait, to call back
-    results        Celery's result classes, which read in batches
-    references     values of a chord that do not travel in the message of its body
-    ending         how a chord ends: its body is published, or its errbacks are called
-    header         the values of a chord's header, as its body gets them
-    joining        what Celery asks of a backend for its chords
-    backend        Celery's interface
-    operating      what an operator does with a table: look at it, try what a worker may do
-    scanning       whole tables: what reading one takes, and what a purge deletes
-    inspecting     what is stored, as rows, and these as lines for people
-    commands       celery -A proj dynamodb ..., or python -m dyna_veggie ...
+    options             the settings of a backend, and how each value is checked
+    configuration       what the URL, the transport options and Celery's settings say, parsed once
+    attributes          Python values to DynamoDB attribute values and back; expressions
+    errors and retries  what an error means, what to do about it, and when to retry
+    client              sessions, credentials, the request loop; what belongs to a process
+    paging              lists of ids in request-sized pages, several of them concurrently
+    table               items, batches of items, and the table's creation
+    group commit        concurrent writes of the threads of a process share a request
+    blob store          values of any size, each with a status and an expiry
+    chord tree          the counters that join a chord, as pure functions
+    chord store         the requests that count the parts of a chord, and the lease on its join
+    polling             who polls, for what, and when
+    waiting             what Celery's result classes ask for: to fetch, to wait, to call back
+    result classes      Celery's result classes, reading in batches
+    claim check         values of a chord that are not sent in the message of its body
+    join                how a chord ends: its body is published, or its errbacks are called
+    header              the values of a chord's header, as its body gets them
+    chord backend       what Celery asks of a backend for its chords
+    backend             Celery's interface
+    operating           what an operator does with a table: look at it, check what a worker may do
+    scanning            whole tables: what reading one takes, and what a purge deletes
+    inspecting          what is stored, as rows, and these as lines for people
+    commands            celery -A proj dynamodb ..., or python -m dyna_veggie ...
 
 Names: ``__all__`` is for users.  Other names without an underscore are for other sections and the
 tests, those with one for their own section or class.
@@ -134,13 +134,13 @@ logger = get_logger(__name__)
 # Options
 # --------------------------------------------------------------------------------------------------
 #
-# One frozen object holds all that a backend was told, each value checked, so that nothing below
+# One frozen object holds all settings of a backend, each value checked, so that nothing below
 # this section parses or doubts a setting.  A parser takes what was given and returns the value, or
 # raises a ValueError that says what would be right.
 
 def configuration_error(
-        text: str, kind: type[ImproperlyConfigured] = ImproperlyConfigured) -> ImproperlyConfigured:
-    return kind(f'dynamodb result backend: {text}')
+        text: str, cls: type[ImproperlyConfigured] = ImproperlyConfigured) -> ImproperlyConfigured:
+    return cls(f'dynamodb result backend: {text}')
 
 
 def option_error(name: str, given: Any, expected: str) -> ImproperlyConfigured:
@@ -161,13 +161,13 @@ def _boolean(given: Any) -> bool:
 
 
 def number_parser(
-        expected: str, kind: Callable[[Any], Any],
+        expected: str, convert: Callable[[Any], Any],
         fits: Callable[[Any], bool] = lambda value: True) -> Callable[[Any], Any]:
     def parse(given: Any) -> Any:
         try:
             if isinstance(given, bool) or '_' in str(given):  # Python would read 1_0 as 10
                 raise ValueError
-            value = kind(given)
+            value = convert(given)
             if fits(value) and (not isinstance(given, float) or given == value):
                 return value
         except (TypeError, ValueError, OverflowError):
@@ -263,7 +263,7 @@ def _option(default: Any, parse: Callable[[Any], Any], doc: str) -> Any:
 
 @dataclass(frozen=True)
 class Options:
-    """What a backend was told, each value checked.  Durations are in seconds, sizes in bytes.
+    """The settings of a backend, each value checked.  Durations are in seconds, sizes in bytes.
 
     Fields with a ``parse`` in their metadata are options of the URL's query and of
     ``result_backend_transport_options``; the others come from the URL's other parts, and
@@ -289,7 +289,7 @@ class Options:
         10, _positive, 'connections kept open, in each process: '
         'at least as many as a worker has threads')
     connect_timeout: float = _option(5.0, _above_zero, 'seconds to wait for a connection')
-    read_timeout: float = _option(10.0, _above_zero, 'seconds to wait for an answer')
+    read_timeout: float = _option(10.0, _above_zero, 'seconds to wait for a response')
 
     # the table that is created
     create_table: bool = _option(True, _boolean, 'create the table when it is missing')
@@ -325,19 +325,19 @@ class Options:
         False, _boolean, "write ids in the form of Celery's own DynamoDB backend, "
         'to share its table while you migrate')
     track_sent: bool = _option(
-        False, _boolean, 'store ``PENDING`` when a task is sent, which tells a task that waits '
-        'from an id that never was, at one write more for each task')
+        False, _boolean, 'store ``PENDING`` when a task is sent, which distinguishes a task '
+        'that waits from an id that never was, at one write more for each task')
     global_keyprefix: str | None = _option(
         None, str, 'prefix of every id, as on other backends (transport options only)')
 
     # patience
     retry_if_throttled: bool = _option(
-        True, _boolean, 'try again when DynamoDB throttles; otherwise raise at once')
+        True, _boolean, 'retry when DynamoDB throttles; otherwise raise at once')
     retry_base_delay: float = _option(
-        0.05, _above_zero, 'upper bound of the first pause between two tries, in seconds; '
+        0.05, _above_zero, 'upper bound of the first pause between two attempts, in seconds; '
         'doubled for each further one')
     retry_max_delay: float = _option(
-        5.0, _above_zero, 'upper bound of any pause between two tries, in seconds')
+        5.0, _above_zero, 'upper bound of any pause between two attempts, in seconds')
     retry_timeout: float = _option(
         120.0, parse_seconds, 'seconds to go on trying; then the original error is raised')
     max_retries: float = math.inf  # Celery's result_backend_max_retries, if the user set it
@@ -360,7 +360,7 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
 
 #: what Celery's and kombu's documentation also puts into result_backend_transport_options, for
 #: brokers and for other backends.  "region" is not here: somebody may mean ours.
-_OPTIONS_OF_OTHERS = frozenset({
+_FOREIGN_OPTIONS = frozenset({
     'ack_deadline_seconds', 'ack_emulation', 'body_encoding', 'bulk_max_messages',
     'client-config', 'client_name', 'confirm_publish', 'deadletter_queue',
     'enable_exactly_once_delivery', 'expiration_seconds', 'fanout_patterns', 'fanout_prefix',
@@ -393,12 +393,12 @@ _RETRY_SETTINGS = (
 _number_not_negative = number_parser('a number, 0 or more', float, lambda value: value >= 0)
 
 
-def _parse(name: str, given: Any, parse: Callable[[Any], Any], shown: Any = None) -> Any:
-    """The value of one option.  Raises ImproperlyConfigured, which shows ``shown`` if given."""
+def _parse(name: str, given: Any, parse: Callable[[Any], Any], masked: Any = None) -> Any:
+    """The value of one option.  Raises ImproperlyConfigured, which shows ``masked`` if given."""
     try:
         return parse(given)
     except ValueError as exc:
-        raise option_error(name, given if shown is None else shown, str(exc)) from None
+        raise option_error(name, given if masked is None else masked, str(exc)) from None
 
 
 def parse_setting(name: str, given: Any, parse: Callable[[Any], Any]) -> Any:
@@ -420,15 +420,15 @@ def _warn_of_unknown(names: tuple[str, ...]) -> None:
         ', '.join(map(repr, names)), ', '.join(sorted(_PARSERS)))
 
 
-def _without_others(given: Mapping[str, Any]) -> dict[str, Any]:
+def _drop_foreign(given: Mapping[str, Any]) -> dict[str, Any]:
     """The transport options less those that are for brokers and other backends.
 
     What is close to one of ours stays, for the error that says so.
     """
     ours = {name: value for name, value in given.items()
             if _SYNONYMS.get(name, name) in _PARSERS
-            or (name not in _OPTIONS_OF_OTHERS and _near_miss(str(name)))}
-    unknown = given.keys() - ours.keys() - _OPTIONS_OF_OTHERS
+            or (name not in _FOREIGN_OPTIONS and _near_miss(str(name)))}
+    unknown = given.keys() - ours.keys() - _FOREIGN_OPTIONS
     if unknown:
         _warn_of_unknown(tuple(sorted(map(str, unknown))))
     return ours
@@ -436,7 +436,7 @@ def _without_others(given: Mapping[str, Any]) -> dict[str, Any]:
 
 def _parse_named(given: Mapping[str, Any]) -> dict[str, Any]:
     """The values of options that were given by name.  Raises ImproperlyConfigured."""
-    values: dict[str, Any] = {}
+    parsed: dict[str, Any] = {}
     for name, value in given.items():
         if value is None:
             continue  # as if it were left out
@@ -446,13 +446,13 @@ def _parse_named(given: Mapping[str, Any]) -> dict[str, Any]:
             hint = f'did you mean {near}?' if near else (
                 'the options are ' + ', '.join(sorted(_PARSERS)))
             raise configuration_error(f'there is no option {name!r}; {hint}')
-        if option in values:
+        if option in parsed:
             same = ' and '.join(each for each in given if _SYNONYMS.get(each, each) == option)
             raise configuration_error(f'{same} are the same option; give one')
         # an endpoint may be refused because it holds a password
-        shown = '…' if option == 'endpoint_url' else None
-        values[option] = _parse(name, value, _PARSERS[option], shown)
-    return values
+        masked = '…' if option == 'endpoint_url' else None
+        parsed[option] = _parse(name, value, _PARSERS[option], masked)
+    return parsed
 
 
 def _split_url(url: str) -> SplitResult:
@@ -497,20 +497,20 @@ def _parse_keys(parts: SplitResult) -> dict[str, Any]:
 
 def _parse_place(parts: SplitResult) -> dict[str, Any]:
     """The values of options that the URL gives by position.  Raises ImproperlyConfigured."""
-    values = _parse_keys(parts)
+    parsed = _parse_keys(parts)
     host, port = parts.hostname or '', parts.port
     loopback = host == 'localhost' or ':' in host or re.fullmatch(r'[\d.]+', host) is not None
     if host == 'local':
         endpoint_url = f'http://localhost:{port or _LOCAL_PORT}'
-        values.update(local=True, region='us-east-1', endpoint_url=endpoint_url)
+        parsed.update(local=True, region='us-east-1', endpoint_url=endpoint_url)
     elif _AWS_REGION.fullmatch(host):
-        values.update(region=host)
+        parsed.update(region=host)
     elif host and (port or loopback):
         address = f'[{host}]' if ':' in host else host
         endpoint_url = f'http://{address}:{port or _LOCAL_PORT}'
         if not is_endpoint_url(endpoint_url):
             raise option_error('host', host, 'a host name, of letters, digits, "-" and "."')
-        values.update(region='us-east-1', endpoint_url=endpoint_url)
+        parsed.update(region='us-east-1', endpoint_url=endpoint_url)
     elif host:
         raise option_error(
             'region', host,
@@ -518,20 +518,20 @@ def _parse_place(parts: SplitResult) -> dict[str, Any]:
 
     table = unquote(parts.path.strip('/'))
     if table:
-        values.update(table=_parse('table', table, parse_table_name))
-    return values
+        parsed.update(table=_parse('table', table, parse_table_name))
+    return parsed
 
 
 def _parse_settings(settings: Any) -> dict[str, Any]:
     """The values of options that Celery's settings give.  Raises ImproperlyConfigured."""
-    values: dict[str, Any] = {}
+    parsed: dict[str, Any] = {}
     for setting, option, unit in _RETRY_SETTINGS:
         if settings.value_set_for(setting) and settings.get(setting) is not None:
-            values[option] = _parse(setting, settings.get(setting), _number_not_negative) * unit
+            parsed[option] = _parse(setting, settings.get(setting), _number_not_negative) * unit
     endpoint_url = settings.get('dynamodb_endpoint_url')
     if endpoint_url:
-        values.update(_parse_named({'endpoint_url': endpoint_url}))
-    return values
+        parsed.update(_parse_named({'endpoint_url': endpoint_url}))
+    return parsed
 
 
 def parse_options(url: str | None, settings: Any, table: str | None = None) -> Options:
@@ -551,43 +551,43 @@ def parse_options(url: str | None, settings: Any, table: str | None = None) -> O
         raise configuration_error(
             'give global_keyprefix in result_backend_transport_options, where Celery reads it')
     transport = settings.get('result_backend_transport_options') or {}
-    in_transport = _parse_named(_without_others(transport))
-    values: dict[str, Any] = {}
+    in_transport = _parse_named(_drop_foreign(transport))
+    parsed: dict[str, Any] = {}
     if table:
-        values['table'] = _parse('table_name', table, parse_table_name)
-    values.update(_parse_place(parts))
-    values.update(_parse_settings(settings))
-    values.update(in_transport)
-    values.update(in_query)
-    _refuse_conflicts(values)
-    arn = TABLE_ARN.fullmatch(values.get('table', ''))
+        parsed['table'] = _parse('table_name', table, parse_table_name)
+    parsed.update(_parse_place(parts))
+    parsed.update(_parse_settings(settings))
+    parsed.update(in_transport)
+    parsed.update(in_query)
+    _check_conflicts(parsed)
+    arn = TABLE_ARN.fullmatch(parsed.get('table', ''))
     if arn:
-        values.update(_parse_arn(arn, parts.hostname or '', values))
-    return Options(**values)
+        parsed.update(_parse_arn(arn, parts.hostname or '', parsed))
+    return Options(**parsed)
 
 
-def _parse_arn(arn: re.Match[str], host: str, values: Mapping[str, Any]) -> dict[str, Any]:
+def _parse_arn(arn: re.Match[str], host: str, parsed: Mapping[str, Any]) -> dict[str, Any]:
     """The values of options that follow from a table's ARN.  Raises ImproperlyConfigured."""
     region = arn['region']
     if _AWS_REGION.fullmatch(host) and host != region:
         raise option_error('region', host, f'{region}, as in the ARN of the table, or left out')
-    if values.get('create_table'):
+    if parsed.get('create_table'):
         raise option_error(
             'create_table', True, 'left out if the table is an ARN: it is created where it belongs')
     return {'region': region, 'create_table': False}
 
 
-def _refuse_conflicts(values: Mapping[str, Any]) -> None:
-    if values.get('billing_mode') == 'PAY_PER_REQUEST':
+def _check_conflicts(parsed: Mapping[str, Any]) -> None:
+    if parsed.get('billing_mode') == 'PAY_PER_REQUEST':
         for name in ('read_throughput', 'write_throughput'):
-            if name in values:
-                raise option_error(name, values[name], 'left out if billing_mode=on_demand')
+            if name in parsed:
+                raise option_error(name, parsed[name], 'left out if billing_mode=on_demand')
     for name in ('use_fips_endpoint', 'use_dualstack_endpoint'):
-        if values.get(name) and values.get('endpoint_url'):
+        if parsed.get(name) and parsed.get('endpoint_url'):
             raise option_error(
                 name, True, 'left out if the endpoint is given: it is for those of a region')
-    if values.get('access_key') and values.get('profile'):
-        raise option_error('profile', values['profile'], 'left out if the URL has keys')
+    if parsed.get('access_key') and parsed.get('profile'):
+        raise option_error('profile', parsed['profile'], 'left out if the URL has keys')
 
 
 def mask_secret(url: str) -> str:
@@ -649,19 +649,19 @@ def marshal(value: Any) -> dict[str, Any]:
 
 
 def unmarshal(attribute: Mapping[str, Any]) -> Any:
-    """The Python value of an attribute value; of a kind that is never written here, its content."""
-    (kind, value), = attribute.items()
-    if kind == 'B':
+    """The Python value of an attribute value; of a type that is never written here, its content."""
+    (descriptor, value), = attribute.items()
+    if descriptor == 'B':
         return _binary(value)
-    if kind == 'N':
+    if descriptor == 'N':
         return int(value) if value.lstrip('-').isdigit() else float(value)
-    if kind == 'BS':
+    if descriptor == 'BS':
         return frozenset(map(_binary, value))
     return value
 
 
 def _binary(value: bytes | str) -> bytes:
-    # bytes if botocore has parsed the answer: see _parse_answer
+    # bytes if botocore has parsed the response: see _parse_response
     return value if isinstance(value, bytes) else base64.b64decode(value)
 
 
@@ -693,14 +693,14 @@ def expressions(values: Mapping[str, Any], **texts: str | None) -> dict[str, Any
 
 
 # --------------------------------------------------------------------------------------------------
-# Failures
+# Errors and retries
 # --------------------------------------------------------------------------------------------------
 #
-# What an error means is said once, by diagnose(), from the table _BY_CODE: whether the same request
-# may succeed later, whether DynamoDB wants fewer requests, whether credentials are to be looked for
-# anew, and what a person can do.  How long to wait between tries, and when to give up, is the job
-# of Backoff; Client.send() tries.  Knows nothing of Celery, but for the class of errors that only a
-# person can mend.
+# classify() maps each error, by the table _BY_CODE, to one policy: whether the same request may
+# succeed later, whether DynamoDB wants fewer requests, whether to refresh the credentials, and what
+# a person can do.  How long to wait between attempts, and when to give up, is the job of Backoff;
+# Client.send() makes them.  Knows nothing of Celery, but for the class of errors that only a person
+# can mend.
 
 @dataclass(frozen=True)
 class Backoff:
@@ -721,21 +721,21 @@ class Backoff:
         # Celery's setting for the base may be 0
         return jitter * min(self.maximum, max(self.base, 0.001) * 2.0 ** min(retry, 64))
 
-    def tries(
+    def attempts(
             self, deadline: float = math.inf, sleep: Callable[[float], Any] = time.sleep,
     ) -> Iterator[int]:
-        """Yields the number of each try, from 0, and sleeps before each but the first.
+        """Yields the number of each attempt, from 0, and sleeps before each but the first.
 
         Ends after the timeout, or at the deadline (of ``time.monotonic``) if that comes first: the
-        last pause is cut so that one more try is made right then.
+        last pause is cut so that one more attempt is made right then.
         """
         end = min(time.monotonic() + self.timeout, deadline)
         for number in itertools.count():
             yield number
-            left = end - time.monotonic()
-            if left <= 0 or number >= self.max_retries:
+            remaining = end - time.monotonic()
+            if remaining <= 0 or number >= self.max_retries:
                 return
-            sleep(min(left, self.pause(number, random.random())))
+            sleep(min(remaining, self.pause(number, random.random())))
 
 
 class DeniedAction(ImproperlyConfigured):
@@ -768,45 +768,45 @@ FAILURES = (ClientError, BotoCoreError, ResponseParserError, ImproperlyConfigure
 
 
 @dataclass(frozen=True)
-class Diagnosis:
-    """What an error of a request means.
+class ErrorPolicy:
+    """What an error of a request calls for.
 
     transient: the same request may succeed later.  throttled: because DynamoDB wants fewer
-    requests.  renew: other credentials may be there now, where these came from.  remedy: what a
-    person can do, who is told by an error of this ``kind``.
+    requests.  refresh: other credentials may be there now, where these came from.  hint: what a
+    person can do, in an error of the class ``raises``.
     """
 
     transient: bool = False
     throttled: bool = False
-    renew: bool = False
-    remedy: str = ''
-    kind: type[ImproperlyConfigured] = ImproperlyConfigured
+    refresh: bool = False
+    hint: str = ''
+    raises: type[ImproperlyConfigured] = ImproperlyConfigured
 
 
-_LASTING = Diagnosis()
-_TRANSIENT = Diagnosis(transient=True)
-_THROTTLED = Diagnosis(transient=True, throttled=True)
-_EXPIRED = Diagnosis(
-    transient=True, renew=True, kind=ExpiredCredentials,
-    remedy='the credentials have expired, and where they came from there are no new ones: '
-           'renew them')
-_LATE_CREDENTIALS = Diagnosis(
-    transient=True, kind=ExpiredCredentials,
-    remedy='where the credentials come from there are none right now')
-_UNKNOWN_CREDENTIALS = Diagnosis(
-    renew=True,
-    remedy='AWS does not know these credentials there: check the access key, '
-           'and that the region is one of its account')
-_WRONG_SIGNATURE = Diagnosis(
-    renew=True,
-    remedy='the signature is not accepted: check the secret key, and the clock of this machine')
-_NO_CREDENTIALS = Diagnosis(
-    renew=True,
-    remedy='there are no credentials: put keys into the URL, '
+_PERMANENT = ErrorPolicy()
+_TRANSIENT = ErrorPolicy(transient=True)
+_THROTTLED = ErrorPolicy(transient=True, throttled=True)
+_EXPIRED = ErrorPolicy(
+    transient=True, refresh=True, raises=ExpiredCredentials,
+    hint='the credentials have expired, and where they came from there are no new ones: '
+         'renew them')
+_LATE_CREDENTIALS = ErrorPolicy(
+    transient=True, raises=ExpiredCredentials,
+    hint='where the credentials come from there are none right now')
+_UNKNOWN_CREDENTIALS = ErrorPolicy(
+    refresh=True,
+    hint='AWS does not know these credentials there: check the access key, '
+         'and that the region is one of its account')
+_WRONG_SIGNATURE = ErrorPolicy(
+    refresh=True,
+    hint='the signature is not accepted: check the secret key, and the clock of this machine')
+_NO_CREDENTIALS = ErrorPolicy(
+    refresh=True,
+    hint='there are no credentials: put keys into the URL, '
            "or into one of the places where AWS's tools look for them")
-_BROKEN = Diagnosis(
-    renew=True, kind=BrokenConfiguration, remedy="mend AWS's configuration: it cannot be used")
-_DENIED = Diagnosis(kind=DeniedAction, remedy='the IAM action {action} is needed, and denied')
+_BROKEN = ErrorPolicy(
+    refresh=True, raises=BrokenConfiguration, hint="mend AWS's configuration: it cannot be used")
+_DENIED = ErrorPolicy(raises=DeniedAction, hint='the IAM action {action} is needed, and denied')
 
 # https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Programming.Errors.html
 _BY_CODE = {
@@ -860,11 +860,11 @@ def denied_key_action(exc: BaseException) -> str:
     return found[1] if found else 'kms:Decrypt' if 'KMS key access denied' in str(exc) else ''
 
 
-def diagnose(exc: BaseException) -> Diagnosis:
-    """What an error of a request means."""
+def classify(exc: BaseException) -> ErrorPolicy:
+    """What an error of a request calls for."""
     if isinstance(exc, ClientError):
         status = exc.response.get('ResponseMetadata', {}).get('HTTPStatusCode', 0)
-        by_status = _TRANSIENT if status >= 500 else _BY_STATUS.get(status, _LASTING)
+        by_status = _TRANSIENT if status >= 500 else _BY_STATUS.get(status, _PERMANENT)
         return _BY_CODE.get(error_code(exc), by_status)
     if isinstance(exc, NoCredentialsError):
         return _NO_CREDENTIALS
@@ -875,20 +875,20 @@ def diagnose(exc: BaseException) -> Diagnosis:
     if isinstance(exc, ReplacedMeanwhile):
         return _TRANSIENT
     if isinstance(exc, SSLError) and 'CERTIFICATE_VERIFY_FAILED' in str(exc):
-        return _LASTING
+        return _PERMANENT
     if isinstance(exc, HTTPClientError) and type(exc) is HTTPClientError:
         return _diagnose_wrapped(exc.kwargs.get('error'))
     if isinstance(exc, (BotoConnectionError, HTTPClientError, ResponseParserError)):
         return _TRANSIENT
-    return _BROKEN if isinstance(exc, (BotoCoreError, BrokenConfiguration)) else _LASTING
+    return _BROKEN if isinstance(exc, (BotoCoreError, BrokenConfiguration)) else _PERMANENT
 
 
-def _diagnose_wrapped(met: object) -> Diagnosis:
+def _diagnose_wrapped(met: object) -> ErrorPolicy:
     """What it means that botocore wrapped this, which it does with all that it meets."""
     if _origin(met) == 'urllib3' and isinstance(met, ValueError):
         return _BROKEN  # the URL of a proxy
     network = isinstance(met, OSError) or _origin(met) in ('urllib3', 'http', 'botocore')
-    return _TRANSIENT if network else _LASTING
+    return _TRANSIENT if network else _PERMANENT
 
 
 def _origin(exc: object) -> str:
@@ -904,18 +904,18 @@ def _throttling_reasons(exc: BaseException) -> str:
     return ', '.join(f'{each.get("reason")} of {each.get("resource")}' for each in reasons)
 
 
-def throttling_remedy(exc: BaseException) -> str:
+def throttling_hint(exc: BaseException) -> str:
     """What a person can do about an error that is throttling; '' for others."""
-    if not diagnose(exc).throttled:
+    if not classify(exc).throttled:
         return ''
     found = _throttling_reasons(exc) or error_code(exc)
-    return '; '.join(remedy for reason, remedy in _BY_REASON.items() if reason in found)
+    return '; '.join(hint for reason, hint in _BY_REASON.items() if reason in found)
 
 
 def summary(exc: BaseException) -> str:
     """An error in one line, with DynamoDB's throttling reasons."""
-    # a proxy's answer can be a page; and AWS explains a wrong signature with the whole request, and
-    # so with the session token
+    # a proxy's response can be a page; and AWS explains a wrong signature with the whole request,
+    # and so with the session token
     text, reasons = str(exc).partition('\n')[0], _throttling_reasons(exc)
     text = re.sub(r'//[^\s/]*@', f'//{MASK}@', text)  # user and password of a proxy
     return f'{text} ({reasons})' if reasons and reasons not in text else text
@@ -951,8 +951,8 @@ def interruption(exc: BaseException) -> Exception | None:
 # Sends requests and owns what a process shares.  Knows nothing of Celery, nor of tables, but for
 # what an error says of them.
 #
-#   retries     A request is tried until it succeeds, its error is one that cannot pass by itself,
-#               or time is up; see Client.send().
+#   retries     A request is attempted until it succeeds, its error is one that cannot pass by
+#               itself, or time is up; see Client.send().
 #   credentials If an error says that they are no good, the next request looks for others.  They
 #               are read, and checked, before each request: see read_keys().
 #   the same    What botocore raises when AWS's configuration is broken, of a dozen classes, is one
@@ -962,7 +962,7 @@ def interruption(exc: BaseException) -> Exception | None:
 #   a process   shares one object for each set of options among its threads.  A forked child starts
 #               without any: see shared_by_process().
 
-_QUIET = 60.0  # seconds between two warnings that requests fail
+_WARN_INTERVAL = 60.0  # seconds between two warnings that requests fail
 # what credentials_source() says besides botocore's words
 FROM_URL = 'the URL'
 NOT_NEEDED = 'not needed'
@@ -1004,10 +1004,10 @@ def _configured(read: Callable[[], T], session: Any = None) -> T:
     except RuntimeError as exc:  # botocore has no class for credentials renewed too late
         error = CredentialRetrievalError(provider='refreshable', error_msg=str(exc))
     except (BotoCoreError, OSError, ValueError, TypeError, AttributeError, LookupError) as exc:
-        if isinstance(exc, BotoCoreError) and diagnose(exc) is not _BROKEN:
+        if isinstance(exc, BotoCoreError) and classify(exc) is not _BROKEN:
             raise
         error = configuration_error(
-            f'{_BROKEN.remedy}: {_shown(exc)}{_where(session)}', BrokenConfiguration)
+            f'{_BROKEN.hint}: {_shown(exc)}{_where(session)}', BrokenConfiguration)
     # not from within the handler: what was met there can show a line of a file of keys
     raise error
 
@@ -1120,7 +1120,7 @@ def connect(options: Options) -> Any:
         # the first event of a request, before botocore asks for an account's endpoint
         events.register(
             'before-parameter-build.dynamodb', functools.partial(_check_keys, session))
-    events.register('before-parse.dynamodb', _parse_answer)
+    events.register('before-parse.dynamodb', _parse_response)
     events.register('response-received.dynamodb', _check_answer)
     # it would only write "reached max retries: 0" into each error
     events.unregister('needs-retry.dynamodb', unique_id='retry-config-dynamodb')
@@ -1158,17 +1158,17 @@ def create_client(session: Any, service: str, **settings: Any) -> Any:
     return client
 
 
-def _parse_answer(
+def _parse_response(
         response_dict: dict[str, Any], customized_response_dict: dict[str, Any],
         **kwargs: Any) -> None:
-    # botocore walks over every attribute of an answer with its model of the service, which takes
+    # botocore walks over every attribute of a response with its model of the service, which takes
     # longer than all else that it does for a batch.  Versions before 1.36 do not ask; then
     # unmarshal() gets what botocore made of it.
     if response_dict['status_code'] == 200:
         try:
             customized_response_dict.update(json.loads(response_dict['body']))
         except ValueError as exc:
-            raise ResponseParserError(f'an answer that is not JSON: {exc}') from exc
+            raise ResponseParserError(f'a response that is not JSON: {exc}') from exc
         response_dict['body'] = b'{}'
 
 
@@ -1213,43 +1213,43 @@ class Client:
     def send(
             self, method: str, params: Mapping[str, Any], *, deadline: float = math.inf,
             sleep: Sleep = time.sleep, transient: str | None = None) -> Any:
-        """The answer to a request.
+        """The response to a request.
 
         method: of botocore's client.  deadline: of ``time.monotonic``.  sleep: pauses between
-        tries; it may raise.  transient: a code of errors that are expected to pass.  Raises
-        botocore's error when it is lasting or time is up; ImproperlyConfigured if a person has to
+        attempts; it may raise.  transient: a code of errors that are expected to pass.  Raises
+        botocore's error when it is permanent or time is up; ImproperlyConfigured if a person has to
         act.
         """
         error: Exception | None = None
-        for _ in self.backoff.tries(deadline, sleep):
+        for _ in self.backoff.attempts(deadline, sleep):
             client = None
             try:
                 client = self.botocore
-                answer = getattr(client, method)(**params)
+                response = getattr(client, method)(**params)
                 self._log_recovery()
-                return answer
+                return response
             except (ClientError, BotoCoreError, ResponseParserError) as exc:
                 error = exc
             except BrokenConfiguration:
-                self.renew(client)
+                self.refresh_credentials(client)
                 raise
             interrupted = interruption(error)
             if interrupted:
                 raise interrupted from None
-            diagnosis = diagnose(error)
-            if diagnosis.renew:
-                self.renew(client)
-            if diagnosis.throttled and not self.options.retry_if_throttled:
+            policy = classify(error)
+            if policy.refresh:
+                self.refresh_credentials(client)
+            if policy.throttled and not self.options.retry_if_throttled:
                 break
-            if not diagnosis.transient and error_code(error) != transient:
-                if isinstance(error, ClientError) and not diagnosis.remedy:
-                    self._log_recovery()  # an answer: what an earlier try wrote may refuse this one
+            if not policy.transient and error_code(error) != transient:
+                if isinstance(error, ClientError) and not policy.hint:
+                    self._log_recovery()  # a response: an earlier attempt may have made it
                 break
             self._log_failure(method, error)
         assert error is not None
         raise self._explain(error)
 
-    def renew(self, client: Any) -> None:
+    def refresh_credentials(self, client: Any) -> None:
         """Lets the next request look for credentials; client: of botocore, whose are no good."""
         if self._botocore is client:
             self._botocore = None
@@ -1257,7 +1257,7 @@ class Client:
     def send_unless(
             self, codes: tuple[str, ...], method: str, params: Mapping[str, Any],
             sleep: Sleep = time.sleep, deadline: float = math.inf) -> Any:
-        """The answer to a request; None if it fails with one of the codes."""
+        """The response to a request; None if it fails with one of the codes."""
         try:
             return self.send(method, params, deadline=deadline, sleep=sleep)
         except ClientError as exc:
@@ -1267,37 +1267,37 @@ class Client:
 
     def _explain(self, error: Exception) -> Exception:
         """What is raised for an error: one that only a person can mend says what there is to do."""
-        diagnosis, action = diagnose(error), getattr(error, 'operation_name', '')
-        if not diagnosis.remedy:
+        policy, action = classify(error), getattr(error, 'operation_name', '')
+        if not policy.hint:
             return with_reasons(error)
         # the actions of STS are named as they are
         known = self._botocore.meta.service_model.operation_names if self._botocore else ()
         service = 'dynamodb:' if action in known else ''
-        remedy = diagnosis.remedy.format(action=denied_key_action(error) or service + action)
+        hint = policy.hint.format(action=denied_key_action(error) or service + action)
         creates = self.options.create_table and action in ('CreateTable', 'DescribeTable')
-        if creates and diagnosis.kind is DeniedAction:
-            remedy += ('; or create the table, with the string hash key "id" and time to live on '
-                       '"ttl", with the rights of an operator')
-        if diagnosis.kind is DeniedAction and TABLE_ARN.fullmatch(self.options.table):
-            remedy += ('; for the table of another account, its resource policy has to allow it, '
-                       "and the caller's own policy, too")
+        if creates and policy.raises is DeniedAction:
+            hint += ('; or create the table, with the string hash key "id" and time to live on '
+                     '"ttl", with the rights of an operator')
+        if policy.raises is DeniedAction and TABLE_ARN.fullmatch(self.options.table):
+            hint += ('; for the table of another account, its resource policy has to allow it, '
+                     "and the caller's own policy, too")
         region = self.options.region or 'of the configuration'
         return configuration_error(
-            f'table={self.options.table!r} in region {region}: {remedy} ({summary(error)})',
-            diagnosis.kind)
+            f'table={self.options.table!r} in region {region}: {hint} ({summary(error)})',
+            policy.raises)
 
     def _log_failure(self, method: str, error: Exception) -> None:
-        # one line per outage, and one a minute if requests fail now and then; not one per try
+        # one line per outage, and one a minute if requests fail now and then; not one per attempt
         now = time.monotonic()
-        news = self._failing_since is None and now - self._warned > _QUIET
+        first = self._failing_since is None and now - self._warned > _WARN_INTERVAL
         self._failing_since = self._failing_since or now
-        if news:
+        if first:
             self._warned = now
-        log = logger.warning if news else logger.debug
-        remedy = throttling_remedy(error)
-        log('DynamoDB table %s: %s failed; this and other requests are tried again for up to '
+        log = logger.warning if first else logger.debug
+        hint = throttling_hint(error)
+        log('DynamoDB table %s: %s failed; this and other requests are retried for up to '
             '%g s each: %s%s', self.options.table, method, self.backoff.timeout, summary(error),
-            f' -- {remedy}' if remedy else '')
+            f' -- {hint}' if hint else '')
 
     def _log_recovery(self) -> None:
         since, self._failing_since = self._failing_since, None
@@ -1355,7 +1355,7 @@ def start_thread(
 
 
 # --------------------------------------------------------------------------------------------------
-# Pages
+# Paging
 # --------------------------------------------------------------------------------------------------
 #
 # Sends in pages what is more than one request takes, some of them at once.  Knows nothing of what
@@ -1363,17 +1363,17 @@ def start_thread(
 #
 #   pages       The caller and its helper threads take page after page; each page is sent until
 #               nothing of it comes back unprocessed.
-#   the end     The first error ends the call for all: whoever sleeps between two tries wakes up.
+#   the end     The first error ends the call for all: whoever sleeps between two attempts wakes up.
 #               An exception that a signal raises in the caller (a soft time limit, Ctrl-C) is such
 #               an error; then the caller does not even wait for what its helpers have under way.
 
 OVERLAPPED = 8  # pages of one call that are under way at once
 
-#: sends a page, sleeping as it is told, and returns those of it that came back unprocessed
+#: sends a page, sleeping by the function given, and returns those of it that came back unprocessed
 SendPage = Callable[[list[str], Sleep], list[str]]
 
 
-def popped(queue: deque[Any]) -> Iterator[Any]:
+def drain(queue: deque[Any]) -> Iterator[Any]:
     """Takes from a queue, which other threads may take from, until it is empty."""
     while True:
         try:
@@ -1422,7 +1422,7 @@ class Pages:
 
     def _work(self) -> None:
         try:
-            for page in popped(self._pages):
+            for page in drain(self._pages):
                 self._send_page(page)
         except _Stopped:
             pass
@@ -1440,13 +1440,14 @@ class Pages:
 
     def _send_page(self, page: list[str]) -> None:
         while page:
-            for _ in self._backoff.tries(self._deadline, self._sleep):
-                left = self._send(page, self._sleep)
-                if len(left) < len(page):
-                    break  # not a failure, whatever patience was left: the next try starts anew
-            if left and (len(left) == len(page) or time.monotonic() >= self._deadline):
-                raise Unprocessed(f'{len(left)} of {len(page)}')
-            page = left
+            for _ in self._backoff.attempts(self._deadline, self._sleep):
+                unprocessed = self._send(page, self._sleep)
+                if len(unprocessed) < len(page):
+                    break  # not a failure, whatever patience was left: the next attempt starts anew
+            if unprocessed and (
+                    len(unprocessed) == len(page) or time.monotonic() >= self._deadline):
+                raise Unprocessed(f'{len(unprocessed)} of {len(page)}')
+            page = unprocessed
             if page:
                 self._sleep(self._backoff.pause(0, random.random()))
 
@@ -1464,21 +1465,21 @@ GET_BATCH = 100  # keys
 _WRITE_BATCH = 25  # puts and deletes
 _ID_LIMIT = 2048  # bytes
 
-# bytes: an answer this large left keys out because it was full (at 16 MB, or 1 MB of one
+# bytes: a response this large left keys out because it was full (at 16 MB, or 1 MB of one
 # partition), not because of throttling
-_FULL_ANSWER = 2**20
+_FULL_RESPONSE = 2**20
 
 # codes of a statement that IAM, or a resource policy, does not allow
 _DENIALS = ('AccessDenied', 'AccessDeniedException')
 # and of one that an engine does not get done
 _NOT_DONE = ('ValidationError', 'InternalServerError', None)
 _NO_STATEMENTS = ', since this engine has no BatchExecuteStatement'
-_INSERT_NEEDED = ', and needs the IAM action dynamodb:PartiQLInsert'
+_INSERT_NEEDED = '; to batch them, grant the IAM action dynamodb:PartiQLInsert'
 
 _BOOTSTRAP = Backoff(base=0.05, maximum=5.0, timeout=300.0)
 _KEY_SCHEMA = [{'AttributeName': 'id', 'KeyType': 'HASH'}]
 _KEY_ATTRIBUTES = [{'AttributeName': 'id', 'AttributeType': 'S'}]
-_KEY = 'id (S, HASH)'
+_KEY_AS_TEXT = 'id (S, HASH)'
 _TTL_PATIENCE = 5.0  # seconds that a new table's first write may take to turn on time to live
 _TTL_PAUSE = 60.0  # seconds after a failure in which no write looks at it
 
@@ -1517,7 +1518,7 @@ def _key(id: str) -> dict[str, Any]:
     return marshal_item({'id': id})
 
 
-def key_of(table: Mapping[str, Any]) -> str:
+def key_schema_of(table: Mapping[str, Any]) -> str:
     """A table's key, written as in ``id (S, HASH)``, from what DescribeTable says."""
     types = {each['AttributeName']: each['AttributeType'] for each in table['AttributeDefinitions']}
     return ', '.join(
@@ -1541,7 +1542,7 @@ def is_expired(item: Item) -> bool:
 
 
 def _of_the_table(by_table: Mapping[str, Any] | None, default: Any) -> Any:
-    """What a batch's answer says of its table, which it names by its name or by its ARN."""
+    """What a batch's response says of its table, which it names by its name or by its ARN."""
     return next(iter((by_table or {}).values()), default)
 
 
@@ -1602,9 +1603,9 @@ class Table:
 
     def get(self, id: str, *, consistent: bool = True, deadline: float = math.inf) -> Item | None:
         """An item, or None.  Unless consistent, it can be a second old, and costs half."""
-        answer = self.request(
+        response = self.request(
             'get_item', deadline, Key=_key(id), ConsistentRead=consistent)
-        return unmarshal_item(answer['Item']) if 'Item' in answer else None
+        return unmarshal_item(response['Item']) if 'Item' in response else None
 
     def get_many(
             self, ids: Iterable[str], *, consistent: bool = True, deadline: float = math.inf,
@@ -1617,12 +1618,12 @@ class Table:
             while True:
                 read = {'Keys': [keys[id] for id in page], 'ConsistentRead': consistent}
                 asked = {self.name: read}
-                answer = self._request('batch_get_item', {'RequestItems': asked}, deadline, sleep)
-                for attributes in _of_the_table(answer['Responses'], ()):
+                response = self._request('batch_get_item', {'RequestItems': asked}, deadline, sleep)
+                for attributes in _of_the_table(response['Responses'], ()):
                     found[attributes['id']['S']] = unmarshal_item(attributes)
-                left = _of_the_table(answer.get('UnprocessedKeys'), {}).get('Keys', ())
-                page = [key['id']['S'] for key in left]
-                if not page or answer['ResponseMetadata'].get('Bytes', 0) < _FULL_ANSWER:
+                unprocessed = _of_the_table(response.get('UnprocessedKeys'), {}).get('Keys', ())
+                page = [key['id']['S'] for key in unprocessed]
+                if not page or response['ResponseMetadata'].get('Bytes', 0) < _FULL_RESPONSE:
                     return page
 
         self._in_pages('BatchGetItem', keys, GET_BATCH, send, deadline)
@@ -1634,12 +1635,12 @@ class Table:
         """Writes an item, on a condition if one is given."""
         check_id(item['id'])
         try:
-            answer = self.request(
+            response = self.request(
                 'put_item', Item=marshal_item(item), ReturnValues='ALL_OLD',
                 **expressions(values, ConditionExpression=condition))
         except ClientError as exc:
             return self._refused(exc, item['id'])
-        old = answer.get('Attributes')
+        old = response.get('Attributes')
         return WriteResult(True, unmarshal_item(old) if old else None)
 
     def update(
@@ -1647,17 +1648,17 @@ class Table:
     ) -> WriteResult:
         """Updates an item, on a condition if one is given; creates it if it is missing."""
         try:
-            answer = self.request(
+            response = self.request(
                 'update_item', Key=_key(id), ReturnValues='ALL_NEW',
                 **expressions(values, UpdateExpression=update, ConditionExpression=condition))
         except ClientError as exc:
             return self._refused(exc, id)
-        return WriteResult(True, unmarshal_item(answer['Attributes']))
+        return WriteResult(True, unmarshal_item(response['Attributes']))
 
     def delete(self, id: str) -> Item | None:
         """Deletes an item and returns it as it was."""
-        answer = self.request('delete_item', Key=_key(id), ReturnValues='ALL_OLD')
-        return unmarshal_item(answer['Attributes']) if 'Attributes' in answer else None
+        response = self.request('delete_item', Key=_key(id), ReturnValues='ALL_OLD')
+        return unmarshal_item(response['Attributes']) if 'Attributes' in response else None
 
     def write_many(
             self, puts: Iterable[Item] = (), deletes: Iterable[str] = (),
@@ -1672,21 +1673,21 @@ class Table:
 
         def send(page: list[str], sleep: Sleep) -> list[str]:
             asked = {self.name: [writes[id] for id in page]}
-            answer = self._request('batch_write_item', {'RequestItems': asked}, deadline, sleep)
-            left = []
-            for write in _of_the_table(answer.get('UnprocessedItems'), ()):
+            response = self._request('batch_write_item', {'RequestItems': asked}, deadline, sleep)
+            unprocessed = []
+            for write in _of_the_table(response.get('UnprocessedItems'), ()):
                 put = write.get('PutRequest', {}).get('Item')
                 # the id only: binary values come back in base64
-                left.append((put or write['DeleteRequest']['Key'])['id']['S'])
-            return left
+                unprocessed.append((put or write['DeleteRequest']['Key'])['id']['S'])
+            return unprocessed
 
         self._in_pages('BatchWriteItem', writes, _WRITE_BATCH, send, deadline)
 
     def insert_many(self, items: Iterable[Item]) -> set[str]:
-        """Writes items where there is none, by one request that is tried once.
+        """Writes items where there is none, by one request that is attempted once.
 
         Returns the ids of those that it wrote.  For the others there is put(), which also finds out
-        what became of them if the answer was lost, and raises what is to be raised: an engine, a
+        what became of them if the response was lost, and raises what is to be raised: an engine, a
         mock or instrumentation may raise anything here.  At most 25 items.
         """
         ids, statements = [], []
@@ -1698,9 +1699,9 @@ class Table:
                 'Parameters': [marshal(value) for value in item.values()]})
         try:
             self._ensure_ttl()
-            answer = self.client.send(
+            response = self.client.send(
                 'batch_execute_statement', {'Statements': statements}, deadline=-math.inf)
-            errors = [each.get('Error') for each in answer['Responses']]
+            errors = [each.get('Error') for each in response['Responses']]
             codes = [error.get('Code') for error in errors if error is not None]
             denied = next((code for code in codes if code in _DENIALS), None)
             if denied:
@@ -1715,7 +1716,7 @@ class Table:
                 self._inserts_no_more(_INSERT_NEEDED, summary(exc))
             elif error_code(exc) == 'UnknownOperationException':
                 self._inserts_no_more(_NO_STATEMENTS, summary(exc))
-            elif not (diagnose(exc).throttled or error_code(exc) == 'ResourceNotFoundException'):
+            elif not (classify(exc).throttled or error_code(exc) == 'ResourceNotFoundException'):
                 self._note_insertion(True, f'{type(exc).__name__}: {summary(exc)}')
         return {id for id, error in zip(ids, errors) if error is None}
 
@@ -1724,20 +1725,20 @@ class Table:
         """Whether to insert_many(): neither for good nor for the moment is it known to fail."""
         return self.inserts and not self._inserting.is_open
 
-    def _inserts_no_more(self, remedy: str, why: str) -> None:
+    def _inserts_no_more(self, hint: str, why: str) -> None:
         self.inserts = False  # for as long as this process lives
-        self._tell_of_insertion(remedy, why)
+        self._tell_of_insertion(hint, why)
 
     def _note_insertion(self, failed: bool, why: str) -> None:
         self._inserting.note(failed)
         if self._inserting.is_open:
             self._tell_of_insertion('; it is tried again in a minute', why)
 
-    def _tell_of_insertion(self, remedy: str, why: str) -> None:
+    def _tell_of_insertion(self, hint: str, why: str) -> None:
         log = logger.debug if self._told else logger.warning
         self._told = True
-        log('DynamoDB table %s: results do not travel together, which would take less CPU%s: %s',
-            self.name, remedy, why)
+        log('DynamoDB table %s: results are written one request each, which takes more CPU%s: %s',
+            self.name, hint, why)
 
     def _refused(self, exc: ClientError, id: str) -> WriteResult:
         if error_code(exc) != 'ConditionalCheckFailedException':
@@ -1767,7 +1768,7 @@ class Table:
     def request(
             self, method: str, deadline: float = math.inf, sleep: Sleep = time.sleep,
             **params: Any) -> Any:
-        """The answer to a request about this table.  Creates the table if it is missing."""
+        """The response to a request about this table.  Creates the table if it is missing."""
         return self._request(method, {'TableName': self.name, **params}, deadline, sleep)
 
     def _request(
@@ -1827,14 +1828,14 @@ class Table:
         """
         missing, why = False, ''
         with self._bootstrapping:
-            for _ in _BOOTSTRAP.tries():
+            for _ in _BOOTSTRAP.attempts():
                 table = self._describe()
                 if table is None:
                     if not self.options.create_table or TABLE_ARN.fullmatch(self.name):
                         raise self._missing()
                     missing, why = True, self._try_to_create()
                 elif table['TableStatus'] in _USABLE:
-                    self.check_key(table)
+                    self.check_key_schema(table)
                     return missing
                 else:
                     why = f'it is {table["TableStatus"]}'
@@ -1847,13 +1848,13 @@ class Table:
     def _describe(self) -> Any:
         """What DescribeTable says of the table; None if it is missing."""
         try:
-            answer = self.client.send_unless(
+            response = self.client.send_unless(
                 ('ResourceNotFoundException',), 'describe_table', {'TableName': self.name})
         except FAILURES:
             if self.options.create_table:
                 raise
             return None  # as the request said; a worker without create_table need not be allowed
-        return answer['Table'] if answer else None
+        return response['Table'] if response else None
 
     def _try_to_create(self) -> str:
         """Sends CreateTable; returns why there may be no table yet.  Raises for a lasting error."""
@@ -1876,26 +1877,27 @@ class Table:
 
     def _missing(self) -> ImproperlyConfigured:
         region = self.client.botocore.meta.region_name
-        remedy = 'check its name and the region, or create it with the command create-table'
+        hint = 'check its name and the region, or create it with the command create-table'
         arn = TABLE_ARN.fullmatch(self.name)
         if arn:
-            remedy = ('a table that is named by its ARN is not created from here; create '
-                      f'{arn["name"]} with credentials of account {arn["account"]}')
+            hint = ('a table that is named by its ARN is not created from here; create '
+                    f'{arn["name"]} with credentials of account {arn["account"]}')
         return configuration_error(
-            f'table={self.name!r} does not exist in {region}: {remedy}', MissingTable)
+            f'table={self.name!r} does not exist in {region}: {hint}', MissingTable)
 
-    def check_key(self, table: Mapping[str, Any]) -> None:
+    def check_key_schema(self, table: Mapping[str, Any]) -> None:
         """Raises ImproperlyConfigured for a table with another key.  table: of DescribeTable."""
-        key = key_of(table)
-        if key != _KEY:
-            raise option_error('table', self.name, f'a table with the key {_KEY}; its key is {key}')
+        key = key_schema_of(table)
+        if key != _KEY_AS_TEXT:
+            raise option_error(
+                'table', self.name, f'a table with the key {_KEY_AS_TEXT}; its key is {key}')
 
     def check_status(self, table: Mapping[str, Any]) -> None:
         """Raises ImproperlyConfigured for a table that cannot be used.  table: as above."""
         status = table['TableStatus']
         if status not in _USABLE:
-            remedy = _STATES.get(status, "see AWS's documentation of this status")
-            raise configuration_error(f'table={self.name!r} is {status}: {remedy}')
+            hint = _STATES.get(status, "see AWS's documentation of this status")
+            raise configuration_error(f'table={self.name!r} is {status}: {hint}')
 
     def _explain_invalid(self) -> None:
         """Raises ImproperlyConfigured if requests are not valid since the table has another key."""
@@ -1903,7 +1905,7 @@ class Table:
             table = self.client.send('describe_table', {'TableName': self.name})['Table']
         except FAILURES:
             return  # the caller raises what it was refused for
-        self.check_key(table)
+        self.check_key_schema(table)
 
     def _ensure_ttl(self, patience: float = 0) -> None:
         """Before the first write: for ``ttl_seconds``, also of a table that was created before.
@@ -1916,7 +1918,7 @@ class Table:
         try:
             self.enable_ttl(time.monotonic() + patience)
         except FAILURES as exc:
-            passing = diagnose(exc).transient or error_code(exc) in (
+            passing = classify(exc).transient or error_code(exc) in (
                 'LimitExceededException', 'ResourceInUseException')
             if passing:
                 logger.warning('DynamoDB table %s: time to live was not enabled, a later write '
@@ -1930,9 +1932,9 @@ class Table:
         """Turns on time to live, unless it is on, or the table is missing."""
         named = {'TableName': self.name}
         try:
-            answer = self.client.send_unless(
+            response = self.client.send_unless(
                 ('ResourceNotFoundException',), 'describe_time_to_live', named, deadline=deadline)
-            found = answer['TimeToLiveDescription'] if answer else {}
+            found = response['TimeToLiveDescription'] if response else {}
             if found.get('TimeToLiveStatus') in ('DISABLED', 'DISABLING'):
                 specification = {'Enabled': True, 'AttributeName': 'ttl'}
                 self.client.send(
@@ -1953,106 +1955,106 @@ shared_table = shared_by_process(Table)
 
 
 # --------------------------------------------------------------------------------------------------
-# Together
+# Group commit
 # --------------------------------------------------------------------------------------------------
 #
-# What threads of one process ask for while a request for the like is under way goes together, with
-# the next one.  Knows nothing of what a request is.
+# Group commit: entries that threads submit while a request is in flight share the next one, as
+# writers do in RocksDB.  No DynamoDB here: a request is a function of the entries.
 #
-#   lanes       Counts on one leaf are a lane, and stores are one.  _Batches: the newest batch of
-#               each lane, of all threads (or greenlets) of a process.
-#   a batch     is open until the one before has its answer; then its first entry's thread, which
-#               leads it, closes it and sends it.  If nothing is under way it is sent at once, so
-#               that a process with one thread sends one entry at a time.
-#   a crowd     Those whom one answer sets free will ask again at about the same time: to count what
-#               they stored, or for their next tasks.  The first waits for as many, for some
-#               milliseconds, instead of letting them wait for a request of its own.
-#   who waits   the leader for the batch before, the others for their leader.  They are woken,
-#               however it ends.  What the request did not see to, each sees to alone.  Neither
-#               waits for ever: what a signal raises can fall between any two lines of a leader.
+#   queues      Counts on one leaf are a queue, and results are one.  Batcher: the newest batch of
+#               each queue, of all threads (or greenlets) of a process.
+#   a batch     is open until the one before has its response; then its first entry's thread, the
+#               leader, seals it and sends it.  With nothing in flight it is sent immediately, so a
+#               process with one thread sends one entry at a time.
+#   linger      Threads released by one response come back at about the same time: to count what
+#               they stored, or for their next tasks.  With nothing in flight, a leader waits up to
+#               LINGER for as many as the last batch had.
+#   waits       The leader waits for the batch before, followers for their leader, which wakes them
+#               however it ends.  Followers send alone what their leader did not commit.  Both waits
+#               are bounded, since a signal can interrupt the leader anywhere.
 
-_COMBINED = 25  # in one request: statements; and the condition of a count is limited to 4 KB
-_GATHERING = 0.005  # seconds that an entry waits for those who were set free together
-_TURN = 5.0  # seconds that a batch waits for the one before, which may be trying again and again
-_PATIENCE = 60.0  # seconds that an entry waits for its leader; to go alone is never wrong
+_BATCH_LIMIT = 25  # in one request: statements; and the condition of a count is limited to 4 KB
+LINGER = 0.005  # seconds that a leader waits for others, with nothing in flight
+LEADER_TIMEOUT = 5.0  # seconds that a leader waits for the batch before, which may be retrying
+FOLLOWER_TIMEOUT = 60.0  # seconds that it waits for its leader; to go alone is never wrong
 
-#: sends entries, by key; returns the answer, and the keys of those that it has seen to
-Request = Callable[[Mapping[Any, Any]], tuple[Any, Container[Any]]]
+#: sends entries, by key; returns the response, and the keys of those that it has committed
+Send = Callable[[Mapping[Any, Any]], tuple[Any, Container[Any]]]
 
 
 class _Batch:
-    """Entries of one process that one request sees to."""
+    """Entries that share a request."""
 
-    def __init__(self, expected: int) -> None:
+    def __init__(self, target: int) -> None:
         self.entries: dict[Any, Any] = {}
-        self.expected = expected
+        self.target = target
         self.leader = threading.get_ident()
-        self.whole = threading.Event()  # as many are here as are expected
-        self.closed = False  # it takes no more
+        self.full = threading.Event()  # it has as many as it waits for
+        self.sealed = False  # it takes no more
         self.done = threading.Event()
-        self.seen_to: Container[Any] = ()
+        self.committed: Container[Any] = ()
 
 
-class _Batches:
-    """What the threads of a process are asking for, by lane.
+class Batcher:
+    """The newest batch of each queue of a process.
 
-    A thread waits only for a request that another thread of its process has under way.
+    A thread waits only for requests of other threads of its process.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()  # guards what follows, not held during a request or a wait
         self._newest: dict[str, _Batch] = {}
-        self._crowd = 1  # how many the last answer set free
+        self._last_size = 1  # entries of the last batch
 
-    def send(
-            self, lane: str, key: Any, entry: Any, request: Request,
+    def submit(
+            self, queue: str, key: Any, entry: Any, send: Send,
     ) -> tuple[Any, list[Any]] | None:
-        """The answer for an entry, and all entries it is for; None if another thread saw to it."""
+        """The response for an entry, and its entries; None if a leader committed it."""
         with self._lock:
-            before = self._newest.get(lane)
-            if before is not None and before.leader == threading.get_ident():
-                # a signal fell between two lines of this thread, which leads no more
-                before.closed = True
-                before.done.set()
-                before = None
+            previous = self._newest.get(queue)
+            if previous is not None and previous.leader == threading.get_ident():
+                # a signal interrupted this thread while it led
+                previous.sealed = True
+                previous.done.set()
+                previous = None
             # not with a duplicate: what both deliveries added would be waited for
-            joins = (before is not None and not before.closed
-                     and len(before.entries) < _COMBINED and key not in before.entries)
-            batch = before if joins and before is not None else _Batch(self._crowd)
+            follows = (previous is not None and not previous.sealed
+                       and len(previous.entries) < _BATCH_LIMIT and key not in previous.entries)
+            batch = previous if follows and previous is not None else _Batch(self._last_size)
             batch.entries[key] = entry
-            if len(batch.entries) >= batch.expected:
-                batch.whole.set()
-            self._newest[lane] = batch
-        if joins:
-            batch.done.wait(_PATIENCE)
-            return None if key in batch.seen_to else (request({key: entry})[0], [entry])
+            if len(batch.entries) >= batch.target:
+                batch.full.set()
+            self._newest[queue] = batch
+        if follows:
+            batch.done.wait(FOLLOWER_TIMEOUT)
+            return None if key in batch.committed else (send({key: entry})[0], [entry])
         try:
-            if before is not None:
-                before.done.wait(_TURN)
+            if previous is not None:
+                previous.done.wait(LEADER_TIMEOUT)
             else:
-                batch.whole.wait(_GATHERING)
+                batch.full.wait(LINGER)
             with self._lock:
-                batch.closed = True
-            answer, batch.seen_to = request(batch.entries)
+                batch.sealed = True
+            response, batch.committed = send(batch.entries)
         finally:  # also if this thread was interrupted: the others go on alone
             with self._lock:
-                batch.closed = True
-                if self._newest.get(lane) is batch:
-                    del self._newest[lane]
-                self._crowd = len(batch.entries)
+                batch.sealed = True
+                if self._newest.get(queue) is batch:
+                    del self._newest[queue]
+                self._last_size = len(batch.entries)
             batch.done.set()
-        if key in batch.seen_to or len(batch.entries) == 1:
-            return answer, list(batch.entries.values())
-        return request({key: entry})[0], [entry]
+        if key in batch.committed or len(batch.entries) == 1:
+            return response, list(batch.entries.values())
+        return send({key: entry})[0], [entry]
 
 
 @shared_by_process
-def shared_batches(options: Options) -> _Batches:
-    return _Batches()
+def shared_batcher(options: Options) -> Batcher:
+    return Batcher()
 
 
 # --------------------------------------------------------------------------------------------------
-# Values
+# Blob store
 # --------------------------------------------------------------------------------------------------
 #
 # Stored values of any size.  Knows nothing of Celery: a status is any text.
@@ -2066,8 +2068,8 @@ def shared_batches(options: Options) -> _Batches:
 #   writing     The chunks are written first, under a name that nobody knows yet, then the item, in
 #               one write.  So a reader finds the old value or the new one, never a mix.  If the
 #               item is refused or cannot be written, its chunks are deleted.
-#   together    New, small values that threads store at the same time are inserted by one request.
-#               An insertion replaces nothing: what is refused, or has no answer, is put alone.
+#   batches     New, small values that threads store concurrently share one insert.
+#               An insertion replaces nothing: what is refused, or has no response, is put alone.
 #   reading     If chunks that an item counts are missing, the value was replaced meanwhile: it is
 #               read again, with pauses.  Only if the item is still that of the same version, and
 #               the chunks are missing again, are they gone.
@@ -2077,9 +2079,9 @@ def shared_batches(options: Options) -> _Batches:
 _STATUS_LIMIT = 1024
 _VALUE_LIMIT = 400_000
 _MOST_CHUNKS = LARGEST_RESULT // _VALUE_LIMIT
-# bytes: above it, those who travel together would wait for each other's values
-_SMALL = 16_384
-_STORES = ''  # their lane
+# bytes: larger values would hold up their batch
+_BATCHABLE = 16_384
+RESULTS_QUEUE = 'results'  # of the Batcher
 _FIRST_REREAD, _LAST_REREAD = 0.02, 0.5  # seconds: upper bounds of pauses
 _CLEANING = 1.0  # seconds that a store which failed may take to delete its chunks
 
@@ -2105,7 +2107,7 @@ def refused_if_odd(what: str) -> Iterator[None]:
         raise UnreadableValue(f'{what}: {summary(exc)}') from exc
 
 
-class Stored(NamedTuple):
+class StoredValue(NamedTuple):
     """A value as it was read, and the ids of the items that hold it; or why it cannot be read."""
 
     value: bytes
@@ -2184,7 +2186,7 @@ def _items_of(id: str, value: bytes, status: str | None, ttl: Item) -> tuple[Ite
 
 
 def _as_it_was_seen(item: Item) -> tuple[str, Item]:
-    """The condition that nobody has replaced an item since, by its time stamp, with its values."""
+    """The condition that nobody has replaced an item since, by its timestamp, with its values."""
     seen = item.get('timestamp')
     if isinstance(seen, bool) or not isinstance(seen, (int, float)):
         return 'attribute_not_exists(#id) OR NOT attribute_type(#timestamp, :type)', {'type': 'N'}
@@ -2198,8 +2200,8 @@ def _as_it_was_seen(item: Item) -> tuple[str, Item]:
 StatusOf = Callable[[bytes], Union[str, None]]
 
 
-class Values:
-    """Values of any size in a table, each with a status and an expiry."""
+class BlobStore:
+    """Blobs in a table: values of any size, each with a status and an expiry."""
 
     #: an item may be replaced unless it has the status to keep and has not expired
     REPLACEABLE = (
@@ -2218,7 +2220,7 @@ class Values:
         """Stores a value for ``lifetime`` seconds (None: for ever), and what chord it is of.
 
         keep: if a value with this status is there, it stays, and False is returned, unless it
-        cannot be read.  new: there is probably none.  status_of: tells the status from a value,
+        cannot be read.  new: there is probably none.  status_of: gives the status of a value,
         whatever its item says.  Raises UnreadableValue for an item that can neither be kept nor be
         replaced, and InvalidId.
         """
@@ -2228,11 +2230,11 @@ class Values:
             item['chord'] = chord
         try:
             self.table.write_many(puts=chunks)
-            together = (new and getattr(_last, 'id', None) != id and len(value) <= _SMALL
-                        and self.table.may_insert)
+            batched = (new and getattr(_last, 'id', None) != id and len(value) <= _BATCHABLE
+                       and self.table.may_insert)
             _last.id = id
-            store = self._store if together else self._put_item
-            stored, replaced = store(item, keep, status_of)
+            write = self._insert_batched if batched else self._put_item
+            stored, replaced = write(item, keep, status_of)
         except BaseException:
             self._discard(item)
             raise
@@ -2243,17 +2245,17 @@ class Values:
                            'expire or are purged: %s', self.table.name, id, summary(exc))
         return stored
 
-    def _store(
+    def _insert_batched(
             self, item: Item, keep: str | None, status_of: StatusOf | None,
     ) -> tuple[bool, Item | None]:
-        """Inserts an item together with those of other threads; puts it if that fails."""
-        def request(items: Mapping[Any, Any]) -> tuple[Any, Container[Any]]:
+        """Inserts an item in a batch with those of other threads; puts it if that fails."""
+        def send(items: Mapping[Any, Any]) -> tuple[Any, Container[Any]]:
             if len(items) > 1:
                 return (True, None), self.table.insert_many(items.values())
             return self._put_item(item, keep, status_of), ()
 
-        marshal_item(item)  # raises for what cannot be stored, before others travel with it
-        sent = shared_batches(self.table.options).send(_STORES, item['id'], item, request)
+        marshal_item(item)  # raises for what cannot be stored, before it joins a batch
+        sent = shared_batcher(self.table.options).submit(RESULTS_QUEUE, item['id'], item, send)
         return sent[0] if sent else (True, None)
 
     def _put_item(
@@ -2266,7 +2268,7 @@ class Values:
             applied, old = self.table.put(item, condition=condition, values=values)
             if old and all(old.get(name) == item.get(name)
                            for name in ('timestamp', 'version', 'result')):
-                return True, None  # an answer was lost, and the request repeated: it is this one
+                return True, None  # a response was lost, and the request repeated: it is this one
             if applied:
                 return True, old
             if not old or is_expired(old) or old.get('status', keep) != keep:
@@ -2290,7 +2292,7 @@ class Values:
         chunks = chunk_ids(item)
         deadline = time.monotonic() + _CLEANING
         try:
-            # the answer to the last try may have been lost
+            # the response to the last attempt may have been lost
             found = self.table.get(item['id'], deadline=deadline) if chunks else None
             if chunks and (found or {}).get('version') != item['version']:
                 self.table.write_many(deletes=chunks, deadline=deadline)
@@ -2301,13 +2303,14 @@ class Values:
     # --- reading ----------------------------------------------------------------------------------
 
     def get(
-            self, id: str, *, consistent: bool = True, deadline: float = math.inf) -> Stored | None:
+            self, id: str, *, consistent: bool = True, deadline: float = math.inf,
+    ) -> StoredValue | None:
         """A value; None if there is none, or it has expired.  Raises ReplacedMeanwhile."""
         return self.get_many([id], consistent=consistent, deadline=deadline).get(id)
 
     def get_many(
             self, ids: Iterable[str], *, consistent: bool = True, deadline: float = math.inf,
-            patient: bool = True) -> dict[str, Stored]:
+            patient: bool = True) -> dict[str, StoredValue]:
         """The values that exist and have not expired, by id.
 
         patient: one that is replaced again and again is read again and again, until the deadline or
@@ -2322,11 +2325,12 @@ class Values:
         return self._read(items, deadline, patient)
 
     def _read(
-            self, items: Mapping[str, Item], deadline: float, patient: bool) -> dict[str, Stored]:
-        values: dict[str, Stored] = {}
+            self, items: Mapping[str, Item], deadline: float, patient: bool,
+    ) -> dict[str, StoredValue]:
+        values: dict[str, StoredValue] = {}
         torn: dict[str, bytes] = {}  # by id, the version of which chunks were missing
-        tries = Backoff(_FIRST_REREAD, _LAST_REREAD, self.table.options.retry_timeout)
-        for again in itertools.chain([False], (True for _ in tries.tries(deadline))):
+        attempts = Backoff(_FIRST_REREAD, _LAST_REREAD, self.table.options.retry_timeout)
+        for again in itertools.chain([False], (True for _ in attempts.attempts(deadline))):
             if again:  # at once, then after pauses
                 items = self.table.get_many(torn, deadline=deadline)
             seen, torn = torn, {}
@@ -2339,7 +2343,7 @@ class Values:
                     values[id] = self._unreadable(id, f'{type(exc).__name__}: {exc}')
                     continue
                 if value is not None:
-                    values[id] = Stored(value, (id, *chunk_ids(item)), None, item.get('chord'))
+                    values[id] = StoredValue(value, (id, *chunk_ids(item)), None, item.get('chord'))
                 elif seen.get(id) == item['version']:
                     values[id] = self._unreadable(id, 'chunks are missing')
                 else:
@@ -2350,9 +2354,9 @@ class Values:
             f'DynamoDB table {self.table.name}, item {next(iter(torn))}: it was replaced each time '
             'before all of its chunks were read')
 
-    def _unreadable(self, id: str, why: str) -> Stored:
+    def _unreadable(self, id: str, why: str) -> StoredValue:
         error = UnreadableValue(f'DynamoDB table {self.table.name}, item {id}: {why}')
-        return Stored(b'', (id,), error)
+        return StoredValue(b'', (id,), error)
 
     def _value(self, item: Item, deadline: float) -> bytes | None:
         """The value of an item; None if chunks are missing.  Raises for one of the wrong form."""
@@ -2402,62 +2406,64 @@ class Values:
                 self.table.update(chunk_id, update, ttl, condition=exists)
 
     def increment(self, id: str) -> int:
-        """Adds one to a counter and returns it; two if an answer was lost and it asked again."""
+        """Adds one to a counter and returns it; two if a response was lost and it asked again."""
         _, item = self.table.update(id, 'ADD #chord_count :one', {'one': 1})
         count: int = (item or {})['chord_count']
         return count
 
 
 # --------------------------------------------------------------------------------------------------
-# Chord
+# Chord tree
 # --------------------------------------------------------------------------------------------------
 #
 # What the counters of a chord say, as pure functions of what was read; the requests are in
-# "Counting".  Knows nothing of Celery: a part is an index and an id, and a run is one application
-# of a chord.
+# "Chord store".  Knows nothing of Celery: a part is an index and an id, and a run is one
+# application of a chord.
 #
 #   items       Each has an id S, and a ttl N if it expires.
-#               KEY                     the newest run, for whoever has only the group's id: run S
-#               RUN = KEY.RANDOM        who joins the run: owner B, beats N, before BS, closed BOOL;
-#                                       its header: lazy BOOL, single BOOL, size N
-#               RUN.LEVEL.NUMBER        a node: members BS, kept BS, failed BS, added BS, owner B
+#               POINTER                 the newest run, for whoever has only the group's id: run S
+#               RUN = POINTER.RANDOM    the lease: owner B, heartbeat N, published_before BS; closed
+#                                       BOOL; the header: lazy BOOL, single_leaf BOOL, size N
+#               RUN.LEVEL.NUMBER        a node: members BS, copied BS, failed BS, added BS, owner B
 #                                       (who counted last); of a leaf bytes N; if lazy, size N
-#               RUN.kept.INDEX.TASK     the value of a part that is not under the part's own key
+#               RUN.copy.INDEX.TASK     a copy of a value that is not under the key of its task
 #               RUN.header, RUN.parts   a nested header's structure; where a body finds its values
-#   counting    A part counts itself on a leaf, number ``index // 40`` (0 if the run is ``single``);
-#               whoever fills a node counts it on its parent, number ``number // 200``; whoever
-#               fills the root owns the join.  One conditional update puts a member into one of the
-#               sets ``members`` (its value is under its own key), ``kept`` (it is kept apart) and
-#               ``failed``.  A part that is delivered again, or a request that is repeated after a
-#               lost answer, changes nothing and is told what the node holds.
-#   together    Parts that one process counts on a leaf at the same time share a request: see
-#               "Together".
+#   counting    A part counts itself on a leaf, number ``index // 40`` (0 if the run is
+#               ``single_leaf``); whoever fills a node counts it on its parent, number ``number //
+#               200``; whoever fills the root owns the join.  One conditional update puts a member
+#               into one of the sets ``members`` (its value is under its own key), ``copied`` (it is
+#               a copy of the run) and ``failed``.  A part that is delivered again, or a request
+#               that is repeated after a lost response, changes nothing and gets what the node
+#               holds.
+#   batches     Parts that one process counts on a leaf concurrently share a request: see
+#               "Group commit".
 #   capacity    A node under 1 KB costs one write unit: 40 members of 20 bytes in a leaf, 200 of 4
-#               above.  So, unless the run is ``single``, no item is written by all parts.
+#               above.  So, unless the run is ``single_leaf``, no item is written by all parts.
 #   full        A node is full if it counted as many members as it expects, which follows from its
 #               place and the size of the header, and all tasks that these added.  The size of a
 #               generator is known to its last part only, which leaves it on the nodes above it;
 #               until then a node expects as many as it holds.
-#   the end     is told on RUN, once: by whoever filled the root, or finds that the chord cannot
+#   the end     is noted on RUN, once: by whoever filled the root, or finds that the chord cannot
 #               complete (its deadline has passed, a node is gone, the indexes have gaps).  Whoever
-#               is about to publish says so there, with the time stamps under the body's id
-#               (``before``); once it is done RUN is closed.
-#   take-over   The owner beats while it joins.  Once another delivery has seen ``beats`` unchanged
-#               for the time of a lease it takes over.  It publishes, unless ``before`` is there and
-#               a time stamp under the body's id is not in it: then the body was published.
+#               is about to publish says so there, with the timestamps under the body's id
+#               (``published_before``); once it is done RUN is closed.
+#   take-over   The owner sends heartbeats while it joins.  Once another delivery has seen
+#               ``heartbeat`` unchanged for the time of a lease it takes over.  It publishes, unless
+#               ``published_before`` is there and a timestamp under the body's id is not in it: then
+#               the body was published.
 #
 # tools/chord_model.py plays this protocol over random schedules: `make model`.
 
 _LEAF_CAPACITY = 40
 _NODE_CAPACITY = 200
-SINGLE_LIMIT = 15_000  # members of 20 bytes, and their item is limited to 400 KB
-LATE = 14 * 86400  # seconds that the end of a run is known after its deadline: for duplicates
+SINGLE_LEAF_LIMIT = 15_000  # members of 20 bytes, and their item is limited to 400 KB
+CLOSED_TTL = 14 * 86400  # seconds that the end of a run is known after its deadline: for duplicates
 POINTER_TTL = 30 * 86400  # seconds, if results never expire
 
 # flags in a member's index
 TEXT_ID = 1 << 31  # the task id is not a UUID
 _ADDED = 1 << 30  # the task was added by another part
-KEPT = 1 << 29  # in RUN.parts: its value is kept apart
+COPIED = 1 << 29  # in RUN.parts: its value is a copy
 
 GONE = ('counters of this chord expired or were deleted before its last part returned: '
          'if it takes longer, raise result_chord_expires')
@@ -2466,11 +2472,11 @@ GAPS = ('the header is a generator with groups, empty chains or empty groups in 
 UNEXPECTED = ('a task was counted that the header does not have: what replaces a task of a header '
               'must not be a chord whose body is a group')
 TOO_LARGE = ('a counter of this chord would exceed the 400 KB of an item: '
-             'too many tasks were added by parts that are counted together, or ids are too long')
+             'too many tasks were added by parts of one batch, or ids are too long')
 
-#: the sets of a node: parts whose value is under their own key, whose value is kept apart, and that
+#: the sets of a node: parts whose value is under their own key, whose value is copied, and that
 #: failed
-KINDS = ('members', 'kept', 'failed')
+SET_NAMES = ('members', 'copied', 'failed')
 
 
 class MiscountedChord(Exception):
@@ -2504,7 +2510,7 @@ def part_of(member: bytes) -> Part:
     """The part that member_of() made this of."""
     number, task_id = int.from_bytes(member[:4], 'big'), member[4:]
     text = task_id.decode() if number & TEXT_ID else str(uuid.UUID(bytes=task_id))
-    return Part(number % KEPT, bool(number & _ADDED), text)
+    return Part(number % COPIED, bool(number & _ADDED), text)
 
 
 def edge(adder: bytes, added: bytes) -> bytes:
@@ -2543,23 +2549,23 @@ def width(size: int, level: int) -> int:
 class Run:
     """One application of a chord, as its parts know it.
 
-    deadline: seconds of the epoch (None: never).  lazy: the header is a generator.  single: all
-    parts are counted on one node, since their indexes say nothing.  nested: RUN.header says how the
-    body gets the values.  size: of the header, if it is known.
+    deadline: seconds of the epoch (None: never).  lazy: the header is a generator.  single_leaf:
+    all parts are counted on one leaf, since their indexes say nothing.  nested: RUN.header says how
+    the body gets the values.  size: of the header, if it is known.
     """
 
     id: str
     deadline: int | None
     lazy: bool = False
-    single: bool = False
+    single_leaf: bool = False
     nested: bool = False
     size: int | None = None
 
     def node_id(self, position: Position) -> str:
         return f'{self.id}.{position.level}.{position.number}'
 
-    def kept_id(self, part: Part) -> str:
-        return f'{self.id}.kept.{part.group_index}.{part.task_id}'
+    def copy_id(self, part: Part) -> str:
+        return f'{self.id}.copy.{part.group_index}.{part.task_id}'
 
     @property
     def header_id(self) -> str:
@@ -2579,12 +2585,12 @@ class Run:
         return {} if self.deadline is None else {'ttl': self.deadline}
 
     def leaf(self, group_index: int) -> Position:
-        return Position(0, 0 if self.single else group_index // _LEAF_CAPACITY)
+        return Position(0, 0 if self.single_leaf else group_index // _LEAF_CAPACITY)
 
     def positions(self) -> Iterator[Position]:
         """The places of all nodes, leaves first."""
         for level in itertools.count():
-            nodes = 1 if self.single else width(self.size or 1, level + 1)
+            nodes = 1 if self.single_leaf else width(self.size or 1, level + 1)
             yield from (Position(level, number) for number in range(nodes))
             if nodes == 1:
                 return
@@ -2604,7 +2610,7 @@ class Node:
 
     @property
     def expected(self) -> float:
-        if self.run.single:
+        if self.run.single_leaf:
             return math.inf if self.size is None else self.size
         (level, number), capacity = self.position, self.position.capacity
         if self.size is None:
@@ -2616,64 +2622,65 @@ class Node:
     @property
     def is_root(self) -> bool:
         return self.size is not None and (
-            self.run.single or width(self.size, self.position.level) <= self.position.capacity)
+            self.run.single_leaf or width(self.size, self.position.level) <= self.position.capacity)
 
     @functools.cached_property
     def counted(self) -> frozenset[bytes]:
-        return frozenset().union(*(self.item.get(name, ()) for name in KINDS))
+        return frozenset().union(*(self.item.get(name, ()) for name in SET_NAMES))
 
     @functools.cached_property
-    def own(self) -> set[bytes]:
+    def header_members(self) -> set[bytes]:
         """The members that belong to the header, or to the level below; not those added."""
         return {member for member in self.counted
                 if not int.from_bytes(member[:4], 'big') & _ADDED}
 
     @functools.cached_property
-    def wanted(self) -> set[bytes]:
-        """Those, what they added, what that added, and so on; counted or not.
+    def expected_members(self) -> set[bytes]:
+        """The header's members plus all that they added, transitively; counted or not.
 
         What a second delivery of a part added is not among them.
         """
         added: dict[bytes, list[bytes]] = {}
         for adder, member in map(_ends_of, self.item.get('added', ())):
             added.setdefault(adder, []).append(member)
-        wanted, todo = set(self.own), list(self.own)
+        members, todo = set(self.header_members), list(self.header_members)
         while todo:
-            new = [member for member in added.get(todo.pop(), ()) if member not in wanted]
-            wanted.update(new)
+            new = [member for member in added.get(todo.pop(), ()) if member not in members]
+            members.update(new)
             todo += new
-        return wanted
+        return members
 
     @property
     def is_full(self) -> bool:
-        return 0 < len(self.own) == self.expected and self.wanted <= self.counted
+        return (0 < len(self.header_members) == self.expected
+                and self.expected_members <= self.counted)
 
     @property
-    def is_over(self) -> bool:
-        return len(self.own) > self.expected
+    def overflows(self) -> bool:
+        return len(self.header_members) > self.expected
 
 
 # --------------------------------------------------------------------------------------------------
-# Counting
+# Chord store
 # --------------------------------------------------------------------------------------------------
 #
-# The requests of the protocol of "Chord": for a part (ChordCounter), and for whoever opens a chord
-# or asks about it (Chords).  Knows nothing of Celery either.
+# The requests of the protocol of "Chord tree": for a part (PartCounter), and for whoever opens a
+# chord or asks about it (ChordStore).  Knows nothing of Celery either.
 #
-#   who waits   claim() waits while another delivery, which owns the join, beats.
+#   who waits   acquire() waits while another delivery owns the join and sends heartbeats.
 
 class Entry(NamedTuple):
     """What is counted on a node: a part with what it added, or a node of the level below."""
 
     member: bytes
-    kind: str = 'members'  # of KINDS
+    set_name: str = 'members'  # of SET_NAMES
     length: int = 0  # of its value, in bytes
     added: tuple[bytes, ...] = ()  # edges
     size: int | None = None  # of the header, if this part knows it
 
 
 class _Counted(NamedTuple):
-    """The answer to a request: whether it counted its entries, what the node holds, the entries."""
+    """The outcome of a request: whether it counted its entries, what the node holds, which."""
 
     applied: bool
     item: Item | None
@@ -2693,25 +2700,26 @@ class Progress(NamedTuple):
     closed: bool
 
 
-class Chords:
+class ChordStore:
     """The chords of a table, for whoever is not one of their parts."""
 
     def __init__(self, table: Table) -> None:
         self.table = table
 
-    def open(self, key: str, run: Run, task_ids: Iterable[str] = ()) -> None:
+    def open(self, pointer_id: str, run: Run, task_ids: Iterable[str] = ()) -> None:
         """Writes what the parts of a run need.  Raises MiscountedChord for what is too large."""
-        if run.single and (run.size or 0) > SINGLE_LIMIT:
+        if run.single_leaf and (run.size or 0) > SINGLE_LEAF_LIMIT:
             raise MiscountedChord(
                 f'the header of this chord has {run.size:,} tasks, some in chains that end in '
-                f'groups, and such a header can have {SINGLE_LIMIT:,}: make it flat, or split it')
+                f'groups, and such a header can have {SINGLE_LEAF_LIMIT:,}: give it as a plain '
+                'list of tasks, or split it')
         for index, task_id in enumerate(task_ids):
-            check_id(run.kept_id(Part(index, False, task_id)), MiscountedChord)
+            check_id(run.copy_id(Part(index, False, task_id)), MiscountedChord)
         size = {} if run.size is None else {'size': run.size}
-        late = {} if run.deadline is None else {'ttl': run.deadline + LATE}
+        late = {} if run.deadline is None else {'ttl': run.deadline + CLOSED_TTL}
         items: list[Item] = [
-            {'id': key, 'run': run.id, **(late or expiry(POINTER_TTL))},
-            {'id': run.id, 'lazy': run.lazy, 'single': run.single, **size, **late}]
+            {'id': pointer_id, 'run': run.id, **(late or expiry(POINTER_TTL))},
+            {'id': run.id, 'lazy': run.lazy, 'single_leaf': run.single_leaf, **size, **late}]
         if run.size is not None:
             items += ({'id': run.node_id(position), **run.ttl} for position in run.positions())
         self.table.write_many(puts=items)
@@ -2721,9 +2729,9 @@ class Chords:
         self.table.update(
             run_id, 'SET #size = :size', {'size': size}, condition='attribute_exists(#lazy)')
 
-    def progress(self, key: str) -> Progress | None:
+    def progress(self, pointer_id: str) -> Progress | None:
         """How far the newest run of a chord is; None if there is none."""
-        item = self._newest_run(key)
+        item = self._newest_run(pointer_id)
         return self._progress(item) if item else None
 
     def progress_of_run(self, run_id: str) -> Progress | None:
@@ -2736,33 +2744,34 @@ class Chords:
         leaves = self._leaves(run)
         expected = run.size
         if expected is not None:
-            expected += sum(len(leaf.wanted) - len(leaf.own) for leaf in leaves)
+            expected += sum(
+                len(leaf.expected_members) - len(leaf.header_members) for leaf in leaves)
         return Progress(
             sum(len(leaf.counted) for leaf in leaves),
             sum(len(leaf.item.get('failed', ())) for leaf in leaves),
             expected, 'closed' in item)
 
-    def failed_parts(self, key: str) -> list[Part]:
+    def failed_parts(self, pointer_id: str) -> list[Part]:
         """The parts of a chord's newest run that were counted and failed, in the order of Part."""
-        item = self._newest_run(key)
+        item = self._newest_run(pointer_id)
         leaves = self._leaves(self._run(item)) if item else []
         return sorted(part_of(member) for leaf in leaves for member in leaf.item.get('failed', ()))
 
-    def missing_places(self, key: str) -> list[int]:
+    def missing_places(self, pointer_id: str) -> list[int]:
         """The places in the header, from 0, whose parts a chord's newest run has not counted.
 
         Nothing is said of generators, nor of headers with groups in them, whose places repeat.
         """
-        item = self._newest_run(key)
-        if not item or item['lazy'] or item['single'] or item.get('size') is None:
+        item = self._newest_run(pointer_id)
+        if not item or item['lazy'] or item['single_leaf'] or item.get('size') is None:
             return []
         counted = {part_of(member) for leaf in self._leaves(self._run(item))
                    for member in leaf.counted}
         own = {part.group_index for part in counted if not part.added}
         return [place for place in range(item['size']) if place not in own]
 
-    def _newest_run(self, key: str) -> Item | None:
-        pointer = self.table.get(key)
+    def _newest_run(self, pointer_id: str) -> Item | None:
+        pointer = self.table.get(pointer_id)
         if not pointer or is_expired(pointer) or not isinstance(pointer.get('run'), str):
             return None
         return self._run_item(pointer['run'])
@@ -2772,9 +2781,9 @@ class Chords:
         return item if item and 'lazy' in item else None
 
     def _run(self, item: Item) -> Run:
-        if not 0 <= item.get('size', 0) <= KEPT:  # there would be no end to its nodes
+        if not 0 <= item.get('size', 0) <= COPIED:  # there would be no end to its nodes
             raise ValueError(f'its size is {item["size"]}')
-        return Run(item['id'], None, item['lazy'], item['single'], size=item.get('size'))
+        return Run(item['id'], None, item['lazy'], item['single_leaf'], size=item.get('size'))
 
     def _leaves(self, run: Run) -> list[Node]:
         if run.size is not None:
@@ -2797,7 +2806,7 @@ class Chords:
     def is_done(self, label: str, task_id: str) -> bool:
         """Whether nothing is left to do for a part that stored its result with this label.
 
-        label: RUN.INDEX, as JoiningBackend.chord_label() makes it.
+        label: RUN.INDEX, as ChordBackend.chord_label() makes it.
         """
         run_id, _, index = label.rpartition('.')
         item = self.table.get(run_id) or {'closed': True}
@@ -2812,14 +2821,14 @@ class Chords:
         counting = {member_of(Part(int(index), added, task_id)) for added in (False, True)}
         while True:
             counters = self.table.get(run.node_id(position))
-            if counters is None and item.get('ttl', math.inf) - LATE <= time.time():
+            if counters is None and item.get('ttl', math.inf) - CLOSED_TTL <= time.time():
                 return True  # past the deadline of the chord they expire; what was stored, stays
             node = Node(run, position, counters or {})
-            if node.counted.isdisjoint(counting) or node.is_over:
+            if node.counted.isdisjoint(counting) or node.overflows:
                 return False
             filled = position.level or _is_owner(node.item.get('owner'), task_id)
             if not node.is_full or not filled:
-                return True  # or somebody else answers for the way up
+                return True  # or somebody else is responsible for the way up
             if node.is_root:
                 return False
             counting, position = {position.number.to_bytes(4, 'big')}, position.parent
@@ -2833,18 +2842,18 @@ def _is_owner(owner: bytes | None, task_id: str) -> bool:
     return owner is not None and owner.startswith(_owner_prefix(task_id))
 
 
-class ChordCounter:
+class PartCounter:
     """Counts one delivery of a part, and owns the join of its chord for it."""
 
     LEASE = 15.0  # seconds
 
-    _OPEN = 'attribute_not_exists(#closed)'
-    _OURS = 'attribute_not_exists(#owner) OR #owner = :owner'
+    _NOT_CLOSED = 'attribute_not_exists(#closed)'
+    _HELD_BY_US = 'attribute_not_exists(#owner) OR #owner = :owner'
 
     def __init__(self, table: Table, run: Run, part: Part) -> None:
         self.table, self.run, self.part = table, run, part
         self.member = member_of(part)
-        self.token = _owner_prefix(part.task_id) + os.urandom(4)
+        self.owner = _owner_prefix(part.task_id) + os.urandom(4)
 
     # --- when a part returns ----------------------------------------------------------------------
 
@@ -2855,12 +2864,12 @@ class ChordCounter:
         """
         position = self.run.leaf(self.part.group_index)
 
-        def request(entries: Mapping[Any, Any]) -> tuple[WriteResult, Container[Any]]:
+        def send(entries: Mapping[Any, Any]) -> tuple[WriteResult, Container[Any]]:
             result = self._count(position, list(entries.values()))
             return result, entries if result.applied else ()
 
-        sent = shared_batches(self.table.options).send(
-            self.run.node_id(position), entry.member, entry, request)
+        sent = shared_batcher(self.table.options).submit(
+            self.run.node_id(position), entry.member, entry, send)
         counted = _Counted(sent[0].applied, sent[0].item, sent[1]) if sent else None
         while counted is not None:
             node = self._checked(position, counted)
@@ -2875,15 +2884,15 @@ class ChordCounter:
         return None
 
     def _count(self, position: Position, entries: list[Entry]) -> WriteResult:
-        values: Item = {'owner': self.token, **self.run.ttl}
+        values: Item = {'owner': self.owner, **self.run.ttl}
         sets: dict[str, set[bytes]] = {}
         terms = ['attribute_exists(#id)'] if not self.run.lazy else []
         for number, entry in enumerate(entries):
-            sets.setdefault(entry.kind, set()).add(entry.member)
+            sets.setdefault(entry.set_name, set()).add(entry.member)
             if entry.added:
                 sets.setdefault('added', set()).update(entry.added)
             values[f'p{number}'] = entry.member
-            terms += [f'NOT contains(#{kind}, :p{number})' for kind in KINDS]
+            terms += [f'NOT contains(#{set_name}, :p{number})' for set_name in SET_NAMES]
             if entry.size is not None:
                 values['size'] = entry.size
         changes = ['#owner = :owner']
@@ -2905,7 +2914,7 @@ class ChordCounter:
 
     def _checked(self, position: Position, counted: _Counted) -> Node | None:
         """The node that was counted on; None if the chord has ended.  Raises MiscountedChord."""
-        # looked at after the answer: until then no node can have expired
+        # read after the response: until then no node can have expired
         if self.run.deadline is not None and time.time() >= self.run.deadline:
             raise MiscountedChord(GONE)
         if counted.item is None:
@@ -2923,73 +2932,73 @@ class ChordCounter:
                 return None
             if 'lazy' not in item:
                 raise MiscountedChord(GONE)
-        if node.is_over:
+        if node.overflows:
             raise MiscountedChord(GAPS if self.run.lazy else UNEXPECTED)
         return node
 
     # --- who joins --------------------------------------------------------------------------------
 
-    def claim(self, sleep: Sleep) -> Item | None:
+    def acquire(self, sleep: Sleep) -> Item | None:
         """The item of the run, once this delivery owns its join; None once it is closed.
 
         Sleeps while another delivery has the lease.  Its clock does not matter: a lease is as long
         as it was seen unchanged here.
         """
-        since, seen = time.monotonic(), -1
+        since, last_heartbeat = time.monotonic(), -1
         while True:
             item = self.table.get(self.run.id) or {}
             if 'closed' in item:
                 logger.debug('Chord %s is closed, part %s came late',
                              self.run.id, self.part.task_id)
                 return None
-            if item.get('owner') == self.token:
+            if item.get('owner') == self.owner:
                 return item
-            beats, now = item.get('beats', 0), time.monotonic()
-            if beats != seen:
-                since, seen = now, beats
+            heartbeat, now = item.get('heartbeat', 0), time.monotonic()
+            if heartbeat != last_heartbeat:
+                since, last_heartbeat = now, heartbeat
             wait = since + self.LEASE - now
             if 'owner' in item and wait > 0:
                 # to give up would leave the chord hanging if its owner is dead
                 sleep(min(wait, self.LEASE / 10))
                 continue
-            unchanged = '#beats = :seen' if beats else 'attribute_not_exists(#beats)'
-            taken, item = self._own(unchanged, seen=beats)
-            if taken:
+            unchanged = '#heartbeat = :seen' if heartbeat else 'attribute_not_exists(#heartbeat)'
+            acquired, item = self._update_lease(unchanged, seen=heartbeat)
+            if acquired:
                 return item
 
     def renew(self) -> bool:
-        """Beats; False if the join is no longer ours, or is done."""
-        return self._own(self._OURS)[0]
+        """Sends a heartbeat; False if the join is no longer ours, or is done."""
+        return self._update_lease(self._HELD_BY_US)[0]
 
-    def begin(self, before: frozenset[bytes]) -> bool:
-        """Says that publishing begins; False if the join is no longer ours: then it must not.
+    def start_publishing(self, published_before: frozenset[bytes]) -> bool:
+        """The fence before publishing; False if the join is no longer ours: then it must not begin.
 
-        before: the time stamps under the body's id.
+        published_before: the timestamps under the body's id.
         """
-        return self._own(self._OURS, before=before)[0]
+        return self._update_lease(self._HELD_BY_US, published_before=published_before)[0]
 
-    def _own(self, condition: str, **values: Any) -> tuple[bool, Item]:
+    def _update_lease(self, condition: str, **values: Any) -> tuple[bool, Item]:
         update = 'SET #owner = :owner'
         if self.run.deadline is not None:
             update += ', #ttl = if_not_exists(#ttl, :ttl)'
-            values['ttl'] = self.run.deadline + LATE
-        if 'before' in values:
-            update += ', #before = :before'
-        values.update(owner=self.token, one=1)
+            values['ttl'] = self.run.deadline + CLOSED_TTL
+        if 'published_before' in values:
+            update += ', #published_before = :published_before'
+        values.update(owner=self.owner, one=1)
         applied, item = self.table.update(
-            self.run.id, f'{update} ADD #beats :one', values,
-            condition=f'{self._OPEN} AND ({condition})')
+            self.run.id, f'{update} ADD #heartbeat :one', values,
+            condition=f'{self._NOT_CLOSED} AND ({condition})')
         return applied, item or {}
 
     @contextlib.contextmanager
-    def beating(self) -> Iterator[None]:
-        """Beats meanwhile, in a thread of its own, so that nobody takes over.
+    def heartbeats(self) -> Iterator[None]:
+        """Sends heartbeats from a thread of its own, so that nobody takes over.
 
-        Without a thread somebody may: begin() will tell.
+        Without a thread somebody may: start_publishing() will tell.
         """
         stopped = threading.Event()
 
-        def beat() -> None:
+        def send_heartbeats() -> None:
             while not stopped.wait(self.LEASE / 3):
                 try:
                     if not self.renew():
@@ -2997,7 +3006,7 @@ class ChordCounter:
                 except FAILURES as exc:
                     logger.warning('Task %s: the lease of its chord was not renewed: %s',
                                    self.part.task_id, summary(exc))
-        start_thread(beat, name='dyna-veggie-beat')
+        start_thread(send_heartbeats, name='dyna-veggie-heartbeat')
         try:
             yield
         finally:
@@ -3024,9 +3033,9 @@ class ChordCounter:
         return nodes, {id: items[id] for id in ids if id in items}
 
     def parts(self, leaves: list[Node]) -> list[tuple[Part, str]]:
-        """All parts that the body waits for, each with its kind.  Raises MiscountedChord."""
-        parts = sorted((part_of(member), kind) for leaf in leaves for kind in KINDS
-                       for member in leaf.wanted & leaf.item.get(kind, frozenset()))
+        """All parts that the body waits for, each with its set's name.  Raises MiscountedChord."""
+        parts = sorted((part_of(member), set_name) for leaf in leaves for set_name in SET_NAMES
+                       for member in leaf.expected_members & leaf.item.get(set_name, frozenset()))
         sizes = [leaf.size for leaf in leaves if leaf.size is not None]
         if not sizes or sum(not part.added for part, _ in parts) != sizes[-1]:
             raise MiscountedChord(GONE)
@@ -3034,7 +3043,7 @@ class ChordCounter:
 
     def close(self, size: int | None) -> None:
         """Says that the chord has ended.  Its nodes expire, or are deleted if nothing does."""
-        late = time.time() + LATE
+        late = time.time() + CLOSED_TTL
         self.table.update(
             self.run.id, 'SET #closed = :closed, #ttl = if_not_exists(#ttl, :late)',
             {'closed': True, 'late': math.ceil(late)})
@@ -3044,28 +3053,28 @@ class ChordCounter:
 
 
 # --------------------------------------------------------------------------------------------------
-# Waiting
+# Polling
 # --------------------------------------------------------------------------------------------------
 #
-# DynamoDB tells nobody that an item has changed, so whoever waits has to look.  A look costs half a
-# read unit per id, also for one that is not there.  So a wait begins with one batch, then looks at
-# a sample of its ids, less and less often.  If all of a sample is there, a batch follows; if all of
-# a batch is there, the next follows at once.
+# DynamoDB cannot notify us, so waiting means polling.  A fetch costs half a read unit per id,
+# whether it exists or not.  So a wait begins with one batch, then fetches a sample of its ids, less
+# and less often.  If all of a sample is there, a batch follows; if all of a batch is there, the
+# next follows at once.
 #
 #   state       one Poller for each table of a process: the waits of its threads (or greenlets), and
 #               the callbacks for ids that nobody waits for.
-#   who polls   whichever waiting thread finds that a look is due and that no other is looking.  It
-#               looks for all waits that are due; those of long waits fall due together.  There is
+#   who polls   whichever waiting thread finds that a poll is due and that no other is polling.  It
+#               polls for all waits that are due; those of long waits fall due together.  There is
 #               no thread for it, but under gevent and eventlet one that polls while there are
-#               callbacks: serve().
-#   the lock    _changed guards the waits, _polling, _serving and _standing.  It is not held during
-#               a look, a sleep, a callback or while a found value is read.
-#   who wakes   whoever has looked, or stops waiting, wakes all others: each takes its own news, or
-#   whom        takes over the polling.
+#               callbacks: poll_in_background().
+#   the lock    _changed guards the waits, _polling, _background_running and _background.  It is not
+#               held during a fetch, a sleep, a callback or while a found value is decoded.
+#   wake-ups    After a poll, or when a waiter leaves, all waiters wake: each takes its own
+#               updates, or takes over the polling.
 #   callbacks   _watches is not guarded, since Celery removes from it in __del__, in the middle of
 #               anything: only single operations on dicts, which are atomic.
 
-_FIRST_POLL = 0.02  # seconds: no wait looks more often, whatever its interval
+_FIRST_POLL = 0.02  # seconds: no wait polls more often, whatever its interval
 _POLL_GROWTH = 1.5
 _SAMPLE = 10  # ids
 _BURST = 8  # batches that are read together, at most, once all of the one before was there
@@ -3077,68 +3086,70 @@ def poll_pause(idle_polls: int, interval: float, jitter: float) -> float:
 
 
 def window_size(asked: int, found: int, pending: int) -> int:
-    """How many ids to look at next.
+    """How many ids to fetch next.
 
-    asked, found: of the look before.  pending: ids that are still waited for.
+    asked, found: of the fetch before.  pending: ids that are still waited for.
     """
     if found == asked:
         return GET_BATCH if asked < GET_BATCH else min(2 * asked, _BURST * GET_BATCH)
-    # twice as many as last time, and enough to have looked at all after 32 polls
+    # twice as many as last time, and enough to have fetched all after 32 polls
     return min(GET_BATCH, max(_SAMPLE, 2 * found, pending // 32))
 
 
-class Seen(NamedTuple):
-    """What a look saw under an id; ``mark`` differs whenever the value does."""
+class Observed(NamedTuple):
+    """What a fetch found under an id; ``version`` differs whenever the value does."""
 
     value: Any
-    mark: Any
+    version: Any
     final: bool
 
 
-class Look(Protocol):
+class Fetch(Protocol):
     """Returns what is there under ids; raises TimeoutError if its deadline passed first."""
 
     def __call__(
             self, ids: list[str], *, consistent: bool, deadline: float) -> Mapping[str, Any]: ...
 
 
-#: makes what a wait is told of what a look found under an id
-Read = Callable[[str, Any], Seen]
+#: decodes what a fetch found under an id
+Decode = Callable[[str, Any], Observed]
 
 
 class Watch(NamedTuple):
     """A callback for an id that nobody waits for."""
 
-    read: Read
-    tell: Callable[[Any], None]  # the final value
+    decode: Decode
+    callback: Callable[[Any], None]  # the final value
 
 
 class _Wait:
-    """The ids that one caller waits for, and when to look for them next.
+    """The ids that one caller waits for, and when to poll for them next.
 
     all_changes: the caller wants to know of values that are not final, too.
     """
 
     def __init__(
-            self, ids: Iterable[str], read: Read, interval: float, all_changes: bool = False,
+            self, ids: Iterable[str], decode: Decode, interval: float, all_changes: bool = False,
     ) -> None:
-        self.read = read
+        self.decode = decode
         self.interval = max(interval, _FIRST_POLL)
         self.all_changes = all_changes
-        self.left: dict[str, Any] = dict.fromkeys(ids)  # to the mark that the caller knows
-        self.turns = deque(self.left)  # the same ids, the longest not looked at first
-        self.news: deque[tuple[str, Seen]] = deque()
+        self.pending: dict[str, Any] = dict.fromkeys(ids)  # to the version that the caller knows
+        self.queue = deque(self.pending)  # the same ids, the longest not fetched first
+        self.updates: deque[tuple[str, Observed]] = deque()
         self.size, self.idle_polls, self.due = GET_BATCH, 0, 0.0
 
     def window(self) -> list[str]:
-        """The ids to look at next; they are not offered again until take() was told."""
-        return [self.turns.popleft() for _ in range(min(self.size, len(self.turns)))]
+        """The ids to fetch next; they are offered again after record()."""
+        return [self.queue.popleft() for _ in range(min(self.size, len(self.queue)))]
 
-    def read_all(self, window: Iterable[str], found: Mapping[str, Any]) -> dict[str, Seen]:
-        return {id: self.read(id, found[id]) for id in window if id in found}
+    def decode_all(self, window: Iterable[str], found: Mapping[str, Any]) -> dict[str, Observed]:
+        return {id: self.decode(id, found[id]) for id in window if id in found}
 
-    def take(self, window: list[str], seen: Mapping[str, Seen], phase: float = 0.0) -> bool:
-        """Notes what was seen of a window, and when the next is due.
+    def record(
+            self, window: list[str], observed: Mapping[str, Observed], phase: float = 0.0,
+    ) -> bool:
+        """Records what was found of a window, and when the next is due.
 
         Returns whether it was a whole batch, so that the next is due at once.
         """
@@ -3147,17 +3158,17 @@ class _Wait:
             return False
         found = 0
         for id in window:
-            now = seen.get(id)
+            now = observed.get(id)
             final = now is not None and now.final
-            if now is not None and id in self.left and self._is_news(id, now):
-                self.news.append((id, now))
-                self.left[id] = now.mark
+            if now is not None and id in self.pending and self._is_update(id, now):
+                self.updates.append((id, now))
+                self.pending[id] = now.version
             if final:
-                self.left.pop(id, None)
+                self.pending.pop(id, None)
                 found += 1
-            elif id in self.left:
-                self.turns.append(id)
-        self.size = window_size(len(window), found, len(self.turns))
+            elif id in self.pending:
+                self.queue.append(id)
+        self.size = window_size(len(window), found, len(self.queue))
         if found == len(window):
             self.idle_polls = 0
         elif 2 * found < len(window):
@@ -3171,77 +3182,77 @@ class _Wait:
                 self.due = (round(self.due / self.interval - phase) + phase) * self.interval
         return at_once
 
-    def _is_news(self, id: str, now: Seen) -> bool:
-        return now.final or (self.all_changes and now.mark != self.left[id])
+    def _is_update(self, id: str, now: Observed) -> bool:
+        return now.final or (self.all_changes and now.version != self.pending[id])
 
     def is_due(self, now: float) -> bool:
         return self.due <= now + self.interval / 10
 
-    def take_news(self) -> Iterator[tuple[str, Seen]]:
-        return popped(self.news)
+    def drain_updates(self) -> Iterator[tuple[str, Observed]]:
+        return drain(self.updates)
 
 
 class Poller:
-    """Looks for things on behalf of all threads that wait for them."""
+    """Polls for all threads of a process that wait."""
 
-    def __init__(self, look: Look) -> None:
-        self._look = look
+    def __init__(self, fetch: Fetch) -> None:
+        self._fetch = fetch
         self._phase = random.random()  # a child that was forked has a poller of its own
         self._changed = threading.Condition()
         self._waits: list[_Wait] = []
         self._polling = False
-        # for the ids with callbacks: it has no news of its own, since they are told of every look
-        self._standing = _Wait((), self._watched, 0.5)
+        # for the ids with callbacks: it has no updates of its own, since they get every fetch
+        self._background = _Wait((), self._decode_watched, 0.5)
         self._watches: dict[str, dict[int, Watch]] = {}
-        self._serving = False
+        self._background_running = False
 
     # --- waits ------------------------------------------------------------------------------------
 
     def wait(
-            self, ids: Iterable[str], read: Read, *, timeout: float | None, interval: float,
+            self, ids: Iterable[str], decode: Decode, *, timeout: float | None, interval: float,
             on_interval: Callable[[], Any] | None = None, all_changes: bool = False,
-    ) -> Iterator[tuple[str, Seen]]:
-        """Yields (id, what was seen) until all ids were seen in their final state.
+    ) -> Iterator[tuple[str, Observed]]:
+        """Yields (id, what was observed) until all ids were observed in their final state.
 
-        timeout, interval: seconds; a timeout of 0 looks once.  on_interval is called once per
-        ``interval``.  Raises TimeoutError, after a last look at everything.
+        timeout, interval: seconds; a timeout of 0 polls once.  on_interval is called once per
+        ``interval``.  Raises TimeoutError, after a last fetch of everything.
         """
         called = time.monotonic()
         deadline = math.inf if timeout is None else called + timeout
-        wait = _Wait(ids, read, interval, all_changes)
+        wait = _Wait(ids, decode, interval, all_changes)
         if timeout is None or timeout > 0:
             yield from self._read_batches(wait, deadline)
-            if wait.left:
+            if wait.pending:
                 yield from self._wait_with_others(wait, deadline, called, on_interval)
-        if wait.left:
-            self._look_for(wait, list(wait.left), consistent=True, deadline=deadline)
-        # before the news are taken: another thread may be bringing the last of them
-        missing = len(wait.left)
-        yield from wait.take_news()
+        if wait.pending:
+            self._fetch_for(wait, list(wait.pending), consistent=True, deadline=deadline)
+        # before the updates are drained: another thread may be adding the last of them
+        missing = len(wait.pending)
+        yield from wait.drain_updates()
         if missing:
             raise TimeoutError(f'The operation timed out after {timeout:.3g} s; '
                                f'results not ready: {missing}.')
 
-    def _look_for(
+    def _fetch_for(
             self, wait: _Wait, window: list[str], *, consistent: bool, deadline: float) -> bool:
-        found = self._look(window, consistent=consistent, deadline=deadline)
-        seen = wait.read_all(window, found)
+        found = self._fetch(window, consistent=consistent, deadline=deadline)
+        observed = wait.decode_all(window, found)
         with self._changed:  # another thread may be bringing the same
-            at_once = wait.take(window, seen, self._phase)
-        self._tell_watches(found)
+            at_once = wait.record(window, observed, self._phase)
+        self._notify_watches(found)
         return at_once
 
-    def _read_batches(self, wait: _Wait, deadline: float) -> Iterator[tuple[str, Seen]]:
-        """Looks for one batch after the other, until one is not there whole."""
+    def _read_batches(self, wait: _Wait, deadline: float) -> Iterator[tuple[str, Observed]]:
+        """Fetches one batch after the other, until one is not complete."""
         at_once = True
-        while at_once and wait.left:
-            alone = len(wait.left) == 1
-            at_once = self._look_for(wait, wait.window(), consistent=alone, deadline=deadline)
-            yield from wait.take_news()
+        while at_once and wait.pending:
+            alone = len(wait.pending) == 1
+            at_once = self._fetch_for(wait, wait.window(), consistent=alone, deadline=deadline)
+            yield from wait.drain_updates()
 
     def _wait_with_others(
             self, wait: _Wait, deadline: float, called: float,
-            on_interval: Callable[[], Any] | None) -> Iterator[tuple[str, Seen]]:
+            on_interval: Callable[[], Any] | None) -> Iterator[tuple[str, Observed]]:
         """Takes part in the polls of all threads.
 
         called: when on_interval was called, or would have been.
@@ -3249,7 +3260,7 @@ class Poller:
         try:  # a signal can fall between any two lines
             with self._changed:
                 self._waits.append(wait)
-            while wait.left and time.monotonic() < deadline:
+            while wait.pending and time.monotonic() < deadline:
                 until = deadline
                 if on_interval is not None:
                     if time.monotonic() - called >= wait.interval:
@@ -3257,7 +3268,7 @@ class Poller:
                         called = time.monotonic()  # after it: it may take longer than the interval
                     until = min(called + wait.interval, deadline)
                 self._poll(wait, until, deadline)
-                yield from wait.take_news()
+                yield from wait.drain_updates()
         finally:
             with self._changed:
                 if wait in self._waits:
@@ -3265,112 +3276,112 @@ class Poller:
                 self._changed.notify_all()
 
     def _poll(self, wait: _Wait, until: float, deadline: float) -> None:
-        """Sleeps until there is news for a wait, or ``until``; looks for all if nobody does."""
+        """Sleeps until a wait has updates, or ``until``; polls for all if nobody does."""
         while True:
             with self._changed:
                 now = time.monotonic()
-                idle = not wait.left and wait is not self._standing
-                if wait.news or now >= until or idle:
+                idle = not wait.pending and wait is not self._background
+                if wait.updates or now >= until or idle:
                     return
-                waits = [*self._waits, self._standing]
+                waits = [*self._waits, self._background]
                 due = until if self._polling else min(until, *(each.due for each in waits))
                 if self._polling or due > now:
                     self._changed.wait(None if due == math.inf else due - now)
                     continue
-                self._refresh_standing(now)
-                turns = [(each, each.window()) for each in waits if each.is_due(now)]
-                ids = list(dict.fromkeys(id for _, window in turns for id in window))
+                self._refresh_background(now)
+                windows = [(each, each.window()) for each in waits if each.is_due(now)]
+                ids = list(dict.fromkeys(id for _, window in windows for id in window))
                 self._polling = bool(ids)
             found: Mapping[str, Any] = {}
-            seen: list[Mapping[str, Seen]] = [{}] * len(turns)
+            observed: list[Mapping[str, Observed]] = [{}] * len(windows)
             try:
                 if ids:
-                    found = self._look(ids, consistent=False, deadline=deadline)
-                    seen = [each.read_all(window, found) for each, window in turns]
+                    found = self._fetch(ids, consistent=False, deadline=deadline)
+                    observed = [each.decode_all(window, found) for each, window in windows]
             finally:
                 with self._changed:
                     self._polling = False
-                    for (each, window), sight in zip(turns, seen):
-                        each.take(window, sight, self._phase)
-                    self._standing.news.clear()  # it is told below
+                    for (each, window), observations in zip(windows, observed):
+                        each.record(window, observations, self._phase)
+                    self._background.updates.clear()  # callbacks are called below
                     self._changed.notify_all()
-            self._tell_watches(found)
+            self._notify_watches(found)
 
     # --- callbacks --------------------------------------------------------------------------------
 
-    def watch(self, id: str, key: int, watch: Watch) -> None:
-        """Calls back once a final value is seen under an id, while anybody waits for anything."""
+    def watch(self, id: str, watcher_id: int, watch: Watch) -> None:
+        """Calls back once a final value is found under an id, while anybody waits for anything."""
         while True:
             watches = self._watches.setdefault(id, {})
-            watches[key] = watch
+            watches[watcher_id] = watch
             if self._watches.get(id) is watches:  # else unwatch() has just dropped it
                 return
 
-    def unwatch(self, id: str, key: int) -> None:
+    def unwatch(self, id: str, watcher_id: int) -> None:
         watches = self._watches.get(id, {})
-        watches.pop(key, None)
+        watches.pop(watcher_id, None)
         if not watches:
             # another thread may have added one since
-            for other, watch in list(self._watches.pop(id, {}).items()):
-                self.watch(id, other, watch)
+            for other_id, watch in list(self._watches.pop(id, {}).items()):
+                self.watch(id, other_id, watch)
 
     def forget(self, id: str) -> None:
         """Calls nobody back for an id: what was there is deleted."""
         self._watches.pop(id, None)
 
-    def serve(self) -> None:
-        """Looks for all that has a callback, in a thread of its own, as long as there is any."""
+    def poll_in_background(self) -> None:
+        """Polls for all ids with callbacks, in a thread of its own, as long as there are any."""
         with self._changed:
-            if self._serving:
+            if self._background_running:
                 return
-            self._serving = True
-        if start_thread(self._serve, name='dyna-veggie-callbacks') is None:
-            self._serving = False  # until the next watch(), whoever waits looks for them
+            self._background_running = True
+        if start_thread(self._poll_background, name='dyna-veggie-callbacks') is None:
+            self._background_running = False  # until the next watch(), whoever waits looks for them
 
-    def _serve(self) -> None:
+    def _poll_background(self) -> None:
         while True:
             with self._changed:
-                self._serving = bool(self._watches)
-                if not self._serving:
+                self._background_running = bool(self._watches)
+                if not self._background_running:
                     return
             try:
-                self._poll(self._standing, time.monotonic() + 1, math.inf)
+                self._poll(self._background, time.monotonic() + 1, math.inf)
             except Exception:
-                logger.exception('Looking for results with callbacks failed')
+                logger.exception('Polling for results with callbacks failed')
                 time.sleep(1)
 
-    def _refresh_standing(self, now: float) -> None:
-        standing = self._standing
-        if standing.is_due(now):
-            wanted = dict.fromkeys(list(self._watches))
-            known = [id for id in standing.turns if id in wanted]
-            standing.left = wanted
-            standing.turns = deque([*known, *(wanted.keys() - set(known))])
+    def _refresh_background(self, now: float) -> None:
+        background = self._background
+        if background.is_due(now):
+            watched = dict.fromkeys(list(self._watches))
+            known = [id for id in background.queue if id in watched]
+            background.pending = watched
+            background.queue = deque([*known, *(watched.keys() - set(known))])
 
-    def _watched(self, id: str, found: Any) -> Seen:
+    def _decode_watched(self, id: str, found: Any) -> Observed:
         watches = list(self._watches.get(id, {}).values())
-        final = bool(watches) and watches[0].read(id, found).final
-        return Seen(None, None, final)
+        final = bool(watches) and watches[0].decode(id, found).final
+        return Observed(None, None, final)
 
-    def _tell_watches(self, found: Mapping[str, Any]) -> None:
+    def _notify_watches(self, found: Mapping[str, Any]) -> None:
         if not self._watches:
             return
         for id in found:
-            for key, watch in list(self._watches.get(id, {}).items()):
-                seen = watch.read(id, found[id])
-                if seen.final:
-                    self.unwatch(id, key)
+            for watcher_id, watch in list(self._watches.get(id, {}).items()):
+                observed = watch.decode(id, found[id])
+                if observed.final:
+                    self.unwatch(id, watcher_id)
                     try:
-                        watch.tell(seen.value)
+                        watch.callback(observed.value)
                     except Exception:  # this thread may wait for something else
                         logger.exception('A callback for %s raised', id)
 
 
 # --------------------------------------------------------------------------------------------------
-# Awaiting
+# Waiting
 # --------------------------------------------------------------------------------------------------
 #
-# What Celery's result classes ask of the backend: to look, to wait, to call back.  A "leaf" is the
+# What Celery's result classes ask of the backend: to fetch, to wait, to call back.  A "leaf" is the
 # result of a single task in a result that may be a set of sets.
 
 PENDING_META = {'status': states.PENDING, 'result': None}
@@ -3386,14 +3397,14 @@ def leaf_results(result: ResultBase) -> Iterator[AsyncResult]:
 
 
 def read_values(
-        values: Values, ids: list[str], *, consistent: bool, deadline: float,
-        patient: bool = True) -> dict[str, Stored]:
-    """Values by id.  Raises TimeoutError if DynamoDB did not answer before the deadline."""
+        store: BlobStore, ids: list[str], *, consistent: bool, deadline: float,
+        patient: bool = True) -> dict[str, StoredValue]:
+    """Stored values by id.  Raises TimeoutError if DynamoDB did not answer before the deadline."""
     try:
-        return values.get_many(ids, consistent=consistent, deadline=deadline, patient=patient)
+        return store.get_many(ids, consistent=consistent, deadline=deadline, patient=patient)
     except Exception as exc:
-        told = isinstance(exc, ImproperlyConfigured)  # what a person can do
-        if diagnose(exc).transient and not told and time.monotonic() >= deadline:
+        actionable = isinstance(exc, ImproperlyConfigured)  # what a person can do
+        if classify(exc).transient and not actionable and time.monotonic() >= deadline:
             raise TimeoutError(
                 'The operation timed out while DynamoDB was not answering.') from exc
         raise
@@ -3402,31 +3413,31 @@ def read_values(
 @shared_by_process
 def shared_poller(options: Options) -> Poller:
     """The poller that all threads of this process share."""
-    values = Values(shared_table(options))
+    store = BlobStore(shared_table(options))
     # what is being replaced is no news yet; the next look finds it
-    return Poller(functools.partial(read_values, values, patient=False))
+    return Poller(functools.partial(read_values, store, patient=False))
 
 
-class AwaitingBackend(BaseKeyValueStoreBackend):
-    """The part of the backend that looks for results and waits for them.
+class WaitingBackend(BaseKeyValueStoreBackend):
+    """The part of the backend that fetches results and waits for them.
 
-    item_id() and seen() are in the section "Backend".
+    item_id() and decode_stored() are in the section "Backend".
     """
 
     options: Options
     is_async = True
 
-    def look(
+    def fetch(
             self, task_ids: Iterable[str], *, consistent: bool = True,
-            deadline: float = math.inf) -> dict[str, Seen]:
+            deadline: float = math.inf) -> dict[str, Observed]:
         """The metas that are stored for tasks, by task id.
 
         deadline: of ``time.monotonic``; TimeoutError is raised once it has passed.
         """
         ids = {self.item_id(task_id): task_id for task_id in task_ids}
-        values = Values(shared_table(self.options))
-        found = read_values(values, list(ids), consistent=consistent, deadline=deadline)
-        return {ids[id]: self.seen(ids[id], stored) for id, stored in found.items()}
+        store = BlobStore(shared_table(self.options))
+        found = read_values(store, list(ids), consistent=consistent, deadline=deadline)
+        return {ids[id]: self.decode_stored(ids[id], stored) for id, stored in found.items()}
 
     def _waited_for(self, task_id: str) -> str:
         """The id of a task's item.  Raises InvalidId."""
@@ -3436,14 +3447,14 @@ class AwaitingBackend(BaseKeyValueStoreBackend):
 
     def _as_ready(
             self, task_ids: Iterable[str], *, timeout: float | None, interval: float | None,
-            on_interval: Any = None, all_changes: bool = False) -> Iterator[tuple[str, Seen]]:
-        """Yields (task id, what was seen) as tasks become ready, and of all changes if asked to."""
+            on_interval: Any = None, all_changes: bool = False) -> Iterator[tuple[str, Observed]]:
+        """Yields (task id, what was observed) as tasks become ready; all changes if asked to."""
         ids = {self._waited_for(task_id): task_id for task_id in task_ids}
-        seen = shared_poller(self.options).wait(
-            ids, lambda id, stored: self.seen(ids[id], stored), timeout=timeout,
+        observed = shared_poller(self.options).wait(
+            ids, lambda id, stored: self.decode_stored(ids[id], stored), timeout=timeout,
             interval=0.5 if interval is None else interval, on_interval=on_interval,
             all_changes=all_changes)
-        return ((ids[id], each) for id, each in seen)
+        return ((ids[id], each) for id, each in observed)
 
     def get_many(
             self, task_ids: Iterable[str], timeout: float | None = None,
@@ -3465,14 +3476,14 @@ class AwaitingBackend(BaseKeyValueStoreBackend):
             if iteration:
                 time.sleep(interval)
             try:
-                for task_id, seen in self._as_ready(
+                for task_id, observed in self._as_ready(
                         list(ids), timeout=0 if max_iterations else timeout, interval=interval,
                         on_interval=on_interval):
                     del ids[task_id]
-                    self._cache[task_id] = seen.value
+                    self._cache[task_id] = observed.value
                     if on_message is not None:
-                        on_message(seen.value)
-                    yield task_id, seen.value
+                        on_message(observed.value)
+                    yield task_id, observed.value
             except TimeoutError:
                 if not max_iterations:
                     raise
@@ -3497,13 +3508,13 @@ class AwaitingBackend(BaseKeyValueStoreBackend):
         leaves: dict[str, list[AsyncResult]] = {}
         for leaf in unknown:
             leaves.setdefault(leaf.id, []).append(leaf)
-        for task_id, seen in self._as_ready(
+        for task_id, observed in self._as_ready(
                 leaves, timeout=timeout, interval=interval, on_interval=on_interval,
                 all_changes=on_message is not None):
             if on_message is not None:
-                on_message(dict(seen.value))
-            if seen.final:
-                metas = [leaf._maybe_set_cache(dict(seen.value)) for leaf in leaves[task_id]]
+                on_message(dict(observed.value))
+            if observed.final:
+                metas = [leaf._maybe_set_cache(dict(observed.value)) for leaf in leaves[task_id]]
                 yield task_id, metas[0]  # not from the leaf, which another thread may forget
 
     def iter_native(
@@ -3548,23 +3559,23 @@ class AwaitingBackend(BaseKeyValueStoreBackend):
     # --- callbacks --------------------------------------------------------------------------------
 
     def watch(self, result: AsyncResult, weak: bool = False) -> None:
-        """Resolves a result, which calls its callbacks, once it is seen to be ready.
+        """Resolves a result, which calls its callbacks, once it is found to be ready.
 
         Unless ``weak``, the result is kept until then, or until it is forgotten.
         """
         task_id, reference = result.id, weakref.ref(result)
         held = None if weak else result
 
-        def tell(meta: dict[str, Any]) -> None:
+        def resolve(meta: dict[str, Any]) -> None:
             watched = held or reference()
             if watched is not None:
                 watched._maybe_set_cache(dict(meta))
 
         poller = shared_poller(self.options)
         poller.watch(self._waited_for(task_id), id(result), Watch(
-            lambda id, stored: self.seen(task_id, stored), tell))
+            lambda id, stored: self.decode_stored(task_id, stored), resolve))
         if detect_environment() != 'default':  # gevent and eventlet: as Celery's own backends do
-            poller.serve()
+            poller.poll_in_background()
 
     def add_pending_result(
             self, result: AsyncResult, weak: bool = False, start_drainer: bool = True,
@@ -3583,7 +3594,7 @@ class AwaitingBackend(BaseKeyValueStoreBackend):
 
 
 # --------------------------------------------------------------------------------------------------
-# Results
+# Result classes
 # --------------------------------------------------------------------------------------------------
 #
 # Celery's result classes ask the backend for one task after the other.  Those of an app with this
@@ -3593,13 +3604,13 @@ class AwaitingBackend(BaseKeyValueStoreBackend):
 #
 #   sets        ready(), successful() and their like read 1, 8, 64, 100, 100, ... results, since
 #               most answers are known early; get() and join_native() wait for all of them together.
-#   parents     get() looks at a result before its parents.  A success needs none of them.  While it
-#               is not there they are looked at in windows, since the error of a part is to be
-#               raised at once.  If it failed, they are all looked at: Celery raises the error of
+#   parents     get() fetches a result before its parents.  A success needs none of them.  While it
+#               is not there they are fetched in windows, since the error of a part is to be
+#               raised at once.  If it failed, they are all fetched: Celery raises the error of
 #               the part.
-#   callbacks   then() registers with the Poller of the process; see "Waiting".
+#   callbacks   then() registers with the Poller of the process; see "Polling".
 
-_PARENTS_INTERVAL = 0.4  # seconds: however short the interval, parents are looked at no more often
+_PARENTS_INTERVAL = 0.4  # seconds: however short the interval, parents are fetched no more often
 
 
 def _parents_of(result: ResultBase) -> Iterator[AsyncResult]:
@@ -3634,7 +3645,7 @@ def _by_backend(
     ours: dict[Any, list[AsyncResult]] = {}
     others = []
     for leaf in leaves:
-        if isinstance(leaf.backend, AwaitingBackend):
+        if isinstance(leaf.backend, WaitingBackend):
             # what an app accepts and how it decodes is its own
             ours.setdefault((id(leaf.backend.app), leaf.backend.options), []).append(leaf)
         else:
@@ -3649,10 +3660,10 @@ def _read_leaves(
     together, others = _by_backend(leaves)
     metas: dict[str, Mapping[str, Any]] = {leaf.id: leaf._get_task_meta() for leaf in others}
     for some in together:
-        seen = some[0].backend.look(
+        observed = some[0].backend.fetch(
             [leaf.id for leaf in some], consistent=consistent, deadline=deadline)
         for leaf in some:
-            metas[leaf.id] = seen[leaf.id].value if leaf.id in seen else PENDING_META
+            metas[leaf.id] = observed[leaf.id].value if leaf.id in observed else PENDING_META
             leaf._maybe_set_cache(dict(metas[leaf.id]))
     return metas
 
@@ -3681,7 +3692,7 @@ def _metas_of(
 def _raise_error_of(leaves: Iterable[AsyncResult], deadline: float = math.inf) -> None:
     """Raises the error of the first that failed, if any did.
 
-    deadline: of ``time.monotonic``, for DynamoDB's answers; then none is raised.
+    deadline: of ``time.monotonic``, for DynamoDB's responses; then none is raised.
     """
     failed = None
     with contextlib.suppress(TimeoutError):
@@ -3692,30 +3703,30 @@ def _raise_error_of(leaves: Iterable[AsyncResult], deadline: float = math.inf) -
 
 
 def _watch(leaves: Iterable[AsyncResult], weak: bool) -> None:
-    """Calls the callbacks of leaves once they are seen to be ready."""
+    """Calls the callbacks of leaves once they are found to be ready."""
     for leaf in leaves:
-        if leaf._cache is None and isinstance(leaf.backend, AwaitingBackend):
+        if leaf._cache is None and isinstance(leaf.backend, WaitingBackend):
             leaf.backend.watch(leaf, weak)
 
 
 class _Parents:
-    """The parents of a result that somebody waits for, looked at window by window."""
+    """The parents of a result of a wait, fetched window by window."""
 
     def __init__(self, result: AsyncResult, deadline: float) -> None:
         parents = list(_parents_of(result))
         _raise_error_of(leaf for leaf in parents if leaf._cache)
-        self.turns = deque(leaf for leaf in parents if not leaf._cache)
+        self.queue = deque(leaf for leaf in parents if not leaf._cache)
         self.deadline = deadline
         self.due = 0.0
 
-    def look(self) -> None:
-        """Looks at some, unless it is too early.  Raises the error of one that failed."""
+    def poll(self) -> None:
+        """Fetches some, unless it is too early.  Raises the error of one that failed."""
         if time.monotonic() < self.due:
             return
-        window = [self.turns.popleft() for _ in range(min(GET_BATCH, len(self.turns)))]
+        window = [self.queue.popleft() for _ in range(min(GET_BATCH, len(self.queue)))]
         _read_leaves(window, consistent=False, deadline=self.deadline)
         _raise_error_of(leaf for leaf in window if leaf._cache)
-        self.turns.extend(leaf for leaf in window if not leaf._cache)
+        self.queue.extend(leaf for leaf in window if not leaf._cache)
         self.due = time.monotonic() + _PARENTS_INTERVAL
 
 
@@ -3733,7 +3744,7 @@ class BatchedResult(AsyncResult):
 
         Raises celery.exceptions.TimeoutError, and what the task, or one that it depends on, raised.
         """
-        if not isinstance(self.backend, AwaitingBackend):  # a task can have a backend of its own
+        if not isinstance(self.backend, WaitingBackend):  # a task can have a backend of its own
             return super().get(
                 timeout, propagate, interval, no_ack, follow_parents, callback, on_message,
                 on_interval, disable_sync_subtasks, EXCEPTION_STATES, PROPAGATE_STATES)
@@ -3748,18 +3759,18 @@ class BatchedResult(AsyncResult):
             meta = _read_leaves([self], deadline=deadline)[self.id]
             if meta['status'] not in states.READY_STATES:
                 parents = _Parents(self, deadline)
-                parents.look()
+                parents.poll()
 
                 def tick() -> None:
-                    parents.look()
+                    parents.poll()
                     if on_interval is not None:
                         on_interval()
             elif on_message is not None:
                 on_message(dict(meta))
         if self._cache is None:
-            left = None if timeout is None else max(deadline - time.monotonic(), 0)
+            remaining = None if timeout is None else max(deadline - time.monotonic(), 0)
             self.backend.wait_for_pending(
-                self, timeout=left, interval=interval, on_interval=tick, no_ack=no_ack,
+                self, timeout=remaining, interval=interval, on_interval=tick, no_ack=no_ack,
                 on_message=on_message, propagate=False)
         if follow and self._get_task_meta()['status'] in states.PROPAGATE_STATES:
             _raise_error_of(_parents_of(self), deadline)
@@ -3855,9 +3866,9 @@ class BatchedResultSet(ResultSet):
                 # a wait lies ahead if one is not ready: what was read of the others will be old
                 ready = all(leaf._cache for leaf in window)
                 size = min(8 * size, GET_BATCH) if ready else 1
-            left = None if timeout is None else max(deadline - time.monotonic(), 0)
+            remaining = None if timeout is None else max(deadline - time.monotonic(), 0)
             value = member.get(
-                timeout=left, propagate=propagate, interval=interval, no_ack=no_ack,
+                timeout=remaining, propagate=propagate, interval=interval, no_ack=no_ack,
                 on_interval=on_interval, disable_sync_subtasks=disable_sync_subtasks)
             if callback:
                 callback(member.id, value)
@@ -3909,35 +3920,35 @@ def give_result_classes(app: Any) -> None:
 
 
 # --------------------------------------------------------------------------------------------------
-# References
+# Claim check
 # --------------------------------------------------------------------------------------------------
 #
-# The values of a large chord do not travel in the message of its body.  The argument there is a
-# list with one Reference; before the task is called, the values take its place in that very list.
+# The values of a large chord are not sent in the message of its body.  The argument there is a
+# list with one ClaimCheck; before the task is called, the values take its place in that very list.
 # Knows nothing of how values are stored and read: the task's backend does.
 #
 #   decoding    makes no request, since a worker's main process decodes messages too.
-#   loading     is done by a receiver of Celery's signal task_prerun, in the task's own thread.
-#   again       The request keeps the Reference: it is what self.retry() sends.
+#   redeeming   is done by a receiver of Celery's signal task_prerun, in the task's own thread.
+#   again       The request keeps the ClaimCheck: it is what self.retry() sends.
 #   errors      Celery takes no error from a receiver.  So the list then holds a _Missing, which
 #               raises it when it is used; and a body that has not used it fails when it returns.
 
 @dataclass(frozen=True)
-class Reference:
+class ClaimCheck:
     """Stands in a message for the values that the parts of a run returned."""
 
     run_id: str
     parts: int
     nested: bool
-    marker: ClassVar[str] = 'dyna_veggie.Reference'
+    marker: ClassVar[str] = 'dyna_veggie.ClaimCheck'
 
     def __repr__(self) -> str:
         return f'<the values of {self.parts:,} parts of the chord {self.run_id}>'
 
 
 register_type(
-    Reference, Reference.marker, lambda reference: list(dataclasses.astuple(reference)),
-    lambda fields: Reference(*fields))
+    ClaimCheck, ClaimCheck.marker, lambda claim_check: list(dataclasses.astuple(claim_check)),
+    lambda fields: ClaimCheck(*fields))
 
 
 class _Missing:
@@ -3958,8 +3969,8 @@ class _Missing:
 def pack(parts: Iterable[tuple[Part, str]]) -> bytes:
     """Where the values of parts are, as RUN.parts keeps it: some 20 bytes each."""
     packed = []
-    for part, kind in parts:
-        member = member_of(part, KEPT if kind == 'kept' else 0)
+    for part, set_name in parts:
+        member = member_of(part, COPIED if set_name == 'copied' else 0)
         number, task_id = int.from_bytes(member[:4], 'big'), member[4:]
         length = len(task_id).to_bytes(2, 'big') if number & TEXT_ID else b''
         packed.append(member[:4] + length + task_id)
@@ -3974,66 +3985,68 @@ def unpack(packed: bytes) -> Iterator[tuple[Part, str]]:
         number = int.from_bytes(packed[start:begin], 'big')
         if number & TEXT_ID:
             begin, length = begin + 2, int.from_bytes(packed[begin:begin + 2], 'big')
-        kind = 'kept' if number & KEPT else 'members'
-        yield part_of((number & ~KEPT).to_bytes(4, 'big') + packed[begin:begin + length]), kind
+        set_name = 'copied' if number & COPIED else 'members'
+        member = (number & ~COPIED).to_bytes(4, 'big') + packed[begin:begin + length]
+        yield part_of(member), set_name
         start = begin + length
 
 
-def shown(arguments: Any) -> Any:
+def describe_args(arguments: Any) -> Any:
     """Arguments as they are stored with a result: what stands for values as a text."""
     if not isinstance(arguments, (list, tuple)):
         return arguments
-    if not any(map(is_referenced, arguments)):
+    if not any(map(is_claim_check, arguments)):
         return arguments  # where results are pickled, a tuple stays one
-    return [repr(each[0]) if is_referenced(each) else each for each in arguments]
+    return [repr(each[0]) if is_claim_check(each) else each for each in arguments]
 
 
-def is_referenced(argument: Any) -> bool:
+def is_claim_check(argument: Any) -> bool:
     # by name: a process can hold two copies of this module, one vendored and one installed
     return (type(argument) is list and len(argument) == 1
-            and getattr(type(argument[0]), 'marker', None) == Reference.marker)
+            and getattr(type(argument[0]), 'marker', None) == ClaimCheck.marker)
 
 
-def _load(task: Any = None, args: Any = (), **kwargs: Any) -> None:
-    """Puts values in the place of references, before a task is called."""
-    referenced = [each for each in args if is_referenced(each)]
-    if not referenced:
+def _redeem_arguments(task: Any = None, args: Any = (), **kwargs: Any) -> None:
+    """Puts values in the place of claim checks, before a task is called."""
+    claim_checks = [each for each in args if is_claim_check(each)]
+    if not claim_checks:
         return
     # other lists: those that the task is called with are filled below
-    task.request.args = [list(each) if is_referenced(each) else each for each in args]
-    for values in referenced:
+    task.request.args = [list(each) if is_claim_check(each) else each for each in args]
+    for values in claim_checks:
         try:
-            load = getattr(task.backend, 'load_values', None)
-            if load is None:
+            redeem = getattr(task.backend, 'redeem', None)
+            if redeem is None:
                 raise ChordError(
                     f'{values[0]!r} cannot be read, since the result backend is '
                     f'{type(task.backend).__name__}: the worker of a body must use the backend of '
                     'its chord')
-            values[:] = load(values[0])
+            values[:] = redeem(values[0])
         except Exception as exc:  # a soft time limit's, too
             logger.exception('Task %s: %r cannot be read', task.name, values[0])
             task.request.missing_values = exc
             values[:] = [_Missing(exc)]
 
 
-task_prerun.connect(_load, weak=False, dispatch_uid=f'{__name__}.load')
+task_prerun.connect(_redeem_arguments, weak=False, dispatch_uid=f'{__name__}.redeem')
 
 
 # --------------------------------------------------------------------------------------------------
-# Ending
+# Join
 # --------------------------------------------------------------------------------------------------
 #
 # How a chord ends, once a delivery has filled its root, or has found that it cannot complete: the
 # body is published, or its errbacks are called.  Knows nothing of how values are kept: ``backend``
-# is a JoiningBackend.
+# is a ChordBackend.
 #
-#   the order   claim the join, unless it is ours; read the nodes, and what stands under the body's
-#               id; read the values; begin; publish; close; delete what was kept apart.  Nothing is
-#               said to anybody before ``begin``, so that all of it can be done again.
-#   errors      Whatever is raised before ``begin`` is what the errbacks are told, but for a soft
-#               time limit, after which it is all done again: here if the join is ours, else by a
-#               thread that may wait.  What fails after ``begin`` is done again here, and does not
-#               reach Celery, which would count the part as another delivery.
+#   the order   acquire the lease, unless it is ours; read the nodes, and what stands under the
+#               body's id; read the values; start_publishing(); publish; close; delete the copies.
+#               Nothing is said to anybody before start_publishing(), so that all of it can be done
+#               again.
+#   errors      Errors before start_publishing() fail the chord, but for a soft
+#               time limit, after which it is all done again: here if the lease is ours, else by a
+#               thread that may wait.  What fails after start_publishing() is done again here, and
+#               does not reach Celery, which would count the part as another delivery.
 #   around      If the body was to be a part of another chord, that one counts it as failed, before
 #               the error is under the body's id, which says that this chord has ended.
 
@@ -4049,49 +4062,49 @@ def _tasks_of(signature: Any) -> list[Any]:
     return list(getattr(tasks, 'tasks', tasks))  # of a chord it can be a group
 
 
-def receivers(body: Any, app: Any) -> Iterator[Any]:
+def first_tasks(body: Any, app: Any) -> Iterator[Any]:
     """The tasks that are called with what the header returned."""
     body = maybe_signature(body, app=app)
     tasks = _tasks_of(body)
     if not tasks:
         yield body
     for task in tasks[:1] if body.subtask_type == 'chain' else tasks:
-        yield from receivers(task, app)
+        yield from first_tasks(task, app)
 
 
-def _evidence(body: Any, app: Any) -> Iterator[str]:
+def _body_task_ids(body: Any, app: Any) -> Iterator[str]:
     """The ids of tasks whose states change if a body was published, as far as it was frozen."""
     body = maybe_signature(body, app=app)
     tasks = _tasks_of(body)
     if not tasks and body.options.get('task_id'):
         yield body.options['task_id']
     if body.subtask_type == 'chain' and tasks:
-        yield from _evidence(tasks[0], app)
+        yield from _body_task_ids(tasks[0], app)
     for task in tasks[-1:]:  # a group is sent in order
-        yield from _evidence(task, app)
+        yield from _body_task_ids(task, app)
     if body.subtask_type == 'chord':
-        yield from _evidence(body.body, app)
+        yield from _body_task_ids(body.body, app)
 
 
-def _last_tasks(signature: Any, app: Any) -> Iterator[Any]:
+def _result_tasks(signature: Any, app: Any) -> Iterator[Any]:
     """The tasks whose results are the result of a signature, as far as it was frozen."""
     signature = maybe_signature(signature, app=app)
     tasks = _tasks_of(signature)
     if signature.subtask_type == 'chord':
-        yield from _last_tasks(signature.body, app)
+        yield from _result_tasks(signature.body, app)
     elif not tasks and signature.options.get('task_id'):
         yield signature
     else:
         for task in tasks[-1:] if signature.subtask_type == 'chain' else tasks:
-            yield from _last_tasks(task, app)
+            yield from _result_tasks(task, app)
 
 
-def outer_parts(signature: Any, app: Any) -> Iterator[Context]:
+def enclosing_parts(signature: Any, app: Any) -> Iterator[Context]:
     """What the chord around a signature counts once that was called: requests of its last tasks."""
     signature = maybe_signature(signature, app=app)
     for each in (signature, *(signature.options.get('chain') or ())):
         each = maybe_signature(each, app=app)
-        for task in _last_tasks(each, app):
+        for task in _result_tasks(each, app):
             # what was frozen into the task knows nothing of the run: it came before
             options = {**task.options, **{
                 name: each.options[name] for name in ('chord', 'group_id') if name in each.options}}
@@ -4101,12 +4114,12 @@ def outer_parts(signature: Any, app: Any) -> Iterator[Context]:
                     'group_index': options.get('group_index'), 'chord': options['chord']})
 
 
-def own_errbacks(body: Any, app: Any) -> list[Any]:
+def errbacks_of(body: Any, app: Any) -> list[Any]:
     """The errbacks of a body, without those that the chord around it will call for its error."""
     def call(errback: Any) -> tuple[Any, ...]:  # link_error() gives a header an immutable copy
         return errback['task'], list(errback['args']), errback['kwargs']
 
-    around = [call(errback) for part in outer_parts(body, app)
+    around = [call(errback) for part in enclosing_parts(body, app)
               for errback in maybe_list(part.chord['options'].get('link_error')) or ()]
     return [errback for errback in maybe_list(body.options.get('link_error')) or ()
             if call(errback) not in around]
@@ -4130,24 +4143,25 @@ def raise_soft_time_limit(exc: Exception) -> None:
 
 
 @functools.cache
-def _keeps_references(serializer: str) -> bool:
-    """Whether a Reference is what it was after its way; an app may register others as "json"."""
-    reference = Reference('run', 1, False)
+def _carries_claim_checks(serializer: str) -> bool:
+    """Whether a serializer carries a ClaimCheck; an app may register others as "json"."""
+    claim_check = ClaimCheck('run', 1, False)
     try:
-        content_type, encoding, payload = dumps([reference], serializer=serializer)
-        return is_referenced(loads(payload, content_type, encoding, force=True))
+        content_type, encoding, payload = dumps([claim_check], serializer=serializer)
+        return is_claim_check(loads(payload, content_type, encoding, force=True))
     except Exception as exc:  # each has its own
         raise_soft_time_limit(exc)
         return False
 
 
-def can_refer(body: Any, app: Any) -> bool:
-    """Whether all that receive the values are sent by serializers that know a Reference."""
+def can_carry_claim_check(body: Any, app: Any) -> bool:
+    """Whether all that receive the values are sent by serializers that carry a ClaimCheck."""
     default = app.conf.task_serializer
-    for task in receivers(body, app):
+    for task in first_tasks(body, app):
         of_task = getattr(app.tasks.get(task.task), 'serializer', None)
-        if not _keeps_references(task.options.get('serializer') or body.options.get('serializer')
-                                 or of_task or default):
+        if not _carries_claim_checks(
+                task.options.get('serializer') or body.options.get('serializer')
+                or of_task or default):
             return False
     return True
 
@@ -4162,64 +4176,64 @@ def part_error(part: Part, value: Any) -> ChordError:
 class Join:
     """One delivery's way from a full root, or an error, to the end of the chord."""
 
-    def __init__(self, backend: Any, body: Any, counter: ChordCounter, group_id: str) -> None:
+    def __init__(self, backend: Any, body: Any, counter: PartCounter, group_id: str) -> None:
         self.backend, self.body, self.counter = backend, body, counter
         self.group_id = group_id  # the name of the chord for people
         self.root: Node | None = None
         self.error: Exception | None = None
-        self.claimed = False  # the join is ours
-        self.begun = False  # the body may have been published
-        self.told = False  # its errbacks were called
+        self.acquired = False  # the lease is ours
+        self.publish_started = False  # from here on, no error may fail it
+        self.errbacks_called = False
         self.ended = False  # it is published, or the error is stored
-        self.referenced = False  # whoever runs the body reads what was kept
-        self.kept: list[str] = []
+        self.claim_check_sent = False  # whoever runs the body reads the copies
+        self.copies: list[str] = []
 
-    def run(self, sleep: Sleep) -> None:
+    def execute(self, sleep: Sleep) -> None:
         """Ends the chord, unless another delivery does.  Sleeps while one has the lease."""
         counter, retried = self.counter, self.backend.retried
-        mine = self.root is not None and self.root.item.get('owner') == counter.token
+        mine = self.root is not None and self.root.item.get('owner') == counter.owner
         state: Item | None = {}
-        if self.begun or not mine:
-            state = retried(counter.claim, sleep)
+        if self.publish_started or not mine:
+            state = retried(counter.acquire, sleep)
         if state is None:
             return
-        self.claimed = True
-        with counter.beating():
+        self.acquired = True
+        with counter.heartbeats():
             if self.ended or self._end(state):
                 size = self.root.size if self.root else counter.run.size
                 retried(counter.close, size)
-                if counter.run.nested and not self.referenced:
-                    self.kept.append(counter.run.header_id)
-                self._delete_kept()
+                if counter.run.nested and not self.claim_check_sent:
+                    self.copies.append(counter.run.header_id)
+                self._delete_copies()
 
-    def _delete_kept(self) -> None:
-        """Deletes what the chord kept apart; it has ended, so a failure fails no task."""
+    def _delete_copies(self) -> None:
+        """Deletes the copies of the run; the chord has ended, so a failure fails no task."""
         try:
-            self.backend.values.delete_many(self.kept)
+            self.backend.store.delete_many(self.copies)
         except FAILURES as exc:
-            logger.warning('Chord %s: %d values that were kept for it stay: %s',
-                           self.group_id, len(self.kept), summary(exc))
+            logger.warning('Chord %s: %d values that were copied for it stay: %s',
+                           self.group_id, len(self.copies), summary(exc))
 
     def start(self, in_task: bool) -> None:
         """The same in a thread of its own, which may wait; a task waits itself if there is none."""
-        if start_thread(self.run_alone, name='dyna-veggie-join') is None:
+        if start_thread(self.execute_alone, name='dyna-veggie-join') is None:
             if in_task:
-                self.run_alone()
+                self.execute_alone()
             else:
                 logger.error(
                     'Chord %s was not joined here: no thread can be started', self.group_id)
 
-    def run_alone(self) -> None:
+    def execute_alone(self) -> None:
         """The same, and an error is only logged."""
         try:
-            self.run(time.sleep)
+            self.execute(time.sleep)
         except Exception:
             logger.exception('Chord %s was not joined here', self.group_id)
 
     def _end(self, state: Item) -> bool:
         """Publishes the body, or calls the errbacks, unless the owner before has done so."""
         counter, retried, run = self.counter, self.backend.retried, self.counter.run
-        ids = [self.backend.item_id(id) for id in _evidence(self.body, self.backend.app)]
+        ids = [self.backend.item_id(id) for id in _body_task_ids(self.body, self.backend.app)]
         values: Any = []
         leaves: list[Node] = []
         if self.root is None:
@@ -4227,26 +4241,29 @@ class Join:
         else:
             leaves, items = retried(counter.collect, self.root, ids)
         # PENDING is stored before a body is published: see track_sent
-        stamps = frozenset(repr(item.get('timestamp')).encode() for item in items.values()
-                           if item.get('status') != states.PENDING and not is_expired(item))
-        if 'before' in state and stamps - state['before'] and not self.told:
-            self.referenced = True  # it may be: what tasks of the body may still read has to expire
+        timestamps = frozenset(repr(item.get('timestamp')).encode() for item in items.values()
+                               if item.get('status') != states.PENDING and not is_expired(item))
+        if ('published_before' in state and timestamps - state['published_before']
+                and not self.errbacks_called):
+            # it may be: what tasks of the body may still read has to expire
+            self.claim_check_sent = True
             return True
         if self.error is None:
             try:
-                values, self.kept = retried(
+                values, self.copies = retried(
                     self.backend.argument, self.body, run, leaves, counter)
-                self.referenced = is_referenced(values)
+                self.claim_check_sent = is_claim_check(values)
             except SoftTimeLimitExceeded:
                 raise
             except Exception as exc:
                 self.error = exc
         # whoever stalled past its lease must not publish: another may have, meanwhile
-        if not retried(counter.begin, stamps | {b'-'}):  # DynamoDB takes no empty set
+        not_empty = timestamps | {b'-'}  # DynamoDB takes no empty set
+        if not retried(counter.start_publishing, not_empty):
             logger.warning('Chord %s: it is not ended here, another worker has taken over',
                            self.group_id)
             return False
-        self.begun = True
+        self.publish_started = True
         if self.error is None:
             self._publish(values)
         else:
@@ -4256,7 +4273,7 @@ class Join:
 
     def _publish(self, values: Any) -> None:
         try:
-            # in versions of Celery that have it, this waits between its tries to publish
+            # in versions of Celery that have it, this waits between its attempts to publish
             amqp = self.backend.app.amqp
             publish = getattr(amqp, '_retry_publish', lambda call, *args: call(*args))
             publish(self.body.delay, values)
@@ -4278,14 +4295,14 @@ class Join:
             if not self.body.id:  # a chain has none; older Celerys would fail to store its error
                 self.body.options['task_id'] = str(uuid.uuid4())
             self.backend.fail_parts(self.body, exc)
-            if self.told:
+            if self.errbacks_called:
                 _drop_errbacks(self.body)
             else:
-                self.body.options['link_error'] = own_errbacks(self.body, self.backend.app)
+                self.body.options['link_error'] = errbacks_of(self.body, self.backend.app)
             try:
                 self._store_error(exc)
             except Exception:  # Celery calls the errbacks before it stores, and takes their errors
-                self.told = True
+                self.errbacks_called = True
                 raise
 
     def _store_error(self, error: ChordError) -> None:
@@ -4293,7 +4310,7 @@ class Join:
         # where the body is not one task, Celery stores it under an id that nobody asks for; for the
         # tasks of a group it stores, since 5.6, what the part raised
         stored = (error.__cause__ or error) if self.body.subtask_type == 'group' else error
-        for task in _last_tasks(self.body, self.backend.app):
+        for task in _result_tasks(self.body, self.backend.app):
             if task.id != self.body.id:
                 self.backend.fail_from_current_stack(task.id, exc=stored)
 
@@ -4302,41 +4319,41 @@ class Join:
 # Header
 # --------------------------------------------------------------------------------------------------
 #
-# The values of a chord's header: what its body is called with, inline or by reference.
+# The values of a chord's header: what its body is called with, inline or by claim check.
 
 _FORGOTTEN = 'it was forgotten, or has expired: if the chord takes long, raise result_chord_expires'
 
 
-class HeaderBackend(AwaitingBackend):
+class HeaderBackend(WaitingBackend):
     """The part of the backend that reads what the parts of a chord returned.
 
-    item_id(), seen(), values and join_timeout are in the section "Backend".
+    item_id(), decode_stored(), values and join_timeout are in the section "Backend".
     """
 
     join_timeout: float
 
-    def argument(self, body: Any, run: Run, leaves: list[Node], counter: ChordCounter) -> Any:
-        """What a body is called with, and the ids of values that were kept apart.
+    def argument(self, body: Any, run: Run, leaves: list[Node], counter: PartCounter) -> Any:
+        """What a body is called with, and the ids of copies.
 
         Raises ChordError for the first part that failed (what it raised, if the header has groups),
         and if a value is not there.
         """
         parts = counter.parts(leaves)
-        kept = [run.kept_id(part) for part, kind in parts if kind == 'kept']
-        failed = [part for part, kind in parts if kind == 'failed']
+        copies = [run.copy_id(part) for part, set_name in parts if set_name == 'copied']
+        failed = [part for part, set_name in parts if set_name == 'failed']
         if failed:
             raise self._error_of_first(run, failed)
-        if all(task.immutable for task in receivers(body, self.app)):
-            return [], kept
+        if all(task.immutable for task in first_tasks(body, self.app)):
+            return [], copies
         size = sum(leaf.item.get('bytes', 0) for leaf in leaves)
         limit = self.options.chord_inline_limit
-        if limit and size > limit and can_refer(body, self.app):
-            self.values.put(run.parts_id, pack(parts), None, run.lifetime or LATE)
+        if limit and size > limit and can_carry_claim_check(body, self.app):
+            self.store.put(run.parts_id, pack(parts), None, run.lifetime or CLOSED_TTL)
             if run.nested and run.deadline is None:
-                self.values.expire(run.header_id, LATE)
-            return [Reference(run.id, len(parts), run.nested)], []
+                self.store.expire(run.header_id, CLOSED_TTL)
+            return [ClaimCheck(run.id, len(parts), run.nested)], []
         values, chunks = self._read_values(run.id, parts)
-        return self._arranged(run.id, parts, values, run.nested), [*kept, *chunks]
+        return self._arranged(run.id, parts, values, run.nested), [*copies, *chunks]
 
     def _error_of_first(self, run: Run, failed: list[Part]) -> ChordError:
         """The error of a chord of which some parts failed."""
@@ -4359,10 +4376,10 @@ class HeaderBackend(AwaitingBackend):
         return error
 
     def _error_of(self, run: Run, part: Part) -> ChordError:
-        ids = (run.kept_id(part), self.item_id(part.task_id))
-        found = self.values.get_many(id for id in ids if not is_too_long(id))
+        ids = (run.copy_id(part), self.item_id(part.task_id))
+        found = self.store.get_many(id for id in ids if not is_too_long(id))
         for id in ids:
-            meta = self.seen(part.task_id, found[id]).value if id in found else {}
+            meta = self.decode_stored(part.task_id, found[id]).value if id in found else {}
             if meta.get('status') in states.PROPAGATE_STATES:
                 return part_error(part, meta['result'])
         try:
@@ -4374,10 +4391,10 @@ class HeaderBackend(AwaitingBackend):
 
     def _read_values(
             self, run_id: str, parts: list[tuple[Part, str]]) -> tuple[list[Any], list[str]]:
-        """The values of parts in order, and the ids of chunks of those that were kept apart."""
+        """The values of parts in order, and the ids of chunks of copies."""
         run = Run(run_id, None)
-        places = [(run.kept_id(part) if kind == 'kept' else self.item_id(part.task_id), part)
-                  for part, kind in parts]
+        places = [(run.copy_id(part) if set_name == 'copied' else self.item_id(part.task_id), part)
+                  for part, set_name in parts]
         values: list[Any] = []
         chunks: list[str] = []
         for start in range(0, len(places), OVERLAPPED * GET_BATCH):
@@ -4390,19 +4407,19 @@ class HeaderBackend(AwaitingBackend):
                 if meta['status'] != states.SUCCESS:
                     raise part_error(part, meta['result'])
                 values.append(meta['result'])
-                if id == run.kept_id(part):
+                if id == run.copy_id(part):
                     chunks += ids[1:]
         return values, chunks
 
     def _read_page(self, parts: dict[str, Part]) -> dict[str, tuple[dict[str, Any], Any]]:
         """The metas by id, with the ids of their items; waits for those that are no success yet."""
         patience = max(self.options.consistency_wait_time, self.join_timeout)
-        tries = Backoff(0.05, 0.5, patience).tries()
+        attempts = Backoff(0.05, 0.5, patience).attempts()
         found: dict[str, tuple[dict[str, Any], Any]] = {}
         missing = list(parts)
-        for first in itertools.chain([True], (False for _ in tries)):
-            for id, stored in self.values.get_many(missing, consistent=not first).items():
-                found[id] = self.seen(parts[id].task_id, stored).value, stored.ids
+        for first in itertools.chain([True], (False for _ in attempts)):
+            for id, stored in self.store.get_many(missing, consistent=not first).items():
+                found[id] = self.decode_stored(parts[id].task_id, stored).value, stored.ids
             missing = [id for id in missing
                        if id not in found or found[id][0]['status'] != states.SUCCESS]
             if not missing:
@@ -4423,54 +4440,54 @@ class HeaderBackend(AwaitingBackend):
 
     def _structure(self, run_id: str) -> ResultBase | None:
         """The results of a header that has groups; None if it is gone."""
-        stored = self.values.get(Run(run_id, None).header_id)
+        stored = self.store.get(Run(run_id, None).header_id)
         if stored is None:
             return None
         structure: ResultBase = result_from_tuple(self.decode(stored.read())['result'], self.app)
         return structure
 
-    def load_values(self, reference: Reference) -> list[Any]:
-        """The values that a reference stands for.  Raises ChordError if they have expired."""
-        stored = self.values.get(Run(reference.run_id, None).parts_id)
+    def redeem(self, claim_check: ClaimCheck) -> list[Any]:
+        """The values that a claim check stands for.  Raises ChordError if they have expired."""
+        stored = self.store.get(Run(claim_check.run_id, None).parts_id)
         if stored is None:
-            raise ChordError(f'{reference!r} are gone: {_FORGOTTEN}')
+            raise ChordError(f'{claim_check!r} are gone: {_FORGOTTEN}')
         parts = list(unpack(stored.read()))
-        values, _ = self._read_values(reference.run_id, parts)
-        return self._arranged(reference.run_id, parts, values, reference.nested)
+        values, _ = self._read_values(claim_check.run_id, parts)
+        return self._arranged(claim_check.run_id, parts, values, claim_check.nested)
 
 
 # --------------------------------------------------------------------------------------------------
-# Joining
+# Chord backend
 # --------------------------------------------------------------------------------------------------
 #
-# What Celery asks of a backend for its chords; the protocol is that of "Chord".
+# What Celery asks of a backend for its chords; the protocol is that of "Chord tree".
 #
-#   the mark    apply_chord() puts what each part must know of the run into the body's signature,
+#   run option  apply_chord() puts what each part must know of the run into the body's signature,
 #               which Celery puts into each part's message: its option ``dynamodb_run`` (a key
 #               beside the options would be lost by a signature that is pickled).
 #               set_chord_size() completes that very dict just before the last part is sent.  It is
-#               taken out before the body is published.  add_to_chord() notes in the mark of the
-#               running task what it adds, which is counted when that task returns, and in that of
-#               the added task that it was.
+#               taken out before the body is published.  add_to_chord() notes in the run option of
+#               the running task what it adds, which is counted when that task returns, and in that
+#               of the added task that it was.
 #   values      A part's value is under its own key, if this delivery stored it there.  If it is
-#               ignored, or if a success of another execution stands there, it is kept apart under a
-#               key of the run.
+#               ignored, or if a success of another execution stands there, it is copied to a key
+#               of the run.
 #   who waits   Only a task's own thread may wait for another's lease.  For a worker's main process,
 #               and for a task that meets its soft time limit there, a thread is started that waits.
 
 #: the tasks of a generator header come without group_index
 LAZY_PARTS_LACK_INDEX = celery.VERSION[:2] < (5, 4)
 
-_MARK = 'dynamodb_run'
-UNMARKED = ('the chord was applied with another result backend than that of its parts: '
-             'sender and workers must use the same')
+_RUN_OPTION = 'dynamodb_run'
+NO_RUN_OPTION = ('the chord was applied with another result backend than that of its parts: '
+                 'sender and workers must use the same')
 
 
-def mark_of(request: Any) -> dict[str, Any]:
+def run_option_of(request: Any) -> dict[str, Any]:
     """What a part's message says of its run; empty if it is no part, or was sent otherwise."""
     chord = getattr(request, 'chord', None) or {}
-    mark: dict[str, Any] = (chord.get('options') or {}).get(_MARK) or {}
-    return mark
+    run_option: dict[str, Any] = (chord.get('options') or {}).get(_RUN_OPTION) or {}
+    return run_option
 
 
 def _index_of(request: Any) -> int:
@@ -4479,15 +4496,15 @@ def _index_of(request: Any) -> int:
     In a header with groups it is 0, so that a task counts by its id: which index the tasks of these
     groups have depends on the version of Celery, and a frozen one can be twice in a header.
     """
-    return 0 if mark_of(request).get('nested') else request.group_index or 0
+    return 0 if run_option_of(request).get('nested') else request.group_index or 0
 
 
-class _MayNotWait(Exception):
+class _WouldBlock(Exception):
     """The caller may not sleep."""
 
 
-def _refuse_to_sleep(seconds: float) -> None:
-    raise _MayNotWait
+def no_sleep(seconds: float) -> None:
+    raise _WouldBlock
 
 
 class _Note(threading.local):
@@ -4498,7 +4515,7 @@ class _Note(threading.local):
     counted: list[str] | None = None  # the parts that it counts, while a task fails in it
 
 
-class JoiningBackend(HeaderBackend):
+class ChordBackend(HeaderBackend):
     """The part of the backend that counts and joins chords.
 
     key_id() and checked() are in the section "Backend", too.
@@ -4507,7 +4524,7 @@ class JoiningBackend(HeaderBackend):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._chord_lifetime: int | None = None
-        # the marks of generators; one that is sent half way is never sized
+        # the run options of generators; one that is sent half way is never sized
         self._opened: LRUCache = LRUCache(limit=1000)
         self._note = _Note()
 
@@ -4523,10 +4540,10 @@ class JoiningBackend(HeaderBackend):
         # Celery's lazy list, a subclass, must not be exhausted: the first parts are to run while it
         # still yields.  One look ahead is what Celery does too before it sends.
         is_lazy = type(results) is not list
-        looked_at = itertools.islice(results, 1) if is_lazy else results
-        nested = any(isinstance(result, GroupResult) for result in looked_at)
-        single = (nested or self.app.conf.task_protocol == 1
-                  or (is_lazy and LAZY_PARTS_LACK_INDEX))
+        first_results = itertools.islice(results, 1) if is_lazy else results
+        nested = any(isinstance(result, GroupResult) for result in first_results)
+        single_leaf = (nested or self.app.conf.task_protocol == 1
+                       or (is_lazy and LAZY_PARTS_LACK_INDEX))
         task_ids: list[str] = []
         if not is_lazy:
             task_ids = [leaf.id for result in results for leaf in leaf_results(result)]
@@ -4536,33 +4553,33 @@ class JoiningBackend(HeaderBackend):
                 raise ChordError('the header has no task whose return could start the body: '
                                  'its chains and groups are empty')
         run = self._run(
-            group_id, lazy=is_lazy, single=single, nested=nested and not is_lazy,
+            group_id, lazy=is_lazy, single_leaf=single_leaf, nested=nested and not is_lazy,
             size=None if is_lazy else len(task_ids))
         try:
-            Chords(self.values.table).open(self._chord_key(group_id), run, task_ids)
+            ChordStore(self.store.table).open(self._pointer_id(group_id), run, task_ids)
         except MiscountedChord as exc:
             raise ChordError(str(exc)) from None
         if run.nested:
             structure = self.app.GroupResult(*header_result_args).as_tuple()
             self._put(run.header_id, self.encode({'result': structure}), None, run)
-        mark = dataclasses.asdict(run)
-        body['options'][_MARK] = mark
+        run_option = dataclasses.asdict(run)
+        body['options'][_RUN_OPTION] = run_option
         if is_lazy:
-            self._opened[group_id] = mark
+            self._opened[group_id] = run_option
 
-    def _chord_key(self, group_id: str) -> str:
+    def _pointer_id(self, group_id: str) -> str:
         return self.key_id(self.get_key_for_chord(group_id))
 
     def _run(self, group_id: str, **more: Any) -> Run:
         lifetime, deadline = self._chord_lifetime, None
         if lifetime is not None:
             deadline = math.ceil(time.time() + lifetime)
-        return Run(f'{self._chord_key(group_id)}.{os.urandom(4).hex()}', deadline, **more)
+        return Run(f'{self._pointer_id(group_id)}.{os.urandom(4).hex()}', deadline, **more)
 
     def _put(
             self, id: str, payload: Any, state: str | None, run: Run,
             keep: str | None = None) -> None:
-        self.values.put(id, ensure_bytes(payload), state, run.lifetime, keep=keep)
+        self.store.put(id, ensure_bytes(payload), state, run.lifetime, keep=keep)
 
     def set_chord_size(self, group_id: str, chord_size: int) -> None:
         """Called just before the last part is sent, by whoever called apply_chord().
@@ -4570,31 +4587,31 @@ class JoiningBackend(HeaderBackend):
         A worker that sends a group of the header calls it too, with the size of that group: such a
         call does nothing.
         """
-        mark = self._opened.pop(group_id, None)
-        if mark is not None:
-            mark['size'] = chord_size  # of the message of the last part
-            Chords(self.values.table).resize(mark['id'], chord_size)
+        run_option = self._opened.pop(group_id, None)
+        if run_option is not None:
+            run_option['size'] = chord_size  # of the message of the last part
+            ChordStore(self.store.table).resize(run_option['id'], chord_size)
 
     def add_to_chord(self, group_id: str, result: Any) -> None:
         """Called by a task of the header, which has not returned yet, for a task that it adds."""
         request = get_current_task().request
-        chord, mark = request.chord, mark_of(request)
-        if not mark:
-            raise ChordError(UNMARKED)
+        chord, run_option = request.chord, run_option_of(request)
+        if not run_option:
+            raise ChordError(NO_RUN_OPTION)
         if isinstance(result, ResultSet):  # its tasks have indexes of their own
             raise ChordError('a group cannot be added to a chord: add its tasks one by one')
         options = chord['options']
-        adds = [*mark.get('adds', ()), result.id]
-        request.chord = {**chord, 'options': {**options, _MARK: {**mark, 'adds': adds}}}
+        adds = [*run_option.get('adds', ()), result.id]
+        request.chord = {**chord, 'options': {**options, _RUN_OPTION: {**run_option, 'adds': adds}}}
         # this very dict is in the message of the task that is added
-        chord['options'] = {**options, _MARK: {**mark, 'adds': [], 'added': True}}
+        chord['options'] = {**options, _RUN_OPTION: {**run_option, 'adds': [], 'added': True}}
 
     def chord_progress(self, group_id: str) -> Progress | None:
         """How far the newest run of a chord is, by its group's id; None if there is none.
 
         ``result.parent.id`` for a chord's result.
         """
-        return Chords(self.values.table).progress(self._chord_key(group_id))
+        return ChordStore(self.store.table).progress(self._pointer_id(group_id))
 
     # --- when a part returns ----------------------------------------------------------------------
 
@@ -4642,7 +4659,7 @@ class JoiningBackend(HeaderBackend):
     def fail_parts(
             self, signature: Any, error: Exception, counted: Iterable[str] = ()) -> None:
         """Counts as failed, for the chord around it, what will not be called."""
-        for request in outer_parts(signature, self.app):
+        for request in enclosing_parts(signature, self.app):
             if request.id not in counted:
                 self.on_chord_part_return(request, states.FAILURE, error)
 
@@ -4652,12 +4669,12 @@ class JoiningBackend(HeaderBackend):
 
     def is_done(self, label: str, task_id: str) -> bool:
         """Whether nothing is left to do for a part that has a result with this label."""
-        return Chords(self.values.table).is_done(label, task_id)
+        return ChordStore(self.store.table).is_done(label, task_id)
 
     def chord_label(self, request: Any) -> str | None:
         """What leads from the stored result of a part to the counters of its chord."""
-        mark = mark_of(request)
-        return f'{mark["id"]}.{_index_of(request)}' if mark else None
+        run_option = run_option_of(request)
+        return f'{run_option["id"]}.{_index_of(request)}' if run_option else None
 
     def on_chord_part_return(self, request: Any, state: str, result: Any, **kwargs: Any) -> None:
         """Counts a part of a chord, and joins the chord if it was the last."""
@@ -4668,10 +4685,10 @@ class JoiningBackend(HeaderBackend):
         if self._note.counted is not None:
             self._note.counted.append(request.id)
         options = {name: value for name, value in request.chord['options'].items()
-                   if name != _MARK}
+                   if name != _RUN_OPTION}
         body = maybe_signature({**request.chord, 'options': options}, app=self.app)
-        part = Part(_index_of(request), bool(mark_of(request).get('added')), request.id)
-        counter = ChordCounter(self.values.table, self._run_of(request), part)
+        part = Part(_index_of(request), bool(run_option_of(request).get('added')), request.id)
+        counter = PartCounter(self.store.table, self._run_of(request), part)
         join = Join(self, body, counter, request.group)
         try:
             join.root = self._count(counter, request, state, result)
@@ -4682,7 +4699,7 @@ class JoiningBackend(HeaderBackend):
         self._join(join)
 
     def _join(self, join: Join) -> None:
-        """Runs a join; once the end has begun, whatever happens.
+        """Runs a join; once publishing has started, whatever happens.
 
         Celery would fail the task for an error and count it again, as another delivery, which would
         publish again.
@@ -4690,84 +4707,84 @@ class JoiningBackend(HeaderBackend):
         in_task = get_current_task() is not None
         try:
             try:
-                join.run(time.sleep if in_task else _refuse_to_sleep)
+                join.execute(time.sleep if in_task else no_sleep)
             except SoftTimeLimitExceeded:
-                if not join.claimed:
+                if not join.acquired:
                     raise
-                join.run(time.sleep)  # the join is ours, and this limit comes once
+                join.execute(time.sleep)  # the lease is ours, and this limit comes once
             except Exception as exc:
-                if not join.begun or isinstance(exc, _MayNotWait):
+                if not join.publish_started or isinstance(exc, _WouldBlock):
                     raise
-                logger.warning('Chord %s: its end is tried again: %s', join.group_id, summary(exc))
+                logger.warning('Chord %s: retrying the join: %s', join.group_id, summary(exc))
                 if not in_task:
-                    raise _MayNotWait from exc
-                join.run(time.sleep)  # here: the process may exit after this task
-        except (_MayNotWait, SoftTimeLimitExceeded):
+                    raise _WouldBlock from exc
+                join.execute(time.sleep)  # here: the process may exit after this task
+        except (_WouldBlock, SoftTimeLimitExceeded):
             join.start(in_task)
         except (KeyboardInterrupt, SystemExit):  # the process ends: nothing is to keep it
             raise
         except BaseException as exc:
-            if not join.begun:
+            if not join.publish_started:
                 raise
             join.start(in_task)
             if not isinstance(exc, Exception):  # a time limit of gevent or eventlet
                 raise
 
     def _run_of(self, request: Any) -> Run:
-        mark = mark_of(request)
-        if not mark:
-            id = f'{self._chord_key(request.group)}.unmarked'
+        run_option = run_option_of(request)
+        if not run_option:
+            id = f'{self._pointer_id(request.group)}.unknown'
             return dataclasses.replace(self._run(request.group), id=id)
-        return Run(**{each.name: mark[each.name] for each in dataclasses.fields(Run)
-                      if each.name in mark})
+        return Run(**{each.name: run_option[each.name] for each in dataclasses.fields(Run)
+                      if each.name in run_option})
 
     def _count(
-            self, counter: ChordCounter, request: Any, state: str, result: Any) -> Node | None:
+            self, counter: PartCounter, request: Any, state: str, result: Any) -> Node | None:
         """The root, if the chord is complete with this part.  Raises MiscountedChord."""
-        mark = mark_of(request)
-        if not mark:
-            raise MiscountedChord(UNMARKED)
-        if request.group_index is None and not counter.run.single:
+        run_option = run_option_of(request)
+        if not run_option:
+            raise MiscountedChord(NO_RUN_OPTION)
+        if request.group_index is None and not counter.run.single_leaf:
             raise MiscountedChord(GAPS if counter.run.lazy else UNEXPECTED)
-        entry = self._entry(counter, state, result, mark.get('adds', ()))
+        entry = self._entry(counter, state, result, run_option.get('adds', ()))
         try:
             return self.retried(counter.count, entry)
         except SoftTimeLimitExceeded:  # it comes once; a task that has returned must be counted
             return self.retried(counter.count, entry)
 
     def _entry(
-            self, counter: ChordCounter, state: str, result: Any, adds: Iterable[str]) -> Entry:
-        """What is counted for a part; keeps its value apart if it is not under the task's key."""
+            self, counter: PartCounter, state: str, result: Any, adds: Iterable[str]) -> Entry:
+        """What is counted for a part; copies its value if it is not under the task's key."""
         run, part = counter.run, counter.part
-        kind = 'members' if state == states.SUCCESS else 'failed'
+        set_name = 'members' if state == states.SUCCESS else 'failed'
         encoded = self.encode_result(result, state)
         noted, self._note.result = self._note.result == (part.task_id, state), None
         if not noted or not self._note.stored:
             if noted:  # for whoever asks for the state of this task
-                self.values.table.update(
+                self.store.table.update(
                     self.item_id(part.task_id), 'SET #chord = :chord',
                     {'chord': f'{run.id}.{part.group_index}'},
                     condition='attribute_exists(#id)')
-            kind = self._keep(counter, state, encoded, kind)
+            set_name = self._copy_for_run(counter, state, encoded, set_name)
         size = 0
-        if kind != 'failed' and self.options.chord_inline_limit:
+        if set_name != 'failed' and self.options.chord_inline_limit:
             size = len(ensure_bytes(self._encode(encoded)[-1])) + 2  # and what separates it
         added = tuple(
             edge(counter.member, member_of(Part(part.group_index, True, id))) for id in adds)
-        return Entry(counter.member, kind, size, added, run.size)
+        return Entry(counter.member, set_name, size, added, run.size)
 
-    def _keep(self, counter: ChordCounter, state: str, encoded: Any, kind: str) -> str:
+    def _copy_for_run(self, counter: PartCounter, state: str, encoded: Any, set_name: str) -> str:
         run, part = counter.run, counter.part
         meta = {'task_id': part.task_id, 'status': state, 'result': encoded}
         try:
-            check_id(run.kept_id(part), MiscountedChord)
-            payload = self.checked(run.kept_id(part), self.encode(meta))
-            self.retried(self._put, run.kept_id(part), payload, state, run, states.SUCCESS)
-            return 'kept' if kind == 'members' else kind
+            check_id(run.copy_id(part), MiscountedChord)
+            payload = self.checked(run.copy_id(part), self.encode(meta))
+            self.retried(self._put, run.copy_id(part), payload, state, run, states.SUCCESS)
+            return 'copied' if set_name == 'members' else set_name
         except (MiscountedChord, BackendStoreError) as exc:
-            if kind == 'members' and isinstance(exc, BackendStoreError):
+            if set_name == 'members' and isinstance(exc, BackendStoreError):
                 raise  # and the worker fails the task
-            logger.error('Task %s: its result was not kept for its chord: %s', part.task_id, exc)
+            logger.error('Task %s: its result was not copied for its chord: %s', part.task_id, exc)
             return 'failed'
 
     def retried(self, function: Callable[..., T], *args: Any) -> T:
@@ -4775,7 +4792,7 @@ class JoiningBackend(HeaderBackend):
         retries = self.max_retries if self.always_retry else 0
         backoff = Backoff(self.base_sleep_between_retries_ms / 1000,
                           self.max_sleep_between_retries_ms / 1000, math.inf, retries)
-        for _ in backoff.tries():
+        for _ in backoff.attempts():
             try:
                 return function(*args)
             except Exception as exc:
@@ -4829,7 +4846,7 @@ class SentTasks:
         else:
             thread.join(self.PATIENCE)
             if thread.is_alive():
-                errors.append(TimeoutError(f'no answer within {self.PATIENCE:g} s'))
+                errors.append(TimeoutError(f'no response within {self.PATIENCE:g} s'))
         if errors:
             self._paused_until = time.monotonic() + self.PAUSE
             log = logger.debug if self._failing else logger.warning
@@ -4854,7 +4871,7 @@ class SentTasks:
                           ConditionExpression='attribute_not_exists(#id) OR #ttl <= :now')}
         # not by Client.send(), whose warning would say that it goes on trying
         error: Exception | None = None
-        for _ in Backoff(0.05, 0.2, self.PATIENCE / 2).tries():
+        for _ in Backoff(0.05, 0.2, self.PATIENCE / 2).attempts():
             client = None
             try:
                 client = self._table.client.botocore
@@ -4864,9 +4881,9 @@ class SentTasks:
                 if error_code(exc) == 'ConditionalCheckFailedException':
                     return
                 error = exc
-            if diagnose(error).renew:
-                self._table.client.renew(client)
-            if not diagnose(error).transient:
+            if classify(error).refresh:
+                self._table.client.refresh_credentials(client)
+            if not classify(error).transient:
                 break
         assert error is not None
         raise error
@@ -4888,19 +4905,19 @@ def own_expires(app: Any, request: Any) -> Any:
 
 
 @functools.lru_cache(maxsize=100)  # once, not for each result
-def _tell_of_bad_expires(error: str, lifetime: int | None) -> None:
+def _log_bad_expires(error: str, lifetime: int | None) -> None:
     kept = 'for ever' if lifetime is None else f'for {lifetime} s'
     logger.error('Task %s; its results are kept %s, like those of others', error, kept)
 
 
-class DynamoDBBackend(JoiningBackend):
+class DynamoDBBackend(ChordBackend):
     """Celery result backend that keeps results in DynamoDB.
 
     url: ``dynamodb://access_key:secret_key@region:port/table?option=value``; see Options.
     table_name: the table, if the URL has none.  Raises ImproperlyConfigured for an option that is
     malformed, unknown in the URL, or close to one of ours in the transport options.
 
-    Methods try again for up to ``retry_timeout`` seconds, then raise botocore's ClientError or
+    Methods retry for up to ``retry_timeout`` seconds, then raise botocore's ClientError or
     BotoCoreError; they raise ImproperlyConfigured if somebody has to act (credentials, permissions,
     a table that is missing or has another key), and ResultTooLarge for what they do not store.
     """
@@ -4940,7 +4957,7 @@ class DynamoDBBackend(JoiningBackend):
         return whole if whole and whole > 0 else None
 
     def __reduce__(self, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
-        # a pickle travels and is kept: it holds no secret key, and finds it in result_backend again
+        # a pickle is sent and stored: it holds no secret key, and finds it in result_backend again
         return _Unpickled, (type(self), args, {
             'url': mask_secret(self.url) if self.url else None, 'table_name': self.table_name,
             'expires': self.expires or 0, 'serializer': self.serializer, **(kwargs or {})})
@@ -4956,11 +4973,11 @@ class DynamoDBBackend(JoiningBackend):
         return url if include_password else mask_secret(url)
 
     def exception_safe_to_retry(self, exc: BaseException) -> bool:
-        return diagnose(exc).transient
+        return classify(exc).transient
 
     @property
-    def values(self) -> Values:
-        return Values(shared_table(self.options))
+    def store(self) -> BlobStore:
+        return BlobStore(shared_table(self.options))
 
     # --- keys and values --------------------------------------------------------------------------
 
@@ -4982,7 +4999,7 @@ class DynamoDBBackend(JoiningBackend):
         limit: bytes, in place of ``max_result_size``.  Raises ResultTooLarge.
         """
         id = self.key_id(key)
-        return self.values.put(
+        return self.store.put(
             id, self.checked(id, value, limit, state), state, lifetime, keep=keep, chord=chord,
             new=new, status_of=self._status_of)
 
@@ -4998,11 +5015,11 @@ class DynamoDBBackend(JoiningBackend):
         return payload
 
     def _status_of(self, value: bytes) -> str | None:
-        status: str = self.seen('', Stored(value, ())).value['status']
+        status: str = self.decode_stored('', StoredValue(value, ())).value['status']
         return status
 
     def get(self, key: Any) -> bytes | None:
-        stored = self.values.get(self.key_id(key))
+        stored = self.store.get(self.key_id(key))
         return stored.read() if stored else None
 
     def mget(self, keys: Iterable[Any]) -> list[bytes | None]:
@@ -5013,7 +5030,7 @@ class DynamoDBBackend(JoiningBackend):
         ids = [self.key_id(key) for key in keys]
         for id in filter(is_too_long, ids):
             logger.error('%s', id_error(id))
-        found = self.values.get_many(
+        found = self.store.get_many(
             (id for id in ids if not is_too_long(id)), consistent=False)
         for stored in found.values():
             if stored.error is not None:
@@ -5028,13 +5045,13 @@ class DynamoDBBackend(JoiningBackend):
         self.put_value(key, value, state, self._state_lifetime(state))
 
     def delete(self, key: Any) -> None:
-        self.values.delete(self.key_id(key))
+        self.store.delete(self.key_id(key))
 
     def expire(self, key: Any, value: float | None) -> None:
-        self.values.expire(self.key_id(key), value)
+        self.store.expire(self.key_id(key), value)
 
     def incr(self, key: Any) -> int:
-        return self.values.increment(self.key_id(key))
+        return self.store.increment(self.key_id(key))
 
     # --- results ----------------------------------------------------------------------------------
 
@@ -5058,7 +5075,7 @@ class DynamoDBBackend(JoiningBackend):
                 lifetime = self._lifetime(None if own is None else parse_result_expires(own))
             except ValueError as exc:
                 task = getattr(request, 'task', None)
-                _tell_of_bad_expires(f'{task}: result_expires={own!r} must be {exc}', lifetime)
+                _log_bad_expires(f'{task}: result_expires={own!r} must be {exc}', lifetime)
         if lifetime is None or not getattr(request, 'chord', None):
             return lifetime
         # the join must still find it: set here, it costs no write of its own
@@ -5071,7 +5088,7 @@ class DynamoDBBackend(JoiningBackend):
             result=result, state=state, traceback=traceback, request=request)
         meta['task_id'] = bytes_to_str(task_id)
         if 'args' in meta:  # result_extended
-            meta['args'] = shown(meta['args'])
+            meta['args'] = describe_args(meta['args'])
         ready = state in states.READY_STATES
         put = functools.partial(
             self.put_value, self.get_key_for_task(task_id), state=state,
@@ -5094,12 +5111,12 @@ class DynamoDBBackend(JoiningBackend):
             self.note_stored(task_id, state, stored)
         return result
 
-    def seen(self, task_id: str, stored: Stored) -> Seen:
+    def decode_stored(self, task_id: str, stored: StoredValue) -> Observed:
         """What a stored value says of a task; one that cannot be read, that the task failed."""
         if len(stored.ids) > 1:
             self._chunks[stored.ids[0]] = stored.ids[1:]
         if not stored.value and not stored.error:
-            return Seen(dict(PENDING_META), b'', False)
+            return Observed(dict(PENDING_META), b'', False)
         try:
             meta: dict[str, Any] = self.decode_result(stored.read())
             if not isinstance(meta['status'], str):
@@ -5114,25 +5131,25 @@ class DynamoDBBackend(JoiningBackend):
                 f'the stored result cannot be read: {why}', task_id=task_id)
             meta = {'task_id': task_id, 'status': states.FAILURE, 'result': error,
                     'traceback': None, 'children': []}
-        return Seen(meta, stored.value, meta['status'] in states.READY_STATES)
+        return Observed(meta, stored.value, meta['status'] in states.READY_STATES)
 
     def _get_task_meta_for(self, task_id: str) -> dict[str, Any]:
-        stored = self.values.get(self.item_id(task_id))
+        stored = self.store.get(self.item_id(task_id))
         if stored is None:
             return dict(PENDING_META)
-        seen = self.seen(task_id, stored)
-        if not seen.final or not stored.chord:
-            return seen.value
+        observed = self.decode_stored(task_id, stored)
+        if not observed.final or not stored.chord:
+            return observed.value
         try:
             with refused_if_odd(f'the counters of its chord, {stored.chord!r:.200}'):
                 done = self.is_done(stored.chord, task_id)
         except UnreadableValue as exc:
-            return self.seen(task_id, stored._replace(error=exc)).value
+            return self.decode_stored(task_id, stored._replace(error=exc)).value
         if not done:
             # to Celery's worker, a part that has a result is done with: if its process was lost, it
             # is not delivered again
             return {**PENDING_META, 'status': states.STARTED, 'task_id': task_id}
-        return seen.value
+        return observed.value
 
     def forget(self, task_id: str) -> None:
         """Deletes the result of a task, with its chunks."""
@@ -5149,7 +5166,7 @@ class DynamoDBBackend(JoiningBackend):
         asked = {self.item_id(task_id): task_id for task_id in task_ids}
         ids = {id: task_id for id, task_id in asked.items() if not is_too_long(id)}
         chunks = [chunk_id for id in ids for chunk_id in self._chunks.pop(id, ())]
-        self.values.delete_many([*ids, *chunks], with_chunks=self.expires is None)
+        self.store.delete_many([*ids, *chunks], with_chunks=self.expires is None)
         for id, task_id in ids.items():
             shared_poller(self.options).forget(id)
             self._cache.pop(task_id, None)
@@ -5158,7 +5175,7 @@ class DynamoDBBackend(JoiningBackend):
 
     def _restore_group(self, group_id: str) -> Any:
         # it was saved, or nobody would ask for it: wait for it to appear
-        for _ in Backoff(0.05, 0.2, self.options.consistency_wait_time).tries():
+        for _ in Backoff(0.05, 0.2, self.options.consistency_wait_time).attempts():
             meta = super()._restore_group(group_id)
             if meta:
                 return meta
@@ -5222,8 +5239,8 @@ def _make(unpickled: Any) -> None:
 # Operating
 # --------------------------------------------------------------------------------------------------
 #
-# What only an operator does with a table: look at it, try what a worker may do, say what it needs.
-# Plain functions, of which the commands are made.
+# What only an operator does with a table: look at it, check what a worker may do, say what it
+# needs.  Plain functions, of which the commands are made.
 
 INSERT = 'PartiQLInsert'  # which a worker can do without
 
@@ -5233,7 +5250,7 @@ def _insert(table: Table, item: Item) -> None:
         raise DeniedAction('not done: each result is stored by a request of its own')
 
 
-#: what a worker does, to be tried in this order on a new item, which the last one deletes
+#: what a worker does, to be checked in this order on a new item, which the last one deletes
 WORKER_ACTIONS: dict[str, Callable[[Table, Item], Any]] = {
     'GetItem': lambda table, item: table.get(item['id']),
     INSERT: _insert,
@@ -5255,7 +5272,7 @@ def operators_table(options: Options) -> Table:
         read_timeout=min(2 * _TIMEOUT, options.read_timeout)))
 
 
-def answers(table: Table) -> str:
+def ping(table: Table) -> str:
     """The name of a table that answers, if only to deny this action: others may be allowed."""
     try:
         table.get('dyna-veggie-check')
@@ -5269,13 +5286,14 @@ def describe(table: Table) -> dict[str, Any]:
 
     Raises ImproperlyConfigured for a table that has another key, or cannot be used.
     """
-    said = table.request('describe_table')['Table']
-    table.check_key(said)
-    table.check_status(said)
-    billing = said.get('BillingModeSummary', {}).get('BillingMode', 'PROVISIONED')
-    provisioned = said.get('ProvisionedThroughput', {}) if billing == 'PROVISIONED' else {}
-    return {'status': said['TableStatus'], 'key': key_of(said), 'items': said['ItemCount'],
-            'bytes': said['TableSizeBytes'], 'billing_mode': billing,
+    description = table.request('describe_table')['Table']
+    table.check_key_schema(description)
+    table.check_status(description)
+    billing = description.get('BillingModeSummary', {}).get('BillingMode', 'PROVISIONED')
+    provisioned = description.get('ProvisionedThroughput', {}) if billing == 'PROVISIONED' else {}
+    return {'status': description['TableStatus'], 'key': key_schema_of(description),
+            'items': description['ItemCount'],
+            'bytes': description['TableSizeBytes'], 'billing_mode': billing,
             'read_units': provisioned.get('ReadCapacityUnits'),
             'write_units': provisioned.get('WriteCapacityUnits')}
 
@@ -5298,9 +5316,9 @@ def capacity(table: Table, app: Any) -> str:
 
 def time_to_live(table: Table) -> str:
     """What DescribeTimeToLive says.  Raises ImproperlyConfigured if it deletes nothing of ours."""
-    said = table.request('describe_time_to_live')['TimeToLiveDescription']
-    attribute = said.get('AttributeName', 'no attribute')
-    text = f'{said.get("TimeToLiveStatus", "DISABLED")}, on {attribute}'
+    description = table.request('describe_time_to_live')['TimeToLiveDescription']
+    attribute = description.get('AttributeName', 'no attribute')
+    text = f'{description.get("TimeToLiveStatus", "DISABLED")}, on {attribute}'
     if text in ('ENABLED, on ttl', 'ENABLING, on ttl'):
         return text
     if not text.startswith('ENABL'):
@@ -5314,7 +5332,7 @@ def time_to_live(table: Table) -> str:
 
 
 def identity(options: Options) -> str:
-    """The ARN of whoever signs the requests; AWS needs no permission to tell it."""
+    """The ARN of whoever signs the requests; AWS needs no permission to say it."""
     session = open_session(options)
     client = create_client(
         session, 'sts', region_name=options.region, aws_access_key_id=options.access_key,
@@ -5405,12 +5423,12 @@ def id_prefixes(*prefixes: Any) -> tuple[str, ...]:
     for prefix in prefixes:
         found[bytes_to_str(prefix)] = None
         for quotes in (b'', b"'", b'\'"'):  # Python shows a key with an apostrophe in another way
-            shown = str(ensure_bytes(prefix) + b'|' + quotes)
-            found[shown.rpartition('|')[0]] = None
+            describe_args = str(ensure_bytes(prefix) + b'|' + quotes)
+            found[describe_args.rpartition('|')[0]] = None
     return tuple(found)
 
 
-class Reading(NamedTuple):
+class ScanEstimate(NamedTuple):
     """What it takes to read a whole table, eventually consistent."""
 
     items: int
@@ -5427,14 +5445,14 @@ class Reading(NamedTuple):
                 f'{self.read_units:,} read units, {price}')
 
 
-def reading_of(described: Mapping[str, Any]) -> Reading:
+def estimate_scan(described: Mapping[str, Any]) -> ScanEstimate:
     """What reading a table takes, from what describe() says; DynamoDB counts every six hours."""
     units = math.ceil(described['bytes'] / 8192)
     rate = described['read_units']
     dollars, seconds = units * 0.125e-6, None
     if rate:
         dollars, seconds = 0.0, units / rate
-    return Reading(described['items'], described['bytes'], units, dollars, seconds)
+    return ScanEstimate(described['items'], described['bytes'], units, dollars, seconds)
 
 
 def scan(
@@ -5444,7 +5462,7 @@ def scan(
 
     params: gives those of the next Scan request, such as a filter.
     """
-    answers: SimpleQueue[tuple[int, Any]] = SimpleQueue()
+    responses: SimpleQueue[tuple[int, Any]] = SimpleQueue()
     stopped = threading.Event()
 
     def sleep(seconds: float) -> None:
@@ -5454,47 +5472,47 @@ def scan(
     def read(segment: int, start: Mapping[str, Any]) -> None:
         parallel = {'Segment': segment, 'TotalSegments': segments} if segments > 1 else {}
         try:
-            answer = table.request('scan', sleep=sleep, **parallel, **start, **params())
-            answers.put((segment, answer))
+            response = table.request('scan', sleep=sleep, **parallel, **start, **params())
+            responses.put((segment, response))
         except BaseException as exc:
-            answers.put((segment, exc))
+            responses.put((segment, exc))
 
-    def begin(segment: int, **start: Any) -> None:
-        # in a thread: if a signal ends the scan, nobody waits for the answer
+    def start_segment(segment: int, **start: Any) -> None:
+        # in a thread: if a signal ends the scan, nobody waits for the response
         if start_thread(read, segment, start) is None:
             read(segment, start)
 
     try:
         for segment in range(segments):
-            begin(segment)
+            start_segment(segment)
         running = segments
         while running:
-            segment, answer = answers.get()
-            if isinstance(answer, BaseException):
-                raise answer
-            if 'LastEvaluatedKey' in answer:
-                begin(segment, ExclusiveStartKey=answer['LastEvaluatedKey'])
+            segment, response = responses.get()
+            if isinstance(response, BaseException):
+                raise response
+            if 'LastEvaluatedKey' in response:
+                start_segment(segment, ExclusiveStartKey=response['LastEvaluatedKey'])
             else:
                 running -= 1
-            yield answer['ScannedCount'], [unmarshal_item(each) for each in answer['Items']]
+            yield response['ScannedCount'], [unmarshal_item(each) for each in response['Items']]
     finally:
         stopped.set()
 
 
-def scanned_table(options: Options, reading: Reading) -> Table:
+def scanned_table(options: Options, estimate: ScanEstimate) -> Table:
     """A table for a long scan: not created, and waited for as the options say.
 
     If its units are provisioned, which workers need, it takes one request at a time.
     """
     table = Table(dataclasses.replace(options, create_table=False, ttl_seconds=None))
-    if reading.seconds is not None:
+    if estimate.seconds is not None:
         table.overlapped = 1
     return table
 
 
-def segments_of(table: Table, reading: Reading) -> int:
+def segments_of(table: Table, estimate: ScanEstimate) -> int:
     """How many segments to read at once."""
-    return table.overlapped if reading.bytes >= 10 * 2**20 else 1
+    return table.overlapped if estimate.bytes >= 10 * 2**20 else 1
 
 
 class ScanPage(NamedTuple):
@@ -5519,12 +5537,12 @@ def scan_for_purge(
     prefixes: how the ids of our chunks begin.
     """
     starts = {f'prefix{number}': prefix for number, prefix in enumerate(prefixes)}
-    wanted = f'({_PURGED})'
+    task_filter = f'({_PURGED})'
     if starts:
         ours = ' OR '.join(f'begins_with(#id, :{name})' for name in starts)
-        wanted += f' OR ({_ORPHANED} AND contains(#id, :slash) AND ({ours}))'
+        task_filter += f' OR ({_ORPHANED} AND contains(#id, :slash) AND ({ours}))'
     params = expressions(
-        {**_purge_values(), **starts, 'slash': '/'}, FilterExpression=wanted,
+        {**_purge_values(), **starts, 'slash': '/'}, FilterExpression=task_filter,
         ProjectionExpression='#id, #ttl')
     for scanned, items in scan(table, segments, lambda: params):
         expired: list[str] = []
@@ -5578,7 +5596,7 @@ def _delete_where(condition: str, table: Table, ids: Iterable[str]) -> int:
 #
 # What is stored, as rows, and rows as lines for people: tasks, and the chords that run.
 
-def iso(seconds: Any) -> str | None:
+def to_iso(seconds: Any) -> str | None:
     """Seconds of the epoch as ISO 8601; None if there are none, or they are no such time."""
     if not isinstance(seconds, (int, float)):
         return None
@@ -5602,7 +5620,7 @@ def seconds_of(moment: Any) -> float:
 def _in_utc(moment: Any) -> str | None:
     """Celery's date_done, which has the offset of the app's timezone; before 5.4 it has none."""
     try:
-        return iso(seconds_of(moment))
+        return to_iso(seconds_of(moment))
     except (ValueError, TypeError, AttributeError, OverflowError):
         return None
 
@@ -5641,15 +5659,16 @@ def task_row(
         'args': meta.get('args'), 'kwargs': meta.get('kwargs'), 'worker': meta.get('worker'),
         'queue': meta.get('queue'), 'retries': meta.get('retries'),
         'parent': meta.get('parent_id'), 'group': meta.get('group_id'),
-        'stored': iso(item.get('timestamp')), 'done': _in_utc(meta.get('date_done')),
-        'expires': iso(item.get('ttl')), 'size': item['size'] if chunks else len(value),
+        'stored': to_iso(item.get('timestamp')), 'done': _in_utc(meta.get('date_done')),
+        'expires': to_iso(item.get('ttl')), 'size': item['size'] if chunks else len(value),
         'chunks': chunks}
 
 
 def meta_of(
-        backend: DynamoDBBackend, task_id: str, item: Item, stored: Stored) -> Mapping[str, Any]:
+        backend: DynamoDBBackend, task_id: str, item: Item, stored: StoredValue,
+) -> Mapping[str, Any]:
     """What a stored value says of a task; if it cannot be read here, why, and the item's status."""
-    meta: Mapping[str, Any] = backend.seen(task_id, stored).value
+    meta: Mapping[str, Any] = backend.decode_stored(task_id, stored).value
     status = item.get('status')
     if isinstance(meta['result'], BackendGetMetaError) and isinstance(status, str):
         return {**meta, 'status': status}
@@ -5679,13 +5698,13 @@ def unreadable_chord_row(group_id: str, error: UnreadableValue) -> dict[str, Any
 
 def _chord_id_of(backend: DynamoDBBackend, item: Item) -> str | None:
     """The group of a chord, from the item of a run that is not closed."""
-    prefix, run = bytes_to_str(backend.chord_keyprefix), _RUN_ID.fullmatch(item['id'])
-    key = key_of_id(run[1]) if run and 'lazy' in item and 'closed' not in item else ''
+    prefix, match = bytes_to_str(backend.chord_keyprefix), _RUN_ID.fullmatch(item['id'])
+    key = key_of_id(match[1]) if match and 'lazy' in item and 'closed' not in item else ''
     return key[len(prefix):] if key.startswith(prefix) else None
 
 
 @dataclass(frozen=True)
-class Wanted:
+class TaskFilter:
     """Which tasks to list; times are seconds of the epoch."""
 
     state: str | None = None
@@ -5704,10 +5723,10 @@ class Wanted:
         """Whether running chords are listed, too, which have no name and no time."""
         return self.capitals in (None, 'RUNNING') and not (self.name or self.since or self.until)
 
-    def expressions(self, prefixes: Iterable[str], values: bool) -> dict[str, Any]:
+    def expressions(self, prefixes: Iterable[str], with_values: bool) -> dict[str, Any]:
         """The parameters of the scan, which leave out most of what is not wanted.
 
-        values: whether values are wanted, too.
+        with_values: whether values are read, too.
         """
         starts = {f'prefix{number}': prefix for number, prefix in enumerate(prefixes)}
         conditions = ['(' + ' OR '.join(f'begins_with(#id, :{name})' for name in starts) + ')',
@@ -5724,7 +5743,7 @@ class Wanted:
         projection = '#id, #status, #timestamp, #ttl, #size, #chunks, #version, #lazy, #closed'
         return expressions(
             filled, FilterExpression=' AND '.join(conditions),
-            ProjectionExpression=projection + (', #result' if values else ''))
+            ProjectionExpression=projection + (', #result' if with_values else ''))
 
     def fits(self, row: Mapping[str, Any]) -> bool:
         """Whether a task is wanted, once its state and its name are known."""
@@ -5732,7 +5751,7 @@ class Wanted:
         return fits and self.name in (None, row['name'])
 
 
-class Listed(NamedTuple):
+class Match(NamedTuple):
     """A task of a scan.  item: given if its value was not read yet."""
 
     row: dict[str, Any]
@@ -5740,13 +5759,13 @@ class Listed(NamedTuple):
 
 
 def read_rows(
-        backend: DynamoDBBackend, values: Values, items: Mapping[str, Item],
+        backend: DynamoDBBackend, store: BlobStore, items: Mapping[str, Item],
 ) -> Iterator[dict[str, Any]]:
     """The rows of tasks with what their values say; those that came without a value are read."""
-    stored = {item['id']: Stored(item['result'], (item['id'],)) for item in items.values()
+    stored = {item['id']: StoredValue(item['result'], (item['id'],)) for item in items.values()
               if isinstance(item.get('result'), bytes)}
     ids = [item['id'] for item in items.values() if item['id'] not in stored]
-    stored.update(values.get_many(ids, consistent=False, patient=False))
+    stored.update(store.get_many(ids, consistent=False, patient=False))
     for task_id, item in items.items():
         if item['id'] in stored:  # else it is gone meanwhile, or replaced again and again
             value = stored[item['id']]
@@ -5754,43 +5773,43 @@ def read_rows(
 
 
 def scan_for_list(
-        backend: DynamoDBBackend, table: Table, segments: int, wanted: Wanted,
-) -> Iterator[tuple[int, list[Listed], dict[str, str]]]:
+        backend: DynamoDBBackend, table: Table, segments: int, task_filter: TaskFilter,
+) -> Iterator[tuple[int, list[Match], dict[str, str]]]:
     """Reads the whole table: (items read, tasks, open runs of chords) of each page.
 
     A run is given by its id, with that of its group.
     """
     prefixes = id_prefixes(
-        backend.task_keyprefix, *([backend.chord_keyprefix] if wanted.chords else []))
-    values = Values(table)
+        backend.task_keyprefix, *([backend.chord_keyprefix] if task_filter.chords else []))
+    store = BlobStore(table)
     # The states of Celery's own items are in their values, each of which would take a read of its
-    # own, but travels with the scan at no further cost.  Not on a table that has no such items.
+    # own, but the scan reads it at no further cost.  Not on a table that has no such items.
     lacking = True
 
     def params() -> dict[str, Any]:
-        return wanted.expressions(prefixes, wanted.whole or lacking)
+        return task_filter.expressions(prefixes, task_filter.whole or lacking)
 
     for scanned, items in scan(table, segments, params):
-        tasks: list[Listed] = []
+        tasks: list[Match] = []
         unread: dict[str, Item] = {}
         runs: dict[str, str] = {}
         for item in items:
             task_id, group_id = task_id_of(backend, item['id']), _chord_id_of(backend, item)
             if group_id:
                 runs[item['id']] = group_id
-            elif task_id and ('result' in item or 'status' not in item or wanted.whole):
+            elif task_id and ('result' in item or 'status' not in item or task_filter.whole):
                 unread[task_id] = item
             elif task_id:
-                tasks.append(Listed(task_row(task_id, item, item), item))
+                tasks.append(Match(task_row(task_id, item, item), item))
         lacking = any('status' not in item for item in unread.values())
-        tasks += map(Listed, read_rows(backend, values, unread))
-        yield scanned, [task for task in tasks if wanted.fits(task.row)], runs
+        tasks += map(Match, read_rows(backend, store, unread))
+        yield scanned, [task for task in tasks if task_filter.fits(task.row)], runs
 
 
 _DEEPEST = 100  # values in values in --json: Python gives up at some hundreds
 
 
-def plain(value: Any, above: tuple[int, ...] = ()) -> Any:
+def to_jsonable(value: Any, above: tuple[int, ...] = ()) -> Any:
     """A value as JSON has it; what JSON does not have, as Python shows it.
 
     above: the ids of the values that hold it.
@@ -5800,18 +5819,18 @@ def plain(value: Any, above: tuple[int, ...] = ()) -> Any:
             return safe_repr(value)
         above = (*above, id(value))
         if not isinstance(value, Mapping):
-            return [plain(each, above) for each in value]
+            return [to_jsonable(each, above) for each in value]
         return {key if key is None or isinstance(key, str) else
-                _plain_number(key) if isinstance(key, int) else safe_repr(key): plain(each, above)
-                for key, each in value.items()}
+                _number_to_jsonable(key) if isinstance(key, int) else safe_repr(key):
+                to_jsonable(each, above) for key, each in value.items()}
     if isinstance(value, int):
-        return _plain_number(value)
+        return _number_to_jsonable(value)
     if isinstance(value, float) and math.isfinite(value):
         return value
     return value if value is None or isinstance(value, str) else safe_repr(value)
 
 
-def _plain_number(value: int) -> int | str:
+def _number_to_jsonable(value: int) -> int | str:
     try:
         int.__repr__(value)  # as JSON writes it
         return value
@@ -5819,16 +5838,16 @@ def _plain_number(value: int) -> int | str:
         return str(Decimal(value))
 
 
-def readable(moment: str | None) -> str:
+def format_time(moment: str | None) -> str:
     """A time as people read it, in UTC."""
     return f'{moment[:19].replace("T", " ")} UTC' if moment else '-'
 
 
-def lines_of(row: Mapping[str, Any], told: str) -> Iterator[str]:
-    """The lines of show; told: why there is nothing."""
-    if told:
+def format_task(row: Mapping[str, Any], reason: str) -> Iterator[str]:
+    """The lines of show; reason: why there is nothing."""
+    if reason:
         yield f'state      {row["state"]}'
-        yield f'result     {told}'
+        yield f'result     {reason}'
         return
     if row['stored_as']:
         size = f'{row["size"]:,} bytes' + (f' in {row["chunks"]} chunks' if row['chunks'] else '')
@@ -5836,7 +5855,7 @@ def lines_of(row: Mapping[str, Any], told: str) -> Iterator[str]:
         if len(result) > 500:
             result = result[:500] + '…'
         lines = {**row, 'result': result, 'size': size,
-                 **{name: readable(row[name]) for name in ('stored', 'done', 'expires')}}
+                 **{name: format_time(row[name]) for name in ('stored', 'done', 'expires')}}
         for name in ('id', 'stored_as', 'state', 'result', 'name', 'args', 'kwargs', 'worker',
                      'queue', 'retries', 'parent', 'group', 'children', 'stored', 'done',
                      'expires', 'size', 'traceback'):
@@ -5864,7 +5883,7 @@ def lines_of(row: Mapping[str, Any], told: str) -> Iterator[str]:
             yield f'missing    {missing}: in the header at {places}{more} (from 0)'
 
 
-def lines_of_list(rows: list[dict[str, Any]], matches: int) -> Iterator[str]:
+def format_list(rows: list[dict[str, Any]], matches: int) -> Iterator[str]:
     """The lines of list."""
     names = max([len(str(row.get('name') or '')) for row in rows] or [0])
     for row in rows:
@@ -5876,7 +5895,7 @@ def lines_of_list(rows: list[dict[str, Any]], matches: int) -> Iterator[str]:
         else:
             name = f'{row["name"] or ""!s:{names}}  ' if names else ''
             error = f'  {row["error"][:100]}' if row['error'] else ''
-            yield f'{readable(row["stored"])}  {row["state"]!s:8} {name}{row["id"]}{error}'
+            yield f'{format_time(row["stored"])}  {row["state"]!s:8} {name}{row["id"]}{error}'
     yield f'{len(rows):,} of {matches:,}'
 
 
@@ -5891,7 +5910,7 @@ ASK_ABOVE = 0.10  # dollars that a command spends without asking at a terminal
 
 # what a command prints with --json, and the lines that it prints without; of a command that prints
 # one object a line, a list of objects
-_Answer = tuple[Union[dict[str, Any], list[dict[str, Any]]], Iterable[str]]
+_Output = tuple[Union[dict[str, Any], list[dict[str, Any]]], Iterable[str]]
 
 
 @click.group('dynamodb')
@@ -5923,40 +5942,40 @@ def _backend_of(ctx: click.Context, app: str | None, url: str | None) -> DynamoD
     except (ImportError, AttributeError) as exc:
         raise click.ClickException(f'there is no app {app!r}: {exc}') from exc
     backend = found.backend
-    if not hasattr(backend, 'values'):
-        kind = f'{type(backend).__module__}.{type(backend).__name__}'
+    if not hasattr(backend, 'store'):
+        cls_name = f'{type(backend).__module__}.{type(backend).__name__}'
         raise click.ClickException(
-            f'the result backend of this app is {kind}; set result_backend to dynamodb://…')
+            f'the result backend of this app is {cls_name}; set result_backend to dynamodb://…')
     return backend
 
 
-def _command(run: Callable[..., _Answer]) -> click.Command:
-    @commands.command(run.__name__.strip('_').replace('_', '-'))
+def _command(function: Callable[..., _Output]) -> click.Command:
+    @commands.command(function.__name__.strip('_').replace('_', '-'))
     @click.option('--json', 'as_json', is_flag=True, help='For machines.')
     @click.pass_obj
-    @functools.wraps(run)
+    @functools.wraps(function)
     def command(backend: DynamoDBBackend, as_json: bool, **options: Any) -> None:
         try:
-            answer, lines = run(backend, **options)
+            output, lines = function(backend, **options)
         except FAILURES as exc:
             raise click.ClickException(str(exc)) from exc
         if not as_json:
             texts = lines
-        elif isinstance(answer, list):
-            texts = [json.dumps(plain(each)) for each in answer]
+        elif isinstance(output, list):
+            texts = [json.dumps(to_jsonable(each)) for each in output]
         else:
-            texts = [json.dumps(plain(answer), indent=2)]
+            texts = [json.dumps(to_jsonable(output), indent=2)]
         # what the terminal has not, such as half of a surrogate pair, which JSON can hold
         encoding = getattr(sys.stdout, 'encoding', None) or 'utf-8'
         for text in texts:
             click.echo(text.encode(encoding, 'backslashreplace').decode(encoding))
-        if isinstance(answer, dict) and answer.get('ok') is False:
+        if isinstance(output, dict) and output.get('ok') is False:
             sys.exit(1)
     return command
 
 
 class _Checks:
-    """What was tried, in rows.  ok: None for what a worker can do without."""
+    """What was checked, in rows.  ok: None for what a worker can do without."""
 
     def __init__(self, table: Table, creates: bool) -> None:
         self.table, self.creates = table, creates
@@ -5966,7 +5985,7 @@ class _Checks:
         self.rows.append({'name': name, 'ok': ok, 'found': found})
         return ok
 
-    def run(
+    def check(
             self, name: str, call: Callable[[], Any], failed: bool | None = False) -> bool | None:
         """Notes what a call returns or raises; failed: what a failure means."""
         try:
@@ -5981,20 +6000,20 @@ class _Checks:
             return self.note(name, failed, str(exc))
         return self.note(name, True, found if isinstance(found, str) else 'allowed')
 
-    def run_actions(self) -> None:
+    def check_actions(self) -> None:
         """Does what a worker does, with an item of its own."""
         item = {'id': f'dyna-veggie-check-{uuid.uuid4()}', **expiry(3600)}
         began = time.monotonic()
         actions = [each for each in WORKER_ACTIONS if each != INSERT or self.table.inserts]
         for action in actions:
             failed = None if action == INSERT else False
-            self.run(action, functools.partial(WORKER_ACTIONS[action], self.table, item), failed)
+            self.check(action, functools.partial(WORKER_ACTIONS[action], self.table, item), failed)
         took = 1000 * (time.monotonic() - began) / len(actions)
         self.note('round trip', True, f'{took:.0f} ms')
 
 
 @_command
-def _check(backend: DynamoDBBackend) -> _Answer:
+def _check(backend: DynamoDBBackend) -> _Output:
     """Checks credentials, table and permissions; exit code 1 if a worker would fail.
 
     Writes and deletes an item of its own."""
@@ -6002,33 +6021,33 @@ def _check(backend: DynamoDBBackend) -> _Answer:
     table = operators_table(options)
     client = table.client
     checks = _Checks(table, options.create_table)
-    source = checks.run('credentials', lambda: usable_credentials(options))
+    source = checks.check('credentials', lambda: usable_credentials(options))
     if source and not (options.endpoint_url or '').startswith('http://'):
-        checks.run('identity', lambda: identity(options), None)
+        checks.check('identity', lambda: identity(options), None)
     # an account has endpoints of its own, which botocore chooses for each request
     sent: list[str] = []
-    if checks.run('region', lambda: client.botocore.meta.region_name):
+    if checks.check('region', lambda: client.botocore.meta.region_name):
         client.botocore.meta.events.register(
             'before-send.dynamodb', lambda request, **kwargs: sent.append(request.url))
-    usable = checks.run('table', lambda: answers(table))
-    checks.run('endpoint', lambda: (
+    usable = checks.check('table', lambda: ping(table))
+    checks.check('endpoint', lambda: (
         sent[-1].rstrip('/') if sent else client.botocore.meta.endpoint_url))
     if usable:
-        shown = 'key {key}, {status}, {billing_mode}'
-        if checks.run('DescribeTable', lambda: shown.format(**describe(table)), None):
-            checks.run('capacity', lambda: capacity(table, backend.app), None)
-        checks.run('time to live', lambda: time_to_live(table), None)
-        checks.run_actions()
-    marks = {True: 'ok', None: '--', False: 'NO'}
+        template = 'key {key}, {status}, {billing_mode}'
+        if checks.check('DescribeTable', lambda: template.format(**describe(table)), None):
+            checks.check('capacity', lambda: capacity(table, backend.app), None)
+        checks.check('time to live', lambda: time_to_live(table), None)
+        checks.check_actions()
+    signs = {True: 'ok', None: '--', False: 'NO'}
     rows = checks.rows
-    lines = [f'{marks[row["ok"]]}  {row["name"]:15} {row["found"]}' for row in rows]
+    lines = [f'{signs[row["ok"]]}  {row["name"]:15} {row["found"]}' for row in rows]
     return {'ok': all(row['ok'] is not False for row in rows), 'checks': rows}, lines
 
 
 @_command
-def _create_table(backend: DynamoDBBackend) -> _Answer:
+def _create_table(backend: DynamoDBBackend) -> _Output:
     """Creates the table as the options say, with time to live, and waits until it can be used."""
-    # whether anything answers there is told soon, though a creation takes its time
+    # a dead endpoint is reported soon, though a creation takes its time
     operators_table(backend.options).client.send_unless(
         ('ResourceNotFoundException',), 'describe_table', {'TableName': backend.options.table})
     table = Table(dataclasses.replace(backend.options, create_table=True))
@@ -6040,17 +6059,17 @@ def _create_table(backend: DynamoDBBackend) -> _Answer:
         done = 'was created' if created else 'exists'
         raise click.ClickException(
             f'table {table.name} {done}, but time to live was not turned on: {exc}') from exc
-    answer = {'created': created, **describe(table), 'time_to_live': on}
+    output = {'created': created, **describe(table), 'time_to_live': on}
     region = table.client.botocore.meta.region_name
-    return answer, [
+    return output, [
         f'table {table.name} in {region}: {"created" if created else "exists"}, '
-        f'{answer["status"]}, {answer["billing_mode"]}, time to live {answer["time_to_live"]}']
+        f'{output["status"]}, {output["billing_mode"]}, time to live {output["time_to_live"]}']
 
 
 @_command
 @click.option('--bootstrap', is_flag=True, help='Also to create the table.')
 @click.option('--principal', metavar='ARN', help="The table's resource policy for this one.")
-def _policy(backend: DynamoDBBackend, bootstrap: bool, principal: str | None) -> _Answer:
+def _policy(backend: DynamoDBBackend, bootstrap: bool, principal: str | None) -> _Output:
     """Prints the least IAM policy for workers and clients."""
     if bootstrap and principal:
         raise click.UsageError(
@@ -6059,13 +6078,13 @@ def _policy(backend: DynamoDBBackend, bootstrap: bool, principal: str | None) ->
         raise click.UsageError(
             f'--principal={principal} must be the ARN of a role, a user or an account, such as '
             'arn:aws:iam::123456789012:role/worker')
-    policy = least_policy(backend.values.table, bootstrap, principal)
+    policy = least_policy(backend.store.table, bootstrap, principal)
     return policy, [json.dumps(policy, indent=2)]
 
 
 @_command
 @click.argument('id')
-def _show(backend: DynamoDBBackend, id: str) -> _Answer:
+def _show(backend: DynamoDBBackend, id: str) -> _Output:
     """Shows a task, a saved group, or by its group's id a chord."""
     if not id:
         raise click.ClickException('the id is empty')
@@ -6074,7 +6093,7 @@ def _show(backend: DynamoDBBackend, id: str) -> _Answer:
     except UnicodeEncodeError:  # the shell's bytes were none
         raise click.ClickException('the id is no text in UTF-8') from None
     table = operators_table(backend.options)
-    values = Values(table)
+    store = BlobStore(table)
     task_id = task_id_of(backend, id) or id
     check_id(backend.item_id(task_id), click.ClickException)
     key = backend.get_key_for_task(task_id)
@@ -6083,44 +6102,44 @@ def _show(backend: DynamoDBBackend, id: str) -> _Answer:
     item = found.get(backend.item_id(task_id)) or next(iter(found.values()), None)
     nothing: dict[str, Any] = dict.fromkeys(['result', 'traceback', 'children'])
     row = {**task_row(task_id, {}, {'status': states.PENDING}), **nothing, 'stored_as': None}
-    told = 'nothing is stored'
+    reason = 'nothing is stored'
     if item:
-        stored = values.get(item['id'])
-        row['expires'] = iso(item.get('ttl'))
-        told = f'expired {readable(row["expires"])}, not deleted yet'
+        stored = store.get(item['id'])
+        row['expires'] = to_iso(item.get('ttl'))
+        reason = f'expired {format_time(row["expires"])}, not deleted yet'
         if stored:
             meta = meta_of(backend, task_id, item, stored)
             row.update(task_row(task_id, item, meta, stored.value))
             row.update({name: meta.get(name) for name in ('result', 'traceback')})
             row['children'] = ids_of(meta.get('children'), backend.app)
-            row['stored_as'], told = item['id'], ''
+            row['stored_as'], reason = item['id'], ''
     group_item = backend.key_id(backend.get_key_for_group(task_id))
-    saved = None if is_too_long(group_item) else values.get(group_item)
+    saved = None if is_too_long(group_item) else store.get(group_item)
     row['results'] = None
     if saved:
         try:
             group = result_from_tuple(backend.decode(saved.read())['result'], backend.app)
             ids = [each.id for each in group.results]
             ', '.join(ids)  # raises for what are no ids
-            row['results'], told = ids, ''
+            row['results'], reason = ids, ''
         except Exception as exc:
             row['error'] = f'the saved group cannot be read: {type(exc).__name__}: {exc}'
-            told = told and row['error']
-    chords, key = Chords(table), backend.key_id(backend.get_key_for_chord(task_id))
+            reason = reason and row['error']
+    chords, pointer_id = ChordStore(table), backend.key_id(backend.get_key_for_chord(task_id))
     row['chord'] = None
     try:
         with refused_if_odd('its counters'):
-            progress = chords.progress(key)
+            progress = chords.progress(pointer_id)
             if progress:
                 row['chord'] = {
                     **chord_row(task_id, progress),
-                    'first_failed': [part.task_id for part in chords.failed_parts(key)[:10]],
-                    'first_missing': chords.missing_places(key)[:10]}
+                    'first_failed': [part.task_id for part in chords.failed_parts(pointer_id)[:10]],
+                    'first_missing': chords.missing_places(pointer_id)[:10]}
     except UnreadableValue as exc:
         row['chord'] = {
             **unreadable_chord_row(task_id, exc), 'first_failed': [], 'first_missing': []}
-    told = '' if row['chord'] else told
-    return row, lines_of(row, told)
+    reason = '' if row['chord'] else reason
+    return row, format_task(row, reason)
 
 
 def _moment(given: str) -> float:
@@ -6139,19 +6158,19 @@ def _is_terminal(stream: Any) -> bool:
     return stream is not None and stream.isatty()  # None: it was closed before Python began
 
 
-def _announce(table: Table, yes: bool) -> Reading:
+def _announce(table: Table, yes: bool) -> ScanEstimate:
     """Says what reading the whole table takes; asks at a terminal if it is much."""
-    reading = reading_of(describe(table))
-    click.echo(f'table {table.name}: {reading}', err=True)
-    if reading.dollars > ASK_ABOVE and not yes and _is_terminal(sys.stdin):
+    estimate = estimate_scan(describe(table))
+    click.echo(f'table {table.name}: {estimate}', err=True)
+    if estimate.dollars > ASK_ABOVE and not yes and _is_terminal(sys.stdin):
         click.confirm('Go on?', abort=True, err=True)
-    return reading
+    return estimate
 
 
-def _progress(table: Table, reading: Reading) -> Any:
+def _progress(table: Table, estimate: ScanEstimate) -> Any:
     # into a file click would write the label alone
     terminal = sys.stderr if _is_terminal(sys.stderr) else io.StringIO()
-    return click.progressbar(length=reading.items, label=table.name, file=terminal)
+    return click.progressbar(length=estimate.items, label=table.name, file=terminal)
 
 
 @_command
@@ -6166,28 +6185,28 @@ def _progress(table: Table, reading: Reading) -> Any:
 @click.option('--yes', is_flag=True, help='Do not ask whether the costs are all right.')
 def _list(
         backend: DynamoDBBackend, state: str | None, since: float | None, until: float | None,
-        name: str | None, limit: int, yes: bool) -> _Answer:
+        name: str | None, limit: int, yes: bool) -> _Output:
     """Lists tasks and running chords, the newest first.  Reads the whole table."""
-    reading = _announce(operators_table(backend.options), yes)
-    table = scanned_table(backend.options, reading)
-    wanted = Wanted(state, since, until, name, bool(name) or not limit)
+    estimate = _announce(operators_table(backend.options), yes)
+    table = scanned_table(backend.options, estimate)
+    task_filter = TaskFilter(state, since, until, name, bool(name) or not limit)
     runs: dict[str, str] = {}
     matches = 0
 
-    def tasks(bar: Any) -> Iterator[Listed]:
+    def tasks(bar: Any) -> Iterator[Match]:
         nonlocal matches
-        pages = scan_for_list(backend, table, segments_of(table, reading), wanted)
+        pages = scan_for_list(backend, table, segments_of(table, estimate), task_filter)
         for scanned, found, open_runs in pages:
             bar.update(scanned)
             matches += len(found)
             runs.update(open_runs)
             yield from found
 
-    with _progress(table, reading) as bar:
+    with _progress(table, estimate) as bar:
         newest = heapq.nlargest(limit or sys.maxsize, tasks(bar), key=lambda task: (
             task.row['stored'] or '', task.row['id']))
     unread = {task.row['id']: task.item for task in newest if task.item}
-    read = {row['id']: row for row in read_rows(backend, Values(table), unread)}
+    read = {row['id']: row for row in read_rows(backend, BlobStore(table), unread)}
     rows = [read.get(task.row['id'], task.row) for task in newest]
     if rows and not any(row['name'] for row in rows):
         click.echo('names and arguments are not stored: see result_extended', err=True)
@@ -6195,24 +6214,24 @@ def _list(
     for id, group_id in runs.items():
         try:
             with refused_if_odd('its counters'):
-                far = Chords(table).progress_of_run(id)
+                far = ChordStore(table).progress_of_run(id)
         except UnreadableValue as exc:
             running.append(unreadable_chord_row(group_id, exc))
             continue
         if far and not far.closed:  # one that was closed since the scan read it is not running
             running.append(chord_row(group_id, far))
     if not rows + running:
-        _suggest(wanted)
-    return running + rows, lines_of_list(running + rows, matches + len(running))
+        _suggest(task_filter)
+    return running + rows, format_list(running + rows, matches + len(running))
 
 
-def _suggest(wanted: Wanted) -> None:
+def _suggest(task_filter: TaskFilter) -> None:
     """Says why nothing may have been found."""
     known = [*states.ALL_STATES, 'RUNNING']
-    near = difflib.get_close_matches(wanted.capitals or '', known, 1)
-    if near and wanted.capitals not in known:
-        click.echo(f'there is no state {wanted.capitals}; did you mean {near[0]}?', err=True)
-    if wanted.name:
+    near = difflib.get_close_matches(task_filter.capitals or '', known, 1)
+    if near and task_filter.capitals not in known:
+        click.echo(f'there is no state {task_filter.capitals}; did you mean {near[0]}?', err=True)
+    if task_filter.name:
         click.echo('names are stored only with result_extended; they count as a whole, '
                    'such as proj.tasks.add', err=True)
 
@@ -6220,32 +6239,32 @@ def _suggest(wanted: Wanted) -> None:
 @_command
 @click.option('--dry-run', is_flag=True, help='Only count.')
 @click.option('--yes', is_flag=True, help='Do not ask whether the costs are all right.')
-def _purge(backend: DynamoDBBackend, dry_run: bool, yes: bool) -> _Answer:
+def _purge(backend: DynamoDBBackend, dry_run: bool, yes: bool) -> _Output:
     """Deletes expired items, for tables where time to live is off, and chunks that no item counts.
 
     Reads the whole table."""
-    look = operators_table(backend.options)
-    reading = _announce(look, yes)
+    probe = operators_table(backend.options)
+    estimate = _announce(probe, yes)
     try:
-        on = bool(time_to_live(look))
+        on = bool(time_to_live(probe))
     except FAILURES:  # it is off, or it may not be asked for
         on = False
     if on:
         click.echo('time to live is on: DynamoDB deletes expired items for nothing, within days; '
                    'a purge is not needed', err=True)
-    table = scanned_table(backend.options, reading)
+    table = scanned_table(backend.options, estimate)
     prefixes = id_prefixes(
         backend.task_keyprefix, backend.group_keyprefix, backend.chord_keyprefix)
     expired = orphans = expired_deleted = orphans_deleted = 0
-    with _progress(table, reading) as bar:
-        for page in scan_for_purge(table, segments_of(table, reading), prefixes):
+    with _progress(table, estimate) as bar:
+        for page in scan_for_purge(table, segments_of(table, estimate), prefixes):
             bar.update(page.scanned)
             expired += len(page.expired)
             orphans += len(page.orphans)
             if not dry_run:  # what was replaced meanwhile stays
                 expired_deleted += delete_expired(table, page.expired)
                 orphans_deleted += delete_orphans(table, page.orphans)
-    answer = {'expired': expired, 'orphans': orphans,
+    output = {'expired': expired, 'orphans': orphans,
               'deleted': expired_deleted + orphans_deleted, 'time_to_live': on}
     if dry_run:
         lines = [f'{expired:,} expired items found']
@@ -6255,10 +6274,14 @@ def _purge(backend: DynamoDBBackend, dry_run: bool, yes: bool) -> _Answer:
         done = f'{orphans:,} chunks of values that were never completed found'
         lines.append(done if dry_run else (
             f'{orphans_deleted:,} chunks of values that were never completed deleted'))
-    return answer, lines
+    return output, lines
 
 
-if __name__ == '__main__':
+def main() -> None:
     # not this copy: the app's backend is of the module by its name
     name = __spec__.name if __spec__ else 'dyna_veggie'
     importlib.import_module(name).commands(prog_name=f'python -m {name}')
+
+
+if __name__ == '__main__':
+    main()

@@ -245,7 +245,8 @@ def nothing(step: str) -> None:
 
 
 class Hook:
-    """Calls ``before`` and ``after`` around each request of a client and around publishing.
+    """Calls ``published_before`` and ``after`` around each request of a client and around
+    publishing.
 
     They may raise.
     """
@@ -253,7 +254,7 @@ class Hook:
     def __init__(
             self, backend: dv.DynamoDBBackend, before: Callable[[str], None] = nothing,
             after: Callable[[str], None] = nothing) -> None:
-        self.events = backend.values.table.client.botocore.meta.events
+        self.events = backend.store.table.client.botocore.meta.events
         self.before, self.after = before, after
         self.uid = uuid.uuid4().hex
         self._signals = ((celery.signals.before_task_publish, self._before_publish),
@@ -272,14 +273,14 @@ class Hook:
         for sent, _ in self._signals:
             sent.disconnect(dispatch_uid=self.uid)
 
-    # the heart-beat's requests come when they come: they are no step of a delivery
+    # heartbeats come when they come: they are no step of a delivery
 
     def _before(self, model: Any, **kwargs: Any) -> None:
-        if threading.current_thread().name != 'dyna-veggie-beat':
+        if threading.current_thread().name != 'dyna-veggie-heartbeat':
             self.before(model.name)
 
     def _after(self, model: Any, **kwargs: Any) -> None:
-        if threading.current_thread().name != 'dyna-veggie-beat':
+        if threading.current_thread().name != 'dyna-veggie-heartbeat':
             self.after(model.name)
 
     def _before_publish(self, **kwargs: Any) -> None:
@@ -294,15 +295,15 @@ def small_tree(monkeypatch: pytest.MonkeyPatch) -> None:
     """Deep trees of few parts, and leases that pass soon."""
     monkeypatch.setattr(dv, '_LEAF_CAPACITY', 2)
     monkeypatch.setattr(dv, '_NODE_CAPACITY', 2)
-    monkeypatch.setattr(dv.ChordCounter, 'LEASE', 0.06)
+    monkeypatch.setattr(dv.PartCounter, 'LEASE', 0.06)
 
 
-class Crowd:
+class Writers:
     """Stores in threads, all but the first while the request for the first one is under way."""
 
     def __init__(self, backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
         self.backend, self.proxy = backend, proxy
-        self.values: dict[str, Any] = {}
+        self.written: dict[str, Any] = {}
         self.died: list[str] = []
 
     def store(self, number: int = 9, *, value: str = '', **more: Any) -> None:
@@ -313,7 +314,7 @@ class Crowd:
             self, values: dict[str, Any], dies: str = '', together: bool = True,
             **request: Any) -> None:
         under_way, go_on = threading.Event(), threading.Event()
-        self.values.update(values)
+        self.written.update(values)
 
         def hold(operation: str) -> None:
             if operation == 'PutItem' and not under_way.is_set():
@@ -336,8 +337,8 @@ class Crowd:
             for thread in threads[1:]:
                 thread.start()
             deadline = time.monotonic() + 20
-            newest = dv.shared_batches(self.backend.options)._newest
-            while together and len(newest[dv._STORES].entries) < (len(values) - 1) % 25:
+            newest = dv.shared_batcher(self.backend.options)._newest
+            while together and len(newest[dv.RESULTS_QUEUE].entries) < (len(values) - 1) % 25:
                 assert time.monotonic() < deadline
                 time.sleep(0.01)
             time.sleep(0.3)
@@ -346,18 +347,18 @@ class Crowd:
                 thread.join(30)
 
     def check(self, **kept: Any) -> None:
-        assert dv.shared_batches(self.backend.options)._newest == {}
-        for id, value in {**self.values, **kept}.items():
+        assert dv.shared_batcher(self.backend.options)._newest == {}
+        for id, value in {**self.written, **kept}.items():
             assert self.backend.get_result(id) == value, id
 
 
 @pytest.fixture
-def crowd(make_app: MakeApp, proxy: Proxy, needs: Callable[[str], None]) -> Crowd:
+def writers(make_app: MakeApp, proxy: Proxy, needs: Callable[[str], None]) -> Writers:
     needs('PartiQL INSERT')
     backend = ready(make_app('max_pool_connections=20'), proxy)
-    assert backend.values.table.insert_many([{'id': 'first'}, {'id': 'second'}])
+    assert backend.store.table.insert_many([{'id': 'first'}, {'id': 'second'}])
     proxy.reset()
-    return Crowd(backend, proxy)
+    return Writers(backend, proxy)
 
 
 class Drive:
@@ -393,10 +394,10 @@ class Drive:
         self.app.backend.set_chord_size(self.group_id, len(self.ids))
 
     def request(self, index: int, task_id: str | None = None) -> Any:
-        mark = dict(self.body.options['dynamodb_run'])
-        chord = {**self.body, 'options': {**self.body.options, 'dynamodb_run': mark}}
+        run_option = dict(self.body.options['dynamodb_run'])
+        chord = {**self.body, 'options': {**self.body.options, 'dynamodb_run': run_option}}
         if self.lazy and index != len(self.ids) - 1:
-            mark['size'] = None  # only the message of the last part says it
+            run_option['size'] = None  # only the message of the last part says it
         return celery.app.task.Context({
             'id': task_id or self.ids[index], 'group': self.group_id, 'group_index': index,
             'chord': chord, 'delivery_info': {}, 'errbacks': None})
@@ -480,7 +481,7 @@ class Drive:
             meta = {'task_id': id, 'status': states.SUCCESS, 'result': value(index)}
             items.append({'id': backend.item_id(id), 'result': backend.encode(meta).encode(),
                           'timestamp': 1.5, 'status': states.SUCCESS, **run.ttl})
-        backend.values.table.write_many(puts=items)
+        backend.store.table.write_many(puts=items)
 
     @property
     def expected(self) -> list[int]:
@@ -588,8 +589,8 @@ class Tasks:
         self.replaced, self.replaced_by_group = replaced, replaced_by_group
         self.adder, self.on_error = adder, on_error
 
-    def told(self, number: int) -> list[str]:
-        """The errors that errbacks were told, once there are so many: get() can raise before."""
+    def reported(self, number: int) -> list[str]:
+        """The errors that errbacks got, once there are so many: get() can raise before."""
         deadline = time.monotonic() + 20
         while len(self.errors) < number and time.monotonic() < deadline:
             time.sleep(0.02)
@@ -797,22 +798,22 @@ class DoomedWorkers(Workers):
             assert time.monotonic() < deadline
             time.sleep(0.1)
 
-    def told(self, what: str) -> dict[str, list[Any]]:
+    def reported(self, what: str) -> dict[str, list[Any]]:
         """What the bodies of the chords, or their errbacks ("errors"), were called with."""
         found: dict[str, list[Any]] = {}
         path = self.diary / what
         for line in path.read_text().splitlines() if path.exists() else ():
-            name, told = json.loads(line)
-            found.setdefault(name, []).append(told)
+            name, got = json.loads(line)
+            found.setdefault(name, []).append(got)
         return found
 
-    def wait_until_told(self, what: str, count: int, seconds: float = 60) -> list[Any]:
-        """All that was said to so many bodies or errbacks, once it was."""
+    def wait_until_reported(self, what: str, count: int, seconds: float = 60) -> list[Any]:
+        """What so many bodies or errbacks were called with, once they were."""
         deadline = time.monotonic() + seconds
         while True:
-            told = [each for calls in self.told(what).values() for each in calls]
-            if len(told) >= count or time.monotonic() > deadline:
-                return told
+            got = [each for calls in self.reported(what).values() for each in calls]
+            if len(got) >= count or time.monotonic() > deadline:
+                return got
             time.sleep(0.05)
 
 
@@ -1216,7 +1217,7 @@ def test_expressions_name_what_they_use() -> None:
 
 
 # --------------------------------------------------------------------------------------------------
-# Failures
+# Errors and retries
 # --------------------------------------------------------------------------------------------------
 
 @given(st.integers(0, 10_000), st.floats(0, 1, exclude_max=True))
@@ -1227,12 +1228,13 @@ def test_pauses_are_jittered_and_bounded(retry: int, jitter: float) -> None:
     assert 0 <= pause <= longest and pause == pytest.approx(jitter * longest)
 
 
-def test_tries_end_at_the_timeout_the_deadline_and_the_count() -> None:
-    assert list(dv.Backoff(1, 1, timeout=0).tries()) == [0]
-    assert list(dv.Backoff(1, 1, timeout=60).tries(deadline=time.monotonic() - 1)) == [0]
-    assert list(dv.Backoff(1e-6, 1e-6, timeout=60, max_retries=3).tries()) == [0, 1, 2, 3]
+def test_attempts_end_at_the_timeout_the_deadline_and_the_count() -> None:
+    assert list(dv.Backoff(1, 1, timeout=0).attempts()) == [0]
+    assert list(dv.Backoff(1, 1, timeout=60).attempts(deadline=time.monotonic() - 1)) == [0]
+    assert list(dv.Backoff(1e-6, 1e-6, timeout=60, max_retries=3).attempts()) == [0, 1, 2, 3]
     # the last pause is cut short, for one more try right at the deadline
-    assert list(dv.Backoff(1e6, 1e6, timeout=60).tries(deadline=time.monotonic() + 0.01)) == [0, 1]
+    soon = time.monotonic() + 0.01
+    assert list(dv.Backoff(1e6, 1e6, timeout=60).attempts(deadline=soon)) == [0, 1]
 
 
 def test_a_base_of_zero_does_not_hammer() -> None:
@@ -1266,7 +1268,7 @@ def client_error(code: str, status: int = 400) -> botocore.exceptions.ClientErro
     (ValueError(), False),
 ])
 def test_what_is_safe_to_retry(error: Exception, transient: bool, app: Celery) -> None:
-    assert dv.diagnose(error).transient is transient
+    assert dv.classify(error).transient is transient
     assert app.backend.exception_safe_to_retry(error) is transient
 
 
@@ -1292,7 +1294,7 @@ def test_a_gateways_refusal_passes(
             return None
         left[0] -= 1
         return raw_answer(request, b'<html>come back later</html>', status)
-    backend.values.table.client.botocore.meta.events.register('before-send.dynamodb', refuse)
+    backend.store.table.client.botocore.meta.events.register('before-send.dynamodb', refuse)
     backend.set('key', b'1')
     assert left == [0] and operations(proxy) == ['PutItem']
 
@@ -1304,7 +1306,7 @@ def test_too_many_requests_is_throttling(make_app: MakeApp, proxy: Proxy) -> Non
     def refuse(request: Any, **kwargs: Any) -> Any:
         asked.append(request)
         return raw_answer(request, b'no', 429)
-    backend.values.table.client.botocore.meta.events.register('before-send.dynamodb', refuse)
+    backend.store.table.client.botocore.meta.events.register('before-send.dynamodb', refuse)
     with pytest.raises(botocore.exceptions.ClientError):
         backend.get('key')
     assert len(asked) == 1
@@ -1330,14 +1332,14 @@ def test_a_summary_shows_no_password_of_a_proxy_but_who_was_denied() -> None:
 @pytest.mark.parametrize('met', [ValueError('sesame'), KeyError('sesame'), TypeError('sesame')])
 def test_an_error_of_python_is_not_a_signals_nor_the_networks(met: Exception) -> None:
     wrapped = botocore.exceptions.HTTPClientError(error=met)
-    assert dv.interruption(wrapped) is None and not dv.diagnose(wrapped).transient
+    assert dv.interruption(wrapped) is None and not dv.classify(wrapped).transient
 
 
 # --------------------------------------------------------------------------------------------------
 # Client
 # --------------------------------------------------------------------------------------------------
 
-def test_the_client_is_configured_as_told() -> None:
+def test_the_client_is_configured_by_the_options() -> None:
     client = dv.connect(options(
         'dynamodb://AKID:secret@us-east-1?max_pool_connections=3&connect_timeout=1&read_timeout=2'
         '&use_fips_endpoint=true'))
@@ -1433,7 +1435,7 @@ def test_passing_faults_are_waited_out(
         backend.delete('before')
         assert backend.get('before') is None
     elif operation == 'batch delete':
-        backend.values.delete_many(['before'])
+        backend.store.delete_many(['published_before'])
         assert backend.get('before') is None
     elif operation == 'conditional':
         backend.store_result('id', 5, states.SUCCESS)
@@ -1470,7 +1472,7 @@ def test_what_a_signal_handler_raises_ends_a_request(
         signal.signal(signal.SIGALRM, before)
 
 
-def test_an_answer_that_is_not_json_is_asked_for_again(
+def test_a_response_that_is_not_json_is_asked_for_again(
         backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
     left = [2]
 
@@ -1478,9 +1480,9 @@ def test_an_answer_that_is_not_json_is_asked_for_again(
         if left[0]:
             left[0] -= 1
             response_dict['body'] = b'<html>maintenance</html>'
-    backend.values.table.client.botocore.meta.events.register_first('before-parse.dynamodb', spoil)
+    backend.store.table.client.botocore.meta.events.register_first('before-parse.dynamodb', spoil)
     backend.set('key', b'1')
-    backend.values.table.client.botocore.meta.events.unregister('before-parse.dynamodb', spoil)
+    backend.store.table.client.botocore.meta.events.unregister('before-parse.dynamodb', spoil)
     assert backend.get('key') == b'1'
     # the second, since botocore before 1.36 has no such event
     assert operations(proxy) in (['PutItem'] * 3 + ['GetItem'], ['PutItem', 'GetItem'])
@@ -1508,7 +1510,7 @@ def test_the_reasons_of_throttling_are_logged_and_raised(
     reason = 'TableWriteProvisionedThroughputExceeded of arn:'
     assert str(caught.value).count(reason) == 1 and reason in caplog.text
     assert caught.value.response['Error']['Code'] == 'ProvisionedThroughputExceededException'
-    assert dv.diagnose(caught.value).throttled
+    assert dv.classify(caught.value).throttled
 
 
 THROTTLED = {
@@ -1533,7 +1535,7 @@ def test_the_warning_of_throttling_says_which_limit_and_what_to_do(
         if left:
             raise left.pop()  # botocore before 1.40.10 does not read the reasons from an answer
 
-    events = backend.values.table.client.botocore.meta.events
+    events = backend.store.table.client.botocore.meta.events
     events.register('before-call.dynamodb.PutItem', throttle)
     backend.set('key', b'1')
     events.unregister('before-call.dynamodb.PutItem', throttle)
@@ -1573,7 +1575,7 @@ def test_result_backend_max_retries_is_kept(make_app: MakeApp, proxy: Proxy) -> 
     assert len(proxy.requests) == 3
 
 
-LASTING = {
+PERMANENT = {
     'AccessDeniedException': 'the IAM action dynamodb:GetItem is needed, and denied',
     'UnrecognizedClientException': 'AWS does not know these credentials there: '
                                    'check the access key, and that the region',
@@ -1582,8 +1584,8 @@ LASTING = {
 }
 
 
-@pytest.mark.parametrize('code', LASTING)
-def test_lasting_errors_are_raised_at_once_with_what_to_do(
+@pytest.mark.parametrize('code', PERMANENT)
+def test_permanent_errors_are_raised_at_once_with_what_to_do(
         code: str, backend: dv.DynamoDBBackend, proxy: Proxy, table_name: str) -> None:
     # AWS explains a wrong signature with all that was signed
     signed = '\'POST\nx-amz-security-token:IQoJb3'
@@ -1591,14 +1593,14 @@ def test_lasting_errors_are_raised_at_once_with_what_to_do(
     with pytest.raises(ImproperlyConfigured) as caught:
         backend.get('key')
     place = f"table='{table_name}' in region us-east-1"
-    assert str(caught.value).startswith(f'dynamodb result backend: {place}: {LASTING[code]}')
+    assert str(caught.value).startswith(f'dynamodb result backend: {place}: {PERMANENT[code]}')
     shown = ''.join(traceback.format_exception(None, caught.value, None))
     assert code in str(caught.value) and 'IQoJb3' not in shown
     assert caught.value.__context__ is None
     assert operations(proxy) == ['GetItem']
 
 
-def test_other_lasting_errors_are_botocores(backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
+def test_other_permanent_errors_are_botocores(backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
     proxy.faults = first(99, Error('ValidationException', 'no'))
     with pytest.raises(botocore.exceptions.ClientError, match='ValidationException'):
         backend.get('key')
@@ -1714,7 +1716,7 @@ def test_a_denial_of_another_service_is_named_as_it_is(backend: dv.DynamoDBBacke
     denied = botocore.exceptions.ClientError(
         {'Error': {'Code': 'AccessDenied', 'Message': 'no'}}, 'AssumeRoleWithWebIdentity')
     backend.get('key')
-    explained = str(backend.values.table.client._explain(denied))
+    explained = str(backend.store.table.client._explain(denied))
     assert 'the IAM action AssumeRoleWithWebIdentity is needed' in explained
 
 
@@ -1738,7 +1740,7 @@ def test_one_client_for_all_threads(make_app: MakeApp, proxy: Proxy) -> None:
 
     def use() -> None:
         app.backend.get('key')
-        clients.append((app.backend, app.backend.values.table.client.botocore))
+        clients.append((app.backend, app.backend.store.table.client.botocore))
 
     threads = [threading.Thread(target=use) for _ in range(8)]
     for thread in threads:
@@ -1748,14 +1750,14 @@ def test_one_client_for_all_threads(make_app: MakeApp, proxy: Proxy) -> None:
     assert len({id(backend) for backend, _ in clients}) == 8
     assert len({id(client) for _, client in clients}) == 1
     other = make_app('read_timeout=9')
-    assert other.backend.values.table.client.botocore is not clients[0][1]
+    assert other.backend.store.table.client.botocore is not clients[0][1]
 
 
 @pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs fork')
 def test_a_child_has_a_client_and_sockets_of_its_own(
         backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
     backend.set('key', b'value')
-    client = backend.values.table.client.botocore
+    client = backend.store.table.client.botocore
     reading, writing = os.pipe()
     children = []
     for _ in range(3):
@@ -1764,7 +1766,7 @@ def test_a_child_has_a_client_and_sockets_of_its_own(
             try:
                 for number in range(20):
                     backend.set(f'{os.getpid()}/{number}', b'x')
-                own = backend.values.table.client.botocore
+                own = backend.store.table.client.botocore
                 good = backend.get('key') == b'value' and own is not client
                 os.write(writing, b'good ' if good else b'bad ')
             finally:
@@ -1777,7 +1779,7 @@ def test_a_child_has_a_client_and_sockets_of_its_own(
         assert pipe.read() == b'good good good '
     for child in children:
         os.waitpid(child, 0)
-    assert backend.values.table.client.botocore is client and backend.get('key') == b'value'
+    assert backend.store.table.client.botocore is client and backend.get('key') == b'value'
     ports: dict[str, set[int]] = {}
     for request in proxy.requests:
         if '/' in request.ids[0]:
@@ -2074,11 +2076,11 @@ def test_an_answer_that_was_changed_on_its_way_is_asked_for_again(
     backend.set('key', b'1')
     proxy.reset()
     answers: list[bytes] = []
-    events = backend.values.table.client.botocore.meta.events
+    events = backend.store.table.client.botocore.meta.events
 
     def spoil(request: Any, **kwargs: Any) -> Any:
         # what the engine answers, but for one byte
-        endpoint = backend.values.table.client.botocore._endpoint
+        endpoint = backend.store.table.client.botocore._endpoint
         answer = endpoint.http_session.send(request)
         answers.append(answer.content)
         if len(answers) > 2:
@@ -2094,7 +2096,7 @@ def test_an_answer_that_was_changed_on_its_way_is_asked_for_again(
         backend.store_result('id', 7, states.SUCCESS)
     else:
         # tried once, and not taken for written
-        assert backend.values.table.insert_many([{'id': 'new', 'result': b'1'}]) == set()
+        assert backend.store.table.insert_many([{'id': 'new', 'result': b'1'}]) == set()
         assert len(answers) == 1
         answers *= 3
         assert any(item['id'] == 'new' for item in all_items(client, table_name))
@@ -2105,23 +2107,23 @@ def test_an_answer_that_was_changed_on_its_way_is_asked_for_again(
 
 
 # --------------------------------------------------------------------------------------------------
-# Pages
+# Paging
 # --------------------------------------------------------------------------------------------------
 
 def test_batches_have_pages_of_100_without_duplicates(
         backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
     ids = [f'key-{number}' for number in range(250)]
-    backend.values.table.write_many(puts=({'id': id, 'result': id.encode()} for id in [*ids, *ids]))
+    backend.store.table.write_many(puts=({'id': id, 'result': id.encode()} for id in [*ids, *ids]))
     assert cost(proxy) == (10, 0, 250)
     values = [id.encode() for id in ids]
     assert backend.mget([*reversed(ids), 'none', *ids]) == [*reversed(values), None, *values]
     assert cost(proxy) == (3, 125.5, 0)
-    backend.values.delete_many([*ids, *ids])
+    backend.store.delete_many([*ids, *ids])
     assert cost(proxy) == (10, 0, 250)
     assert backend.mget(ids) == [None] * 250
 
 
-def test_more_than_an_answer_holds_is_read_past_a_deadline(
+def test_more_than_a_response_holds_is_read_past_a_deadline(
         app: Celery, backend: dv.DynamoDBBackend) -> None:
     ids = [f'large-{number}' for number in range(50)]
     value = noise(270 * KB).hex()[:390 * KB]
@@ -2135,9 +2137,9 @@ def test_what_comes_back_unprocessed_is_sent_again(
         backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
     ids = [f'key-{number}' for number in range(130)]
     proxy.faults = lambda operation, body: Partial() if random.random() < 0.7 else None
-    backend.values.table.write_many(puts=({'id': id, 'result': id.encode()} for id in ids))
+    backend.store.table.write_many(puts=({'id': id, 'result': id.encode()} for id in ids))
     assert backend.mget(ids) == [id.encode() for id in ids]
-    backend.values.delete_many(ids)
+    backend.store.delete_many(ids)
     proxy.faults = None
     assert backend.mget(ids) == [None] * 130
 
@@ -2146,7 +2148,7 @@ def test_what_comes_back_unprocessed_is_sent_again(
 def test_a_batch_that_stays_unprocessed_is_a_throttling_error(
         query: str, make_app: MakeApp, proxy: Proxy) -> None:
     backend = ready(make_app(query), proxy)
-    table = backend.values.table
+    table = backend.store.table
 
     def all_unprocessed(parsed: Any, **kwargs: Any) -> None:
         keys = [{'id': {'S': 'a'}}, {'id': {'S': 'b'}}]
@@ -2156,7 +2158,7 @@ def test_a_batch_that_stays_unprocessed_is_a_throttling_error(
     message = r'2 items of table .* stayed unprocessed'
     with pytest.raises(botocore.exceptions.ClientError, match=message) as caught:
         backend.mget(['a', 'b'])
-    assert dv.diagnose(caught.value).throttled
+    assert dv.classify(caught.value).throttled
     assert (len(proxy.requests) == 1) is (query == 'retry_if_throttled=false')
 
 
@@ -2206,12 +2208,12 @@ def test_a_batch_in_which_some_pages_come_back_short_is_read_whole(
     rng = random.Random(5)
     proxy.reset()
     proxy.faults = lambda operation, body: rng.choice([Partial(), Partial(), Throttle(), None])
-    assert len(backend.look(ids)) == 500
+    assert len(backend.fetch(ids)) == 500
     assert len(proxy.requests) < 200
-    table = backend.values.table
+    table = backend.store.table
     table.write_many(deletes=[backend.item_id(id) for id in ids])
     proxy.faults = None
-    assert backend.look(ids) == {}
+    assert backend.fetch(ids) == {}
 
 
 def test_a_thread_that_outlives_the_main_thread_can_still_use_batches(
@@ -2279,7 +2281,7 @@ def test_no_control_plane_request_while_the_table_exists(
     lambda backend: backend.get('key'), lambda backend: backend.mget(['key']),
     lambda backend: backend.delete('key'),
     lambda backend: backend.incr('key'), lambda backend: backend.expire('key', 5),
-    lambda backend: backend.values.delete_many(['key'])])
+    lambda backend: backend.store.delete_many(['key'])])
 def test_any_request_creates_the_table(missing: Any, app: Celery, proxy: Proxy) -> None:
     missing(app.backend)
     assert operations(proxy).count('CreateTable') == 1
@@ -2388,9 +2390,9 @@ def create_table(
         AttributeDefinitions=[{'AttributeName': key, 'AttributeType': kind}], **more)
 
 
-def test_a_refused_write_is_one_request_where_the_answer_holds_the_item(
+def test_a_refused_write_is_one_request_where_the_response_holds_the_item(
         backend: dv.DynamoDBBackend, proxy: Proxy, needs: Callable[[str], None]) -> None:
-    table = backend.values.table
+    table = backend.store.table
     stored = {'id': 'id', 'result': b'first', 'status': 'SUCCESS'}
     assert table.put(stored).applied
     new = 'attribute_not_exists(#id)'
@@ -2510,7 +2512,7 @@ def test_a_table_of_another_account_is_named_by_its_arn(
 
 def test_a_full_page_is_known_by_its_bytes(make_app: MakeApp, proxy: Proxy) -> None:
     # DynamoDB Local sends chunks, without a Content-Length
-    table = ready(make_app(), proxy).values.table
+    table = ready(make_app(), proxy).store.table
     pages = [['a', 'b'], ['c']]
 
     def answer(request: Any, **kwargs: Any) -> Any:
@@ -2764,12 +2766,12 @@ def test_a_denied_key_is_told_as_such(
 @pytest.mark.parametrize('action', ['DescribeTimeToLive', 'UpdateTimeToLive'])
 @pytest.mark.parametrize('exists', [False, True])
 def test_create_table_that_may_not_turn_on_time_to_live_says_so(
-        action: str, exists: bool, run: Any, proxy: Proxy, client: Any, table_name: str) -> None:
+        action: str, exists: bool, cli: Any, proxy: Proxy, client: Any, table_name: str) -> None:
     if exists:
         create_table(client, table_name)
     denied = Error('AccessDeniedException', 'not authorized')
     proxy.faults = lambda operation, body: denied if operation == action else None
-    code, output = run('create-table')
+    code, output = cli('create-table')
     done = 'exists' if exists else 'was created'
     said = f'Error: table {table_name} {done}, but time to live was not turned on: '
     assert code == 1 and said in output
@@ -2791,7 +2793,7 @@ def test_a_passing_failure_leaves_time_to_live_to_a_later_write(
     backend.set('key', b'2')  # a store is not held up by more than one request
     assert operations(proxy).count(operation) == 1
     monkeypatch.setattr(dv, '_TTL_PAUSE', 0)
-    backend.values.table._ttl_due = 0  # a minute later
+    backend.store.table._ttl_due = 0  # a minute later
     backend.set('key', b'3')
     proxy.faults = None
     backend.set('key', b'4')
@@ -2814,7 +2816,7 @@ def test_a_signal_leaves_time_to_live_to_a_later_write(
         if left:
             raise left.pop()
 
-    backend.values.table.client.botocore.meta.events.register(
+    backend.store.table.client.botocore.meta.events.register(
         'before-send.dynamodb.DescribeTimeToLive', interrupt_once)
     with pytest.raises(KeyboardInterrupt):
         backend.set('key', b'1')
@@ -2832,97 +2834,97 @@ def test_the_time_to_live_of_a_new_table_survives_a_short_failure(
 
 
 # --------------------------------------------------------------------------------------------------
-# Together
+# Group commit
 # --------------------------------------------------------------------------------------------------
 
-def test_stores_of_threads_travel_together(crowd: Crowd, proxy: Proxy) -> None:
-    crowd.store(9)
+def test_concurrent_stores_share_a_request(writers: Writers, proxy: Proxy) -> None:
+    writers.store(9)
     assert operations(proxy) == ['PutItem', 'BatchExecuteStatement']
     assert sorted(proxy.requests[1].ids + proxy.requests[0].ids) == sorted(
-        f'celery-task-meta-{id}' for id in crowd.values)
+        f'celery-task-meta-{id}' for id in writers.written)
     assert proxy.usage().write_units == 9
-    crowd.check()
+    writers.check()
     proxy.reset()
-    crowd.store(60)  # 25 statements at most
+    writers.store(60)  # 25 statements at most
     sizes = [len(request.ids) for request in proxy.requests if request.ids[0].startswith('celery')]
     assert sum(sizes) == 60 and max(sizes) == 25 and len(sizes) <= 6
 
 
 @pytest.mark.parametrize('earlier', ['success', 'failure', 'expired'])
-def test_stores_that_travel_together_keep_the_first_success(
-        earlier: str, crowd: Crowd, proxy: Proxy, client: Any, table_name: str) -> None:
+def test_batched_stores_keep_the_first_success(
+        earlier: str, writers: Writers, proxy: Proxy, client: Any, table_name: str) -> None:
     state = states.FAILURE if earlier == 'failure' else states.SUCCESS
-    crowd.backend.store_result('e', ValueError() if earlier == 'failure' else 'old', state)
+    writers.backend.store_result('e', ValueError() if earlier == 'failure' else 'old', state)
     if earlier == 'expired':
-        crowd.backend.expire('celery-task-meta-e', 1)
+        writers.backend.expire('celery-task-meta-e', 1)
         time.sleep(2.1)
     proxy.reset()
-    crowd.stores({id: f'new {id}' for id in 'abcdefghi'})
+    writers.stores({id: f'new {id}' for id in 'abcdefghi'})
     assert sorted(operations(proxy)) == ['BatchExecuteStatement'] + ['PutItem'] * 2
-    crowd.check(e='old' if earlier == 'success' else 'new e')
+    writers.check(e='old' if earlier == 'success' else 'new e')
 
 
 @pytest.mark.parametrize('fault', [
     Partial(), Partial('InternalServerError'), Throttle(), ServerError(), ResetBefore(),
     ResetAfter()], ids=repr)
-def test_stores_that_travel_together_survive_faults(
-        fault: Any, crowd: Crowd, proxy: Proxy, client: Any, table_name: str) -> None:
+def test_batched_stores_survive_faults(
+        fault: Any, writers: Writers, proxy: Proxy, client: Any, table_name: str) -> None:
     proxy.faults = first(1, fault, 'BatchExecuteStatement')
-    crowd.store(9)
+    writers.store(9)
     # one by one, and not together again
     assert operations(proxy).count('BatchExecuteStatement') == 1
     assert operations(proxy).count('PutItem') == (5 if isinstance(fault, Partial) else 9)
-    crowd.check()
+    writers.check()
     assert len(all_items(client, table_name)) == 11
 
 
-def test_an_interrupted_store_leaves_the_others_alone(crowd: Crowd, proxy: Proxy) -> None:
-    crowd.store(9, dies='BatchExecuteStatement')
-    died, = crowd.died
+def test_an_interrupted_store_leaves_the_others_alone(writers: Writers, proxy: Proxy) -> None:
+    writers.store(9, dies='BatchExecuteStatement')
+    died, = writers.died
     assert operations(proxy) == ['PutItem'] * 8
-    del crowd.values[died]
-    crowd.check()
+    del writers.written[died]
+    writers.check()
 
 
-def test_what_cannot_be_stored_hurts_no_store_that_it_travels_with(
-        crowd: Crowd, proxy: Proxy) -> None:
+def test_what_cannot_be_stored_hurts_no_other_store_of_its_batch(
+        writers: Writers, proxy: Proxy) -> None:
     proxy.faults = lambda operation, body: Delay(0.5)
     statuses: list[Any] = [states.SUCCESS] * 3 + [object()]  # any, where results are pickled
     with ThreadPoolExecutor(4) as pool:
         stores = []
         for number, status in enumerate(statuses):
             stores.append(pool.submit(
-                crowd.backend.values.put, str(number), b'{}', status, new=True))
+                writers.backend.store.put, str(number), b'{}', status, new=True))
             time.sleep(0.1)
     assert [type(each.exception()) for each in stores] == [type(None)] * 3 + [TypeError]
     assert operations(proxy) == ['PutItem', 'BatchExecuteStatement']
 
 
-def test_those_whom_one_answer_set_free_go_together_again(
-        crowd: Crowd, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
-    crowd.store(9)  # one alone, and eight together
-    monkeypatch.setattr(dv, '_GATHERING', 60.0)
+def test_threads_released_by_one_response_share_the_next_request(
+        writers: Writers, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    writers.store(9)  # one alone, and eight together
+    monkeypatch.setattr(dv, 'LINGER', 60.0)
     proxy.reset()
     with ThreadPoolExecutor(8) as pool:
         for number in range(8):
-            pool.submit(crowd.backend.store_result, f'next-{number}', number, states.SUCCESS)
+            pool.submit(writers.backend.store_result, f'next-{number}', number, states.SUCCESS)
     assert operations(proxy) == ['BatchExecuteStatement'] and len(proxy.requests[0].ids) == 8
-    monkeypatch.setattr(dv, '_GATHERING', 0.01)
+    monkeypatch.setattr(dv, 'LINGER', 0.01)
     proxy.reset()
     for number in range(2):  # the first waits for the others in vain, the second for nobody
-        crowd.backend.store_result(f'alone-{number}', number, states.SUCCESS)
-        monkeypatch.setattr(dv, '_GATHERING', 60.0)
+        writers.backend.store_result(f'alone-{number}', number, states.SUCCESS)
+        monkeypatch.setattr(dv, 'LINGER', 60.0)
     assert operations(proxy) == ['PutItem'] * 2
 
 
 def test_nobody_waits_for_ever_for_a_leader_that_a_signal_stopped_before_it_led(
-        crowd: Crowd, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dv, '_PATIENCE', 0.5)
-    monkeypatch.setattr(dv, '_TURN', 0.5)
-    newest = dv.shared_batches(crowd.backend.options)._newest
-    newest[dv._STORES] = dv._Batch(1)  # open, and nobody is left to send it
+        writers: Writers, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dv, 'FOLLOWER_TIMEOUT', 0.5)
+    monkeypatch.setattr(dv, 'LEADER_TIMEOUT', 0.5)
+    newest = dv.shared_batcher(writers.backend.options)._newest
+    newest[dv.RESULTS_QUEUE] = dv._Batch(1)  # open, and nobody is left to send it
     ids = [str(number) for number in range(30)]  # more than it takes
-    threads = [threading.Thread(target=crowd.backend.store_result, args=(id, id, states.SUCCESS))
+    threads = [threading.Thread(target=writers.backend.store_result, args=(id, id, states.SUCCESS))
                for id in ids]
     for thread in threads:
         thread.daemon = True
@@ -2931,23 +2933,23 @@ def test_nobody_waits_for_ever_for_a_leader_that_a_signal_stopped_before_it_led(
     for thread in threads:
         thread.join(5)
         assert not thread.is_alive()
-    crowd.check(**dict(zip(ids, ids)))
+    writers.check(**dict(zip(ids, ids)))
 
 
 def test_a_thread_waits_for_no_batch_that_it_led_itself_when_a_signal_stopped_it(
-        crowd: Crowd, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dv, '_TURN', 60.0)
+        writers: Writers, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dv, 'LEADER_TIMEOUT', 60.0)
     stale = dv._Batch(1)
-    dv.shared_batches(crowd.backend.options)._newest[dv._STORES] = stale
+    dv.shared_batcher(writers.backend.options)._newest[dv.RESULTS_QUEUE] = stale
     began = time.monotonic()
     for id in ('one', 'two'):
-        crowd.backend.store_result(id, id, states.SUCCESS)
-    assert time.monotonic() - began < 30  # and not _TURN or _PATIENCE, 60 s
+        writers.backend.store_result(id, id, states.SUCCESS)
+    assert time.monotonic() - began < 30  # and not LEADER_TIMEOUT or FOLLOWER_TIMEOUT, 60 s
     assert stale.done.is_set()  # who has joined it waits no longer
 
 
 def test_a_store_that_is_tried_again_and_again_does_not_hold_up_others(
-        crowd: Crowd, proxy: Proxy) -> None:
+        writers: Writers, proxy: Proxy) -> None:
     tried, stored = threading.Event(), threading.Event()
 
     def faults(operation: str, body: Any) -> Any:
@@ -2958,47 +2960,47 @@ def test_a_store_that_is_tried_again_and_again_does_not_hold_up_others(
 
     proxy.faults = faults
     slow = threading.Thread(
-        target=crowd.backend.store_result, args=('slow', 1, states.SUCCESS))
+        target=writers.backend.store_result, args=('slow', 1, states.SUCCESS))
     slow.start()
     assert tried.wait(20)
-    crowd.backend.store_result('other', 2, states.SUCCESS)
+    writers.backend.store_result('other', 2, states.SUCCESS)
     assert slow.is_alive()
     stored.set()
     slow.join(60)
-    crowd.check(slow=1, other=2)
+    writers.check(slow=1, other=2)
 
 
 @pytest.mark.parametrize('fault', [
     Partial('AccessDenied'), Error('AccessDeniedException')], ids=repr)
-def test_without_the_right_to_insert_stores_go_alone_and_it_is_told_once(
-        fault: Any, crowd: Crowd, proxy: Proxy, caplog: pytest.LogCaptureFixture) -> None:
+def test_without_the_right_to_insert_stores_go_alone_and_it_is_logged_once(
+        fault: Any, writers: Writers, proxy: Proxy, caplog: pytest.LogCaptureFixture) -> None:
     proxy.faults = lambda operation, body: fault if operation.startswith('BatchE') else None
-    crowd.store(9)
-    crowd.store(9, together=False)
+    writers.store(9)
+    writers.store(9, together=False)
     assert operations(proxy).count('BatchExecuteStatement') == 1
-    crowd.check()
-    told, = [record for record in caplog.records if record.levelno >= logging.WARNING]
-    assert 'needs the IAM action dynamodb:PartiQLInsert' in told.getMessage()
+    writers.check()
+    got, = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert 'grant the IAM action dynamodb:PartiQLInsert' in got.getMessage()
 
 
 @pytest.mark.parametrize('what', ['large', 'larger', 'retried', 'sent'])
 def test_stores_that_go_alone(
-        what: str, crowd: Crowd, proxy: Proxy, make_app: MakeApp) -> None:
+        what: str, writers: Writers, proxy: Proxy, make_app: MakeApp) -> None:
     if what == 'sent':
-        crowd.backend = ready(make_app('track_sent=yes'), proxy)
+        writers.backend = ready(make_app('track_sent=yes'), proxy)
     size = {'large': 17_000, 'larger': 500_000}.get(what, 0)
-    crowd.store(5, value='x' * size, retries=1 if what == 'retried' else 0, together=False)
+    writers.store(5, value='x' * size, retries=1 if what == 'retried' else 0, together=False)
     assert 'BatchExecuteStatement' not in operations(proxy)
-    crowd.check()
+    writers.check()
 
 
-def test_a_second_state_goes_alone(crowd: Crowd, proxy: Proxy) -> None:
+def test_a_second_state_goes_alone(writers: Writers, proxy: Proxy) -> None:
     started = threading.Barrier(5)
 
     def store(id: str) -> None:
-        crowd.backend.store_result(id, None, states.STARTED)
+        writers.backend.store_result(id, None, states.STARTED)
         started.wait(20)
-        crowd.backend.store_result(id, id, states.SUCCESS)
+        writers.backend.store_result(id, id, states.SUCCESS)
 
     proxy.faults = lambda operation, body: Delay(0.1)
     threads = [threading.Thread(target=store, args=(id,)) for id in 'abcde']
@@ -3010,7 +3012,7 @@ def test_a_second_state_goes_alone(crowd: Crowd, proxy: Proxy) -> None:
     assert operations(proxy)[-5:] == ['PutItem'] * 5
     assert 'BatchExecuteStatement' in operations(proxy)
     assert proxy.usage().write_units == 10
-    crowd.check(**{id: id for id in 'abcde'})
+    writers.check(**{id: id for id in 'abcde'})
 
 
 def store_in_threads(backend: dv.DynamoDBBackend, threads: int, each: int) -> list[str]:
@@ -3045,46 +3047,46 @@ def test_no_result_is_lost_under_mock_aws(monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.parametrize('error', [
     TypeError('a hook'), KeyError('a hook'), RuntimeError('a hook')], ids=repr)
 def test_whatever_a_request_for_many_raises_each_result_is_stored(
-        error: Exception, crowd: Crowd) -> None:
+        error: Exception, writers: Writers) -> None:
     def instrumentation(model: Any, **kwargs: Any) -> None:
         if model.name == 'BatchExecuteStatement':
             raise error
 
-    events = crowd.backend.values.table.client.botocore.meta.events
+    events = writers.backend.store.table.client.botocore.meta.events
     events.register('before-call.dynamodb', instrumentation)
     try:
-        crowd.store(9)
+        writers.store(9)
     finally:
         events.unregister('before-call.dynamodb', instrumentation)
-    crowd.check()
-    crowd.store(9)  # it has passed
-    assert operations(crowd.proxy)[-2:] == ['PutItem', 'BatchExecuteStatement']
-    crowd.check()
+    writers.check()
+    writers.store(9)  # it has passed
+    assert operations(writers.proxy)[-2:] == ['PutItem', 'BatchExecuteStatement']
+    writers.check()
 
 
 @pytest.mark.parametrize('answer', [{}, {'Responses': None}, {'Responses': [{'Error': {}}]}])
-def test_an_odd_answer_for_many_loses_no_result(answer: Any, crowd: Crowd) -> None:
+def test_an_odd_answer_for_many_loses_no_result(answer: Any, writers: Writers) -> None:
     def odd(parsed: dict[str, Any], **kwargs: Any) -> None:
         parsed.clear()
         parsed.update(answer)
 
-    events = crowd.backend.values.table.client.botocore.meta.events
+    events = writers.backend.store.table.client.botocore.meta.events
     events.register('after-call.dynamodb.BatchExecuteStatement', odd)
     try:
-        crowd.store(9)
+        writers.store(9)
     finally:
         events.unregister('after-call.dynamodb.BatchExecuteStatement', odd)
-    crowd.check()
+    writers.check()
 
 
 def test_a_soft_time_limit_in_a_request_for_many_is_raised_and_others_are_stored(
-        crowd: Crowd) -> None:
+        writers: Writers) -> None:
     def limit(model: Any, **kwargs: Any) -> None:
         if model.name == 'BatchExecuteStatement':
             raise SoftTimeLimitExceeded
 
     limited: list[str] = []
-    store = crowd.backend.store_result
+    store = writers.backend.store_result
 
     def storing(id: str, *args: Any, **kwargs: Any) -> None:
         try:
@@ -3092,41 +3094,41 @@ def test_a_soft_time_limit_in_a_request_for_many_is_raised_and_others_are_stored
         except SoftTimeLimitExceeded:
             limited.append(id)
 
-    crowd.backend.store_result = storing  # of this crowd alone
-    events = crowd.backend.values.table.client.botocore.meta.events
+    writers.backend.store_result = storing  # of this writers alone
+    events = writers.backend.store.table.client.botocore.meta.events
     events.register('before-call.dynamodb', limit)
     try:
-        crowd.store(9)
+        writers.store(9)
     finally:
         events.unregister('before-call.dynamodb', limit)
     stopped, = limited
-    assert crowd.values.pop(stopped)
-    crowd.check()
+    assert writers.written.pop(stopped)
+    writers.check()
 
 
 def test_an_engine_without_statements_is_told_as_such(
-        crowd: Crowd, proxy: Proxy, caplog: pytest.LogCaptureFixture) -> None:
+        writers: Writers, proxy: Proxy, caplog: pytest.LogCaptureFixture) -> None:
     fault = Error('UnknownOperationException')
     proxy.faults = lambda operation, body: fault if operation.startswith('BatchE') else None
-    crowd.store(9)
-    crowd.store(9, together=False)
+    writers.store(9)
+    writers.store(9, together=False)
     assert operations(proxy).count('BatchExecuteStatement') == 1
-    crowd.check()
-    told, = [record for record in caplog.records if record.levelno >= logging.WARNING]
-    assert 'this engine has no BatchExecuteStatement' in told.getMessage()
-    assert 'IAM' not in told.getMessage()
+    writers.check()
+    got, = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert 'this engine has no BatchExecuteStatement' in got.getMessage()
+    assert 'IAM' not in got.getMessage()
 
 
 @pytest.mark.parametrize('fault', [
     Error('ResourceNotFoundException'), Partial('ResourceNotFound'), Throttle(),
     Error('ValidationException'), ServerError(), Partial('ThrottlingError')], ids=repr)
 def test_what_passes_keeps_no_results_from_being_stored_together(
-        fault: Any, crowd: Crowd, proxy: Proxy, caplog: pytest.LogCaptureFixture) -> None:
+        fault: Any, writers: Writers, proxy: Proxy, caplog: pytest.LogCaptureFixture) -> None:
     proxy.faults = first(2, fault, 'BatchE')
     for _ in range(3):
-        crowd.store(4)
+        writers.store(4)
     assert operations(proxy)[-2:] == ['PutItem', 'BatchExecuteStatement']
-    crowd.check()
+    writers.check()
     assert 'together' not in caplog.text
 
 
@@ -3141,18 +3143,18 @@ def test_a_breaker_opens_after_failures_in_a_row() -> None:
 @pytest.mark.parametrize('fault', [ServerError(), Error('ValidationException'), ResetAfter()],
                          ids=repr)
 def test_an_engine_that_never_inserts_many_is_not_asked_again_and_again(
-        fault: Any, crowd: Crowd, proxy: Proxy, caplog: pytest.LogCaptureFixture) -> None:
+        fault: Any, writers: Writers, proxy: Proxy, caplog: pytest.LogCaptureFixture) -> None:
     proxy.faults = lambda operation, body: fault if operation.startswith('BatchE') else None
     for number in range(dv.Breaker.FAILURES + 1):
-        crowd.store(4, together=number < dv.Breaker.FAILURES)
+        writers.store(4, together=number < dv.Breaker.FAILURES)
     assert operations(proxy).count('BatchExecuteStatement') == dv.Breaker.FAILURES
-    crowd.check()
-    told, = [record for record in caplog.records if 'together' in record.getMessage()]
-    assert told.levelno == logging.WARNING and 'tried again in a minute' in told.getMessage()
+    writers.check()
+    got, = [record for record in caplog.records if 'together' in record.getMessage()]
+    assert got.levelno == logging.WARNING and 'tried again in a minute' in got.getMessage()
 
 
 # --------------------------------------------------------------------------------------------------
-# Values
+# Blob store
 # --------------------------------------------------------------------------------------------------
 
 BIG = 10 * 2**20
@@ -3182,7 +3184,7 @@ def test_values_of_any_size_survive(
 def test_the_largest_value_of_one_item_fits_with_the_longest_id(
         backend: dv.DynamoDBBackend, client: Any, table_name: str) -> None:
     key, value = 'k' * 2048, noise(dv._VALUE_LIMIT)
-    backend.values.put(key, value, 'SUCCESS', 3600)
+    backend.store.put(key, value, 'SUCCESS', 3600)
     assert backend.get(key) == value
     assert len(all_items(client, table_name)) == 1
 
@@ -3198,7 +3200,7 @@ def test_a_value_above_max_result_size_is_refused_with_both_sizes(
 
 def test_large_values_expire_whole(
         backend: dv.DynamoDBBackend, client: Any, table_name: str) -> None:
-    backend.values.put('key', noise(900 * KB), 'SUCCESS', lifetime=100)
+    backend.store.put('key', noise(900 * KB), 'SUCCESS', lifetime=100)
     assert len({item['ttl'] for item in all_items(client, table_name)}) == 1
     backend.expire('key', 1000)
     ttl, = {item['ttl'] for item in all_items(client, table_name)}
@@ -3269,7 +3271,7 @@ def test_a_large_value_that_cannot_be_stored_leaves_no_chunk(
     assert all_items(client, table_name) == []
 
 
-def test_a_large_value_that_was_stored_though_no_answer_came_keeps_its_chunks(
+def test_a_large_value_that_was_stored_though_no_response_came_keeps_its_chunks(
         make_app: MakeApp, proxy: Proxy) -> None:
     backend = ready(make_app('retry_timeout=0.1'), proxy)
     value = noise(3 * 400_000)
@@ -3285,7 +3287,7 @@ def test_a_soft_time_limit_while_chunks_are_written_leaves_none(
     def limit(model: Any, **kwargs: Any) -> None:
         if model.name == 'PutItem':
             raise celery.exceptions.SoftTimeLimitExceeded
-    events = backend.values.table.client.botocore.meta.events
+    events = backend.store.table.client.botocore.meta.events
     events.register('before-call.dynamodb', limit)
     try:
         with pytest.raises(celery.exceptions.SoftTimeLimitExceeded):
@@ -3403,7 +3405,7 @@ class Replacer:
 
     def __init__(self, backend: dv.DynamoDBBackend, client: Any, table: str, times: float) -> None:
         self.backend, self.client, self.table, self.left = backend, client, table, times
-        self.events = backend.values.table.client.botocore.meta.events
+        self.events = backend.store.table.client.botocore.meta.events
         self.replaced = 0
         self.swap()
 
@@ -3416,10 +3418,11 @@ class Replacer:
         for each in chunks:
             self.client.put_item(TableName=self.table, Item=dv.marshal_item(each))
         try:
-            old = self.client.put_item(
+            response = self.client.put_item(
                 TableName=self.table, Item=dv.marshal_item(item), ReturnValues='ALL_OLD',
                 **dv.expressions({'keep': 'SUCCESS', 'now': 0},
-                                 ConditionExpression=dv.Values.REPLACEABLE)).get('Attributes', {})
+                                 ConditionExpression=dv.BlobStore.REPLACEABLE))
+            old = response.get('Attributes', {})
         except self.client.exceptions.ConditionalCheckFailedException:
             old = dv.marshal_item(item)  # the task has ended
         for id in dv.chunk_ids(dv.unmarshal_item(old)):
@@ -3480,7 +3483,7 @@ def test_a_wait_that_never_finds_the_whole_value_ends_in_time(
         with pytest.raises(TimeoutError, match='results not ready: 1'):
             app.AsyncResult('id').get(timeout=0.2, interval=0.02)
         with pytest.raises(TimeoutError):
-            backend.look(['id'], deadline=time.monotonic() + 0.2)
+            backend.fetch(['id'], deadline=time.monotonic() + 0.2)
 
 
 def test_reading_a_value_that_is_never_whole_ends_after_retry_timeout(
@@ -3493,21 +3496,21 @@ def test_reading_a_value_that_is_never_whole_ends_after_retry_timeout(
 
 def test_progress_that_was_replaced_while_it_was_read_is_told_once_it_is_whole(
         app: Celery, backend: dv.DynamoDBBackend, replacer: MakeReplacer) -> None:
-    told: list[str] = []
+    got: list[str] = []
 
     def on_message(meta: Any) -> None:
-        told.append(meta['status'])
+        got.append(meta['status'])
         if meta['status'] == 'PROGRESS':
             app.backend.store_result('id', 42, states.SUCCESS)
 
     with replacer(5):
         result = app.AsyncResult('id')
         assert result.get(timeout=30, interval=0.02, on_message=on_message) == 42
-    assert told == ['PROGRESS', 'SUCCESS']
+    assert got == ['PROGRESS', 'SUCCESS']
 
 
 def test_list_goes_on_while_a_value_is_replaced_again_and_again(
-        run: Any, backend: dv.DynamoDBBackend, client: Any, table_name: str) -> None:
+        cli: Any, backend: dv.DynamoDBBackend, client: Any, table_name: str) -> None:
     ids = ready_tasks(backend, 1)
     stop = threading.Event()
     replacing = Replacer(backend, client, table_name, math.inf)
@@ -3518,10 +3521,10 @@ def test_list_goes_on_while_a_value_is_replaced_again_and_again(
 
     with ThreadPoolExecutor(1) as pool:
         swapping = pool.submit(swap)
-        status, told = run('list')
+        status, got = cli('list')
         stop.set()
     swapping.result()
-    assert status == 0 and ids[0] in told
+    assert status == 0 and ids[0] in got
 
 
 def test_missing_chunks_are_found_by_two_reads_of_the_same_version(
@@ -3627,16 +3630,16 @@ class Late:
 
 @given(st.integers(0, 2**29 - 1), st.booleans(),
        st.one_of(st.uuids().map(str), st.text(min_size=1, max_size=40)), st.booleans())
-def test_members_survive(group_index: int, added: bool, task_id: str, kept: bool) -> None:
+def test_members_survive(group_index: int, added: bool, task_id: str, copied: bool) -> None:
     part = dv.Part(group_index, added, task_id)
     assert dv.part_of(dv.member_of(part)) == part
-    parts = [(part, 'kept' if kept else 'members')] * 2
+    parts = [(part, 'copied' if copied else 'members')] * 2
     assert list(dv.unpack(dv.pack(parts))) == parts
 
 
 def test_members_are_short_and_ids_of_16_bytes_are_no_uuids() -> None:
     part = dv.Part(7, False, str(uuid.uuid4()))
-    assert len(dv.member_of(part)) == len(dv.pack([(part, 'kept')])) == 20
+    assert len(dv.member_of(part)) == len(dv.pack([(part, 'copied')])) == 20
     part = dv.Part(7, False, uuid.uuid4().hex[:16])
     assert dv.part_of(dv.member_of(part)) == part
     part = dv.Part(7, False, uuid.uuid4().hex)
@@ -3676,23 +3679,23 @@ def test_what_a_second_delivery_added_is_not_waited_for() -> None:
     edges = {dv.edge(adder, first), dv.edge(first, deeper)}
     node = dv.Node(dv.Run('run', None, size=1), dv.Position(0, 0), {
         'members': {adder, first, second}, 'added': edges})
-    assert node.wanted == {adder, first, deeper} and not node.is_full
-    done = dataclasses.replace(node, item={**node.item, 'kept': {deeper}})
-    assert done.is_full and not done.is_over
+    assert node.expected_members == {adder, first, deeper} and not node.is_full
+    done = dataclasses.replace(node, item={**node.item, 'copied': {deeper}})
+    assert done.is_full and not done.overflows
 
 
 def test_the_progress_of_a_chord_of_many_leaves(
         backend: dv.DynamoDBBackend, client: Any, table_name: str) -> None:
-    table, chords = backend.values.table, dv.Chords(backend.values.table)
+    table, chords = backend.store.table, dv.ChordStore(backend.store.table)
     assert chords.progress('chord') is None
     run = dv.Run('chord.run', None, size=4020)
     chords.open('chord', run)
     assert len(all_items(client, table_name)) == 102 + 2
     for index in (0, 4000, 4019):
         part = dv.Part(index, False, str(uuid.uuid4()))
-        counter = dv.ChordCounter(table, run, part)
-        kind = 'failed' if index else 'members'
-        assert counter.count(dv.Entry(counter.member, kind)) is None
+        counter = dv.PartCounter(table, run, part)
+        set_name = 'failed' if index else 'members'
+        assert counter.count(dv.Entry(counter.member, set_name)) is None
     assert chords.progress('chord') == dv.Progress(3, 2, 4020, False)
     counter.close(4020)
     assert chords.progress('chord') == dv.Progress(0, 0, 4020, True)
@@ -3728,9 +3731,9 @@ def test_what_a_chord_costs(
     assert drive.published == [drive.expected]
     usage = proxy.usage()
     # the leaves of a generator are made by their first count, which looks whether the chord is open
-    looks = math.ceil(parts / 40) if lazy else 0
-    assert usage.requests <= most[0] + looks, usage
-    assert usage.read_units <= most[1] + looks and usage.write_units <= most[2], usage
+    fetches = math.ceil(parts / 40) if lazy else 0
+    assert usage.requests <= most[0] + fetches, usage
+    assert usage.read_units <= most[1] + fetches and usage.write_units <= most[2], usage
 
 
 @slow
@@ -3800,7 +3803,7 @@ class Rounds:
 def test_the_body_is_published_a_few_requests_after_the_last_part_was_stored(
         parts: int, limit: int, most: int, make_app: MakeApp, proxy: Proxy,
         monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dv.ChordCounter, 'LEASE', 600.0)  # no beats
+    monkeypatch.setattr(dv.PartCounter, 'LEASE', 600.0)  # no heartbeats
     backend = ready(make_app(f'chord_inline_limit={limit}'), proxy)
     drive = Drive(backend.app, parts)
     drive.apply()
@@ -3810,8 +3813,8 @@ def test_the_body_is_published_a_few_requests_after_the_last_part_was_stored(
     with Hook(backend, rounds.step):
         drive.returns(parts - 1)
     assert operations(proxy)[0] == 'PutItem'  # the last part's result
-    by_reference = [dv.Reference(drive.run.id, parts, False)]
-    assert drive.published == [by_reference if limit else drive.expected]
+    by_claim_check = [dv.ClaimCheck(drive.run.id, parts, False)]
+    assert drive.published == [by_claim_check if limit else drive.expected]
     assert 5 < rounds.until_published <= 1 + most, operations(proxy)
 
 
@@ -3908,7 +3911,7 @@ def test_parts_without_index_are_counted_on_one_node(
     assert sorted(drive.published[0]) == drive.expected
 
 
-def test_a_part_without_index_of_a_list_is_told_as_what_it_is(app: Celery) -> None:
+def test_a_part_without_index_of_a_list_is_reported_as_what_it_is(app: Celery) -> None:
     drive = Drive(app, 2)
     drive.apply()
     request = drive.request(0)
@@ -3953,7 +3956,7 @@ def test_an_id_that_is_too_long_is_a_clear_error(
     assert 'DynamoDB takes 2,048' in drive.error()
 
 
-def test_an_ignored_result_with_an_id_too_long_to_keep_fails_the_chord_not_the_task(
+def test_an_ignored_result_with_an_id_too_long_to_copy_fails_the_chord_not_the_task(
         backend: dv.DynamoDBBackend) -> None:
     drive = Drive(backend.app, 1, lazy=True)
     drive.ids[0] = 'x' * 2000  # and what keeps it apart has the id of the run, too
@@ -3988,7 +3991,7 @@ def test_added_tasks_follow_the_one_that_added_them(
     assert [value for value in values if isinstance(value, int)] == [0, 1, 2]
     assert sorted(values[by + 1:by + 3]) == ['b', 'uuid']
     # what Celery would send with a retry of either holds no more than it must
-    assert [dv.mark_of(each)['adds'] for each in (adder, *given)] == [added, [], []]
+    assert [dv.run_option_of(each)['adds'] for each in (adder, *given)] == [added, [], []]
 
 
 def test_a_task_that_adds_and_is_delivered_twice(backend: dv.DynamoDBBackend) -> None:
@@ -4016,12 +4019,12 @@ def test_too_many_added_tasks_are_a_clear_error(backend: dv.DynamoDBBackend) -> 
     drive = Drive(backend.app, 1)
     drive.apply()
     adder = drive.request(0)
-    dv.mark_of(adder)['adds'] = [f'{number:0200}' for number in range(2500)]
+    dv.run_option_of(adder)['adds'] = [f'{number:0200}' for number in range(2500)]
     drive.returns(0, request=adder)
     assert drive.error() == dv.TOO_LARGE
 
 
-def test_another_error_of_validation_is_not_told_as_too_large(
+def test_another_error_of_validation_is_not_reported_as_too_large(
         backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
     _, count = counting(backend, 1)
     proxy.faults = first(1, Error('ValidationException', 'no such type'), 'UpdateItem')
@@ -4031,7 +4034,7 @@ def test_another_error_of_validation_is_not_told_as_too_large(
 
 @slow
 @pytest.mark.parametrize(('threads', 'each'), [(8, 0.48), (100, 0.42)])
-def test_counts_of_threads_travel_together(
+def test_concurrent_counts_share_a_request(
         threads: int, each: float, make_app: MakeApp, proxy: Proxy) -> None:
     app = make_app('max_pool_connections=100')
     ready(app, proxy)
@@ -4041,7 +4044,7 @@ def test_counts_of_threads_travel_together(
     left = deque(range(1000))  # in the order in which they were sent
 
     def work() -> None:
-        for index in dv.popped(left):
+        for index in dv.drain(left):
             drive.returns(index)
 
     workers = [threading.Thread(target=work) for _ in range(threads)]
@@ -4059,17 +4062,17 @@ def test_counts_of_threads_travel_together(
 
 def counting(backend: dv.DynamoDBBackend, parts: int) -> tuple[dv.Run, Callable[..., Any]]:
     run = dv.Run(f'chord.{uuid.uuid4().hex[:8]}', int(time.time()) + 3600, size=parts)
-    dv.Chords(backend.values.table).open('chord', run)
+    dv.ChordStore(backend.store.table).open('chord', run)
 
-    def count(index: int) -> tuple[Any, dv.ChordCounter]:
-        counter = dv.ChordCounter(
-            backend.values.table, run, dv.Part(index, False, f'task-{index}'))
+    def count(index: int) -> tuple[Any, dv.PartCounter]:
+        counter = dv.PartCounter(
+            backend.store.table, run, dv.Part(index, False, f'task-{index}'))
         return counter.count(dv.Entry(counter.member)), counter
     return run, count
 
 
 @pytest.mark.parametrize('what', ['refused', 'interrupted', 'answer lost', 'duplicates'])
-def test_counts_that_travel_together_count_once_each(
+def test_batched_counts_count_once_each(
         what: str, make_app: MakeApp, proxy: Proxy) -> None:
     backend = ready(make_app('max_pool_connections=20'), proxy)
     run, count = counting(backend, 9)
@@ -4104,7 +4107,7 @@ def test_counts_that_travel_together_count_once_each(
         assert under_way.wait(20)
         for thread in threads[1:]:
             thread.start()
-        batches = dv.shared_batches(backend.options)
+        batches = dv.shared_batcher(backend.options)
         deadline = time.monotonic() + 20
         while len(batches._newest[f'{run.id}.0.0'].entries) < 8 and what != 'duplicates':
             assert time.monotonic() < deadline
@@ -4120,15 +4123,15 @@ def test_counts_that_travel_together_count_once_each(
     for index in died:
         roots.append(count(index)[0])
     assert batches._newest == {}
-    node, = dv.Chords(backend.values.table).nodes(run, [dv.Position(0, 0)])
+    node, = dv.ChordStore(backend.store.table).nodes(run, [dv.Position(0, 0)])
     assert len(node.counted) == 9 and any(roots)
     assert leaders < 11 or what in ('answer lost', 'interrupted')  # fewer than parts
 
 
 @pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs fork')
-def test_a_fork_while_counts_travel_together(
+def test_a_fork_while_counts_are_batched(
         make_app: MakeApp, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dv, '_TURN', 60.0)  # nobody goes on before the child has ended
+    monkeypatch.setattr(dv, 'LEADER_TIMEOUT', 60.0)  # nobody goes on before the child has ended
     backend = ready(make_app('max_pool_connections=20'), proxy)
     run, count = counting(backend, 12)
     under_way, go_on, roots = threading.Event(), threading.Event(), []
@@ -4150,7 +4153,7 @@ def test_a_fork_while_counts_travel_together(
         threads = deliver(range(1))
         assert under_way.wait(30)
         threads += deliver(range(1, 6))  # which wait for the first
-        batches = dv.shared_batches(backend.options)
+        batches = dv.shared_batcher(backend.options)
         while len(batches._newest[f'{run.id}.0.0'].entries) < 5:
             time.sleep(0.01)
         child = os.fork()
@@ -4168,7 +4171,7 @@ def test_a_fork_while_counts_travel_together(
         for thread in threads:
             thread.join(30)
     assert batches._newest == {}
-    node, = dv.Chords(backend.values.table).nodes(run, [dv.Position(0, 0)])
+    node, = dv.ChordStore(backend.store.table).nodes(run, [dv.Position(0, 0)])
     assert len(node.counted) == 12
     # one or more saw it full: the root's owner joins
     seen = [root for root in roots if root]
@@ -4291,7 +4294,7 @@ def test_ignored_results_reach_the_body_and_are_gone_then(
         drive.returns(index, value, request, stored=index % 2 == 0)
     assert drive.published == [['x' * 500 * KB if index == 7 else index for index in range(45)]]
     left = [item['id'] for item in all_items(client, table_name)
-            if drive.group_id not in item['id'] or '.kept.' in item['id']]
+            if drive.group_id not in item['id'] or '.copy.' in item['id']]
     kept = [drive.ids[index] for index in (3, *range(0, 45, 2))]
     assert sorted(left) == sorted(f'celery-task-meta-{id}' for id in kept)
 
@@ -4404,12 +4407,12 @@ def test_successes_of_a_chord_that_never_ended_stay_successes_once_its_counters_
     drive.apply()
     drive.returns(0)
     # as time to live does, when the deadline has passed
-    backend.values.table.delete(drive.run.node_id(dv.Position(0, 0)))
+    backend.store.table.delete(drive.run.node_id(dv.Position(0, 0)))
     assert app.AsyncResult(drive.ids[0]).state == states.STARTED
     client.update_item(
         TableName=table_name, Key={'id': {'S': drive.run.id}}, UpdateExpression='SET #ttl = :ttl',
         ExpressionAttributeNames={'#ttl': 'ttl'},
-        ExpressionAttributeValues={':ttl': {'N': str(int(time.time()) + dv.LATE - 1)}})
+        ExpressionAttributeValues={':ttl': {'N': str(int(time.time()) + dv.CLOSED_TTL - 1)}})
     assert app.AsyncResult(drive.ids[0]).state == states.SUCCESS
 
 
@@ -4490,14 +4493,14 @@ def test_a_chord_whose_deadline_passes_fails_once(
     drive.returns(0)
     real = time.time
     monkeypatch.setattr(time, 'time', lambda: real() + 90_000)
-    told: list[Any] = []
+    got: list[Any] = []
     monkeypatch.setattr(  # counts the calls of errbacks, and calls them
         type(backend), 'chord_error_from_stack',
-        lambda self, body, exc: told.append(super(type(backend), self).chord_error_from_stack(
+        lambda self, body, exc: got.append(super(type(backend), self).chord_error_from_stack(
             body, exc)))
     for index in range(1, 4):
         drive.returns(index)
-    assert drive.published == [] and len(told) == 1 and drive.error() == dv.GONE
+    assert drive.published == [] and len(got) == 1 and drive.error() == dv.GONE
 
 
 @pytest.mark.parametrize('lazy', [False, LAZY])
@@ -4538,12 +4541,12 @@ def test_a_chord_that_another_backend_applied_is_a_clear_error(
         request = drive.request(index)
         del request.chord['options']['dynamodb_run']
         drive.returns(index, request=request)
-    assert drive.error() == dv.UNMARKED
+    assert drive.error() == dv.NO_RUN_OPTION
 
 
 def test_once_the_end_of_a_chord_has_begun_no_failure_begins_it_again(
         make_app: MakeApp, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dv.ChordCounter, 'LEASE', 1.0)
+    monkeypatch.setattr(dv.PartCounter, 'LEASE', 1.0)
     app = make_app('retry_timeout=0')
     called: list[str] = []
 
@@ -4562,7 +4565,7 @@ def test_once_the_end_of_a_chord_has_begun_no_failure_begins_it_again(
     drive.wait_until_closed()
     assert drive.published == [[0, 1]]
 
-    # ... and while the error is stored of which the errbacks were told
+    # ... and while the error is stored that the errbacks were called with
     drive = Drive(app, 2, link_error=[errback.s()])
     drive.apply()
     drive.fails(0, ValueError('why'))
@@ -4726,7 +4729,7 @@ def test_header_results_live_while_the_chord_runs(
 
 def test_a_task_joins_its_chord_itself_after_a_soft_limit_where_no_thread_can_be_started(
         backend: dv.DynamoDBBackend, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dv.ChordCounter, 'LEASE', 0.3)
+    monkeypatch.setattr(dv.PartCounter, 'LEASE', 0.3)
     drive = Drive(backend.app, 1)
     drive.apply()
     dies_publishing(drive, 0)
@@ -4758,22 +4761,22 @@ class Owners:
     """Deliveries of the one part of a chord, of which the first has begun to join."""
 
     def __init__(self, backend: dv.DynamoDBBackend) -> None:
-        self.table = backend.values.table
+        self.table = backend.store.table
         self.run = dv.Run(f'chord.{uuid.uuid4().hex[:8]}', int(time.time()) + 3600, size=1)
         self.part = dv.Part(0, False, str(uuid.uuid4()))
-        dv.Chords(self.table).open('chord', self.run)
+        dv.ChordStore(self.table).open('chord', self.run)
         self.first, self.other = self.delivery(), self.delivery()
         root = self.first.count(dv.Entry(self.first.member))
-        assert root is not None and root.item['owner'] == self.first.token
+        assert root is not None and root.item['owner'] == self.first.owner
         assert self.first.renew()
 
-    def delivery(self) -> dv.ChordCounter:
-        return dv.ChordCounter(self.table, self.run, self.part)
+    def delivery(self) -> dv.PartCounter:
+        return dv.PartCounter(self.table, self.run, self.part)
 
 
 def test_a_duplicate_waits_while_the_owner_is_alive(
         app: Celery, backend: dv.DynamoDBBackend, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dv.ChordCounter, 'LEASE', 3.0)
+    monkeypatch.setattr(dv.PartCounter, 'LEASE', 3.0)
     drive = Drive(app, 2)
     drive.apply()
     drive.returns(0)
@@ -4797,41 +4800,41 @@ def test_a_duplicate_waits_while_the_owner_is_alive(
 def test_a_duplicate_takes_over_what_nobody_has_begun(backend: dv.DynamoDBBackend) -> None:
     owners = Owners(backend)
     owners.table.delete(owners.run.id)
-    assert owners.other.claim(dv._refuse_to_sleep) is not None
-    assert not owners.first.begin(frozenset({b'-'})) and not owners.first.renew()
-    assert owners.other.begin(frozenset({b'-'}))
+    assert owners.other.acquire(dv.no_sleep) is not None
+    assert not owners.first.start_publishing(frozenset({b'-'})) and not owners.first.renew()
+    assert owners.other.start_publishing(frozenset({b'-'}))
 
 
 def test_leases_do_not_depend_on_the_clocks_of_hosts(
         backend: dv.DynamoDBBackend, small_tree: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    dv.ChordCounter.LEASE = 0.6
+    dv.PartCounter.LEASE = 0.6
     owners = Owners(backend)
-    assert owners.first.begin(frozenset({b'-'}))
+    assert owners.first.start_publishing(frozenset({b'-'}))
     real = time.time
     monkeypatch.setattr(time, 'time', lambda: real() + 600)
     began = time.monotonic()
-    taken = owners.other.claim(time.sleep)
-    assert taken is not None and taken['before'] == {b'-'}
+    acquired = owners.other.acquire(time.sleep)
+    assert acquired is not None and acquired['published_before'] == {b'-'}
     assert time.monotonic() - began >= 0.6
 
 
 def test_a_lease_that_is_renewed_is_waited_for_anew(
         backend: dv.DynamoDBBackend, small_tree: None) -> None:
-    dv.ChordCounter.LEASE = 0.6
+    dv.PartCounter.LEASE = 0.6
     owners = Owners(backend)
-    taken: list[Any] = []
-    waiter = threading.Thread(target=lambda: taken.append(owners.other.claim(time.sleep)))
+    acquired: list[Any] = []
+    waiter = threading.Thread(target=lambda: acquired.append(owners.other.acquire(time.sleep)))
     waiter.start()
-    with owners.first.beating():
+    with owners.first.heartbeats():
         time.sleep(1.5)
-        assert taken == []
+        assert acquired == []
     owners.first.close(1)
     waiter.join(30)
-    assert taken == [None]
+    assert acquired == [None]
 
 
 def test_one_of_two_that_wait_takes_over(backend: dv.DynamoDBBackend, small_tree: None) -> None:
-    dv.ChordCounter.LEASE = 0.5
+    dv.PartCounter.LEASE = 0.5
     owners = Owners(backend)  # whose first dies
     met: list[bool] = []
     together = threading.Barrier(2, action=lambda: met.append(True))
@@ -4840,11 +4843,11 @@ def test_one_of_two_that_wait_takes_over(backend: dv.DynamoDBBackend, small_tree
         if operation == 'UpdateItem' and not met:  # each finds the lease to have passed
             together.wait(20)
 
-    claims = []
+    acquired = []
 
-    def deliver(counter: dv.ChordCounter) -> None:
-        if counter.claim(time.sleep) is not None:
-            claims.append(counter)
+    def deliver(counter: dv.PartCounter) -> None:
+        if counter.acquire(time.sleep) is not None:
+            acquired.append(counter)
             counter.close(1)
 
     with Hook(backend, meet):
@@ -4854,12 +4857,12 @@ def test_one_of_two_that_wait_takes_over(backend: dv.DynamoDBBackend, small_tree
             worker.start()
         for worker in workers:
             worker.join(30)
-    assert len(claims) == 1
+    assert len(acquired) == 1
 
 
 def test_nobody_takes_over_while_the_owner_lives_however_long_it_publishes(
         backend: dv.DynamoDBBackend, small_tree: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dv.ChordCounter, 'LEASE', 0.4)
+    monkeypatch.setattr(dv.PartCounter, 'LEASE', 0.4)
     drive = Drive(backend.app, 1)
     drive.apply()
     publishing = threading.Event()
@@ -4884,7 +4887,7 @@ def test_a_worker_that_stalled_past_its_lease_publishes_nothing(
     drive = Drive(app, 2)
     drive.apply()
     drive.returns(0)
-    dv.ChordCounter.LEASE = 60.0  # no beat registers the owner; small_tree puts it back
+    dv.PartCounter.LEASE = 60.0  # no heartbeat registers the owner; small_tree puts it back
     stalled, go_on = threading.Event(), threading.Event()
     name = 'stalling'
 
@@ -4955,7 +4958,7 @@ def test_a_dead_owner_is_replaced_though_the_body_had_a_state_before(
 
 def test_a_process_that_runs_no_task_does_not_wait(
         backend: dv.DynamoDBBackend, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dv.ChordCounter, 'LEASE', 3.0)
+    monkeypatch.setattr(dv.PartCounter, 'LEASE', 3.0)
     drive = Drive(backend.app, 2)
     drive.apply()
     drive.returns(0)
@@ -4974,7 +4977,7 @@ def test_a_process_that_runs_no_task_does_not_wait(
 
 def test_a_soft_time_limit_ends_the_wait_for_a_lease(
         backend: dv.DynamoDBBackend, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dv.ChordCounter, 'LEASE', 3.0)
+    monkeypatch.setattr(dv.PartCounter, 'LEASE', 3.0)
     drive = Drive(backend.app, 1)
     drive.apply()
     dies_publishing(drive, 0)
@@ -4996,7 +4999,7 @@ def test_a_soft_time_limit_ends_the_wait_for_a_lease(
 
 
 # --------------------------------------------------------------------------------------------------
-# Chord: crashes, lost answers, races
+# Chord: crashes, lost responses, races
 # --------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize('parts', [1, pytest.param(5, marks=slow)])
@@ -5078,7 +5081,7 @@ def test_whenever_a_worker_dies_the_chord_around_one_that_fails_ends(
 
 @pytest.mark.parametrize('fault', [ResetAfter(), ResetBefore(), Throttle()], ids=repr)
 @pytest.mark.parametrize('lazy', [False, LAZY])
-def test_whichever_answer_is_lost_the_body_is_published_once(
+def test_whichever_response_is_lost_the_body_is_published_once(
         fault: Any, lazy: bool, backend: dv.DynamoDBBackend, proxy: Proxy,
         small_tree: None) -> None:
     for point in crash_points():
@@ -5151,7 +5154,7 @@ class Schedule:
             raise botocore.exceptions.ConnectionClosedError(endpoint_url='lost')
 
     def step(self, verdict: str) -> None:
-        """Lets one request, or one answer, pass, be lost, or kill its delivery."""
+        """Lets one request, or one response, pass, be lost, or kill its delivery."""
         with self.condition:
             ready = [thread for thread, state in self.waiting.items() if state is None]
             ready.sort(key=self.threads.index)
@@ -5170,9 +5173,9 @@ class Schedule:
 @given(data=st.data())
 def test_any_interleaving_publishes_the_body_once(
         data: st.DataObject, backend: dv.DynamoDBBackend, small_tree: None) -> None:
-    """Parts, duplicates, lost answers and deaths in any order: each part counts once."""
+    """Parts, duplicates, lost responses and deaths in any order: each part counts once."""
     app = backend.app
-    dv.ChordCounter.LEASE = 0.4  # small_tree puts it back
+    dv.PartCounter.LEASE = 0.4  # small_tree puts it back
     parts = data.draw(st.integers(1, 7), 'parts')
     duplicates = data.draw(st.lists(st.integers(0, parts - 1), max_size=3), 'duplicates')
     deliveries = data.draw(st.permutations([*range(parts), *duplicates]))
@@ -5182,7 +5185,7 @@ def test_any_interleaving_publishes_the_body_once(
     drive = Drive(app, parts)
     drive.apply()
     schedule = Schedule(backend, random.Random(seed).randrange)
-    unhooked = dv.Values(dv.Table(backend.options))  # its client is its own
+    unhooked = dv.BlobStore(dv.Table(backend.options))  # its client is its own
     unhooked.get('connect')
     sent: list[Any] = []
 
@@ -5213,14 +5216,14 @@ def test_any_interleaving_publishes_the_body_once(
 
 
 class ForgetsThatItBegan(chord_model.Schedule):
-    def own(self, run: Any, token: Any, allowed: Any, **more: Any) -> Any:
-        return super().own(run, token, allowed)  # without ``before``
+    def update_lease(self, run: Any, owner: Any, allowed: Any, **more: Any) -> Any:
+        return super().update_lease(run, owner, allowed)  # without ``published_before``
 
 
 class PublishesPastItsLease(chord_model.Schedule):
-    def renew(self, run: Any, token: Any, **more: Any) -> bool:
-        item = self.own(run, token, lambda item: True, **more)
-        return not item.get('closed') and item['owner'] == token
+    def renew(self, run: Any, owner: Any, **more: Any) -> bool:
+        item = self.update_lease(run, owner, lambda item: True, **more)
+        return not item.get('closed') and item['owner'] == owner
 
 
 class TakesAnEarlierValue(chord_model.Schedule):
@@ -5248,7 +5251,7 @@ def test_the_model_finds_a_broken_protocol(broken: type[chord_model.Schedule]) -
 
 
 # --------------------------------------------------------------------------------------------------
-# Chord: by reference
+# Chord: claim check
 # --------------------------------------------------------------------------------------------------
 
 def test_the_values_of_a_large_chord_are_not_in_the_message(
@@ -5259,26 +5262,26 @@ def test_the_values_of_a_large_chord_are_not_in_the_message(
     drive.apply()
     for index in range(45):
         drive.returns(index, 'x' * 100 + str(index), stored=index != 7)
-    (reference,), = drive.published
-    assert type(reference) is dv.Reference and '45 parts' in repr(reference)
+    (claim_check,), = drive.published
+    assert type(claim_check) is dv.ClaimCheck and '45 parts' in repr(claim_check)
     for serializer in ('json', 'pickle'):
-        kind, encoding, body = kombu.serialization.dumps(([[reference]], {}), serializer)
+        kind, encoding, body = kombu.serialization.dumps(([[claim_check]], {}), serializer)
         assert len(body) < 300
         proxy.reset()
         accept = kombu.serialization.prepare_accept_content([serializer])
         (values,), _ = kombu.serialization.loads(body, kind, encoding, accept=accept)
-        assert values == [reference] and proxy.requests == []
+        assert values == [claim_check] and proxy.requests == []
         request = celery.app.task.Context({'id': drive.body_id, 'args': [values]})
         with drive.in_task(request):
             celery.signals.task_prerun.send(
                 sender=drive.task, task=drive.task, args=(values,), kwargs={})
         assert type(values) is list
         assert values == ['x' * 100 + str(index) for index in range(45)]
-        assert request.args == [[reference]]  # what a retry sends
+        assert request.args == [[claim_check]]  # what a retry sends
     client.delete_item(TableName=table_name, Key={'id': {
-        'S': f'{drive.run.kept_id(dv.Part(7, False, drive.ids[7]))}'}})
+        'S': f'{drive.run.copy_id(dv.Part(7, False, drive.ids[7]))}'}})
     with pytest.raises(ChordError, match='raise result_chord_expires'):
-        backend.load_values(reference)
+        backend.redeem(claim_check)
 
 
 def test_the_joining_worker_holds_no_values(make_app: MakeApp, proxy: Proxy) -> None:
@@ -5293,7 +5296,7 @@ def test_the_joining_worker_holds_no_values(make_app: MakeApp, proxy: Proxy) -> 
         peaks.append(tracemalloc.get_traced_memory()[1] / KB)
         tracemalloc.stop()
         assert len(drive.published[0]) == (1 if limit else 1000)
-    # the first time, what is loaded once and kept is counted too
+    # the first time, what is loaded once is counted, too
     _, small, large, inline = peaks
     assert large - small < 1000, peaks  # of 49,000 KB that are stored
     assert inline - small > 1000, peaks
@@ -5380,7 +5383,7 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize('limit', [0, 1])
 @pytest.mark.parametrize('serializer', ['json', 'pickle'])
-def test_the_mark_is_in_the_messages_of_parts_only(
+def test_the_run_option_is_in_the_messages_of_parts_only(
         serializer: str, limit: int, make_app: MakeApp, sent: list[dict[str, Any]]) -> None:
     app = make_app(f'chord_inline_limit={limit}', task_serializer=serializer,
                    accept_content=['json', 'pickle'])
@@ -5403,22 +5406,22 @@ def test_the_mark_is_in_the_messages_of_parts_only(
             joined = chord([task.s(), task.s()], body, app=app)
             joined.apply_async().get(timeout=30, disable_sync_subtasks=False)
             joined.body.apply_async(args=([],)).get(timeout=30, disable_sync_subtasks=False)
-            assert len(sent) == messages and sum(map(is_marked, sent)) == parts, body
+            assert len(sent) == messages and sum(map(has_run_option, sent)) == parts, body
     assert len(seen) == 24 and not [text for text in seen if 'dynamodb_run' in text]
 
 
-def is_marked(message: dict[str, Any]) -> bool:
-    """Whether a message has the mark of a chord that it is a part of; nothing else may have it."""
+def has_run_option(message: dict[str, Any]) -> bool:
+    """Whether a message has the run option of a chord that it is a part of; nothing else may."""
     text = base64.b64decode(message['body'])
     accept = kombu.serialization.prepare_accept_content(['json', 'pickle'])
     args, kwargs, embedded = kombu.serialization.loads(
         text, message['content-type'], message['content-encoding'], accept=accept)
-    mark = dv.mark_of(celery.app.task.Context(embedded))
-    assert not mark or message['headers']['group'] in mark['id']
-    if mark:
+    run_option = dv.run_option_of(celery.app.task.Context(embedded))
+    assert not run_option or message['headers']['group'] in run_option['id']
+    if run_option:
         embedded = {**embedded, 'chord': None}
     assert 'dynamodb_run' not in repr([{**message, 'body': None}, args, kwargs, embedded])
-    return bool(mark)
+    return bool(run_option)
 
 
 @pytest.mark.parametrize('limit', [0, 1])
@@ -5450,7 +5453,7 @@ def test_a_body_that_applies_its_own_chord_again(limit: int, make_app: MakeApp) 
 
 @pytest.mark.parametrize('serializer', ['json', 'pickle'])
 @pytest.mark.parametrize('of', ['task', 'chain', 'group', 'chord', 'chain to a group'])
-def test_whoever_waits_for_a_body_is_told_that_its_chord_failed(
+def test_who_waits_for_a_body_sees_that_its_chord_failed(
         of: str, serializer: str, make_app: MakeApp) -> None:
     app = make_app(task_serializer=serializer, accept_content=['json', 'pickle'])
     app.finalize()
@@ -5506,7 +5509,7 @@ def test_a_body_whose_values_are_gone_fails(
         return does(values)
 
     with working(app):
-        result = body.delay([dv.Reference('chord.none', 2, False)])
+        result = body.delay([dv.ClaimCheck('chord.none', 2, False)])
         with pytest.raises(Exception, match=r'the values of 2 parts .* raise result_chord_expires'):
             result.get(timeout=30, disable_sync_subtasks=False)
 
@@ -5514,14 +5517,14 @@ def test_a_body_whose_values_are_gone_fails(
 def test_a_body_in_a_process_with_another_backend_is_a_clear_error() -> None:
     app = Celery('other', broker='memory://', backend='cache+memory://', set_as_current=False)
     task = app.tasks['celery.accumulate']
-    values: list[Any] = [dv.Reference('chord.run', 2, False)]
+    values: list[Any] = [dv.ClaimCheck('chord.run', 2, False)]
     task.push_request(args=[values])
     celery.signals.task_prerun.send(sender=task, task=task, args=[values], kwargs={})
     with pytest.raises(ChordError, match='since the result backend is CacheBackend'):
         sum(values)
 
 
-def test_values_are_in_the_message_if_its_serializer_loses_references(
+def test_values_are_in_the_message_if_its_serializer_loses_claim_checks(
         make_app: MakeApp, proxy: Proxy) -> None:
     app = make_app('chord_inline_limit=1')
     ready(app, proxy)
@@ -5529,7 +5532,7 @@ def test_values_are_in_the_message_if_its_serializer_loses_references(
     def as_dicts(value: Any) -> str:  # as orjson does, which some register as "json"
         return json.dumps(value, default=dataclasses.asdict)
 
-    dv._keeps_references.cache_clear()
+    dv._carries_claim_checks.cache_clear()
     kombu.serialization.register('json', as_dicts, json.loads, 'application/json', 'utf-8')
     try:
         drive = Drive(app, 2)
@@ -5538,14 +5541,14 @@ def test_values_are_in_the_message_if_its_serializer_loses_references(
         assert drive.published == [[0, 1]]
     finally:
         kombu.serialization.register_json()
-        dv._keeps_references.cache_clear()
+        dv._carries_claim_checks.cache_clear()
     drive = Drive(app, 2)
     drive.apply()
     drive.all_return()
-    assert [type(value) for value in drive.published[0]] == [dv.Reference]
+    assert [type(value) for value in drive.published[0]] == [dv.ClaimCheck]
 
 
-def test_two_copies_of_the_module_in_one_process_know_the_same_references(tmp_path: Path) -> None:
+def test_two_copies_of_the_module_in_one_process_know_the_same_claim_checks(tmp_path: Path) -> None:
     (tmp_path / 'vendored.py').write_text(Path(dv.__file__).read_text())
     (tmp_path / 'program.py').write_text(textwrap.dedent('''
         import celery, dyna_veggie, vendored
@@ -5554,7 +5557,7 @@ def test_two_copies_of_the_module_in_one_process_know_the_same_references(tmp_pa
                             'dynamodb://local:1/celery?retry_timeout=0')
         task = app.tasks['celery.accumulate']
         for copy in (dyna_veggie, vendored):
-            values = [copy.Reference('chord.run', 2, False)]
+            values = [copy.ClaimCheck('chord.run', 2, False)]
             task.push_request(args=[values])
             celery.signals.task_prerun.send(sender=task, task=task, args=[values], kwargs={})
             assert type(values[0]).__name__ == '_Missing', values
@@ -5563,7 +5566,7 @@ def test_two_copies_of_the_module_in_one_process_know_the_same_references(tmp_pa
         **os.environ, 'PYTHONPATH': str(Path(dv.__file__).parent)})
 
 
-def test_what_a_body_by_reference_costs(make_app: MakeApp, proxy: Proxy) -> None:
+def test_what_a_body_by_claim_check_costs(make_app: MakeApp, proxy: Proxy) -> None:
     parts, usages = 4000, []
     for limit in (0, 1):
         backend = ready(make_app(f'chord_inline_limit={limit}'), proxy)
@@ -5574,16 +5577,16 @@ def test_what_a_body_by_reference_costs(make_app: MakeApp, proxy: Proxy) -> None
         drive.returns(parts - 1)
         argument, = drive.published
         if limit:
-            argument = backend.load_values(argument[0])
+            argument = backend.redeem(argument[0])
         assert argument == drive.expected
         usages.append(proxy.usage())
-    inline, by_reference = usages
-    assert by_reference.requests <= inline.requests + 10, usages
-    assert by_reference.write_units <= inline.write_units + parts / 50 + 5, usages
-    assert by_reference.read_units <= 0.6 * parts + 15, usages
+    inline, by_claim_check = usages
+    assert by_claim_check.requests <= inline.requests + 10, usages
+    assert by_claim_check.write_units <= inline.write_units + parts / 50 + 5, usages
+    assert by_claim_check.read_units <= 0.6 * parts + 15, usages
 
 
-def test_what_a_body_by_reference_reads_expires_even_if_nothing_does(
+def test_what_a_body_by_claim_check_reads_expires_even_if_nothing_does(
         make_app: MakeApp, proxy: Proxy, client: Any, table_name: str) -> None:
     backend = ready(make_app('ttl_seconds=0&chord_inline_limit=1'), proxy)
     drive = Drive(backend.app, 2)
@@ -5591,22 +5594,22 @@ def test_what_a_body_by_reference_reads_expires_even_if_nothing_does(
     results = [backend.app.AsyncResult(drive.ids[0]), inner]
     backend.apply_chord((drive.group_id, results), drive.body)
     drive.all_return()
-    assert backend.load_values(drive.published[0][0]) == [0, [1]]
+    assert backend.redeem(drive.published[0][0]) == [0, [1]]
     left = {item['id']: item for item in all_items(client, table_name)}
     for id in (drive.run.header_id, drive.run.parts_id):
         assert left[id]['ttl'] > time.time() + 13 * 86400
 
 
-def test_what_is_kept_for_a_body_by_reference_expires_with_its_chord(
+def test_what_is_copied_for_a_body_by_claim_check_expires_with_its_chord(
         make_app: MakeApp, proxy: Proxy, client: Any, table_name: str) -> None:
     backend = ready(make_app('chord_inline_limit=1'), proxy)
     drive = Drive(backend.app, 2)
     drive.apply()
     drive.returns(0, stored=False)
     drive.returns(1)
-    assert type(drive.published[0][0]) is dv.Reference and drive.run.deadline is not None
+    assert type(drive.published[0][0]) is dv.ClaimCheck and drive.run.deadline is not None
     left = {item['id']: item for item in all_items(client, table_name)}
-    for id in (drive.run.kept_id(dv.Part(0, False, drive.ids[0])), drive.run.parts_id):
+    for id in (drive.run.copy_id(dv.Part(0, False, drive.ids[0])), drive.run.parts_id):
         assert 0 <= left[id]['ttl'] - drive.run.deadline < 60
 
 
@@ -5717,7 +5720,7 @@ def test_errors_of_chords_reach_results_and_errbacks(tasks: Tasks) -> None:
     result = chord([t.identity.s(1), t.fail.s(2)], total).apply_async()
     with pytest.raises((ChordError, ValueError)):
         result.get(timeout=30, disable_sync_subtasks=False)
-    error, = t.told(1)
+    error, = t.reported(1)
     assert error.startswith('ChordError: Dependency') and error.endswith('ValueError(2)')
 
     t.errors.clear()
@@ -5725,7 +5728,7 @@ def test_errors_of_chords_reach_results_and_errbacks(tasks: Tasks) -> None:
     nested = chord([t.identity.s(1), failing], t.total.s().on_error(t.on_error.s()))
     with pytest.raises((ChordError, ValueError)):
         nested.apply_async().get(timeout=30, disable_sync_subtasks=False)
-    assert t.told(1) == ['ChordError: Join error: ValueError(1)']
+    assert t.reported(1) == ['ChordError: Join error: ValueError(1)']
 
     t.errors.clear()
     t.fail.app.conf.task_allow_error_cb_on_chord_header = True
@@ -5733,7 +5736,8 @@ def test_errors_of_chords_reach_results_and_errbacks(tasks: Tasks) -> None:
     linked.link_error(t.on_error.s())
     with pytest.raises((ChordError, ValueError)):
         linked.apply_async().get(timeout=30, disable_sync_subtasks=False)
-    assert sorted(error.partition(':')[0] for error in t.told(2)) == ['ChordError', 'ValueError']
+    errors = sorted(error.partition(':')[0] for error in t.reported(2))
+    assert errors == ['ChordError', 'ValueError']
 
 
 #: what is in the header of a chord and fails; ``f`` fails, ``w`` does not
@@ -5768,7 +5772,7 @@ def test_a_chord_ends_whatever_fails_in_its_header(
         lazy: bool, others: int, make_app: MakeApp) -> None:
     app = make_app()
     app.finalize()
-    told: Counter[str] = Counter()
+    got: Counter[str] = Counter()
 
     @app.task(shared=False)
     def work(*args: Any) -> int:
@@ -5784,7 +5788,7 @@ def test_a_chord_ends_whatever_fails_in_its_header(
 
     @app.task(shared=False)
     def on_error(request: Any, exc: Any, traceback: Any, name: str) -> None:
-        told[name] += 1
+        got[name] += 1
 
     with working(app):
         ends = {}
@@ -5797,7 +5801,7 @@ def test_a_chord_ends_whatever_fails_in_its_header(
             print(name)  # the one that hangs, if one does
             with pytest.raises(ChordError, match=r'\bno\b|expired'):
                 result.get(timeout=30, follow_parents=False, disable_sync_subtasks=False)
-    assert told == dict.fromkeys(FAILING, 1)
+    assert got == dict.fromkeys(FAILING, 1)
 
 
 @pytest.mark.parametrize('own', [0, 1])
@@ -5805,7 +5809,7 @@ def test_an_errback_that_is_linked_to_chords_in_each_other_is_called_once(
         own: int, make_app: MakeApp) -> None:
     app = make_app()
     app.finalize()
-    told: Counter[str] = Counter()
+    got: Counter[str] = Counter()
 
     @app.task(shared=False)
     def fail(*args: Any) -> None:
@@ -5817,7 +5821,7 @@ def test_an_errback_that_is_linked_to_chords_in_each_other_is_called_once(
 
     @app.task(shared=False)
     def on_error(name: str) -> None:
-        told[name] += 1
+        got[name] += 1
 
     with working(app):
         inner = chord([work.si(), fail.si()], work.si(), app=app)
@@ -5829,14 +5833,14 @@ def test_an_errback_that_is_linked_to_chords_in_each_other_is_called_once(
         with pytest.raises(ChordError, match='no'):
             result.get(timeout=30, follow_parents=False, disable_sync_subtasks=False)
         work.delay().get(timeout=30, disable_sync_subtasks=False)  # after all that was sent
-    assert told == ({'outer': 1, 'inner': 1} if own else {'outer': 1})
+    assert got == ({'outer': 1, 'inner': 1} if own else {'outer': 1})
 
 
 def test_a_frozen_chord_ends_if_a_task_had_failed_in_its_earlier_run(make_app: MakeApp) -> None:
     app = make_app()
     app.finalize()
     runs: list[str] = []
-    told: list[str] = []
+    got: list[str] = []
 
     @app.task(shared=False)
     def first() -> None:
@@ -5850,7 +5854,7 @@ def test_a_frozen_chord_ends_if_a_task_had_failed_in_its_earlier_run(make_app: M
 
     @app.task(shared=False)
     def on_error(request: Any, exc: Any, traceback: Any) -> None:
-        told.append(str(exc))
+        got.append(str(exc))
 
     signature = chord([chain(first.si(), fail.s())], fail.s().on_error(on_error.s()), app=app)
     signature.freeze()
@@ -5858,9 +5862,9 @@ def test_a_frozen_chord_ends_if_a_task_had_failed_in_its_earlier_run(make_app: M
         for run, error in enumerate(['last of the first run', 'first of the second run'], 1):
             signature.apply_async()
             deadline = time.monotonic() + 20
-            while len(told) < run and time.monotonic() < deadline:
+            while len(got) < run and time.monotonic() < deadline:
                 time.sleep(0.02)
-            assert len(told) == run and error in told[-1], told
+            assert len(got) == run and error in got[-1], got
 
 
 @pytest.mark.parametrize('nested', [False, True])
@@ -5933,7 +5937,7 @@ def test_a_result_that_is_too_large_fails_its_task(
 
 
 # --------------------------------------------------------------------------------------------------
-# Waiting
+# Polling
 # --------------------------------------------------------------------------------------------------
 
 def test_pauses_between_polls_grow_to_the_interval() -> None:
@@ -5943,7 +5947,7 @@ def test_pauses_between_polls_grow_to_the_interval() -> None:
     assert dv.poll_pause(0, 0.001, 0.9) == 0.001
 
 
-class Looks:
+class Fetches:
     """Results that become ready when the test says so; remembers what was asked for."""
 
     def __init__(self, ready_after: dict[str, int]) -> None:
@@ -5951,29 +5955,29 @@ class Looks:
         self.consistent: list[bool] = []
 
     def __call__(
-            self, ids: list[str], *, consistent: bool, deadline: float) -> dict[str, dv.Seen]:
+            self, ids: list[str], *, consistent: bool, deadline: float) -> dict[str, dv.Observed]:
         self.windows.append(ids)
         self.consistent.append(consistent)
-        return {id: dv.Seen(f'value of {id}', b'', True)
+        return {id: dv.Observed(f'value of {id}', b'', True)
                 for id in ids if self.ready_after[id] < len(self.windows)}
 
 
 def wait_for(
-        poller: dv.Poller, ids: list[str], **kwargs: Any) -> Iterator[tuple[str, dv.Seen]]:
+        poller: dv.Poller, ids: list[str], **kwargs: Any) -> Iterator[tuple[str, dv.Observed]]:
     return poller.wait(ids, lambda id, seen: seen, **kwargs)
 
 
-def values(seen: Iterator[tuple[str, dv.Seen]]) -> dict[str, Any]:
-    return {id: sight.value for id, sight in seen}
+def values(seen: Iterator[tuple[str, dv.Observed]]) -> dict[str, Any]:
+    return {id: observed.value for id, observed in seen}
 
 
 def test_ready_results_take_one_request_per_batch() -> None:
     ids = [str(number) for number in range(1050)]
-    looks = Looks(dict.fromkeys(ids, 0))
-    found = values(wait_for(dv.Poller(looks), ids, timeout=None, interval=0.5))
+    fetches = Fetches(dict.fromkeys(ids, 0))
+    found = values(wait_for(dv.Poller(fetches), ids, timeout=None, interval=0.5))
     assert found == {id: f'value of {id}' for id in ids}
-    # each twice the one before, since the table overlaps the batches of one look
-    assert [len(window) for window in looks.windows] == [100, 200, 400, 350]
+    # each twice the one before, since the table overlaps the batches of one fetch
+    assert [len(window) for window in fetches.windows] == [100, 200, 400, 350]
 
 
 @pytest.fixture
@@ -5983,29 +5987,29 @@ def fast_polls(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_long_wait_takes_samples(fast_polls: None) -> None:
     ids = [str(number) for number in range(1000)]
-    looks = Looks(dict.fromkeys(ids, 15))
+    fetches = Fetches(dict.fromkeys(ids, 15))
     ticks: list[int] = []
     found = values(wait_for(
-        dv.Poller(looks), ids, timeout=None, interval=0, on_interval=lambda: ticks.append(1)))
+        dv.Poller(fetches), ids, timeout=None, interval=0, on_interval=lambda: ticks.append(1)))
     assert len(found) == 1000 and ticks
-    assert [len(window) for window in looks.windows[:16]] == [100] + [31] * 14 + [31]
-    assert sum(-(-len(window) // 100) for window in looks.windows) <= 15 + 12
+    assert [len(window) for window in fetches.windows[:16]] == [100] + [31] * 14 + [31]
+    assert sum(-(-len(window) // 100) for window in fetches.windows) <= 15 + 12
 
 
 def test_a_thousand_results_in_thirty_seconds_cost_ten_requests_and_one_per_tick(
         fast_polls: None) -> None:
-    # virtual time: each look is a tick, and 1000 results become ready evenly over 60 of them, in a
+    # virtual time: each fetch is a tick, and 1000 results become ready evenly over 60 of them, in a
     # random order
     for seed in range(20):
         ids = [str(number) for number in range(1000)]
         order = random.Random(seed).sample(range(1000), 1000) if seed else range(1000)
-        looks = Looks({id: 1 + place * 60 // 1000 for id, place in zip(ids, order)})
-        assert len(values(wait_for(dv.Poller(looks), ids, timeout=None, interval=0))) == 1000
-        requests = [-(-len(window) // 100) for window in looks.windows]
-        pairs = zip(looks.windows, looks.windows[1:])
+        fetches = Fetches({id: 1 + place * 60 // 1000 for id, place in zip(ids, order)})
+        assert len(values(wait_for(dv.Poller(fetches), ids, timeout=None, interval=0))) == 1000
+        requests = [-(-len(window) // 100) for window in fetches.windows]
+        pairs = zip(fetches.windows, fetches.windows[1:])
         whole = sum(len(window) >= 100 and nxt is not None for window, nxt in pairs)
-        assert sum(requests) <= 10 + len(looks.windows), (seed, requests, whole)
-        assert len(looks.windows) <= 60 + 10 and sum(map(len, looks.windows)) <= 4000
+        assert sum(requests) <= 10 + len(fetches.windows), (seed, requests, whole)
+        assert len(fetches.windows) <= 60 + 10 and sum(map(len, fetches.windows)) <= 4000
 
 
 @given(st.integers(0, 1600), st.integers(0, 1600), st.integers(0, 20_000))
@@ -6014,85 +6018,85 @@ def test_windows_stay_within_their_bounds(asked: int, found: int, pending: int) 
     assert 10 <= size <= 800
 
 
-def test_time_outs_look_at_everything_once_more_and_then_raise() -> None:
+def test_time_outs_fetch_everything_once_more_and_then_raise() -> None:
     ids = [str(number) for number in range(250)]
-    looks = Looks({**dict.fromkeys(ids, 10**9), '249': 0})
-    waiting = wait_for(dv.Poller(looks), ids, timeout=0, interval=0.5)
+    fetches = Fetches({**dict.fromkeys(ids, 10**9), '249': 0})
+    waiting = wait_for(dv.Poller(fetches), ids, timeout=0, interval=0.5)
     assert next(waiting)[0] == '249'
     with pytest.raises(TimeoutError, match='timed out after 0 s; results not ready: 249'):
         next(waiting)
-    assert [len(window) for window in looks.windows] == [250] and looks.consistent == [True]
-    looks = Looks({'a': 10**9})
+    assert [len(window) for window in fetches.windows] == [250] and fetches.consistent == [True]
+    fetches = Fetches({'a': 10**9})
     with pytest.raises(TimeoutError):
-        list(wait_for(dv.Poller(looks), ['a'], timeout=0.2, interval=10))
-    assert len(looks.windows) >= 3
-    assert looks.consistent == [True] + [False] * (len(looks.windows) - 2) + [True]
-    assert list(wait_for(dv.Poller(looks), [], timeout=0, interval=1)) == []
-    assert list(wait_for(dv.Poller(looks), [], timeout=None, interval=1)) == []
+        list(wait_for(dv.Poller(fetches), ['a'], timeout=0.2, interval=10))
+    assert len(fetches.windows) >= 3
+    assert fetches.consistent == [True] + [False] * (len(fetches.windows) - 2) + [True]
+    assert list(wait_for(dv.Poller(fetches), [], timeout=0, interval=1)) == []
+    assert list(wait_for(dv.Poller(fetches), [], timeout=None, interval=1)) == []
 
 
-def test_changes_are_told_once_each_to_whom_they_matter() -> None:
-    looks = [0]
+def test_changes_are_yielded_once_each_to_whom_they_matter() -> None:
+    fetches = [0]
 
-    def look(ids: list[str], *, consistent: bool, deadline: float) -> dict[str, dv.Seen]:
-        looks[0] += 1
-        return {'a': dv.Seen(looks[0] // 3, looks[0] // 3, looks[0] == 9)}
-    waiting = wait_for(dv.Poller(look), ['a'], timeout=None, interval=0.001)
+    def fetch(ids: list[str], *, consistent: bool, deadline: float) -> dict[str, dv.Observed]:
+        fetches[0] += 1
+        return {'a': dv.Observed(fetches[0] // 3, fetches[0] // 3, fetches[0] == 9)}
+    waiting = wait_for(dv.Poller(fetch), ['a'], timeout=None, interval=0.001)
     assert list(values(waiting).values()) == [3]
-    looks[0] = 0
-    waiting = wait_for(dv.Poller(look), ['a'], timeout=None, interval=0.001, all_changes=True)
-    seen = [sight.value for _, sight in waiting]
+    fetches[0] = 0
+    waiting = wait_for(dv.Poller(fetch), ['a'], timeout=None, interval=0.001, all_changes=True)
+    seen = [observed.value for _, observed in waiting]
     assert seen == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize('interval', [0, 0.01])
-def test_a_slow_on_interval_does_not_keep_a_wait_from_looking(interval: float) -> None:
-    looks = Looks({'a': 4})
+def test_a_slow_on_interval_does_not_keep_a_wait_from_polling(interval: float) -> None:
+    fetches = Fetches({'a': 4})
     found = values(wait_for(
-        dv.Poller(looks), ['a'], timeout=30, interval=interval,
+        dv.Poller(fetches), ['a'], timeout=30, interval=interval,
         on_interval=lambda: time.sleep(0.03)))
-    assert found == {'a': 'value of a'} and len(looks.windows) == 5
+    assert found == {'a': 'value of a'} and len(fetches.windows) == 5
 
 
 def test_an_interval_of_zero_polls_at_most_fifty_times_a_second() -> None:
-    looks = Looks({'a': 10**9})
+    fetches = Fetches({'a': 10**9})
     with pytest.raises(TimeoutError):
-        list(wait_for(dv.Poller(looks), ['a'], timeout=1, interval=0))
-    assert 2 < len(looks.windows) <= 52
+        list(wait_for(dv.Poller(fetches), ['a'], timeout=1, interval=0))
+    assert 2 < len(fetches.windows) <= 52
 
 
 def test_threads_share_their_polls() -> None:
-    looks = Looks(dict.fromkeys(map(str, range(20)), 10**9))
-    poller, done = dv.Poller(looks), []  # type: dv.Poller, list[str]
+    fetches = Fetches(dict.fromkeys(map(str, range(20)), 10**9))
+    poller, done = dv.Poller(fetches), []  # type: dv.Poller, list[str]
 
     def wait(id: str) -> None:
         done.extend(values(wait_for(poller, [id], timeout=60, interval=0.1)))
-    threads = [threading.Thread(target=wait, args=(id,), daemon=True) for id in looks.ready_after]
+    threads = [threading.Thread(target=wait, args=(id,), daemon=True) for id in fetches.ready_after]
     for thread in threads:
         thread.start()
     time.sleep(2)
-    looks.windows.clear()
+    fetches.windows.clear()
     time.sleep(1)
-    polls = len(looks.windows)
+    polls = len(fetches.windows)
     # some of them for all the twenty: at most one for each 0.08 s, and not one of each thread
-    assert polls <= 20 and max(map(len, looks.windows)) == 20
-    looks.ready_after.update(dict.fromkeys(looks.ready_after, 0))
+    assert polls <= 20 and max(map(len, fetches.windows)) == 20
+    fetches.ready_after.update(dict.fromkeys(fetches.ready_after, 0))
     for thread in threads:
         thread.join(20)
-    assert sorted(done) == sorted(looks.ready_after)
+    assert sorted(done) == sorted(fetches.ready_after)
     assert not poller._waits
 
 
-def test_a_thread_whose_look_fails_leaves_the_others_waiting() -> None:
+def test_a_thread_whose_fetch_fails_leaves_the_others_waiting() -> None:
     failing = threading.Event()
     ready = threading.Event()
 
-    def look(ids: list[str], *, consistent: bool, deadline: float) -> dict[str, dv.Seen]:
+    def fetch(ids: list[str], *, consistent: bool, deadline: float) -> dict[str, dv.Observed]:
         if failing.is_set() and not ready.is_set():
             failing.clear()
             raise ConnectionError('lost')
-        return {id: dv.Seen(id, b'', True) for id in ids} if ready.is_set() else {}
-    poller = dv.Poller(look)
+        return {id: dv.Observed(id, b'', True) for id in ids} if ready.is_set() else {}
+    poller = dv.Poller(fetch)
     outcomes: list[str] = []
 
     def wait(id: str) -> None:
@@ -6120,14 +6124,14 @@ def test_callbacks_are_served_once_a_thread_can_be_started(
     called = threading.Event()
     result.then(lambda result: called.set())
     with no_more_threads():
-        poller.serve()
+        poller.poll_in_background()
     backend.store_result('later', 1, states.SUCCESS)
-    poller.serve()
+    poller.poll_in_background()
     assert called.wait(20)
 
 
 # --------------------------------------------------------------------------------------------------
-# Awaiting
+# Waiting
 # --------------------------------------------------------------------------------------------------
 
 def test_waiting_for_a_result(backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
@@ -6154,8 +6158,8 @@ def test_get_many_as_celery_calls_it(backend: dv.DynamoDBBackend, proxy: Proxy) 
     assert [id for id, _ in backend.get_many(['a'], max_iterations=3, interval=99)] == ['a']
     messages: list[Any] = []
     backend._cache.clear()
-    told = dict(backend.get_many(['a'], on_message=messages.append))
-    assert told['a']['result'] == messages[0]['result'] == 1
+    got = dict(backend.get_many(['a'], on_message=messages.append))
+    assert got['a']['result'] == messages[0]['result'] == 1
     assert dict(backend.get_many(['a'], timeout=0))['a']['result'] == 1  # from the cache
     with pytest.raises(TimeoutError):
         list(backend.get_many(['b'], timeout=0.05, interval=0.01))
@@ -6186,7 +6190,7 @@ def test_a_throttled_table_does_not_hold_up_a_time_out(make_app: MakeApp, proxy:
         assert len(proxy.requests) == 1
 
 
-def test_changes_of_state_are_told_as_messages(app: Celery, backend: dv.DynamoDBBackend) -> None:
+def test_changes_of_state_reach_on_message(app: Celery, backend: dv.DynamoDBBackend) -> None:
     def run() -> None:
         for done in range(3):
             backend.store_result('id', {'done': done}, 'PROGRESS')
@@ -6276,7 +6280,7 @@ def test_an_id_that_is_too_long_is_an_error_for_whoever_asks_alone(
     timer.join()
 
 
-def test_nobody_looks_for_results_that_nobody_waits_for(
+def test_nobody_polls_for_results_that_nobody_waits_for(
         app: Celery, backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
     unwanted = result_set(app, [f'unwanted-{number}' for number in range(20)])
     wanted = app.AsyncResult('wanted')
@@ -6424,7 +6428,7 @@ def test_a_result_can_outlive_the_modules_when_the_interpreter_ends(endpoint: st
 
 
 # --------------------------------------------------------------------------------------------------
-# Results
+# Result classes
 # --------------------------------------------------------------------------------------------------
 
 def ready_tasks(backend: dv.DynamoDBBackend, number: int) -> list[str]:
@@ -6433,7 +6437,7 @@ def ready_tasks(backend: dv.DynamoDBBackend, number: int) -> list[str]:
         meta = {'task_id': id, 'status': states.SUCCESS, 'result': index,
                 'traceback': None, 'children': []}
         key, value = backend.get_key_for_task(id).decode(), backend.encode(meta).encode()
-        backend.values.put(key, value, states.SUCCESS)
+        backend.store.put(key, value, states.SUCCESS)
     return ids
 
 
@@ -6545,7 +6549,7 @@ def test_a_chord_that_succeeded_is_read_without_its_parts(
     assert body.get() == 'all' and not proxy.requests
 
 
-def test_credentials_that_nobody_renews_are_told_before_a_time_out(
+def test_credentials_that_nobody_refreshes_are_reported_before_a_time_out(
         make_app: MakeApp, proxy: Proxy) -> None:
     app = make_app()
     ready(app, proxy)
@@ -6595,10 +6599,10 @@ def test_a_part_that_failed_is_raised_by_join(app: Celery, backend: dv.DynamoDBB
     child = app.AsyncResult('child', parent=app.AsyncResult('parent'))
     with pytest.raises(ValueError, match='parent'):
         app.GroupResult('g', [app.AsyncResult('one'), child]).join(timeout=20)
-    told: list[Any] = []
+    got: list[Any] = []
     assert app.GroupResult('g', [app.AsyncResult('one')]).join(
-        callback=lambda id, value: told.append((id, value))) == []
-    assert told == [('one', 1)]
+        callback=lambda id, value: got.append((id, value))) == []
+    assert got == [('one', 1)]
     with pytest.raises(TimeoutError):
         app.GroupResult('g', [app.AsyncResult('none')]).join(timeout=0.1)
 
@@ -6911,7 +6915,7 @@ def test_waiting_for_a_thousand_results_is_cheap(
         return {'id': made[index], 'status': states.SUCCESS, 'result': result}
 
     def run() -> None:
-        table = past_the_proxy.backend.values.table
+        table = past_the_proxy.backend.store.table
         for start in range(0, 1000, 25):
             table.write_many(puts=(item(index) for index in range(start, start + 25)))
             time.sleep(0.1)
@@ -7241,7 +7245,7 @@ def test_items_carry_what_the_layout_says(make_app: MakeApp, client: Any, table_
     assert (meta['task_id'], meta['status'], meta['result']) == ('abc', 'SUCCESS', [1])
 
 
-def test_a_task_that_is_sent_is_told_from_an_id_that_never_was(
+def test_a_task_that_is_sent_is_distinguished_from_an_id_that_never_was(
         make_app: MakeApp, proxy: Proxy, client: Any, table_name: str) -> None:
     app = make_app('track_sent=true', result_expires=600)
     ready(app, proxy)
@@ -7325,11 +7329,11 @@ def test_a_task_that_is_sent_looks_for_new_credentials_if_they_expired(
     app = make_app('track_sent=true')
     monkeypatch.setattr(dv.SentTasks, 'PATIENCE', 60.0)
     ready(app, proxy)
-    expired = app.backend.values.table.client.botocore
+    expired = app.backend.store.table.client.botocore
     proxy.faults = first(1, Error('ExpiredTokenException'))
     app.send_task('task', task_id='id')
     assert operations(proxy) == ['PutItem', 'PutItem']
-    assert app.backend.values.table.client.botocore is not expired
+    assert app.backend.store.table.client.botocore is not expired
 
 
 def test_a_task_is_sent_where_no_thread_can_be_started(
@@ -7435,7 +7439,7 @@ def test_a_bad_expiry_of_a_task_is_an_error_and_loses_no_result(
         bad: Any, make_app: MakeApp, client: Any, table_name: str,
         caplog: pytest.LogCaptureFixture) -> None:
     backend = make_app(result_expires=500).backend
-    dv._tell_of_bad_expires.cache_clear()
+    dv._log_bad_expires.cache_clear()
     for state in (states.STARTED, states.SUCCESS):
         request = celery.app.task.Context({'id': '1', 'task': 'proj.t', 'result_expires': bad})
         backend.store_result('1', 42, state, request=request)
@@ -7756,13 +7760,13 @@ def test_a_task_is_sent_whatever_raises_while_it_is_tracked(
         raise TypeError('instrumented')
 
     app.send_task('task')
-    app.backend.values.table.client.botocore.meta.events.register(
+    app.backend.store.table.client.botocore.meta.events.register(
         'before-call.dynamodb.PutItem', instrument)
     app.send_task('task')
     assert operations(proxy) == ['PutItem']
-    told = [record.getMessage() for record in caplog.records if 'track_sent' in record.msg]
-    assert 'division by zero' in told[0]
-    assert len(told) == 2 and told[1].endswith('it is not stored that they were: instrumented')
+    got = [record.getMessage() for record in caplog.records if 'track_sent' in record.msg]
+    assert 'division by zero' in got[0]
+    assert len(got) == 2 and got[1].endswith('it is not stored that they were: instrumented')
 
 
 USERINFO = f'AKID:{quote(SECRET, safe="")}'
@@ -7916,7 +7920,7 @@ RUNS: dict[str, dict[str, Any]] = {
 
 
 def test_malformed_runs_are_clear_errors_and_stop_no_command(
-        run: Any, backend: dv.DynamoDBBackend, client: Any, table_name: str) -> None:
+        cli: Any, backend: dv.DynamoDBBackend, client: Any, table_name: str) -> None:
     drives = {}
     for name, change in RUNS.items():
         drives[name] = drive = Drive(backend.app, 2)
@@ -7933,18 +7937,18 @@ def test_malformed_runs_are_clear_errors_and_stop_no_command(
         result = backend.app.AsyncResult(drive.ids[0])
         assert result.state in (states.FAILURE, states.STARTED, states.SUCCESS), name
         assert result.state != states.FAILURE or 'counters of its chord' in str(result.result)
-    lines = run('list', '--json-lines', '--state', 'RUNNING')[1].splitlines()
+    lines = cli('list', '--json-lines', '--state', 'RUNNING')[1].splitlines()
     rows = {row['id']: row for row in map(json.loads, (
         line for line in lines if line.startswith('{')))}
-    listed = run('list', '--limit', '0')[1]
+    listed = cli('list', '--limit', '0')[1]
     for name, drive in drives.items():
         row = rows[drive.group_id]
         assert (row['error'] is None) == (name in ('owner of a text', 'short members')), name
         assert f'{drive.group_id}  chord: {"cannot be read" if row["error"] else ""}' in listed
     for name in ('size without end', 'members of a number', 'short members'):
-        shown = run('show', drives[name].group_id, '--json')[1]['chord']
+        shown = cli('show', drives[name].group_id, '--json')[1]['chord']
         assert shown['id'] == drives[name].group_id and shown['error'].startswith('its counters: ')
-    code, output = run('show', drives['no single'].group_id)
+    code, output = cli('show', drives['no single'].group_id)
     assert code == 0 and 'chord      cannot be read: its counters: KeyError' in output
 
 
@@ -7953,7 +7957,7 @@ def test_malformed_runs_are_clear_errors_and_stop_no_command(
 # --------------------------------------------------------------------------------------------------
 
 @pytest.fixture
-def run(proxy: Proxy, table_name: str) -> Callable[..., Any]:
+def cli(proxy: Proxy, table_name: str) -> Callable[..., Any]:
     """Runs a command against the table of the test, and returns exit code and output."""
     # click 8.1, the last for Python 3.9, mixes what is written to stderr into stdout unless told
     # not to; 8.2 cannot be told
@@ -7976,13 +7980,13 @@ def run(proxy: Proxy, table_name: str) -> Callable[..., Any]:
 
 
 def test_check_says_what_a_worker_would_find(
-        run: Any, backend: dv.DynamoDBBackend, proxy: Proxy, client: Any, table_name: str) -> None:
-    code, output = run('check')
+        cli: Any, backend: dv.DynamoDBBackend, proxy: Proxy, client: Any, table_name: str) -> None:
+    code, output = cli('check')
     assert code == 0 and 'NO' not in output
     for text in ('not needed', 'us-east-1', proxy.url, table_name,
                  'id (S, HASH), ACTIVE, PROVISIONED', 'ENABLED, on ttl'):
         assert text in output
-    code, answer = run('check', '--json')
+    code, answer = cli('check', '--json')
     allowed = {
         check['name'] for check in answer['checks'] if check['ok'] and check['found'] == 'allowed'}
     assert answer['ok'] and allowed >= {
@@ -7995,36 +7999,36 @@ def test_check_says_what_a_worker_would_find(
         return None
 
     proxy.faults = denied
-    code, answer = run('check', '--json')
+    code, answer = cli('check', '--json')
     assert (code, answer['ok']) == (1, False)
     failed = {check['name']: check['ok'] for check in answer['checks'] if not check['ok']}
     failed.pop(dv.INSERT, None)  # DynamoDB Local of 2020 has no PartiQL
     assert failed == {'GetItem': False, 'DescribeTable': None}
     proxy.faults = lambda operation, body: (
         Error('AccessDeniedException', 'no') if operation == 'BatchExecuteStatement' else None)
-    code, answer = run('check', '--json')
+    code, answer = cli('check', '--json')
     found, = [check for check in answer['checks'] if check['name'] == dv.INSERT]
     assert code == 0 and found['ok'] is None and 'a request of its own' in found['found']
     proxy.faults = lambda operation, body: Error('UnrecognizedClientException', 'no')
-    code, output = run('check')
+    code, output = cli('check')
     assert code == 1 and output.count('AWS does not know these credentials') == 1
     proxy.down = True
-    code, output = run('check', query='&retry_max_delay=0.01')
+    code, output = cli('check', query='&retry_max_delay=0.01')
     assert code == 1 and output.count('NO') == 1
     assert re.search('Connection was closed|Could not connect', output)
 
 
 def test_check_does_not_create_the_table_and_create_table_does(
-        run: Any, proxy: Proxy, client: Any, table_name: str) -> None:
-    code, output = run('check')
+        cli: Any, proxy: Proxy, client: Any, table_name: str) -> None:
+    code, output = cli('check')
     assert code == 0 and 'GetItem' not in output
     assert ('--  table           does not exist in us-east-1 yet: the first request creates it\n'
             in output)
-    code, output = run('check', query='&create_table=false')
+    code, output = cli('check', query='&create_table=false')
     assert code == 1 and 'NO  table' in output
     assert f"table='{table_name}' does not exist in us-east-1" in output
     assert 'CreateTable' not in operations(proxy)
-    code, output = run('create-table', query='&create_table=false&billing_mode=on_demand')
+    code, output = cli('create-table', query='&create_table=false&billing_mode=on_demand')
     assert code == 0 and output == (
         f'table {table_name} in us-east-1: '
         'created, ACTIVE, PAY_PER_REQUEST, time to live ENABLED, on ttl\n')
@@ -8032,31 +8036,31 @@ def test_check_does_not_create_the_table_and_create_table_does(
     assert table['BillingModeSummary']['BillingMode'] == 'PAY_PER_REQUEST'
     ttl = client.describe_time_to_live(TableName=table_name)['TimeToLiveDescription']
     assert ttl['AttributeName'] == 'ttl'
-    assert run('create-table', '--json')[1]['created'] is False
-    assert run('check')[0] == 0
+    assert cli('create-table', '--json')[1]['created'] is False
+    assert cli('check')[0] == 0
 
 
 @pytest.mark.parametrize('command', ['list', 'purge', 'check', 'create-table', 'show id'])
-def test_wrong_keys_are_told_as_such_to_an_operator(
-        command: str, run: Any, backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
+def test_wrong_keys_are_reported_as_such_to_an_operator(
+        command: str, cli: Any, backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
     proxy.faults = lambda operation, body: Error('UnrecognizedClientException', 'no')
-    code, output = run(*command.split())
+    code, output = cli(*command.split())
     assert code == 1 and 'AWS does not know these credentials' in output
     assert 'create the table' not in output
 
 
-def test_time_to_live_that_is_off_is_told_and_turned_on(
-        run: Any, client: Any, table_name: str) -> None:
+def test_time_to_live_that_is_off_is_reported_and_turned_on(
+        cli: Any, client: Any, table_name: str) -> None:
     create_table(client, table_name, 'id')
-    code, output = run('check')
+    code, output = cli('check')
     assert code == 0
     assert '--  time to live    DISABLED, on no attribute: expired items stay' in output
-    assert 'exists, ACTIVE' in run('create-table')[1]
-    assert 'ok  time to live    ENABLED, on ttl' in run('check')[1]
+    assert 'exists, ACTIVE' in cli('create-table')[1]
+    assert 'ok  time to live    ENABLED, on ttl' in cli('check')[1]
 
 
 def test_check_warns_of_capacity_that_one_worker_exceeds(
-        app: Celery, backend: dv.DynamoDBBackend, run: Any, client: Any, table_name: str) -> None:
+        app: Celery, backend: dv.DynamoDBBackend, cli: Any, client: Any, table_name: str) -> None:
     def row() -> str:
         done = click.testing.CliRunner().invoke(
             dv.commands, ['check'], obj=type('Context', (), {'app': app}))
@@ -8073,34 +8077,34 @@ def test_check_warns_of_capacity_that_one_worker_exceeds(
     assert row() == 'ok  capacity        on demand'
 
 
-def test_check_finds_another_key(run: Any, client: Any, table_name: str) -> None:
+def test_check_finds_another_key(cli: Any, client: Any, table_name: str) -> None:
     create_table(client, table_name, 'pk')
-    code, output = run('check')
+    code, output = cli('check')
     assert code == 1 and 'its key is pk (S, HASH)' in output
-    code, output = run('create-table')
+    code, output = cli('create-table')
     assert code == 1 and 'its key is pk (S, HASH)' in output
     ttl = client.describe_time_to_live(TableName=table_name)['TimeToLiveDescription']
     assert ttl['TimeToLiveStatus'] == 'DISABLED'
 
 
 def test_time_to_live_on_another_attribute_is_left_to_a_person(
-        run: Any, client: Any, table_name: str) -> None:
+        cli: Any, client: Any, table_name: str) -> None:
     create_table(client, table_name)
     specification = {'Enabled': True, 'AttributeName': 'until'}
     client.update_time_to_live(TableName=table_name, TimeToLiveSpecification=specification)
-    code, output = run('create-table')
+    code, output = cli('create-table')
     assert code == 1 and 'ENABLED, on until, and a table has one such attribute' in output
     assert f'aws dynamodb update-time-to-live --table-name {table_name} ' in output
     assert 'Enabled=false,AttributeName=until' in output
     said = client.describe_time_to_live(TableName=table_name)['TimeToLiveDescription']
     assert said['AttributeName'] == 'until'
-    code, output = run('check')
+    code, output = cli('check')
     assert code == 0 and '--  time to live    ENABLED, on until' in output
-    assert 'not needed' not in run('purge')[1]
+    assert 'not needed' not in cli('purge')[1]
 
 
 @pytest.mark.parametrize('command', ['check', 'create-table', 'purge', 'list', 'show id'])
-def test_a_dead_endpoint_is_told_within_ten_seconds(command: str) -> None:
+def test_a_dead_endpoint_is_reported_within_ten_seconds(command: str) -> None:
     with socket.socket() as silent:  # it accepts, and never answers
         silent.bind(('127.0.0.1', 0))
         silent.listen()
@@ -8176,9 +8180,9 @@ def test_the_identity_is_what_sts_says(
 
 
 def test_policies_name_the_actions_that_are_used(
-        run: Any, backend: dv.DynamoDBBackend, proxy: Proxy, table_name: str) -> None:
+        cli: Any, backend: dv.DynamoDBBackend, proxy: Proxy, table_name: str) -> None:
     def actions(*arguments: str, query: str = '') -> list[str]:
-        code, policy = run('policy', '--json', *arguments, query=query)
+        code, policy = cli('policy', '--json', *arguments, query=query)
         (statement,) = policy['Statement']
         assert code == 0
         assert statement['Resource'] == f'arn:aws:dynamodb:us-east-1:*:table/{table_name}'
@@ -8194,7 +8198,7 @@ def test_policies_name_the_actions_that_are_used(
     # what inserts is BatchExecuteStatement, and needs another action
     assert {*operations(proxy), 'PartiQLInsert'} == set(actions())
     proxy.reset()
-    run('create-table', query='x')
+    cli('create-table', query='x')
     assert set(operations(proxy)) <= set(actions('--bootstrap'))
     tagged, expiring = actions('--bootstrap', query='&tags=a:b'), actions(query='&ttl_seconds=9')
     assert set(tagged) - set(actions('--bootstrap')) == {'TagResource'}
@@ -8205,25 +8209,25 @@ def test_commands_for_a_table_of_another_account(
         make_app: MakeApp, proxy: Proxy, client: Any, table_name: str) -> None:
     app = arn_app(make_app, proxy, table_name)
 
-    def run(*command: str) -> tuple[int, str]:
+    def cli(*command: str) -> tuple[int, str]:
         done = click.testing.CliRunner().invoke(
             dv.commands, command, obj=type('Context', (), {'app': app}))
         return done.exit_code, done.output
 
     arn = app.backend.options.table
     for command in ('check', 'create-table'):
-        code, output = run(command)
+        code, output = cli(command)
         assert code == 1 and f'create {table_name} with credentials of account 1234567' in output
     assert 'CreateTable' not in operations(proxy)
     create_table(client, table_name)
-    code, output = run('create-table')
+    code, output = cli('create-table')
     assert code == 0 and 'exists, ACTIVE, PAY_PER_REQUEST, time to live ENABLED' in output
-    code, output = run('check')
+    code, output = cli('check')
     assert code == 0 and arn in output and 'ok  DescribeTable' in output
-    code, output = run('policy', '--json')
+    code, output = cli('policy', '--json')
     assert json.loads(output)['Statement'][0]['Resource'] == arn
-    assert run('purge')[1].endswith('0 expired items deleted\n')
-    assert 'nothing is stored' in run('show', 'none')[1]
+    assert cli('purge')[1].endswith('0 expired items deleted\n')
+    assert 'nothing is stored' in cli('show', 'none')[1]
 
 
 SHOWN = {
@@ -8231,29 +8235,29 @@ SHOWN = {
     'group', 'stored', 'done', 'expires', 'size', 'chunks', 'error'}
 
 
-def test_show_a_task(run: Any, make_app: MakeApp, client: Any, proxy: Proxy,
+def test_show_a_task(cli: Any, make_app: MakeApp, client: Any, proxy: Proxy,
                      table_name: str) -> None:
     backend = ready(make_app(result_extended=True, timezone='Asia/Tokyo'), proxy)
-    assert 'PENDING' in run('show', 'none')[1] and 'nothing is stored' in run('show', 'none')[1]
+    assert 'PENDING' in cli('show', 'none')[1] and 'nothing is stored' in cli('show', 'none')[1]
     client.put_item(TableName=table_name, Item={
         'id': {'S': 'celery-task-meta-old'}, 'ttl': {'N': '86400'}})
-    assert 'expired 1970-01-02 00:00:00 UTC, not deleted yet' in run('show', 'old')[1]
-    told = run('show', 'old', '--json')[1]
-    assert (told['state'], told['expires']) == ('PENDING', '1970-01-02T00:00:00.000+00:00')
-    assert run('show', '') == (1, 'Error: the id is empty\n')
-    assert 'the id of a task is too long' in run('show', 'x' * 3000)[1]
-    assert run('show', 'x\ud800') == (1, 'Error: the id is no text in UTF-8\n')
+    assert 'expired 1970-01-02 00:00:00 UTC, not deleted yet' in cli('show', 'old')[1]
+    got = cli('show', 'old', '--json')[1]
+    assert (got['state'], got['expires']) == ('PENDING', '1970-01-02T00:00:00.000+00:00')
+    assert cli('show', '') == (1, 'Error: the id is empty\n')
+    assert 'the id of a task is too long' in cli('show', 'x' * 3000)[1]
+    assert cli('show', 'x\ud800') == (1, 'Error: the id is no text in UTF-8\n')
     client.put_item(TableName=table_name, Item={
         'id': {'S': 'celery-task-meta-name'},
         'result': {'B': rb'{"status": "SUCCESS", "name": "n\ud800"}'}})
-    assert 'n\\ud800' in run('show', 'name')[1]
+    assert 'n\\ud800' in cli('show', 'name')[1]
     request = celery.app.task.Context({
         'id': 'small', 'task': 'proj.add', 'args': [1, 2], 'kwargs': {'to': 3}, 'retries': 2,
         'hostname': 'worker@host', 'parent_id': 'mother', 'group': 'team',
         'delivery_info': {'routing_key': 'queue-1'}})
     request.children.append(backend.app.AsyncResult('child'))
     backend.store_result('small', {'a': 1.5}, states.SUCCESS, request=request)
-    code, answer = run('show', 'small', '--json')
+    code, answer = cli('show', 'small', '--json')
     assert code == 0
     moments = [answer.pop(name) for name in ('stored', 'done', 'expires')]
     parsed = [datetime.datetime.fromisoformat(moment) for moment in moments]
@@ -8267,54 +8271,54 @@ def test_show_a_task(run: Any, make_app: MakeApp, client: Any, proxy: Proxy,
         'worker': 'worker@host', 'queue': 'queue-1', 'retries': 2, 'parent': 'mother',
         'group': 'team', 'children': ['child'], 'chunks': 0, 'results': None, 'chord': None,
         'stored_as': 'celery-task-meta-small', 'error': None}
-    output = run('show', 'small')[1]
+    output = cli('show', 'small')[1]
     assert f'done       {moments[1][:19].replace("T", " ")} UTC' in output.splitlines()
     for line in ("result     {'a': 1.5}", 'name       proj.add', 'worker     worker@host',
                  'queue      queue-1', 'retries    2', 'parent     mother', "children   ['child']"):
         assert line in output.splitlines()
-    assert run('show', 'celery-task-meta-small')[1] == output
+    assert cli('show', 'celery-task-meta-small')[1] == output
 
     backend.store_result('large', 'x' * 900 * KB, states.SUCCESS)
-    answer = run('show', 'large', '--json')[1]
+    answer = cli('show', 'large', '--json')[1]
     assert answer['chunks'] == 3 and answer['size'] > 900 * KB
     assert answer['result'] == 'x' * 900 * KB
-    assert len(run('show', 'large')[1]) < 1500
+    assert len(cli('show', 'large')[1]) < 1500
     backend.store_result('bad', KeyError('no'), states.FAILURE, traceback='Traceback: here')
-    output = run('show', 'bad')[1]
+    output = cli('show', 'bad')[1]
     assert "KeyError('no')" in output and 'Traceback: here' in output
     old = make_app('celery_keys=true').backend
     old.store_result('theirs', 1, states.SUCCESS)
     for id in ('theirs', "b'celery-task-meta-theirs'"):
-        answer = run('show', id, '--json')[1]
+        answer = cli('show', id, '--json')[1]
         assert (answer['id'], answer['result']) == ('theirs', 1)
         assert answer['stored_as'] == "b'celery-task-meta-theirs'"
-    nothing = run('show', 'none', '--json')[1]
+    nothing = cli('show', 'none', '--json')[1]
     assert set(nothing) == set(answer) == {
         *SHOWN, 'result', 'traceback', 'children', 'results', 'chord', 'stored_as'}
 
 
-def test_show_a_group_and_a_chord(run: Any, backend: dv.DynamoDBBackend) -> None:
+def test_show_a_group_and_a_chord(cli: Any, backend: dv.DynamoDBBackend) -> None:
     results = [backend.app.AsyncResult(str(number)) for number in range(3)]
     backend.app.GroupResult('saved', results).save()
-    assert 'group      3 results: 0, 1, 2\n' in run('show', 'saved')[1]
-    assert run('show', 'saved', '--json')[1]['results'] == ['0', '1', '2']
+    assert 'group      3 results: 0, 1, 2\n' in cli('show', 'saved')[1]
+    assert cli('show', 'saved', '--json')[1]['results'] == ['0', '1', '2']
     for parts, lazy in ((3, False), (101, False), (45, True)):
         drive = Drive(backend.app, parts, lazy)
         drive.apply()
         if lazy:
-            assert '0 of ? parts counted' in run('show', drive.group_id)[1]
+            assert '0 of ? parts counted' in cli('show', drive.group_id)[1]
             drive.size()
         drive.returns(0)
         drive.returns(1)
-        output = run('show', drive.group_id)[1]
+        output = cli('show', drive.group_id)[1]
         assert f'2 of {parts} parts counted' in output
         assert ('missing' in output) == (not lazy)
         assert ('header at 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, … (' in output) == (parts == 101)
-        chord = run('show', drive.group_id, '--json')[1]['chord']
+        chord = cli('show', drive.group_id, '--json')[1]['chord']
         assert (chord['state'], chord['counted'], chord['failed']) == ('RUNNING', 2, 0)
         for index in range(2, parts):
             drive.returns(index)
-        output = run('show', drive.group_id)[1]
+        output = cli('show', drive.group_id)[1]
         assert 'closed: its body was called, or its errbacks' in output
         assert f'{parts} of {parts} parts counted' in output and 'missing' not in output
     drive = Drive(backend.app, 10)
@@ -8323,19 +8327,19 @@ def test_show_a_group_and_a_chord(run: Any, backend: dv.DynamoDBBackend) -> None
         drive.returns(index)
     for index in (5, 3):
         backend.mark_as_failure(drive.ids[index], ValueError('no'), request=drive.request(index))
-    chord = run('show', drive.group_id, '--json')[1]['chord']
+    chord = cli('show', drive.group_id, '--json')[1]['chord']
     assert (chord['counted'], chord['failed'], chord['expected']) == (5, 2, 10)
     assert chord['first_failed'] == [drive.ids[3], drive.ids[5]]
     assert chord['first_missing'] == [4, 6, 7, 8, 9]
-    output = run('show', drive.group_id)[1]
+    output = cli('show', drive.group_id)[1]
     assert f'failed     2: {drive.ids[3]}, {drive.ids[5]}' in output
     assert output.endswith('missing    5: in the header at 4, 6, 7, 8, 9 (from 0)\n')
 
 
 def test_list_tasks_and_running_chords(
-        run: Any, make_app: MakeApp, proxy: Proxy, client: Any, table_name: str) -> None:
+        cli: Any, make_app: MakeApp, proxy: Proxy, client: Any, table_name: str) -> None:
     def listed(*arguments: str) -> list[dict[str, Any]]:
-        code, output = run('list', '--json-lines', *arguments)
+        code, output = cli('list', '--json-lines', *arguments)
         assert code == 0, output
         return [json.loads(line) for line in output.splitlines() if line.startswith('{')]
 
@@ -8382,16 +8386,16 @@ def test_list_tasks_and_running_chords(
         'large', *(f'id-{number}' for number in range(27, 0, -3))]
     assert listed('--until', '2020-01-01T00:00:00+02:00') == listed('--since', '0s') == []
 
-    output = run('list', '--limit', '2', '--state', 'FAILURE')[1]
+    output = cli('list', '--limit', '2', '--state', 'FAILURE')[1]
     lines = output.splitlines()
     assert f'table {table_name}: reads the whole table: ' in lines[0]
     assert lines[-1] == '2 of 3' and ' UTC  FAILURE  proj.add  id-20' in lines[-3]
     assert lines[-2].endswith('  id-10  ValueError(10)')
     assert by_id['id-20']['error'] == 'ValueError(20)' and by_id['id-4']['error'] is None
-    assert run('list', '--since', 'soon')[0] == 2
-    assert 'no state FAILED; did you mean FAILURE?\n' in run('list', '--state', 'failed')[1]
-    assert 'did you mean' not in run('list', '--state', 'RETRY')[1]
-    assert 'they count as a whole' in run('list', '--name', 'add')[1]
+    assert cli('list', '--since', 'soon')[0] == 2
+    assert 'no state FAILED; did you mean FAILURE?\n' in cli('list', '--state', 'failed')[1]
+    assert 'did you mean' not in cli('list', '--state', 'RETRY')[1]
+    assert 'they count as a whole' in cli('list', '--name', 'add')[1]
 
 
 ODD_ITEMS: dict[str, dict[str, Any]] = {
@@ -8409,7 +8413,7 @@ ODD_ITEMS: dict[str, dict[str, Any]] = {
 
 
 def test_a_chord_past_its_deadline_is_listed(
-        run: Any, make_app: MakeApp, proxy: Proxy) -> None:
+        cli: Any, make_app: MakeApp, proxy: Proxy) -> None:
     backend = ready(make_app(result_expires=1), proxy)
     drive = Drive(backend.app, 2)
     drive.apply()
@@ -8417,13 +8421,13 @@ def test_a_chord_past_its_deadline_is_listed(
     assert drive.run.deadline is not None
     while time.time() < drive.run.deadline + 1:
         time.sleep(0.1)
-    assert f' RUNNING  {drive.group_id}  chord: 1 of 2 parts counted\n' in run('list')[1]
-    assert run('show', drive.group_id)[1].startswith('chord      1 of 2 parts counted\n')
+    assert f' RUNNING  {drive.group_id}  chord: 1 of 2 parts counted\n' in cli('list')[1]
+    assert cli('show', drive.group_id)[1].startswith('chord      1 of 2 parts counted\n')
 
 
-def test_each_run_of_a_chord_is_listed_by_itself(run: Any, backend: dv.DynamoDBBackend) -> None:
+def test_each_run_of_a_chord_is_listed_by_itself(cli: Any, backend: dv.DynamoDBBackend) -> None:
     def listed() -> list[int]:
-        lines = run('list', '--json-lines', '--state', 'RUNNING')[1].splitlines()
+        lines = cli('list', '--json-lines', '--state', 'RUNNING')[1].splitlines()
         rows = [json.loads(line) for line in lines if line.startswith('{')]
         assert all((row['id'], row['state']) == (drive.group_id, 'RUNNING') for row in rows)
         return sorted(row['counted'] for row in rows)
@@ -8439,43 +8443,43 @@ def test_each_run_of_a_chord_is_listed_by_itself(run: Any, backend: dv.DynamoDBB
 
 
 def test_odd_items_do_not_stop_list_and_show(
-        run: Any, backend: dv.DynamoDBBackend, client: Any, table_name: str) -> None:
+        cli: Any, backend: dv.DynamoDBBackend, client: Any, table_name: str) -> None:
     for name, attributes in ODD_ITEMS.items():
         client.put_item(TableName=table_name, Item={
             'id': {'S': f'celery-task-meta-{name}'}, **attributes})
     for arguments in ([], ['--json-lines'], ['--limit', '0'], ['--json-lines', '--limit', '0']):
-        code, output = run('list', *arguments)
+        code, output = cli('list', *arguments)
         assert code == 0 and all(name in output for name in ODD_ITEMS)
     for name in ODD_ITEMS:
-        assert run('show', name)[0] == 0
-        shown = run('show', name, '--json')[1]
+        assert cli('show', name)[0] == 0
+        shown = cli('show', name, '--json')[1]
         assert (shown['id'], shown['children'] or None) == (name, None)
         assert type(shown['size']) is type(shown['chunks']) is int
 
 
 def test_a_result_that_cannot_be_decoded_here_keeps_its_state(
-        run: Any, make_app: MakeApp, proxy: Proxy) -> None:
+        cli: Any, make_app: MakeApp, proxy: Proxy) -> None:
     backend = ready(make_app(result_serializer='pickle', accept_content=['pickle']), proxy)
     backend.store_result('good', 1, states.SUCCESS)
     backend.store_result('bad', ValueError(), states.FAILURE)
     why = 'the stored result cannot be read: DecodeError: '
     for state, id in (('SUCCESS', 'good'), ('FAILURE', 'bad')):
         for more in ([], ['--limit', '0']):
-            row = run('list', '--json', '--state', state, *more)[1]
+            row = cli('list', '--json', '--state', state, *more)[1]
             assert (row['id'], row['state']) == (id, state) and why in row['error']
-        shown = run('show', id, '--json')[1]
+        shown = cli('show', id, '--json')[1]
         assert (shown['state'], shown['error']) == (state, row['error'])
-        assert f'state      {state}\n' in run('show', id)[1] and why in run('show', id)[1]
+        assert f'state      {state}\n' in cli('show', id)[1] and why in cli('show', id)[1]
 
 
-def test_a_saved_group_that_cannot_be_read_is_told(
-        run: Any, backend: dv.DynamoDBBackend, client: Any, table_name: str) -> None:
+def test_a_saved_group_that_cannot_be_read_is_reported(
+        cli: Any, backend: dv.DynamoDBBackend, client: Any, table_name: str) -> None:
     client.put_item(TableName=table_name, Item={
         'id': {'S': 'celery-taskset-meta-odd'}, 'result': {'N': '5'}})
     backend.set('celery-taskset-meta-pickled', pickle.dumps(5))
     for name, why in (('odd', 'is not binary but int'), ('pickled', 'DecodeError')):
-        assert 'the saved group cannot be read: ' in run('show', name)[1]
-        shown = run('show', name, '--json')[1]
+        assert 'the saved group cannot be read: ' in cli('show', name)[1]
+        shown = cli('show', name, '--json')[1]
         assert why in shown['error'] and shown['results'] is None
 
 
@@ -8494,7 +8498,7 @@ def test_values_that_json_does_not_have_are_printed_as_python_shows_them(
     backend.store_result('odd', odd, states.SUCCESS, request=request)
     backend.store_result('bad', BadRepr('mute'), states.FAILURE)
 
-    def run(*arguments: str) -> str:
+    def cli(*arguments: str) -> str:
         done = click.testing.CliRunner().invoke(
             dv.commands, arguments, obj=type('Context', (), {'app': backend.app}))
         assert done.exit_code == 0, done.exc_info
@@ -8507,26 +8511,26 @@ def test_values_that_json_does_not_have_are_printed_as_python_shows_them(
         return json.loads(text, parse_constant=refused)
 
     plain = {"('a', 1)": 'nan', '2': ['-inf', 1.5, "{b'x'}"], 'null': True, 'text': [{'0.5': 'é'}]}
-    shown = parsed(run('show', 'odd', '--json'))
+    shown = parsed(cli('show', 'odd', '--json'))
     assert (shown['result'], shown['args'][0]) == (plain, plain)
-    assert 'mute' in shown['args'][1] and "('a', 1): nan" in run('show', 'odd')
-    assert 'mute' in parsed(run('show', 'bad', '--json'))['result']
-    assert 'mute' in run('show', 'bad')
-    rows = [parsed(line) for line in run('list', '--json').splitlines() if line.startswith('{')]
+    assert 'mute' in shown['args'][1] and "('a', 1): nan" in cli('show', 'odd')
+    assert 'mute' in parsed(cli('show', 'bad', '--json'))['result']
+    assert 'mute' in cli('show', 'bad')
+    rows = [parsed(line) for line in cli('list', '--json').splitlines() if line.startswith('{')]
     assert [row['id'] for row in rows] == ['bad', 'odd'] and rows[1]['args'] == shown['args']
-    assert 'proj.add' in run('list')
+    assert 'proj.add' in cli('list')
 
 
-def test_list_says_once_that_names_are_not_stored(run: Any, backend: dv.DynamoDBBackend) -> None:
+def test_list_says_once_that_names_are_not_stored(cli: Any, backend: dv.DynamoDBBackend) -> None:
     for id in 'abc':
         backend.store_result(id, 1, states.SUCCESS)
-    output = run('list')[1]
+    output = cli('list')[1]
     assert output.count('names and arguments are not stored: see result_extended') == 1
     assert output.endswith('  SUCCESS  a\n3 of 3\n')
 
 
 def test_list_reads_no_more_of_celerys_own_items_than_it_says(
-        run: Any, make_app: MakeApp, proxy: Proxy) -> None:
+        cli: Any, make_app: MakeApp, proxy: Proxy) -> None:
     backend = ready(make_app(), proxy)
 
     def items(names: str, with_status: bool) -> Iterator[dict[str, Any]]:
@@ -8536,17 +8540,17 @@ def test_list_reads_no_more_of_celerys_own_items_than_it_says(
             yield {'id': names.format(number), 'timestamp': number,
                    **({'status': state} if with_status else {}), 'result': dv.ensure_bytes(value)}
 
-    table = backend.values.table
+    table = backend.store.table
     def with_values() -> list[bool]:
         proxy.reset()
-        assert run('list', '--state', 'FAILURE')[1].endswith('2 of 2\n')
+        assert cli('list', '--state', 'FAILURE')[1].endswith('2 of 2\n')
         return ['#result' in request.body['ProjectionExpression']
                 for request in proxy.requests if request.operation == 'Scan']
 
     table.write_many(puts=items("b'celery-task-meta-{}'", with_status=False))
     sent = with_values()
     assert len(sent) > 2 and all(sent) and set(operations(proxy)) == {'DescribeTable', 'Scan'}
-    # where all items have a status, values do not travel but in the first pages
+    # where all items have a status, values are read in the first pages only
     table.write_many(deletes=(f"b'celery-task-meta-{number}'" for number in range(1000)))
     table.write_many(puts=items('celery-task-meta-{}', with_status=True))
     sent = with_values()
@@ -8555,12 +8559,12 @@ def test_list_reads_no_more_of_celerys_own_items_than_it_says(
 
 def test_what_a_scan_takes() -> None:
     described = {'items': 9, 'bytes': 8192 * 10**6, 'read_units': None}
-    assert str(dv.reading_of(described)) == (
+    assert str(dv.estimate_scan(described)) == (
         'reads the whole table: 9 items, 8,192.0 MB, 1,000,000 read units, $0.12')
-    assert dv.reading_of(described).dollars > dv.ASK_ABOVE
-    provisioned = dv.reading_of({**described, 'bytes': 8192 * 100, 'read_units': 5})
+    assert dv.estimate_scan(described).dollars > dv.ASK_ABOVE
+    provisioned = dv.estimate_scan({**described, 'bytes': 8192 * 100, 'read_units': 5})
     assert str(provisioned).endswith('100 read units, all its provisioned units for 0:00:20')
-    assert 'less than a cent' in str(dv.reading_of({**described, 'bytes': 5}))
+    assert 'less than a cent' in str(dv.estimate_scan({**described, 'bytes': 5}))
 
 
 @pytest.mark.parametrize(('answer', 'goes_on'), [('y', True), ('n', False)])
@@ -8590,7 +8594,7 @@ def test_list_asks_at_a_terminal_before_it_costs_much(
 
 @slow
 def test_list_is_exact_on_a_table_of_a_hundred_thousand(
-        run: Any, backend: dv.DynamoDBBackend, proxy: Proxy, client: Any,
+        cli: Any, backend: dv.DynamoDBBackend, proxy: Proxy, client: Any,
         table_name: str, needs: Callable[[str], None]) -> None:
     needs('the size of a table')  # by which the scan is planned
     needs('scans of a large table')
@@ -8604,9 +8608,9 @@ def test_list_is_exact_on_a_table_of_a_hundred_thousand(
         return {'id': f'celery-task-meta-{number}', 'status': state, 'timestamp': began + number,
                 'result': values[state]}
 
-    backend.values.table.write_many(puts=map(item, range(100_000)))
+    backend.store.table.write_many(puts=map(item, range(100_000)))
     proxy.reset()
-    code, output = run('list', '--state', 'FAILURE', '--limit', '50')
+    code, output = cli('list', '--state', 'FAILURE', '--limit', '50')
     assert code == 0, output
     failed = [line.split()[4] for line in output.splitlines() if ' FAILURE ' in line]
     assert failed == [str(number) for number in range(98_007, 0, -2000)]
@@ -8614,8 +8618,8 @@ def test_list_is_exact_on_a_table_of_a_hundred_thousand(
     scans = [request.body for request in proxy.requests if request.operation == 'Scan']
     assert {body['Segment'] for body in scans} == set(range(8))
     since = datetime.datetime.fromtimestamp(began + 99_000, datetime.timezone.utc).isoformat()
-    assert run('list', '--since', since, '--limit', '1')[1].endswith('1 of 1,000\n')
-    output = run('list', '--json-lines', '--limit', '0')[1]
+    assert cli('list', '--since', since, '--limit', '1')[1].endswith('1 of 1,000\n')
+    output = cli('list', '--json-lines', '--limit', '0')[1]
     rows = [json.loads(line) for line in output.splitlines() if line.startswith('{')]
     assert [row['id'] for row in rows] == [str(number) for number in range(99_999, -1, -1)]
 
@@ -8627,7 +8631,7 @@ def keep_expired(client: Any, table: str) -> None:
 
 
 def test_purge_deletes_what_has_expired_and_nothing_else(
-        run: Any, backend: dv.DynamoDBBackend, proxy: Proxy, client: Any, table_name: str) -> None:
+        cli: Any, backend: dv.DynamoDBBackend, proxy: Proxy, client: Any, table_name: str) -> None:
     keep_expired(client, table_name)
     now = int(time.time())
     for number in range(60):
@@ -8638,7 +8642,7 @@ def test_purge_deletes_what_has_expired_and_nothing_else(
     foreign = {'a duration': 3600, 'zero': 0, 'six years ago': now - 6 * 365 * 86400}
     for id, number in foreign.items():  # no time to live deletes them
         client.put_item(TableName=table_name, Item={'id': {'S': id}, 'ttl': {'N': str(number)}})
-    code, answer = run('purge', '--dry-run', '--json')
+    code, answer = cli('purge', '--dry-run', '--json')
     assert (code, answer) == (
         0, {'expired': 60, 'orphans': 0, 'deleted': 0, 'time_to_live': False})
     assert len(all_items(client, table_name)) == 65
@@ -8650,7 +8654,7 @@ def test_purge_deletes_what_has_expired_and_nothing_else(
             client.put_item(TableName=table_name, Item={
                 'id': {'S': id}, 'ttl': {'N': str(replaced[id])}})
     proxy.faults = two_are_replaced
-    code, output = run('purge')
+    code, output = cli('purge')
     assert code == 0 and output.endswith('\n58 expired items deleted\n')
     assert 'time to live is on' not in output
     assert f'table {table_name}: reads the whole table: ' in output
@@ -8660,12 +8664,12 @@ def test_purge_deletes_what_has_expired_and_nothing_else(
 
 @pytest.mark.parametrize('billing_mode', ['PROVISIONED', 'PAY_PER_REQUEST'])
 def test_purge_deletes_one_item_after_the_other_if_the_units_are_provisioned(
-        billing_mode: str, run: Any, backend: dv.DynamoDBBackend, client: Any, table_name: str,
+        billing_mode: str, cli: Any, backend: dv.DynamoDBBackend, client: Any, table_name: str,
         proxy: Proxy) -> None:
     keep_expired(client, table_name)
     if billing_mode == 'PAY_PER_REQUEST':
         client.update_table(TableName=table_name, BillingMode=billing_mode)
-    backend.values.table.write_many(
+    backend.store.table.write_many(
         {'id': f'old-{number}', 'ttl': int(time.time()) - 5} for number in range(30))
     helpers = []
 
@@ -8675,14 +8679,14 @@ def test_purge_deletes_one_item_after_the_other_if_the_units_are_provisioned(
             return Delay(0.02)
         return None
     proxy.faults = note
-    assert '30 expired items deleted' in run('purge')[1]
+    assert '30 expired items deleted' in cli('purge')[1]
     assert len(helpers) == 30
     # that of the scan ends about then
     assert (max(helpers) <= 1) == (billing_mode == 'PROVISIONED')
 
 
 def test_purge_deletes_chunks_that_no_item_counts(
-        run: Any, make_app: MakeApp, proxy: Proxy, client: Any, table_name: str) -> None:
+        cli: Any, make_app: MakeApp, proxy: Proxy, client: Any, table_name: str) -> None:
     backend = ready(make_app(result_expires=None), proxy)
     value = noise(900 * KB)
     backend.set('celery-task-meta-large', value)
@@ -8710,10 +8714,10 @@ def test_purge_deletes_chunks_that_no_item_counts(
                 UpdateExpression='SET #t = :old', ExpressionAttributeValues=put_age,
                 ExpressionAttributeNames={'#t': 'timestamp'})
     before = {item['id'] for item in all_items(client, table_name)}
-    code, answer = run('purge', '--dry-run', '--json')
+    code, answer = cli('purge', '--dry-run', '--json')
     assert (code, answer) == (
         0, {'expired': 0, 'orphans': 4, 'deleted': 0, 'time_to_live': True})
-    code, output = run('purge')
+    code, output = cli('purge')
     assert 'time to live is on: DynamoDB deletes expired items for nothing' in output
     assert (code, output.splitlines()[2:]) == (0, [
         '0 expired items deleted', '4 chunks of values that were never completed deleted'])
@@ -8722,11 +8726,11 @@ def test_purge_deletes_chunks_that_no_item_counts(
 
 
 def test_a_purge_is_as_patient_as_the_options_say(
-        run: Any, backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
+        cli: Any, backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
     proxy.faults = first(1, Throttle(), 'Scan')
-    assert run('purge', query='&retry_timeout=0')[0] == 1
+    assert cli('purge', query='&retry_timeout=0')[0] == 1
     proxy.faults = first(3, Throttle(), 'Scan')
-    assert run('purge')[0] == 0
+    assert cli('purge')[0] == 0
 
 
 def test_a_scan_of_many_pages(backend: dv.DynamoDBBackend, client: Any, table_name: str) -> None:
@@ -8735,7 +8739,7 @@ def test_a_scan_of_many_pages(backend: dv.DynamoDBBackend, client: Any, table_na
     for number in range(8):
         client.put_item(TableName=table_name, Item={
             'id': {'S': f'old-{number}'}, 'ttl': ttl, 'result': {'B': noise(300 * KB)}})
-    pages = list(dv.scan_for_purge(backend.values.table))
+    pages = list(dv.scan_for_purge(backend.store.table))
     assert len(pages) > 1 and sum(page.scanned for page in pages) == 8
     assert {id for page in pages for id in page.expired} == {f'old-{number}' for number in range(8)}
 
@@ -8746,7 +8750,7 @@ def test_a_scan_of_many_pages(backend: dv.DynamoDBBackend, client: Any, table_na
 def test_a_signal_ends_a_scan_and_a_purge(
         call: Any, backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
     proxy.faults = lambda operation, body: Throttle()
-    a_signal_ends(lambda: call(backend.values.table), KeyboardInterrupt())
+    a_signal_ends(lambda: call(backend.store.table), KeyboardInterrupt())
 
 
 def test_commands_for_what_is_no_dynamodb_backend() -> None:
@@ -8795,7 +8799,7 @@ def test_a_table_is_scanned_where_no_thread_can_be_started(
         backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
     ready_tasks(backend, 5)
     with no_more_threads():
-        pages = list(dv.scan(backend.values.table, 3))
+        pages = list(dv.scan(backend.store.table, 3))
     assert sum(read for read, _ in pages) == 5 and operations(proxy).count('Scan') == 3
 
 
@@ -8828,15 +8832,15 @@ def test_a_principal_that_aws_takes(principal: str) -> None:
 
 
 def test_show_of_an_id_whose_other_keys_would_be_too_long(
-        run: Any, backend: dv.DynamoDBBackend) -> None:
+        cli: Any, backend: dv.DynamoDBBackend) -> None:
     id = 'x' * (2048 - len('celery-task-meta-'))  # celery-taskset-meta- is longer, and so is b'…'
     backend.store_result(id, 'stored', states.SUCCESS)
-    status, told = run('show', id)
-    assert status == 0 and 'stored' in told
+    status, got = cli('show', id)
+    assert status == 0 and 'stored' in got
 
 
 def test_purge_leaves_what_only_has_the_form_of_a_chunk(
-        run: Any, backend: dv.DynamoDBBackend, client: Any, table_name: str) -> None:
+        cli: Any, backend: dv.DynamoDBBackend, client: Any, table_name: str) -> None:
     version = '0123456789abcdef' * 2
     piece = {'result': {'B': b'x'}, **OLD}
     ours = {f'{key}/{version}/{number}' for number, key in enumerate([
@@ -8854,14 +8858,14 @@ def test_purge_leaves_what_only_has_the_form_of_a_chunk(
     for id, attributes in foreign.items():
         put_raw(client, table_name, id, **attributes)
     before = all_items(client, table_name)
-    assert run('purge', '--dry-run', '--json')[1]['orphans'] == len(ours)
+    assert cli('purge', '--dry-run', '--json')[1]['orphans'] == len(ours)
     assert all_items(client, table_name) == before
-    assert run('purge', '--json')[1]['deleted'] == len(ours)
+    assert cli('purge', '--json')[1]['deleted'] == len(ours)
     assert {item['id'] for item in all_items(client, table_name)} == set(foreign)
 
 
 def test_purge_counts_what_it_deleted(
-        run: Any, backend: dv.DynamoDBBackend, proxy: Proxy, client: Any,
+        cli: Any, backend: dv.DynamoDBBackend, proxy: Proxy, client: Any,
         table_name: str) -> None:
     keep_expired(client, table_name)
     orphans = [f'celery-task-meta-lost/{bytes(16).hex()}/{number}' for number in range(3)]
@@ -8875,16 +8879,16 @@ def test_purge_counts_what_it_deleted(
             for id in [*(f'old-{number}' for number in range(5)), *orphans]:
                 put_raw(client, table_name, id, status={'S': 'SUCCESS'})
     proxy.faults = all_are_replaced
-    code, answer = run('purge', '--json')
+    code, answer = cli('purge', '--json')
     assert (code, answer['expired'], answer['orphans'], answer['deleted']) == (0, 5, 3, 0)
     assert len(all_items(client, table_name)) == 8
 
 
 def test_a_saved_group_whose_ids_are_none_is_told(
-        run: Any, backend: dv.DynamoDBBackend, client: Any, table_name: str) -> None:
+        cli: Any, backend: dv.DynamoDBBackend, client: Any, table_name: str) -> None:
     saved = backend.encode({'result': [['g', None], [[[1, None], None], [[2, None], None]]]})
     backend.set('celery-taskset-meta-odd', saved)
-    assert 'the saved group cannot be read: TypeError' in run('show', 'odd')[1]
+    assert 'the saved group cannot be read: TypeError' in cli('show', 'odd')[1]
 
 
 def test_values_of_any_shape_are_shown(make_app: MakeApp, proxy: Proxy, table_name: str) -> None:
@@ -9052,9 +9056,9 @@ def test_a_soak_in_faults_and_duplicates(
     for result in (*groups, module.app.ResultSet(singles), *chords, *headers):
         result.forget()
     left = all_items(client, table_name)
-    # the counters of chords, and what late duplicates kept for them, expire
+    # the counters of chords, and what late duplicates copied for them, expire
     assert all(item['id'].startswith('chord-unlock-') and 'ttl' in item for item in left)
-    assert all(item['ttl'] <= time.time() + 86_400 + dv.LATE + 1 for item in left)
+    assert all(item['ttl'] <= time.time() + 86_400 + dv.CLOSED_TTL + 1 for item in left)
 
 
 def test_an_outage_loses_nothing_and_says_so_once(
@@ -9075,13 +9079,13 @@ def test_an_outage_loses_nothing_and_says_so_once(
     assert results.get(timeout=30) == list(range(8))
     lines = [record.getMessage() for record in caplog.records
              if record.levelno >= logging.WARNING and record.name == dv.__name__
-             and 'do not travel together' not in record.getMessage()]  # an engine without PartiQL
+             and 'one request each' not in record.getMessage()]  # an engine without PartiQL
     assert len(lines) == 2, lines
-    assert 'failed; this and other requests are tried again for up to 120 s each' in lines[0]
+    assert 'failed; this and other requests are retried for up to 120 s each' in lines[0]
     assert 'requests succeed again, after' in lines[1]
 
 
-def test_an_outage_also_ends_with_an_answer_that_refuses(
+def test_an_outage_also_ends_with_a_response_that_refuses(
         backend: dv.DynamoDBBackend, proxy: Proxy, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING, dv.__name__)
     asked: list[float] = []
@@ -9117,7 +9121,7 @@ def test_workers_outlive_half_a_minute_without_dynamodb(
         assert workers.bodies() == [joined.id]
         assert workers.process.poll() is None
     log = tmp_path / 'log'
-    failed = lines_of(log, 'this and other requests are tried again')
+    failed = lines_of(log, 'this and other requests are retried')
     again = lines_of(log, 'succeed again')
     assert 1 <= len(failed) <= 3, failed
     said = [*failed.values(), *again.values()]
@@ -9185,16 +9189,16 @@ def test_each_run_of_a_chord_with_fixed_ids_gets_its_own_values(
     expected: dict[str, Any] = {}
     for number, run in enumerate(['run 1', 'run 2', 'run 3'], 1):
         apply(run)
-        workers.wait_until_told('bodies', number, seconds=30)
+        workers.wait_until_reported('bodies', number, seconds=30)
         expected[run] = [[f'{number} of {run}' for number in range(parts)]]
-        assert workers.told('bodies') == expected
+        assert workers.reported('bodies') == expected
     apply('run 4 fails')
-    workers.wait_until_told('errors', 1, seconds=30)
+    workers.wait_until_reported('errors', 1, seconds=30)
     apply('run 5')
-    workers.wait_until_told('bodies', 4, seconds=30)
+    workers.wait_until_reported('bodies', 4, seconds=30)
     expected['run 5'] = [[f'{number} of run 5' for number in range(parts)]]
-    assert workers.told('bodies') == expected
-    (name, [error]), = workers.told('errors').items()
+    assert workers.reported('bodies') == expected
+    (name, [error]), = workers.reported('errors').items()
     assert name == 'run 4 fails' and ' of run 4 fails' in error, error
 
 
@@ -9203,8 +9207,8 @@ def test_a_body_can_apply_its_own_chord_again(doomed_workers: DoomedWorkers) -> 
     workers.start()
     ids = [str(uuid.uuid4()) for _ in range(5)]
     workers.task('again', None, ids, runs + 1).delay()
-    told = workers.wait_until_told('bodies', runs + 1, seconds=60)
-    assert told == [None, *(
+    got = workers.wait_until_reported('bodies', runs + 1, seconds=60)
+    assert got == [None, *(
         [*(f'{number} of {run}' for number in range(3)), f'last of {run}']
         for run in range(runs, 0, -1))]
     assert workers.struck() == {f'run {run}' for run in range(1, runs + 1)}
@@ -9299,12 +9303,12 @@ def test_a_process_that_is_killed_at_any_step_of_a_chord_does_not_stop_it(
     found = outcomes(chords)
     assert found == {name: list(range(size)) for name, size in sizes.items()}
     workers.wait_until_idle()
-    bodies = workers.told('bodies')
+    bodies = workers.reported('bodies')
     # its message was sent, and the one who sent it could tell nobody: it may be sent once more
     if bodies['published of 3'][1:] == [found['published of 3']]:
         del bodies['published of 3'][1:]
     assert bodies == {name: [values] for name, values in found.items()}
-    assert workers.told('errors') == {}
+    assert workers.reported('errors') == {}
 
 
 @slow
@@ -9318,12 +9322,12 @@ def test_a_process_that_is_killed_while_a_chord_fails_does_not_stop_it(
     found = outcomes(chords)
     assert found == dict.fromkeys(steps, 'ChordError')
     workers.wait_until_idle()
-    errors = workers.told('errors')
+    errors = workers.reported('errors')
     assert errors.keys() == set(steps)
-    for name, told in errors.items():
-        assert len(told) == 1, errors
-        assert 'raised ValueError' in told[0], (name, told)
-    assert workers.told('bodies') == {}
+    for name, got in errors.items():
+        assert len(got) == 1, errors
+        assert 'raised ValueError' in got[0], (name, got)
+    assert workers.reported('bodies') == {}
 
 
 @slow
@@ -9346,11 +9350,11 @@ def test_a_process_that_is_killed_in_an_inner_chord_does_not_stop_the_one_around
     assert found == {name: [[0, 1], 2] if task == 'doomed' else 'ChordError'
                      for name, task in tasks.items()}
     workers.wait_until_idle()
-    bodies, errors = workers.told('bodies'), workers.told('errors')
-    assert bodies == {name: [told] for name, told in found.items() if told != 'ChordError'}
+    bodies, errors = workers.reported('bodies'), workers.reported('errors')
+    assert bodies == {name: [got] for name, got in found.items() if got != 'ChordError'}
     assert errors.keys() == found.keys() - bodies.keys()
-    for told in errors.values():
-        assert len(told) == 1 and 'raised ValueError' in told[0], errors
+    for got in errors.values():
+        assert len(got) == 1 and 'raised ValueError' in got[0], errors
 
 
 @slow
@@ -9367,10 +9371,10 @@ def test_a_process_that_is_killed_fails_its_chord_if_its_task_is_not_delivered_a
     workers.start()
     assert outcomes(results) == dict.fromkeys(results, 'ChordError')
     workers.wait_until_idle()
-    errors = workers.told('errors')
+    errors = workers.reported('errors')
     assert errors.keys() == {*chords, 'of the inner'}
-    assert all(len(told) == 1 and 'WorkerLostError' in told[0] for told in errors.values()), errors
-    assert workers.told('bodies') == {}
+    assert all(len(got) == 1 and 'WorkerLostError' in got[0] for got in errors.values()), errors
+    assert workers.reported('bodies') == {}
 
 
 @slow
@@ -9396,8 +9400,8 @@ def test_a_hard_time_limit_of_who_joins_holds_nobody_up(
     # a lease is 15 s
     assert longest < 8, f'an unrelated task took {longest:.1f} s'
     assert outcomes({'it': joined})['it'] in ([0, 1], 'ChordError')
-    assert len(workers.wait_until_told('bodies', 1, 0) + workers.wait_until_told('errors', 1, 0)) \
-        == 1
+    assert len(workers.wait_until_reported('bodies', 1, 0)
+               + workers.wait_until_reported('errors', 1, 0)) == 1
     assert 'Hard time limit' in (workers.folder / 'log').read_text()
 
 
@@ -9416,7 +9420,7 @@ def test_a_soft_time_limit_ends_the_wait_for_a_dead_owner(
     assert time.monotonic() - sent < 10     # a lease is 15 s
     assert outcomes({'it': joined}) == {'it': [0, 1]}
     workers.wait_until_idle()
-    assert workers.told('bodies') == {'it': [[0, 1]]}
+    assert workers.reported('bodies') == {'it': [[0, 1]]}
     assert 'Soft time limit' in (workers.folder / 'log').read_text()
 
 
@@ -9775,19 +9779,19 @@ def test_dynamodb_local_is_started_as_the_readme_says() -> None:
     assert str(arguments.split()) in (ROOT / 'tools' / 'dynamodb_local.py').read_text()
 
 
-def test_the_commands_of_the_readme(run: Any, backend: dv.DynamoDBBackend) -> None:
+def test_the_commands_of_the_readme(cli: Any, backend: dv.DynamoDBBackend) -> None:
     backend.store_result('ID', 1, states.SUCCESS)
     commands = re.findall(r'^    celery -A proj dynamodb ([^>\n]+)', README, re.MULTILINE)
     assert {command.split()[0] for command in commands} == set(dv.commands.commands)
     for command in commands:
-        assert run(*command.split())[0] == 0, command
+        assert cli(*command.split())[0] == 0, command
     makefile = (ROOT / 'Makefile').read_text()
     for target in set(re.findall(r'``?make ([a-z-]+)|^    make ([a-z-]+)$', README, re.MULTILINE)):
         assert re.search(rf'^{"".join(target)}:', makefile, re.MULTILINE), target
 
 
 def test_the_keys_of_commands_for_machines_are_in_the_readme(
-        run: Any, backend: dv.DynamoDBBackend) -> None:
+        cli: Any, backend: dv.DynamoDBBackend) -> None:
     drive = Drive(backend.app, 2)
     drive.apply()
     drive.returns(0)
@@ -9797,17 +9801,17 @@ def test_the_keys_of_commands_for_machines_are_in_the_readme(
 
     def named(name: str) -> set[str]:
         return set(re.findall('``([a-z_]+)``', documented[name]))
-    rows = [json.loads(line) for line in run('list', '--json-lines')[1].splitlines()
+    rows = [json.loads(line) for line in cli('list', '--json-lines')[1].splitlines()
             if line.startswith('{')]
     assert {row['kind'] for row in rows} == {'task', 'chord'}
     of_rows = set().union(*rows)
-    shown = run('show', drive.group_id, '--json')[1]
+    shown = cli('show', drive.group_id, '--json')[1]
     assert of_rows <= named('list')
     assert {*shown, *shown['chord']} <= named('list') | named('show')
-    checked = run('check', '--json')[1]
+    checked = cli('check', '--json')[1]
     assert {*checked, *checked['checks'][0]} == named('check')
     for name in ('create-table', 'purge'):
-        assert set(run(name, '--json')[1]) == named(name), name
+        assert set(cli(name, '--json')[1]) == named(name), name
 
 
 @slow
@@ -10126,7 +10130,7 @@ def test_test_aws_notes_what_fails_tries_the_rest_and_says_plainly_that_its_tabl
     assert aws_report.code == 1
     assert '**2 of 4 steps passed, of 14 that there are.**' in aws_report.report
     row = aws_report.row('insertions')
-    assert 'needs the IAM action dynamodb:PartiQLInsert' in row
+    assert 'grant the IAM action dynamodb:PartiQLInsert' in row
     assert 'User: <arn> is not authorized' in row
     assert 'A right is missing.  What this command needs:' in aws_report.said
     row = aws_report.row('sets')

@@ -3,7 +3,7 @@
     python benchmarks/request_cpu.py [parts]     # 3,000 if no number is given
 
 DYNAMODB_ENDPOINT overrides the engine.  CPU is that of this process, of which one thread works.
-Then the options of botocore that could save some: stores whose answers one of botocore's events
+Then the options of botocore that could save some: stores whose responses one of botocore's events
 gives, so that no engine and no network disturbs them, in turns with and without each option.
 """
 from __future__ import annotations
@@ -171,7 +171,7 @@ def backend_with(changes: dict[str, Any], table_name: str) -> Any:
     url = f'dynamodb://eu-west-1/{table_name}'
     app = Celery('options', backend=f'dyna_veggie.DynamoDBBackend+{url}')
     backend: Any = app.backend
-    table = backend.values.table
+    table = backend.store.table
 
     def config(**given: Any) -> Config:
         return Config(**{**given, **changes})

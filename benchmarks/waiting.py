@@ -71,8 +71,8 @@ def main() -> None:
                     'timestamp': time.time(), 'ttl': int(time.time()) + 86400,
                     'result': backend.encode(meta).encode()}
 
-        backend.values.table.write_many(puts=(item(index, id) for index, id in enumerate(ids)))
-        client = backend.values.table.client.botocore
+        backend.store.table.write_many(puts=(item(index, id) for index, id in enumerate(ids)))
+        client = backend.store.table.client.botocore
         client.meta.events.register('before-send.dynamodb', lambda **kwargs: time.sleep(LATENCY))
         print(f'join of {number:,} results, each request 10 ms more than {engine.description}')
         for _ in range(2):

@@ -332,7 +332,7 @@ class Trial:
     # what it needs
 
     @property
-    def values(self) -> dv.Values:
+    def values(self) -> dv.BlobStore:
         return self.app.backend.values
 
     @property

@@ -2,7 +2,7 @@
 """A model of how a chord is joined, run over random schedules.  No DynamoDB, no Celery.
 
 Deliveries of parts are generators that pause before and after each request, so a schedule can
-interleave them, lose an answer (the request is then sent again), kill a process or one of its
+interleave them, lose a response (the request is then sent again), kill a process or one of its
 threads at each step, stall it, deliver a message twice or late, delete what has expired, or the
 table.  Each chord is applied once or twice with the same ids.
 
@@ -22,9 +22,9 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any, NamedTuple
 
-LEAF, INNER, COMBINED = 3, 3, 3  # small, so that the tree is deep
+LEAF, INNER, BATCH_LIMIT = 3, 3, 3  # small, so that the tree is deep
 LEASE = 60
-LATE = 10**9  # the item of a run outlives its deadline by as much
+CLOSED_TTL = 10**9  # the item of a run outlives its deadline by as much
 
 Item = dict[str, Any]
 Steps = Generator[None, None, Any]
@@ -42,19 +42,19 @@ class Member(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What the mark in the body's signature tells each part."""
+    """What the run option in the body's signature says to each part."""
 
     id: str
     deadline: float
     lazy: bool
-    single: bool
+    single_leaf: bool
     size: int | None
 
     def node_id(self, level: int, number: int) -> str:
         return f'{self.id}.{level}.{number}'
 
-    def kept_id(self, member: Member) -> str:
-        return f'{self.id}.kept.{member.place}.{member.task}'
+    def copy_id(self, member: Member) -> str:
+        return f'{self.id}.copy.{member.place}.{member.task}'
 
 
 class Message(NamedTuple):
@@ -66,7 +66,7 @@ class Entry(NamedTuple):
     """What one part counts on its leaf."""
 
     member: Member
-    kind: str  # the set that it goes into: members, kept or failed
+    set_name: str  # members, copied or failed
     adds: frozenset[tuple[Member, Member]] = frozenset()
     size: int | None = None  # of the header, if this part knows it
 
@@ -86,7 +86,7 @@ class Node:
 
     @property
     def expected(self) -> float:
-        if self.run.single:
+        if self.run.single_leaf:
             return math.inf if self.size is None else self.size
         if self.size is None:
             return capacity(self.level)
@@ -101,34 +101,35 @@ class Node:
     @property
     def is_root(self) -> bool:
         return self.size is not None and (
-            self.run.single or width(self.size, self.level) <= capacity(self.level))
+            self.run.single_leaf or width(self.size, self.level) <= capacity(self.level))
 
     @property
     def counted(self) -> frozenset[Any]:
-        kinds = 'members', 'kept', 'failed'
-        return frozenset().union(*(self.item.get(kind, ()) for kind in kinds))
+        set_names = 'members', 'copied', 'failed'
+        return frozenset().union(*(self.item.get(set_name, ()) for set_name in set_names))
 
     @property
-    def own(self) -> set[Any]:
+    def header_members(self) -> set[Any]:
         """The members that belong to the header (or to the level below), not added ones."""
         return {member for member in self.counted if not (self.level == 0 and member.added)}
 
     @property
-    def wanted(self) -> set[Any]:
-        """Those, what they added, what that added, and so on; counted or not."""
-        wanted, new = set(), self.own
+    def expected_members(self) -> set[Any]:
+        """The header's members plus all that they added, transitively; counted or not."""
+        members, new = set(), self.header_members
         while new:
-            wanted |= new
-            new = {child for adder, child in self.item.get('added', ()) if adder in new} - wanted
-        return wanted
+            members |= new
+            new = {child for adder, child in self.item.get('added', ()) if adder in new} - members
+        return members
 
     @property
     def is_full(self) -> bool:
-        return 0 < len(self.own) == self.expected and self.wanted <= self.counted
+        return (0 < len(self.header_members) == self.expected
+                and self.expected_members <= self.counted)
 
     @property
-    def is_over(self) -> bool:
-        return len(self.own) > self.expected
+    def overflows(self) -> bool:
+        return len(self.header_members) > self.expected
 
 
 def capacity(level: int) -> int:
@@ -147,7 +148,7 @@ class Batch:
     """Parts of one process that are counted on one leaf by one request."""
 
     entries: list[Entry] = dataclasses.field(default_factory=list)
-    closed: bool = False
+    sealed: bool = False
     done: bool = False
     counted: bool = False
 
@@ -155,9 +156,9 @@ class Batch:
 @dataclasses.dataclass(eq=False)
 class Delivery:
     message: Message
-    token: tuple[Member, int]
+    owner: tuple[Member, int]
     steps: Steps = dataclasses.field(init=False)
-    joining: bool = False  # its heart beats
+    joining: bool = False  # it sends heartbeats
     publishing: bool = False
     stored: bool = False  # also what leads from the task's own item to this run
 
@@ -177,7 +178,7 @@ class Protocol:
         self.db: dict[str, Item] = {}
         self.now = 0
         self.p_lost = 0.0
-        self.by_reference = False
+        self.by_claim_check = False
 
     # --- what the table does, each atomic --------------------------------------------------------
 
@@ -188,10 +189,10 @@ class Protocol:
         self.db[id] = item
 
     def store(self, id: str, item: Item) -> bool:
-        """As Values.put(keep=SUCCESS): says whether it is stored, also after a lost answer."""
+        """As BlobStore.put(keep=SUCCESS): says whether it is stored, also after a lost response."""
         old = self.db.get(id)
         if old and old['state'] == 'SUCCESS':
-            return old['stamp'] == item['stamp']
+            return old['timestamp'] == item['timestamp']
         self.db[id] = item
         return True
 
@@ -208,28 +209,34 @@ class Protocol:
         if any(entry.member in now.counted for entry in entries):
             return False, now.item
         item = dict(now.item, owner=owner) if node.level == 0 else dict(now.item)
-        for member, kind, adds, size in entries:
-            item[kind] = item.get(kind, frozenset()) | {member}
+        for member, set_name, adds, size in entries:
+            item[set_name] = item.get(set_name, frozenset()) | {member}
             item['added'] = item.get('added', frozenset()) | adds
             item.update({} if size is None else {'size': size})
         self.db[node.run.node_id(node.level, node.number)] = item
         return True, dict(item)
 
-    def own(self, run: Run, token: Any, allowed: Callable[[Item], bool], **more: Any) -> Item:
-        """The update of a run's item that claims, renews or begins; the item as it then is."""
-        item = self.db.get(run.id, {'ttl': run.deadline + LATE})
+    def update_lease(
+            self, run: Run, owner: Any, allowed: Callable[[Item], bool], **more: Any) -> Item:
+        """The update of a run's item that acquires or renews the lease, or starts publishing.
+
+        Returns the item as it then is.
+        """
+        item = self.db.get(run.id, {'ttl': run.deadline + CLOSED_TTL})
         if not item.get('closed') and allowed(item):
-            item = self.db[run.id] = dict(item, owner=token, beats=item.get('beats', 0) + 1, **more)
+            heartbeat = item.get('heartbeat', 0) + 1
+            item = self.db[run.id] = dict(item, owner=owner, heartbeat=heartbeat, **more)
         return dict(item)
 
-    def renew(self, run: Run, token: Any, **more: Any) -> bool:
+    def renew(self, run: Run, owner: Any, **more: Any) -> bool:
         """Owns the join or goes on to; false if somebody else does, or it is done."""
-        item = self.own(run, token, lambda item: item.get('owner') in (None, token), **more)
-        return not item.get('closed') and item['owner'] == token
+        item = self.update_lease(
+            run, owner, lambda item: item.get('owner') in (None, owner), **more)
+        return not item.get('closed') and item['owner'] == owner
 
-    def close(self, run: Run, kept: Iterable[str]) -> None:
-        self.db[run.id] = dict(self.db.get(run.id, {'ttl': run.deadline + LATE}), closed=True)
-        for id in kept:
+    def close(self, run: Run, copies: Iterable[str]) -> None:
+        self.db[run.id] = dict(self.db.get(run.id, {'ttl': run.deadline + CLOSED_TTL}), closed=True)
+        for id in copies:
             self.db.pop(id, None)
         if run.deadline == math.inf:
             for id in [id for id in self.db if id.startswith(tuple(
@@ -241,23 +248,23 @@ class Protocol:
     def request(self, function: Callable[..., Any], *args: Any, **more: Any) -> Steps:
         while True:
             yield
-            answer = function(*args, **more)
+            response = function(*args, **more)
             if self.rnd.random() >= self.p_lost:
                 yield
-                return answer
+                return response
 
     # --- a part returns --------------------------------------------------------------------------
 
     def part_returns(self, process: Process, delivery: Delivery, entry: Entry) -> Steps:
         """Counts a part, and joins the chord if it was the last."""
         run, member = delivery.message
-        leaf = Node(run, 0, 0 if run.single else member.place // LEAF, {})
-        answer = yield from self.count_together(process, delivery, leaf, entry)
-        if answer is None:
-            return  # another thread counted this part, and sees to the rest
+        leaf = Node(run, 0, 0 if run.single_leaf else member.place // LEAF, {})
+        response = yield from self.count_batched(process, delivery, leaf, entry)
+        if response is None:
+            return  # another thread counted this part, and does the rest
         counting: frozenset[Any] = frozenset([entry.member])
         while True:
-            counted, item, counting = answer
+            counted, item, counting = response
             if self.now >= run.deadline:  # looked at now: until then no node can have expired
                 return (yield from self.fail(delivery, 'deadline'))
             if item is None:
@@ -270,7 +277,7 @@ class Protocol:
                     return
                 if not state or 'lazy' not in state:
                     return (yield from self.fail(delivery, 'gone'))
-            if node.is_over:
+            if node.overflows:
                 return (yield from self.fail(delivery, 'indexes'))
             if not node.is_full:
                 return
@@ -278,33 +285,33 @@ class Protocol:
                 break
             leaf = Node(run, node.level + 1, node.number // INNER, {})
             report = Entry(node.number, 'members', size=node.size)  # type: ignore[arg-type]
-            answer = (*(yield from self.request(
-                self.count, leaf, [report], delivery.token)), frozenset([node.number]))
-        state = {} if counted else (yield from self.claim(delivery))
+            response = (*(yield from self.request(
+                self.count, leaf, [report], delivery.owner)), frozenset([node.number]))
+        state = {} if counted else (yield from self.acquire(delivery))
         if state is not None:
             yield from self.join(delivery, node, state)
 
-    def count_together(self, process: Process, delivery: Delivery, leaf: Node,
-                       entry: Entry) -> Steps:
-        """Counts with what other threads count; None if one of them sees to the rest."""
+    def count_batched(self, process: Process, delivery: Delivery, leaf: Node,
+                      entry: Entry) -> Steps:
+        """Counts in a batch with other threads; None if one of them does the rest."""
         id = leaf.run.node_id(0, leaf.number)
-        before = process.batches.get(id)
+        previous = process.batches.get(id)
         # a duplicate in the same request would count twice, as far as what it added goes
-        leads = before is None or before.closed or len(before.entries) == COMBINED or any(
-            each.member == entry.member for each in before.entries)
-        batch = Batch() if leads or before is None else before
+        leads = previous is None or previous.sealed or len(previous.entries) == BATCH_LIMIT or any(
+            each.member == entry.member for each in previous.entries)
+        batch = Batch() if leads or previous is None else previous
         process.batches[id] = batch
         batch.entries.append(entry)
         item: Item | None = None
         if leads:
             try:
-                while before and not before.done:
+                while previous and not previous.done:
                     yield
-                batch.closed = True
+                batch.sealed = True
                 batch.counted, item = yield from self.request(
-                    self.count, leaf, batch.entries, delivery.token)
+                    self.count, leaf, batch.entries, delivery.owner)
             finally:
-                batch.closed = batch.done = True
+                batch.sealed = batch.done = True
                 if process.batches.get(id) is batch:
                     del process.batches[id]
         while not batch.done:
@@ -313,40 +320,40 @@ class Protocol:
             return None
         if batch.counted or len(batch.entries) == 1:
             return batch.counted, item, frozenset(each.member for each in batch.entries)
-        counted, item = yield from self.request(self.count, leaf, [entry], delivery.token)
+        counted, item = yield from self.request(self.count, leaf, [entry], delivery.owner)
         return counted, item, frozenset([entry.member])
 
     # --- who joins -------------------------------------------------------------------------------
 
-    def claim(self, delivery: Delivery) -> Steps:
+    def acquire(self, delivery: Delivery) -> Steps:
         """The item of the run once this delivery owns its join; None once it is closed."""
         run, since, seen = delivery.message.run, self.now, -1
         state = (yield from self.request(self.read, [run.id])).get(run.id, {})
         while not state.get('closed'):
-            if state.get('owner') == delivery.token:
+            if state.get('owner') == delivery.owner:
                 return state
-            beats = state.get('beats', 0)
-            if beats != seen:
-                seen, since = beats, self.now
+            heartbeat = state.get('heartbeat', 0)
+            if heartbeat != seen:
+                seen, since = heartbeat, self.now
             if 'owner' not in state or self.now - since > LEASE:
                 state = yield from self.request(
-                    self.own, run, delivery.token,
-                    lambda item, beats=beats: item.get('beats', 0) == beats)
+                    self.update_lease, run, delivery.owner,
+                    lambda item, heartbeat=heartbeat: item.get('heartbeat', 0) == heartbeat)
             else:
                 state = (yield from self.request(self.read, [run.id])).get(run.id, {})
         return None
 
     def fail(self, delivery: Delivery, why: str) -> Steps:
-        state = yield from self.claim(delivery)
+        state = yield from self.acquire(delivery)
         if state is not None:
-            stamps = yield from self.request(self.body_stamps, delivery.message.run)
-            yield from self.publish(delivery, state, stamps, why)
+            timestamps = yield from self.request(self.body_timestamps, delivery.message.run)
+            yield from self.publish(delivery, state, timestamps, why)
 
     def join(self, delivery: Delivery, root: Node, state: Item) -> Steps:
         delivery.joining = True
         try:
-            run, nodes, kept = delivery.message.run, [root], []
-            stamps = yield from self.request(self.body_stamps, run)
+            run, nodes, copies = delivery.message.run, [root], []
+            timestamps = yield from self.request(self.body_timestamps, run)
             outcome: Any = 'gone'
             while nodes[0].level:
                 below = nodes[0].level - 1
@@ -356,40 +363,43 @@ class Protocol:
                     break
                 nodes = [Node(run, *id, items[run.node_id(*id)]) for id in ids]
             else:
-                parts = sorted(part for node in nodes for part in node.wanted & node.counted)
-                kept = [run.kept_id(part) for node in nodes for part in node.item.get('kept', ())]
+                parts = sorted(
+                    part for node in nodes for part in node.expected_members & node.counted)
+                copies = [run.copy_id(part) for node in nodes
+                          for part in node.item.get('copied', ())]
                 if any(node.item.get('failed') for node in nodes):
                     outcome = 'failed'
                 elif sum(not part.added for part in parts) == root.size:
-                    where = [run.kept_id(part) if run.kept_id(part) in kept else part.task
+                    where = [run.copy_id(part) if run.copy_id(part) in copies else part.task
                              for part in parts]
                     outcome = yield from self.values(run, where)
-            yield from self.publish(delivery, state, stamps, outcome, kept)
+            yield from self.publish(delivery, state, timestamps, outcome, copies)
         finally:
             delivery.joining = False
 
     def values(self, run: Run, where: list[str]) -> Steps:
         """What the body is called with, or the reason why it cannot be."""
-        if self.by_reference:
+        if self.by_claim_check:
             stored = {'where': where, 'ttl': run.deadline}
             yield from self.request(self.put, f'{run.id}.parts', stored)
-            return 'by reference'
+            return 'by claim check'
         items = yield from self.request(self.read, where)
         return [items[id]['value'] for id in where] if len(items) == len(set(where)) else 'gone'
 
-    def publish(self, delivery: Delivery, state: Item, stamps: frozenset[int], outcome: Any,
-                kept: Iterable[str] = ()) -> Steps:
+    def publish(self, delivery: Delivery, state: Item, timestamps: frozenset[int], outcome: Any,
+                copies: Iterable[str] = ()) -> Steps:
         """Publishes the body, or calls the errbacks, unless a dead owner did that; closes."""
         run = delivery.message.run
         delivery.joining = True
         try:
-            if 'before' not in state or not stamps - state['before']:
+            if 'published_before' not in state or not timestamps - state['published_before']:
                 delivery.publishing = True
-                if not (yield from self.request(self.renew, run, delivery.token, before=stamps)):
+                if not (yield from self.request(
+                        self.renew, run, delivery.owner, published_before=timestamps)):
                     return
-                self.end(run, outcome, stamps)
+                self.end(run, outcome, timestamps)
                 yield
-            yield from self.request(self.close, run, () if self.by_reference else kept)
+            yield from self.request(self.close, run, () if self.by_claim_check else copies)
         finally:
             delivery.joining = delivery.publishing = False
 
@@ -398,13 +408,13 @@ class Protocol:
         run, member = self.db[task]['chord']
         run = dataclasses.replace(run, size=None) if run.lazy else run  # its nodes know it
         state = self.db.get(run.id, {'closed': True})
-        level, number, counting = 0, 0 if run.single else member.place // LEAF, member
+        level, number, counting = 0, 0 if run.single_leaf else member.place // LEAF, member
         while not state.get('closed'):
             if state.get('owner', '?')[0] == member:
                 return False
             item = self.db.get(run.node_id(level, number), {})
             node = Node(run, level, number, item)
-            if counting not in node.counted or node.is_over:
+            if counting not in node.counted or node.overflows:
                 return False
             if not node.is_full or (level == 0 and item['owner'][0] != member):
                 return True
@@ -415,10 +425,10 @@ class Protocol:
 
     # --- what the schedule watches ---------------------------------------------------------------
 
-    def body_stamps(self, run: Run) -> frozenset[int]:
+    def body_timestamps(self, run: Run) -> frozenset[int]:
         raise NotImplementedError
 
-    def end(self, run: Run, outcome: Any, stamps: frozenset[int]) -> None:
+    def end(self, run: Run, outcome: Any, timestamps: frozenset[int]) -> None:
         raise NotImplementedError
 
 
@@ -440,25 +450,25 @@ class Schedule(Protocol):
         self.p_crash, self.p_lost = rnd.choice([(0, 0), (.003, .1), (.02, .2), (0, .3)])
         self.p_twice, self.p_stall = rnd.choice([(0, 0), (.15, 0), (.3, .004)])
         self.threads = rnd.choice([1, 1, 4])
-        self.by_reference = rnd.random() < .3
+        self.by_claim_check = rnd.random() < .3
         self.parts = rnd.randrange(1, 31)
-        self.lazy, self.single = rnd.random() < .5, rnd.random() < .15
+        self.lazy, self.single_leaf = rnd.random() < .5, rnd.random() < .15
         p_fails, p_special = rnd.choice([0, 0, 0, .05]), rnd.choice([0, .1, .5])
         self.tasks = {f'task-{index}': Task(
             rnd.choice([.5, 1]) * (rnd.random() < p_fails), rnd.random() < p_special,
             rnd.random() < p_special, rnd.choice([0, 0, 1, 2]) * (rnd.random() < p_special))
             for index in range(self.parts)}
         self.indexes = list(range(self.parts))
-        if self.lazy and not self.single and rnd.random() < .2:
+        if self.lazy and not self.single_leaf and rnd.random() < .2:
             self.indexes = list(self.odd_indexes())
         self.lifetime = rnd.choice([math.inf, math.inf, 10**6, 10**6, rnd.randrange(50, 1000)])
         self.table_deleted_at = rnd.randrange(20, 800) if rnd.random() < .1 else math.inf
         self.table_deleted = False
-        # if the runs overlap, their bodies need ids of their own: one is no evidence of the other
+        # if the runs overlap, their bodies need ids of their own: one says nothing of the other
         self.overlap = rnd.random() < .3
         self.runs_left = rnd.choice([1, 1, 2])
         self.worker_reads_state = not self.overlap and rnd.random() < .5  # as Celery's since 5.7
-        self.stamp = 0
+        self.timestamp = 0
         self.unsent: list[Message] = []
         self.queue: list[Message] = []
         self.late: list[Message] = []
@@ -468,11 +478,11 @@ class Schedule(Protocol):
         self.ends: dict[str, list[Any]] = {}
         self.returned: dict[str, set[Any]] = {}
         self.disturbed: set[str] = set()
-        self.ran_as: dict[str, int] = {}  # the stamp of what the body of a run stored
+        self.ran_as: dict[str, int] = {}  # the timestamp of what the body of a run stored
         self.bad: list[str] = []
         if rnd.random() < .5:  # the body takes the place of a task that said STARTED
             for run in range(2):
-                self.db[f'body-{run}'] = {'stamp': self.next_stamp(), 'state': 'STARTED'}
+                self.db[f'body-{run}'] = {'timestamp': self.next_timestamp(), 'state': 'STARTED'}
 
     def odd_indexes(self) -> Iterator[int]:
         """Of a generator with empty chains, which leave gaps, and groups, which start at 0."""
@@ -484,9 +494,9 @@ class Schedule(Protocol):
             yield from [place] if size == 1 else range(size)
             left -= size
 
-    def next_stamp(self) -> int:
-        self.stamp += 1
-        return self.stamp
+    def next_timestamp(self) -> int:
+        self.timestamp += 1
+        return self.timestamp
 
     # --- the sender, the tasks, the body ---------------------------------------------------------
 
@@ -496,14 +506,14 @@ class Schedule(Protocol):
 
     def apply(self) -> None:
         self.runs_left -= 1
-        run = Run(f'run-{len(self.runs)}', self.now + self.lifetime, self.lazy, self.single,
+        run = Run(f'run-{len(self.runs)}', self.now + self.lifetime, self.lazy, self.single_leaf,
                   None if self.lazy else self.parts)
-        self.db[run.id] = {'ttl': run.deadline + LATE, 'size': run.size, 'lazy': run.lazy}
+        self.db[run.id] = {'ttl': run.deadline + CLOSED_TTL, 'size': run.size, 'lazy': run.lazy}
         if not run.lazy:
             for level in range(9):
-                for number in range(1 if run.single else width(self.parts, level + 1)):
+                for number in range(1 if run.single_leaf else width(self.parts, level + 1)):
                     self.db[run.node_id(level, number)] = {'ttl': run.deadline}
-                if run.single or width(self.parts, level + 1) == 1:
+                if run.single_leaf or width(self.parts, level + 1) == 1:
                     break
         self.runs.append(run)
         self.ends[run.id] = []
@@ -512,7 +522,7 @@ class Schedule(Protocol):
                 # set_chord_size comes before the last one is sent, which so knows the size
             last = number == self.parts - 1
             known = dataclasses.replace(run, size=self.parts) if last else run
-            place = index % 2 if self.single else index
+            place = index % 2 if self.single_leaf else index
             self.unsent.append(Message(known, Member(place, False, task)))
 
     def send(self, message: Message) -> None:
@@ -524,64 +534,64 @@ class Schedule(Protocol):
 
     def deliver(self, process: Process, delivery: Delivery) -> Steps:
         """Runs a task, stores its result and counts it."""
-        (run, member), stamp = delivery.message, self.next_stamp()
+        (run, member), timestamp = delivery.message, self.next_timestamp()
         task = self.task(member.task)
         added = []
         for number in range(task.adds if member.task.count('+') < 2 else 0):
-            added.append(Member(member.place, True, f'{member.task}+{stamp}.{number}'))
+            added.append(Member(member.place, True, f'{member.task}+{timestamp}.{number}'))
             yield
             self.queue.append(Message(run, added[-1]))
             yield
         if task.early:
             yield from self.request(self.store, member.task, {
-                'state': 'SUCCESS', 'value': 'progress', 'stamp': self.next_stamp(),
+                'state': 'SUCCESS', 'value': 'progress', 'timestamp': self.next_timestamp(),
                 'chord': delivery.message})
         failed = self.rnd.random() < task.fails
-        value = (run.id, member.task, 'failed' if failed else stamp)
+        value = (run.id, member.task, 'failed' if failed else timestamp)
         self.returned[run.id].add(value)
-        item = {'state': 'FAILURE' if failed else 'SUCCESS', 'value': value, 'stamp': stamp,
+        item = {'state': 'FAILURE' if failed else 'SUCCESS', 'value': value, 'timestamp': timestamp,
                 'chord': delivery.message}
-        kept = task.ignored or not (yield from self.request(self.store, member.task, item))
-        if kept:
+        copied = task.ignored or not (yield from self.request(self.store, member.task, item))
+        if copied:
             if not task.ignored:
                 yield from self.request(self.point, member.task, delivery.message)
-            yield from self.request(self.store, run.kept_id(member), dict(item, ttl=run.deadline))
+            yield from self.request(self.store, run.copy_id(member), dict(item, ttl=run.deadline))
         delivery.stored = True
-        kind = 'failed' if failed else 'kept' if kept else 'members'
+        set_name = 'failed' if failed else 'copied' if copied else 'members'
         adds = frozenset((member, child) for child in added)
-        yield from self.part_returns(process, delivery, Entry(member, kind, adds, run.size))
+        yield from self.part_returns(process, delivery, Entry(member, set_name, adds, run.size))
 
     def body_id(self, run: Run) -> str:
         return f'body-{self.runs.index(run) if self.overlap else 0}'
 
-    def body_stamps(self, run: Run) -> frozenset[int]:
+    def body_timestamps(self, run: Run) -> frozenset[int]:
         item = self.db.get(self.body_id(self.same(run)))
-        return frozenset([item['stamp']] if item else [])
+        return frozenset([item['timestamp']] if item else [])
 
     def same(self, run: Run) -> Run:
         return next(each for each in self.runs if each.id == run.id)
 
-    def end(self, run: Run, outcome: Any, stamps: frozenset[int]) -> None:
+    def end(self, run: Run, outcome: Any, timestamps: frozenset[int]) -> None:
         run = self.same(run)
-        if self.ran_as.get(run.id) in stamps and not self.table_deleted:
+        if self.ran_as.get(run.id) in timestamps and not self.table_deleted:
             self.bad.append('BAD: published again, although its body had said that it runs')
         self.ends[run.id].append(outcome)
-        if outcome == 'by reference':
+        if outcome == 'by claim check':
             self.bodies.append(run)
         else:
             self.ran(run)
 
     def ran(self, run: Run) -> None:
-        self.ran_as[run.id] = self.next_stamp()
-        self.db[self.body_id(run)] = {'stamp': self.ran_as[run.id], 'state': 'SUCCESS'}
+        self.ran_as[run.id] = self.next_timestamp()
+        self.db[self.body_id(run)] = {'timestamp': self.ran_as[run.id], 'state': 'SUCCESS'}
 
     def run_body(self, run: Run) -> None:
-        """A body by reference finds its values."""
+        """A body by claim check finds its values."""
         stored = self.db.get(f'{run.id}.parts')
         outcome: Any = 'gone'
         if stored and all(id in self.db for id in stored['where']):
             outcome = [self.db[id]['value'] for id in stored['where']]
-        self.ends[run.id][self.ends[run.id].index('by reference')] = outcome
+        self.ends[run.id][self.ends[run.id].index('by claim check')] = outcome
         self.ran(run)
 
     # --- what happens ----------------------------------------------------------------------------
@@ -614,7 +624,7 @@ class Schedule(Protocol):
         for process in self.processes:
             for delivery in process.running if process.stalled_until <= self.now else ():
                 if delivery.joining and self.now % (LEASE // 3) == 0:
-                    self.renew(delivery.message.run, delivery.token)
+                    self.renew(delivery.message.run, delivery.owner)
         if self.now >= self.table_deleted_at and not self.table_deleted:
             self.table_deleted = True
             self.db.clear()
@@ -636,7 +646,7 @@ class Schedule(Protocol):
     def start(self, message: Message) -> None:
         free = [process for process in self.processes if len(process.running) < self.threads]
         process = self.rnd.choice(free) if free and self.threads > 1 else Process()
-        delivery = Delivery(message, (message.member, self.next_stamp()))
+        delivery = Delivery(message, (message.member, self.next_timestamp()))
         delivery.steps = self.deliver(process, delivery)
         process.running.append(delivery)
         if process not in self.processes:
@@ -720,7 +730,7 @@ class Schedule(Protocol):
             adder, plus, delivery = task.rpartition('+')
             by_adder.setdefault(adder, Counter())[delivery.partition('.')[0] if plus else task] += 1
         header = by_adder.pop('', Counter())
-        if self.indexes == list(range(self.parts)) and not self.single and [
+        if self.indexes == list(range(self.parts)) and not self.single_leaf and [
                 task for task in tasks if '+' not in task] != list(self.tasks):
             return False
 

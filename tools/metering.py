@@ -8,7 +8,7 @@ Celery workers get it by `-I metering`, with the environment variable METER, a f
 
 Each process appends a line of JSON per request to a file of its own.  Units are those that DynamoDB
 reports (ReturnConsumedCapacity).  It reports none for a write whose condition failed: what that
-consumes is computed, and kept apart.
+consumes is computed, and copied.
 """
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ class ResetBefore:
 
 @dataclass(frozen=True)
 class ResetAfter:
-    """The request is forwarded, then the connection is reset: applied, but the answer is lost."""
+    """The request is forwarded, then the connection is reset: applied, but the response is lost."""
 
 
 @dataclass(frozen=True)

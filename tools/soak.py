@@ -3,7 +3,7 @@
     make soak                                       # 40 minutes
     make soak ARGS="--minutes 3 --plot soak.svg"
 
-All the time DynamoDB throttles, fails, resets connections, loses answers, does half of a batch or
+All the time DynamoDB throttles, fails, resets connections, loses responses, does half of a batch or
 is slow; now and then it is away.  Messages are delivered twice, processes are killed, and what they
 held is delivered again.  A client applies chords of all kinds, groups and tasks, and checks that
 each ends with the right result, that each body is published once (twice only if the process that
@@ -158,10 +158,10 @@ class Client:
         self.pace(number + 1)
         self.join('flat chord', self.parts(number), self.values(number))
 
-    def referring(self) -> None:
+    def by_claim_check(self) -> None:
         number, size = random.randint(25, 60), random.randint(5_000, 20_000)
         self.pace(number + 1)
-        self.join('chord by reference', self.parts(number, size), self.values(number, size))
+        self.join('chord by claim check', self.parts(number, size), self.values(number, size))
 
     def bulky(self) -> None:
         """A chord with two results that take several items each."""
@@ -214,7 +214,7 @@ class Client:
         from celery import chain, chord
 
         number = random.randint(20, 60)
-        # sometimes by reference
+        # sometimes by claim check
         size = random.choice((0, 0, 6_000))
         self.pace(number + 6)
         body, digest = self.new_body(), self.tasks.digest(self.values(number, size))
@@ -297,7 +297,7 @@ class Client:
 
     #: with how often they are drawn
     KINDS: tuple[tuple[Callable[[Client], None], int], ...] = (
-        (flat, 6), (referring, 3), (bulky, 2), (nested, 4), (failing, 4), (leading_on, 4),
+        (flat, 6), (by_claim_check, 3), (bulky, 2), (nested, 4), (failing, 4), (leading_on, 4),
         (again, 4), (group, 5), (singles, 8), (large, 5))
 
     def state(self, result: Any) -> str:
@@ -756,7 +756,7 @@ def soak(given: Any, folder: Path, endpoint: str, table: str, proxy: Proxy,
     results = soak_tasks.EXPIRES + 5
     kinds, left = left_over(endpoint, table, {
         'celery-task-meta-': results, 'celery-taskset-meta-': results,
-        'chord-unlock-': results + dyna_veggie.LATE})
+        'chord-unlock-': results + dyna_veggie.CLOSED_TTL})
     problems += left
     show_counts('what was applied and checked', counts)
     show_counts('the longest of each kind, seconds', longest)
