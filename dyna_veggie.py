@@ -2,9 +2,8 @@
 
     app = Celery('proj', backend='dynamodb://eu-west-1/celery')
 
-One module, to install or to vendor.  It speaks raw DynamoDB JSON through botocore and needs nothing
-beyond Celery and botocore.  It reads from top to bottom: each section has one job, opens with what
-it holds, and uses only what stands above it, and methods of the backend that it is given.
+One file: install it, or copy it in.  It needs only Celery and botocore, and speaks raw DynamoDB
+JSON.  Read it from top to bottom: a section depends only on those above it.
 
     options             the settings of a backend, and how each value is checked
     configuration       what the URL, the transport options and Celery's settings say, parsed once
@@ -15,23 +14,23 @@ it holds, and uses only what stands above it, and methods of the backend that it
     table               items, batches of items, and the table's creation
     group commit        concurrent writes of the threads of a process share a request
     blob store          values of any size, each with a status and an expiry
+    polling             who polls, for what, and when
+    storing             StoringBackend: Celery's keys and results as stored values
+    waiting             WaitingBackend: what Celery's result classes ask for
+    result classes      Celery's result classes, reading in batches
     chord tree          the counters that join a chord, as pure functions
     chord store         the requests that count the parts of a chord, and the lease on its join
-    polling             who polls, for what, and when
-    waiting             what Celery's result classes ask for: to fetch, to wait, to call back
-    result classes      Celery's result classes, reading in batches
     claim check         values of a chord that are not sent in the message of its body
     join                how a chord ends: its body is published, or its errbacks are called
     header              the values of a chord's header, as its body gets them
-    chord backend       what Celery asks of a backend for its chords
-    backend             Celery's interface
+    chord backend       ChordBackend: what Celery asks of a backend for its chords
+    backend             DynamoDBBackend: its constructor, URL and pickling
     operating           what an operator does with a table: look at it, check what a worker may do
     scanning            whole tables: what reading one takes, and what a purge deletes
     inspecting          what is stored, as rows, and these as lines for people
     commands            celery -A proj dynamodb ..., or python -m dyna_veggie ...
 
-Names: ``__all__`` is for users.  Other names without an underscore are for other sections and the
-tests, those with one for their own section or class.
+Public: ``__all__``.  No underscore: shared between sections.  Underscore: private to its section.
 """
 from __future__ import annotations
 
@@ -2086,10 +2085,6 @@ _FIRST_REREAD, _LAST_REREAD = 0.02, 0.5  # seconds: upper bounds of pauses
 _CLEANING = 1.0  # seconds that a store which failed may take to delete its chunks
 
 
-#: the id that each thread stored last
-_last = threading.local()
-
-
 class UnreadableValue(Exception):
     """A stored value of which chunks are missing, or an item that this module did not write."""
 
@@ -2230,9 +2225,8 @@ class BlobStore:
             item['chord'] = chord
         try:
             self.table.write_many(puts=chunks)
-            batched = (new and getattr(_last, 'id', None) != id and len(value) <= _BATCHABLE
+            batched = (new and len(value) <= _BATCHABLE
                        and self.table.may_insert)
-            _last.id = id
             write = self._insert_batched if batched else self._put_item
             stored, replaced = write(item, keep, status_of)
         except BaseException:
@@ -2410,6 +2404,1242 @@ class BlobStore:
         _, item = self.table.update(id, 'ADD #chord_count :one', {'one': 1})
         count: int = (item or {})['chord_count']
         return count
+
+
+# --------------------------------------------------------------------------------------------------
+# Polling
+# --------------------------------------------------------------------------------------------------
+#
+# DynamoDB cannot notify us, so waiting means polling.  A fetch costs half a read unit per id,
+# whether it exists or not.  So a wait begins with one batch, then fetches a sample of its ids, less
+# and less often.  If all of a sample is there, a batch follows; if all of a batch is there, the
+# next follows at once.
+#
+#   state       one Poller for each table of a process: the waits of its threads (or greenlets), and
+#               the callbacks for ids that nobody waits for.
+#   who polls   whichever waiting thread finds that a poll is due and that no other is polling.  It
+#               polls for all waits that are due; those of long waits fall due together.  There is
+#               no thread for it, but under gevent and eventlet one that polls while there are
+#               callbacks: poll_in_background().
+#   the lock    _changed guards the waits, _polling, _background_running and _background.  It is not
+#               held during a fetch, a sleep, a callback or while a found value is decoded.
+#   wake-ups    After a poll, or when a waiter leaves, all waiters wake: each takes its own
+#               updates, or takes over the polling.
+#   callbacks   _watches is not guarded, since Celery removes from it in __del__, in the middle of
+#               anything: only single operations on dicts, which are atomic.
+
+_FIRST_POLL = 0.02  # seconds: no wait polls more often, whatever its interval
+_POLL_GROWTH = 1.5
+_SAMPLE = 10  # ids
+_BURST = 8  # batches that are read together, at most, once all of the one before was there
+
+
+def poll_pause(idle_polls: int, interval: float, jitter: float) -> float:
+    """Seconds until the next poll, after so many that found little; jitter is from [0, 1)."""
+    return min(interval, _FIRST_POLL * _POLL_GROWTH ** min(idle_polls, 64) * (1 + jitter / 2))
+
+
+def window_size(asked: int, found: int, pending: int) -> int:
+    """How many ids to fetch next.
+
+    asked, found: of the fetch before.  pending: ids that are still waited for.
+    """
+    if found == asked:
+        return GET_BATCH if asked < GET_BATCH else min(2 * asked, _BURST * GET_BATCH)
+    # twice as many as last time, and enough to have fetched all after 32 polls
+    return min(GET_BATCH, max(_SAMPLE, 2 * found, pending // 32))
+
+
+class Observed(NamedTuple):
+    """What a fetch found under an id; ``version`` differs whenever the value does."""
+
+    value: Any
+    version: Any
+    final: bool
+
+
+class Fetch(Protocol):
+    """Returns what is there under ids; raises TimeoutError if its deadline passed first."""
+
+    def __call__(
+            self, ids: list[str], *, consistent: bool, deadline: float) -> Mapping[str, Any]: ...
+
+
+#: decodes what a fetch found under an id
+Decode = Callable[[str, Any], Observed]
+
+
+class Watch(NamedTuple):
+    """A callback for an id that nobody waits for."""
+
+    decode: Decode
+    callback: Callable[[Any], None]  # the final value
+
+
+class _Wait:
+    """The ids that one caller waits for, and when to poll for them next.
+
+    all_changes: the caller wants to know of values that are not final, too.
+    """
+
+    def __init__(
+            self, ids: Iterable[str], decode: Decode, interval: float, all_changes: bool = False,
+    ) -> None:
+        self.decode = decode
+        self.interval = max(interval, _FIRST_POLL)
+        self.all_changes = all_changes
+        self.pending: dict[str, Any] = dict.fromkeys(ids)  # to the version that the caller knows
+        self.queue = deque(self.pending)  # the same ids, the longest not fetched first
+        self.updates: deque[tuple[str, Observed]] = deque()
+        self.size, self.idle_polls, self.due = GET_BATCH, 0, 0.0
+
+    def window(self) -> list[str]:
+        """The ids to fetch next; they are offered again after record()."""
+        return [self.queue.popleft() for _ in range(min(self.size, len(self.queue)))]
+
+    def decode_all(self, window: Iterable[str], found: Mapping[str, Any]) -> dict[str, Observed]:
+        return {id: self.decode(id, found[id]) for id in window if id in found}
+
+    def record(
+            self, window: list[str], observed: Mapping[str, Observed], phase: float = 0.0,
+    ) -> bool:
+        """Records what was found of a window, and when the next is due.
+
+        Returns whether it was a whole batch, so that the next is due at once.
+        """
+        if not window:
+            self.due = time.monotonic() + self.interval
+            return False
+        found = 0
+        for id in window:
+            now = observed.get(id)
+            final = now is not None and now.final
+            if now is not None and id in self.pending and self._is_update(id, now):
+                self.updates.append((id, now))
+                self.pending[id] = now.version
+            if final:
+                self.pending.pop(id, None)
+                found += 1
+            elif id in self.pending:
+                self.queue.append(id)
+        self.size = window_size(len(window), found, len(self.queue))
+        if found == len(window):
+            self.idle_polls = 0
+        elif 2 * found < len(window):
+            self.idle_polls += 1
+        at_once = found == len(window) >= GET_BATCH
+        self.due = time.monotonic()
+        if not at_once:
+            self.due += poll_pause(self.idle_polls, self.interval, random.random())
+            if poll_pause(self.idle_polls, self.interval, 0) == self.interval:
+                # the pauses of all long waits end together; those of other processes do not
+                self.due = (round(self.due / self.interval - phase) + phase) * self.interval
+        return at_once
+
+    def _is_update(self, id: str, now: Observed) -> bool:
+        return now.final or (self.all_changes and now.version != self.pending[id])
+
+    def is_due(self, now: float) -> bool:
+        return self.due <= now + self.interval / 10
+
+    def drain_updates(self) -> Iterator[tuple[str, Observed]]:
+        return drain(self.updates)
+
+
+class Poller:
+    """Polls for all threads of a process that wait."""
+
+    def __init__(self, fetch: Fetch) -> None:
+        self._fetch = fetch
+        self._phase = random.random()  # a child that was forked has a poller of its own
+        self._changed = threading.Condition()
+        self._waits: list[_Wait] = []
+        self._polling = False
+        # for the ids with callbacks: it has no updates of its own, since they get every fetch
+        self._background = _Wait((), self._decode_watched, 0.5)
+        self._watches: dict[str, dict[int, Watch]] = {}
+        self._background_running = False
+
+    # --- waits ------------------------------------------------------------------------------------
+
+    def wait(
+            self, ids: Iterable[str], decode: Decode, *, timeout: float | None, interval: float,
+            on_interval: Callable[[], Any] | None = None, all_changes: bool = False,
+    ) -> Iterator[tuple[str, Observed]]:
+        """Yields (id, what was observed) until all ids were observed in their final state.
+
+        timeout, interval: seconds; a timeout of 0 polls once.  on_interval is called once per
+        ``interval``.  Raises TimeoutError, after a last fetch of everything.
+        """
+        called = time.monotonic()
+        deadline = math.inf if timeout is None else called + timeout
+        wait = _Wait(ids, decode, interval, all_changes)
+        if timeout is None or timeout > 0:
+            yield from self._read_batches(wait, deadline)
+            if wait.pending:
+                yield from self._wait_with_others(wait, deadline, called, on_interval)
+        if wait.pending:
+            self._fetch_for(wait, list(wait.pending), consistent=True, deadline=deadline)
+        # before the updates are drained: another thread may be adding the last of them
+        missing = len(wait.pending)
+        yield from wait.drain_updates()
+        if missing:
+            raise TimeoutError(f'The operation timed out after {timeout:.3g} s; '
+                               f'results not ready: {missing}.')
+
+    def _fetch_for(
+            self, wait: _Wait, window: list[str], *, consistent: bool, deadline: float) -> bool:
+        found = self._fetch(window, consistent=consistent, deadline=deadline)
+        observed = wait.decode_all(window, found)
+        with self._changed:  # another thread may be bringing the same
+            at_once = wait.record(window, observed, self._phase)
+        self._notify_watches(found)
+        return at_once
+
+    def _read_batches(self, wait: _Wait, deadline: float) -> Iterator[tuple[str, Observed]]:
+        """Fetches one batch after the other, until one is not complete."""
+        at_once = True
+        while at_once and wait.pending:
+            alone = len(wait.pending) == 1
+            at_once = self._fetch_for(wait, wait.window(), consistent=alone, deadline=deadline)
+            yield from wait.drain_updates()
+
+    def _wait_with_others(
+            self, wait: _Wait, deadline: float, called: float,
+            on_interval: Callable[[], Any] | None) -> Iterator[tuple[str, Observed]]:
+        """Takes part in the polls of all threads.
+
+        called: when on_interval was called, or would have been.
+        """
+        try:  # a signal can fall between any two lines
+            with self._changed:
+                self._waits.append(wait)
+            while wait.pending and time.monotonic() < deadline:
+                until = deadline
+                if on_interval is not None:
+                    if time.monotonic() - called >= wait.interval:
+                        on_interval()
+                        called = time.monotonic()  # after it: it may take longer than the interval
+                    until = min(called + wait.interval, deadline)
+                self._poll(wait, until, deadline)
+                yield from wait.drain_updates()
+        finally:
+            with self._changed:
+                if wait in self._waits:
+                    self._waits.remove(wait)
+                self._changed.notify_all()
+
+    def _poll(self, wait: _Wait, until: float, deadline: float) -> None:
+        """Sleeps until a wait has updates, or ``until``; polls for all if nobody does."""
+        while True:
+            with self._changed:
+                now = time.monotonic()
+                idle = not wait.pending and wait is not self._background
+                if wait.updates or now >= until or idle:
+                    return
+                waits = [*self._waits, self._background]
+                due = until if self._polling else min(until, *(each.due for each in waits))
+                if self._polling or due > now:
+                    self._changed.wait(None if due == math.inf else due - now)
+                    continue
+                self._refresh_background(now)
+                windows = [(each, each.window()) for each in waits if each.is_due(now)]
+                ids = list(dict.fromkeys(id for _, window in windows for id in window))
+                self._polling = bool(ids)
+            found: Mapping[str, Any] = {}
+            observed: list[Mapping[str, Observed]] = [{}] * len(windows)
+            try:
+                if ids:
+                    found = self._fetch(ids, consistent=False, deadline=deadline)
+                    observed = [each.decode_all(window, found) for each, window in windows]
+            finally:
+                with self._changed:
+                    self._polling = False
+                    for (each, window), observations in zip(windows, observed):
+                        each.record(window, observations, self._phase)
+                    self._background.updates.clear()  # callbacks are called below
+                    self._changed.notify_all()
+            self._notify_watches(found)
+
+    # --- callbacks --------------------------------------------------------------------------------
+
+    def watch(self, id: str, watcher_id: int, watch: Watch) -> None:
+        """Calls back once a final value is found under an id, while anybody waits for anything."""
+        while True:
+            watches = self._watches.setdefault(id, {})
+            watches[watcher_id] = watch
+            if self._watches.get(id) is watches:  # else unwatch() has just dropped it
+                return
+
+    def unwatch(self, id: str, watcher_id: int) -> None:
+        watches = self._watches.get(id, {})
+        watches.pop(watcher_id, None)
+        if not watches:
+            # another thread may have added one since
+            for other_id, watch in list(self._watches.pop(id, {}).items()):
+                self.watch(id, other_id, watch)
+
+    def forget(self, id: str) -> None:
+        """Calls nobody back for an id: what was there is deleted."""
+        self._watches.pop(id, None)
+
+    def poll_in_background(self) -> None:
+        """Polls for all ids with callbacks, in a thread of its own, as long as there are any."""
+        with self._changed:
+            if self._background_running:
+                return
+            self._background_running = True
+        if start_thread(self._poll_background, name='dyna-veggie-callbacks') is None:
+            self._background_running = False  # until the next watch(), whoever waits looks for them
+
+    def _poll_background(self) -> None:
+        while True:
+            with self._changed:
+                self._background_running = bool(self._watches)
+                if not self._background_running:
+                    return
+            try:
+                self._poll(self._background, time.monotonic() + 1, math.inf)
+            except Exception:
+                logger.exception('Polling for results with callbacks failed')
+                time.sleep(1)
+
+    def _refresh_background(self, now: float) -> None:
+        background = self._background
+        if background.is_due(now):
+            watched = dict.fromkeys(list(self._watches))
+            known = [id for id in background.queue if id in watched]
+            background.pending = watched
+            background.queue = deque([*known, *(watched.keys() - set(known))])
+
+    def _decode_watched(self, id: str, found: Any) -> Observed:
+        watches = list(self._watches.get(id, {}).values())
+        final = bool(watches) and watches[0].decode(id, found).final
+        return Observed(None, None, final)
+
+    def _notify_watches(self, found: Mapping[str, Any]) -> None:
+        if not self._watches:
+            return
+        for id in found:
+            for watcher_id, watch in list(self._watches.get(id, {}).items()):
+                observed = watch.decode(id, found[id])
+                if observed.final:
+                    self.unwatch(id, watcher_id)
+                    try:
+                        watch.callback(observed.value)
+                    except Exception:  # this thread may wait for something else
+                        logger.exception('A callback for %s raised', id)
+
+
+# --------------------------------------------------------------------------------------------------
+# Storing
+# --------------------------------------------------------------------------------------------------
+#
+# The base of the backend: it turns Celery's keys into ids, task results into values with a status
+# and an expiry, and stored values into metas.  Only SentTasks speaks to DynamoDB, in its own way.
+#
+#   a delivery  Celery has one request for STARTED, for the states that a task stores itself, and
+#               for its final state.  delivery_of() keeps on it what was stored.
+
+PENDING_META = {'status': states.PENDING, 'result': None}
+
+
+class ResultTooLarge(BackendStoreError, EncodeError):
+    """A result of more bytes than ``max_result_size``, or whose id is too long for a key.
+
+    An EncodeError, for which Celery's worker fails the task.
+    """
+
+    # BackendStoreError's ends in the state and id of a task, which are not known here
+    __repr__ = Exception.__repr__
+
+
+def raise_soft_time_limit(exc: Exception) -> None:
+    """Raises the soft time limit that fell into a serializer; kombu wraps it like any error."""
+    origin = exc.__context__ if isinstance(exc, (DecodeError, EncodeError)) else exc
+    if isinstance(origin, SoftTimeLimitExceeded):
+        raise origin from None
+
+
+@dataclass
+class Delivery:
+    """What is remembered of one delivery of a task, on Celery's request for it.
+
+    stored: by task id the last state that was stored, and whether it was: a success stays.
+    missing_values: why the values that the task was to be called with could not be read.
+    """
+
+    stored: dict[str, tuple[str, bool]] = field(default_factory=dict)
+    missing_values: Exception | None = None
+
+
+def delivery_of(request: Any) -> Delivery:
+    """The memory of a delivery; one of its own where there is no request."""
+    delivery: Delivery | None = getattr(request, 'dynamodb_delivery', None)
+    if delivery is None:
+        delivery = Delivery()
+        if request is not None:
+            request.dynamodb_delivery = delivery
+    return delivery
+
+
+class SentTasks:
+    """Notes that tasks were sent, and never keeps one from being sent.
+
+    If DynamoDB is away, whoever sends a task waits for a second; the next ones are sent at once.
+    """
+
+    PATIENCE = 1.0  # seconds
+    PAUSE = 10.0  # seconds after a failure in which nothing is noted
+
+    def __init__(self, options: Options) -> None:
+        self._table = shared_table(options)
+        self._paused_until = -math.inf
+        self._failing = False
+
+    def note(self, make_item: Callable[[], Item]) -> None:
+        """Puts an item unless one is there."""
+        if time.monotonic() < self._paused_until:
+            return
+        errors: list[Exception] = []
+        # a request can take as long as its time-outs and a look for credentials; one that comes
+        # late does no harm
+        thread = start_thread(self._put, make_item, errors)
+        if thread is None:
+            errors.append(RuntimeError('no thread can be started'))
+        else:
+            thread.join(self.PATIENCE)
+            if thread.is_alive():
+                errors.append(TimeoutError(f'no response within {self.PATIENCE:g} s'))
+        if errors:
+            self._paused_until = time.monotonic() + self.PAUSE
+            log = logger.debug if self._failing else logger.warning
+            log('DynamoDB table %s: track_sent: tasks are sent, but it is not stored that they '
+                'were: %s', self._table.name, summary(errors[0]))
+        self._failing = bool(errors)
+
+    def _put(self, make_item: Callable[[], Item], errors: list[Exception]) -> None:
+        try:
+            item = make_item()
+            if is_too_long(item['id']):  # which says nothing of the next
+                logger.error('track_sent: %s', id_error(item['id']))
+            else:
+                self._try_to_put(item)
+        except Exception as exc:  # also of a serializer, or of what instruments botocore
+            errors.append(exc)
+
+    def _try_to_put(self, item: Item) -> None:
+        params = {
+            'TableName': self._table.name, 'Item': marshal_item(item),
+            **expressions({'now': int(time.time())},
+                          ConditionExpression='attribute_not_exists(#id) OR #ttl <= :now')}
+        # not by Client.send(), whose warning would say that it goes on trying
+        error: Exception | None = None
+        for _ in Backoff(0.05, 0.2, self.PATIENCE / 2).attempts():
+            client = None
+            try:
+                client = self._table.client.botocore
+                client.put_item(**params)
+                return
+            except FAILURES as exc:
+                if error_code(exc) == 'ConditionalCheckFailedException':
+                    return
+                error = exc
+            if classify(error).refresh:
+                self._table.client.refresh_credentials(client)
+            if not classify(error).transient:
+                break
+        assert error is not None
+        raise error
+
+
+#: what all threads of this process share to note which tasks they sent
+_shared_sent_tasks = shared_by_process(SentTasks)
+
+_NOT_GIVEN = object()
+
+
+def own_expires(app: Any, request: Any) -> Any:
+    """``result_expires`` of a task's message, or else of the task; _NOT_GIVEN if it has none."""
+    headers = getattr(request, 'headers', None) or {}
+    if 'result_expires' in headers:
+        return headers['result_expires']
+    task = app.tasks.get(getattr(request, 'task', None)) if request else None
+    return getattr(task, 'result_expires', _NOT_GIVEN)
+
+
+@functools.lru_cache(maxsize=100)  # once, not for each result
+def _log_bad_expires(error: str, lifetime: int | None) -> None:
+    kept = 'for ever' if lifetime is None else f'for {lifetime} s'
+    logger.error('Task %s; its results are kept %s, like those of others', error, kept)
+
+
+class StoringBackend(BaseKeyValueStoreBackend):
+    """The part of the backend that stores results, and reads one."""
+
+    options: Options
+    expires: int | None
+    failure_expires: int | None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # the ids of the chunks of large values that were read, to delete them with these
+        self._chunks: LRUCache = LRUCache(limit=1000)
+
+    def exception_safe_to_retry(self, exc: BaseException) -> bool:
+        return classify(exc).transient
+
+    @property
+    def store(self) -> BlobStore:
+        return BlobStore(shared_table(self.options))
+
+    def _lifetime(self, seconds: float | None, default: int | None = None) -> int | None:
+        """Whole seconds (None: for ever).  default: what holds if it is not set."""
+        whole = default if seconds is None else math.ceil(seconds)
+        return whole if whole and whole > 0 else None
+
+    # --- keys and values --------------------------------------------------------------------------
+
+    def key_id(self, key: Any) -> str:
+        """The id of the item for one of Celery's keys."""
+        # Celery's own backend stores str(key), and its keys are bytes
+        return str(ensure_bytes(key)) if self.options.celery_keys else bytes_to_str(key)
+
+    def item_id(self, task_id: str) -> str:
+        """The id of the item for a task's result."""
+        return self.key_id(self.get_key_for_task(task_id))
+
+    def put_value(
+            self, key: Any, value: Any, state: str | None, lifetime: float | None,
+            keep: str | None = None, chord: str | None = None, new: bool = False,
+            limit: int | None = None) -> bool:
+        """Stores a value; returns False if one with the state ``keep`` is there.
+
+        limit: bytes, in place of ``max_result_size``.  Raises ResultTooLarge.
+        """
+        id = self.key_id(key)
+        return self.store.put(
+            id, self.checked(id, value, limit, state), state, lifetime, keep=keep, chord=chord,
+            new=new, status_of=self._status_of)
+
+    def checked(
+            self, id: str, value: Any, limit: int | None = None, state: str | None = None) -> bytes:
+        """What is stored for a value.  Raises ResultTooLarge."""
+        payload, limit = ensure_bytes(value), limit or self.options.max_result_size
+        if len(payload) > limit:
+            raise ResultTooLarge(
+                f'the result for {id} has {len(payload):,} bytes as it is stored, '
+                f'and max_result_size is {limit:,}')
+        check_value(id, len(payload), state, ResultTooLarge)
+        return payload
+
+    def _status_of(self, value: bytes) -> str | None:
+        status: str = self.decode_stored('', StoredValue(value, ())).value['status']
+        return status
+
+    def get(self, key: Any) -> bytes | None:
+        stored = self.store.get(self.key_id(key))
+        return stored.read() if stored else None
+
+    def mget(self, keys: Iterable[Any]) -> list[bytes | None]:
+        """The values for keys, at half a read unit each: they can be a second old.
+
+        One that cannot be read is logged, and None.
+        """
+        ids = [self.key_id(key) for key in keys]
+        for id in filter(is_too_long, ids):
+            logger.error('%s', id_error(id))
+        found = self.store.get_many(
+            (id for id in ids if not is_too_long(id)), consistent=False)
+        for stored in found.values():
+            if stored.error is not None:
+                logger.error('%s', stored.error)
+        # an empty value cannot be read either
+        return [found[id].value or None if id in found else None for id in ids]
+
+    def set(self, key: Any, value: Any) -> None:
+        self.put_value(key, value, None, self.expires)
+
+    def _set_with_state(self, key: Any, value: Any, state: str) -> None:
+        self.put_value(key, value, state, self._state_lifetime(state))
+
+    def delete(self, key: Any) -> None:
+        self.store.delete(self.key_id(key))
+
+    def expire(self, key: Any, value: float | None) -> None:
+        self.store.expire(self.key_id(key), value)
+
+    def incr(self, key: Any) -> int:
+        return self.store.increment(self.key_id(key))
+
+    # --- results ----------------------------------------------------------------------------------
+
+    def on_task_call(self, producer: Any, task_id: str) -> dict[str, Any]:
+        """Called just before a task is sent, unless its result is ignored."""
+        if self.options.track_sent:
+            _shared_sent_tasks(self.options).note(functools.partial(self._sent_item, task_id))
+        return {}
+
+    def _sent_item(self, task_id: str) -> Item:
+        meta = {**PENDING_META, 'traceback': None, 'children': [], 'date_done': None,
+                'task_id': task_id}
+        return {'id': self.item_id(task_id), 'result': ensure_bytes(self.encode(meta)),
+                'status': states.PENDING, 'timestamp': time.time(), **expiry(self.expires)}
+
+    def _state_lifetime(self, state: str, request: Any = None) -> int | None:
+        lifetime = self.failure_expires if state == states.FAILURE else self.expires
+        own = own_expires(self.app, request)
+        if own is not _NOT_GIVEN:
+            try:
+                lifetime = self._lifetime(None if own is None else parse_result_expires(own))
+            except ValueError as exc:
+                task = getattr(request, 'task', None)
+                _log_bad_expires(f'{task}: result_expires={own!r} must be {exc}', lifetime)
+        return lifetime
+
+    def _store_result(
+            self, task_id: str, result: Any, state: str, traceback: Any = None,
+            request: Any = None, **kwargs: Any) -> Any:
+        meta = self._get_result_meta(
+            result=result, state=state, traceback=traceback, request=request)
+        meta['task_id'] = task_id = bytes_to_str(task_id)
+        try:
+            self._put_result(task_id, meta, request)
+        except ResultTooLarge as exc:
+            if state not in states.EXCEPTION_STATES:
+                raise  # and the worker fails the task
+            logger.error('Task %s: an exception was not stored: %s', task_id, exc)
+            if is_too_long(self.item_id(task_id)):
+                return result
+            # it may be its arguments that are too large
+            meta.update(dict.fromkeys(meta.keys() & {'args', 'kwargs'}))
+            meta.update(result=self.encode_result(exc, state), traceback=None, children=[])
+            self._put_result(task_id, meta, request, limit=LARGEST_RESULT)
+        return result
+
+    def _put_result(
+            self, task_id: str, meta: dict[str, Any], request: Any, *, chord: str | None = None,
+            limit: int | None = None) -> bool:
+        """Stores a task's meta; returns False if a success was there, and stayed.
+
+        chord: the label of the chord that the task is a part of.  limit: bytes, in place of
+        ``max_result_size``.  Raises ResultTooLarge.
+        """
+        state, delivery = meta['status'], delivery_of(request)
+        new = not (self.options.track_sent or getattr(request, 'retries', None)
+                   or task_id in delivery.stored)
+        stored = self.put_value(
+            self.get_key_for_task(task_id), self.encode(meta), state,
+            self._state_lifetime(state, request), keep=states.SUCCESS, chord=chord, new=new,
+            limit=limit)
+        delivery.stored[task_id] = state, stored
+        return stored
+
+    def decode_stored(self, task_id: str, stored: StoredValue) -> Observed:
+        """What a stored value says of a task; one that cannot be read, that the task failed."""
+        if len(stored.ids) > 1:
+            self._chunks[stored.ids[0]] = stored.ids[1:]
+        if not stored.value and not stored.error:
+            return Observed(dict(PENDING_META), b'', False)
+        try:
+            meta: dict[str, Any] = self.decode_result(stored.read())
+            if not isinstance(meta['status'], str):
+                raise TypeError('its status is not a text')
+            meta = {'result': None, **meta, 'task_id': task_id}
+            for child in meta.get('children') or ():
+                result_from_tuple(child, self.app)  # as Celery does when the state is asked for
+        except Exception as exc:
+            raise_soft_time_limit(exc)
+            why = f'{type(exc).__name__}: {str(exc)[:300]}'
+            error = BackendGetMetaError(
+                f'the stored result cannot be read: {why}', task_id=task_id)
+            meta = {'task_id': task_id, 'status': states.FAILURE, 'result': error,
+                    'traceback': None, 'children': []}
+        return Observed(meta, stored.value, meta['status'] in states.READY_STATES)
+
+    def _get_task_meta_for(self, task_id: str) -> dict[str, Any]:
+        stored = self.store.get(self.item_id(task_id))
+        return dict(PENDING_META) if stored is None else self._meta_of(task_id, stored)
+
+    def _meta_of(self, task_id: str, stored: StoredValue) -> dict[str, Any]:
+        """What Celery is told of a task for which a value is stored."""
+        meta: dict[str, Any] = self.decode_stored(task_id, stored).value
+        return meta
+
+    def forget(self, task_id: str) -> None:
+        """Deletes the result of a task, with its chunks."""
+        self._chunks.pop(self.item_id(task_id), None)
+        super().forget(task_id)
+
+    def forget_many(self, task_ids: Iterable[str]) -> None:
+        """Deletes the results of tasks in batches.
+
+        The chunks of a large result go with it if this process has read it or if results never
+        expire; otherwise they stay until they expire.  Raises InvalidId, once others are deleted.
+        """
+        asked = {self.item_id(task_id): task_id for task_id in task_ids}
+        ids = {id: task_id for id, task_id in asked.items() if not is_too_long(id)}
+        chunks = [chunk_id for id in ids for chunk_id in self._chunks.pop(id, ())]
+        self.store.delete_many([*ids, *chunks], with_chunks=self.expires is None)
+        for task_id in ids.values():
+            self._cache.pop(task_id, None)
+        for id in asked:
+            check_id(id)
+
+    def _restore_group(self, group_id: str) -> Any:
+        # it was saved, or nobody would ask for it: wait for it to appear
+        for _ in Backoff(0.05, 0.2, self.options.consistency_wait_time).attempts():
+            meta = super()._restore_group(group_id)
+            if meta:
+                return meta
+        return None
+
+
+# --------------------------------------------------------------------------------------------------
+# Waiting
+# --------------------------------------------------------------------------------------------------
+#
+# What Celery's result classes ask of the backend: to fetch, to wait, to call back.  A "leaf" is the
+# result of a single task in a result that may be a set of sets.
+
+def leaf_results(result: ResultBase) -> Iterator[AsyncResult]:
+    """The leaves of a result, in order."""
+    if isinstance(result, ResultSet):
+        for child in list(result.results):  # it may change meanwhile
+            yield from leaf_results(child)
+    else:
+        yield result
+
+
+def read_values(
+        store: BlobStore, ids: list[str], *, consistent: bool, deadline: float,
+        patient: bool = True) -> dict[str, StoredValue]:
+    """Stored values by id.  Raises TimeoutError if DynamoDB did not answer before the deadline."""
+    try:
+        return store.get_many(ids, consistent=consistent, deadline=deadline, patient=patient)
+    except Exception as exc:
+        actionable = isinstance(exc, ImproperlyConfigured)  # what a person can do
+        if classify(exc).transient and not actionable and time.monotonic() >= deadline:
+            raise TimeoutError(
+                'The operation timed out while DynamoDB was not answering.') from exc
+        raise
+
+
+@shared_by_process
+def shared_poller(options: Options) -> Poller:
+    """The poller that all threads of this process share."""
+    store = BlobStore(shared_table(options))
+    # what is being replaced is no news yet; the next look finds it
+    return Poller(functools.partial(read_values, store, patient=False))
+
+
+class WaitingBackend(StoringBackend):
+    """The part of the backend that fetches results and waits for them."""
+
+    is_async = True
+
+    def fetch(
+            self, task_ids: Iterable[str], *, consistent: bool = True,
+            deadline: float = math.inf) -> dict[str, Observed]:
+        """The metas that are stored for tasks, by task id.
+
+        deadline: of ``time.monotonic``; TimeoutError is raised once it has passed.
+        """
+        ids = {self.item_id(task_id): task_id for task_id in task_ids}
+        store = BlobStore(shared_table(self.options))
+        found = read_values(store, list(ids), consistent=consistent, deadline=deadline)
+        return {ids[id]: self.decode_stored(ids[id], stored) for id, stored in found.items()}
+
+    def _waited_for(self, task_id: str) -> str:
+        """The id of a task's item.  Raises InvalidId."""
+        id = self.item_id(task_id)
+        check_id(id)  # in a request for all who wait, it would be an error for them all
+        return id
+
+    def _as_ready(
+            self, task_ids: Iterable[str], *, timeout: float | None, interval: float | None,
+            on_interval: Any = None, all_changes: bool = False) -> Iterator[tuple[str, Observed]]:
+        """Yields (task id, what was observed) as tasks become ready; all changes if asked to."""
+        ids = {self._waited_for(task_id): task_id for task_id in task_ids}
+        observed = shared_poller(self.options).wait(
+            ids, lambda id, stored: self.decode_stored(ids[id], stored), timeout=timeout,
+            interval=0.5 if interval is None else interval, on_interval=on_interval,
+            all_changes=all_changes)
+        return ((ids[id], each) for id, each in observed)
+
+    def get_many(
+            self, task_ids: Iterable[str], timeout: float | None = None,
+            interval: float | None = 0.5, no_ack: bool = True, on_message: Any = None,
+            on_interval: Any = None, max_iterations: int | None = None,
+    ) -> Iterator[tuple[str, Any]]:
+        """Yields (task id, meta) as tasks become ready."""
+        ids = dict.fromkeys(bytes_to_str(task_id) for task_id in task_ids)
+        for task_id in list(ids):
+            cached = self._cache.get(task_id)  # one look: another thread may replace or drop it
+            if cached and cached['status'] in states.READY_STATES:
+                del ids[task_id]
+                yield task_id, cached
+        if interval is None:
+            interval = 0.5
+        for iteration in range(max_iterations or 1):
+            if not ids:
+                return
+            if iteration:
+                time.sleep(interval)
+            try:
+                for task_id, observed in self._as_ready(
+                        list(ids), timeout=0 if max_iterations else timeout, interval=interval,
+                        on_interval=on_interval):
+                    del ids[task_id]
+                    self._cache[task_id] = observed.value
+                    if on_message is not None:
+                        on_message(observed.value)
+                    yield task_id, observed.value
+            except TimeoutError:
+                if not max_iterations:
+                    raise
+
+    def wait_for_pending(
+            self, result: AsyncResult, callback: Any = None, propagate: bool = True,
+            **kwargs: Any) -> Any:
+        """Waits for a result and returns it.
+
+        Raises celery.exceptions.TimeoutError, and what the task raised.
+        """
+        self._ensure_not_eager()
+        for _ in self._resolve([] if result._cache else [result], **kwargs):
+            pass
+        return result.maybe_throw(callback=callback, propagate=propagate)
+
+    def _resolve(
+            self, unknown: Iterable[AsyncResult], timeout: float | None = None,
+            interval: float | None = 0.5, on_interval: Any = None, on_message: Any = None,
+            no_ack: bool = True) -> Iterator[tuple[str, Any]]:
+        """Yields (id, meta) of each leaf as it becomes ready, and keeps the meta in it."""
+        leaves: dict[str, list[AsyncResult]] = {}
+        for leaf in unknown:
+            leaves.setdefault(leaf.id, []).append(leaf)
+        for task_id, observed in self._as_ready(
+                leaves, timeout=timeout, interval=interval, on_interval=on_interval,
+                all_changes=on_message is not None):
+            if on_message is not None:
+                on_message(dict(observed.value))
+            if observed.final:
+                metas = [leaf._maybe_set_cache(dict(observed.value)) for leaf in leaves[task_id]]
+                yield task_id, metas[0]  # not from the leaf, which another thread may forget
+
+    def iter_native(
+            self, result: ResultSet, no_ack: bool = True, **kwargs: Any,
+    ) -> Iterator[tuple[str, Any]]:
+        """Yields (id, meta) of each task, and (id, results) of each group, as they become ready."""
+        self._ensure_not_eager()
+        # decided once: the set may change meanwhile, and other threads may read or forget results
+        members = list(result.results)
+        metas: dict[str, Any] = {}
+        waiting: dict[str, list[int]] = {}
+        missing = [0] * len(members)
+        unknown: list[AsyncResult] = []
+        for number, member in enumerate(members):
+            pending = set()
+            for leaf in leaf_results(member):
+                meta = leaf._cache
+                if meta is None:
+                    unknown.append(leaf)
+                    pending.add(leaf.id)
+                else:
+                    metas[leaf.id] = meta
+            for task_id in pending:
+                waiting.setdefault(task_id, []).append(number)
+            missing[number] = len(pending)
+
+        def outcome(number: int) -> tuple[str, Any]:
+            member = members[number]
+            is_set = isinstance(member, ResultSet)
+            return member.id, member.results if is_set else metas[member.id]
+
+        for number, count in enumerate(missing):
+            if not count:
+                yield outcome(number)
+        for task_id, meta in self._resolve(unknown, **kwargs) if waiting else ():
+            metas[task_id] = meta
+            for number in waiting[task_id]:
+                missing[number] -= 1
+                if not missing[number]:
+                    yield outcome(number)
+
+    def forget(self, task_id: str) -> None:
+        """Deletes the result of a task, with its chunks, and calls nobody back for it."""
+        shared_poller(self.options).forget(self.item_id(task_id))
+        super().forget(task_id)
+
+    def forget_many(self, task_ids: Iterable[str]) -> None:
+        """Deletes the results of tasks in batches, and calls nobody back for them."""
+        task_ids = list(task_ids)
+        for task_id in task_ids:
+            shared_poller(self.options).forget(self.item_id(task_id))
+        super().forget_many(task_ids)
+
+    # --- callbacks --------------------------------------------------------------------------------
+
+    def watch(self, result: AsyncResult, weak: bool = False) -> None:
+        """Resolves a result, which calls its callbacks, once it is found to be ready.
+
+        Unless ``weak``, the result is kept until then, or until it is forgotten.
+        """
+        task_id, reference = result.id, weakref.ref(result)
+        held = None if weak else result
+
+        def resolve(meta: dict[str, Any]) -> None:
+            watched = held or reference()
+            if watched is not None:
+                watched._maybe_set_cache(dict(meta))
+
+        poller = shared_poller(self.options)
+        poller.watch(self._waited_for(task_id), id(result), Watch(
+            lambda id, stored: self.decode_stored(task_id, stored), resolve))
+        if detect_environment() != 'default':  # gevent and eventlet: as Celery's own backends do
+            poller.poll_in_background()
+
+    def add_pending_result(
+            self, result: AsyncResult, weak: bool = False, start_drainer: bool = True,
+    ) -> AsyncResult:
+        return result  # who waits for it says so, and then() calls watch()
+
+    def add_pending_results(self, results: list[AsyncResult], weak: bool = False) -> Any:
+        return results
+
+    def remove_pending_result(
+            self, result: ResultBase, ending: Callable[[], bool] = sys.is_finalizing) -> ResultBase:
+        # a default, since a result can outlive the names of modules when the interpreter ends
+        if not ending() and isinstance(result, AsyncResult):
+            shared_poller(self.options).unwatch(self.item_id(result.id), id(result))
+        return result
+
+
+# --------------------------------------------------------------------------------------------------
+# Result classes
+# --------------------------------------------------------------------------------------------------
+#
+# Celery's result classes ask the backend for one task after the other.  Those of an app with this
+# backend read in batches: the backend gives them to its app, so that whatever group(), chord(),
+# chain() and GroupResult.restore() return is batched, also nested and after pickling.  A
+# celery.result.ResultSet that was made without an app asks one by one.
+#
+#   sets        ready(), successful() and their like read 1, 8, 64, 100, 100, ... results, since
+#               most answers are known early; get() and join_native() wait for all of them together.
+#   parents     get() fetches a result before its parents.  A success needs none of them.  While it
+#               is not there they are fetched in windows, since the error of a part is to be
+#               raised at once.  If it failed, they are all fetched: Celery raises the error of
+#               the part.
+#   callbacks   then() registers with the Poller of the process; see "Polling".
+
+_PARENTS_INTERVAL = 0.4  # seconds: however short the interval, parents are fetched no more often
+
+
+def _parents_of(result: ResultBase) -> Iterator[AsyncResult]:
+    """The leaves that a result depends on, the first to run first."""
+    parents = []
+    parent = result.parent
+    while parent:
+        parents.append(parent)
+        parent = parent.parent
+    for parent in reversed(parents):
+        yield from leaf_results(parent)
+
+
+def _with_parents(result: ResultBase) -> list[AsyncResult]:
+    """The leaves of a result with all that they depend on, as forget() walks over them."""
+    found: list[AsyncResult] = []
+    todo: list[ResultBase] = [result]
+    while todo:
+        each = todo.pop()
+        if isinstance(each, ResultSet):
+            todo.extend(each.results)
+        else:
+            found.append(each)
+            if each.parent:
+                todo.append(each.parent)
+    return found
+
+
+def _by_backend(
+        leaves: Iterable[AsyncResult]) -> tuple[list[list[AsyncResult]], list[AsyncResult]]:
+    """Leaves that one request can be about, and those of other backends."""
+    ours: dict[Any, list[AsyncResult]] = {}
+    others = []
+    for leaf in leaves:
+        if isinstance(leaf.backend, WaitingBackend):
+            # what an app accepts and how it decodes is its own
+            ours.setdefault((id(leaf.backend.app), leaf.backend.options), []).append(leaf)
+        else:
+            others.append(leaf)
+    return list(ours.values()), others
+
+
+def _read_leaves(
+        leaves: Iterable[AsyncResult], *, consistent: bool = True, deadline: float = math.inf,
+) -> dict[str, Mapping[str, Any]]:
+    """The metas of leaves by task id; also kept in the leaves that are ready."""
+    together, others = _by_backend(leaves)
+    metas: dict[str, Mapping[str, Any]] = {leaf.id: leaf._get_task_meta() for leaf in others}
+    for some in together:
+        observed = some[0].backend.fetch(
+            [leaf.id for leaf in some], consistent=consistent, deadline=deadline)
+        for leaf in some:
+            metas[leaf.id] = observed[leaf.id].value if leaf.id in observed else PENDING_META
+            leaf._maybe_set_cache(dict(metas[leaf.id]))
+    return metas
+
+
+def _unknown_leaves(leaves: Iterable[AsyncResult], size: int) -> list[AsyncResult]:
+    """The first of those whose final state is not known."""
+    return [*itertools.islice((leaf for leaf in leaves if leaf._cache is None), size)]
+
+
+def _metas_of(
+        leaves: Iterable[AsyncResult], deadline: float = math.inf,
+) -> Iterator[tuple[AsyncResult, Mapping[str, Any]]]:
+    """Each leaf with its meta, in order, read in batches that grow."""
+    leaves, size = list(leaves), 1
+    metas: dict[str, Mapping[str, Any]] = {}
+    for position, leaf in enumerate(leaves):
+        meta = leaf._cache or metas.get(leaf.id)  # another thread may forget it meanwhile
+        if meta is None:
+            rest = itertools.islice(leaves, position, None)
+            metas.update(_read_leaves(_unknown_leaves(rest, size), deadline=deadline))
+            size = min(8 * size, GET_BATCH)
+            meta = leaf._cache or metas[leaf.id]
+        yield leaf, meta
+
+
+def _raise_error_of(leaves: Iterable[AsyncResult], deadline: float = math.inf) -> None:
+    """Raises the error of the first that failed, if any did.
+
+    deadline: of ``time.monotonic``, for DynamoDB's responses; then none is raised.
+    """
+    failed = None
+    with contextlib.suppress(TimeoutError):
+        failed = next((leaf for leaf, meta in _metas_of(leaves, deadline)
+                       if meta['status'] in states.PROPAGATE_STATES), None)
+    if failed is not None:
+        failed.maybe_throw()
+
+
+def _watch(leaves: Iterable[AsyncResult], weak: bool) -> None:
+    """Calls the callbacks of leaves once they are found to be ready."""
+    for leaf in leaves:
+        if leaf._cache is None and isinstance(leaf.backend, WaitingBackend):
+            leaf.backend.watch(leaf, weak)
+
+
+class _Parents:
+    """The parents of a result of a wait, fetched window by window."""
+
+    def __init__(self, result: AsyncResult, deadline: float) -> None:
+        parents = list(_parents_of(result))
+        _raise_error_of(leaf for leaf in parents if leaf._cache)
+        self.queue = deque(leaf for leaf in parents if not leaf._cache)
+        self.deadline = deadline
+        self.due = 0.0
+
+    def poll(self) -> None:
+        """Fetches some, unless it is too early.  Raises the error of one that failed."""
+        if time.monotonic() < self.due:
+            return
+        window = [self.queue.popleft() for _ in range(min(GET_BATCH, len(self.queue)))]
+        _read_leaves(window, consistent=False, deadline=self.deadline)
+        _raise_error_of(leaf for leaf in window if leaf._cache)
+        self.queue.extend(leaf for leaf in window if not leaf._cache)
+        self.due = time.monotonic() + _PARENTS_INTERVAL
+
+
+class BatchedResult(AsyncResult):
+    """Celery's AsyncResult, whose parents are read in batches, and only if they matter."""
+
+    def get(
+            self, timeout: float | None = None, propagate: bool = True,
+            interval: float | None = 0.5, no_ack: bool = True, follow_parents: bool = True,
+            callback: Any = None, on_message: Any = None, on_interval: Any = None,
+            disable_sync_subtasks: bool = True,
+            EXCEPTION_STATES: Container[str] = states.EXCEPTION_STATES,
+            PROPAGATE_STATES: Container[str] = states.PROPAGATE_STATES) -> Any:
+        """Waits for the result and returns it; see Celery's AsyncResult.get().
+
+        Raises celery.exceptions.TimeoutError, and what the task, or one that it depends on, raised.
+        """
+        if not isinstance(self.backend, WaitingBackend):  # a task can have a backend of its own
+            return super().get(
+                timeout, propagate, interval, no_ack, follow_parents, callback, on_message,
+                on_interval, disable_sync_subtasks, EXCEPTION_STATES, PROPAGATE_STATES)
+        if self.ignored:
+            return None
+        if disable_sync_subtasks:
+            assert_will_not_block()
+        follow = follow_parents and propagate and bool(self.parent)
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
+        tick = on_interval
+        if follow and self._cache is None:
+            meta = _read_leaves([self], deadline=deadline)[self.id]
+            if meta['status'] not in states.READY_STATES:
+                parents = _Parents(self, deadline)
+                parents.poll()
+
+                def tick() -> None:
+                    parents.poll()
+                    if on_interval is not None:
+                        on_interval()
+            elif on_message is not None:
+                on_message(dict(meta))
+        if self._cache is None:
+            remaining = None if timeout is None else max(deadline - time.monotonic(), 0)
+            self.backend.wait_for_pending(
+                self, timeout=remaining, interval=interval, on_interval=tick, no_ack=no_ack,
+                on_message=on_message, propagate=False)
+        if follow and self._get_task_meta()['status'] in states.PROPAGATE_STATES:
+            _raise_error_of(_parents_of(self), deadline)
+        return self.maybe_throw(propagate=propagate, callback=callback)
+
+    wait = get
+
+    def _maybe_set_cache(self, meta: Any) -> Any:
+        if not meta or meta['status'] not in states.READY_STATES:
+            return meta
+        meta = self._set_cache(self.backend.meta_from_decoded(meta))
+        # threads that read it at the same time must not all call its callbacks
+        mine = object()
+        if self.__dict__.setdefault('_fulfilled_by', mine) is mine:
+            self.on_ready(self)
+        return meta
+
+    def then(self, callback: Any, on_error: Any = None, weak: bool = False) -> Any:
+        """Calls back when the result is ready, as long as anybody in this process waits for one."""
+        fulfilled = super().then(callback, on_error, weak=weak)
+        # a barrier is the book-keeping of a set that the result is a member of
+        if not isinstance(callback, barrier):
+            _watch([self], weak)
+        return fulfilled
+
+    def forget(self) -> None:
+        """Deletes the result, and those of the tasks that it depends on."""
+        _forget(_with_parents(self))
+
+
+class BatchedResultSet(ResultSet):
+    """Celery's ResultSet, whose members, and theirs, are read in batches."""
+
+    @property
+    def supports_native_join(self) -> bool:
+        """Whether get() may ask the app's backend for all members."""
+        together, others = _by_backend(leaf_results(self))
+        if not together and all(leaf.backend is self.backend for leaf in others):
+            return bool(super().supports_native_join)  # another backend is the app's own
+        asked = getattr(self.backend, 'options', None)
+        return (not others and all(some[0].backend.options == asked for some in together)
+                and len(together) <= 1 and bool(super().supports_native_join))
+
+    def ready(self) -> bool:
+        return all(meta['status'] in states.READY_STATES
+                   for _, meta in _metas_of(leaf_results(self)))
+
+    def waiting(self) -> bool:
+        return not self.ready()
+
+    def successful(self) -> bool:
+        return all(meta['status'] == states.SUCCESS for _, meta in _metas_of(leaf_results(self)))
+
+    def failed(self) -> bool:
+        return any(meta['status'] == states.FAILURE for _, meta in _metas_of(leaf_results(self)))
+
+    def completed_count(self) -> int:
+        """How many members, which may be sets, were successful."""
+        members = list(self.results)  # the set may change meanwhile
+        leaves = itertools.chain.from_iterable(map(leaf_results, members))
+        successful = {leaf.id for leaf, meta in _metas_of(leaves)
+                      if meta['status'] == states.SUCCESS}
+        return sum(all(leaf.id in successful for leaf in leaf_results(member))
+                   for member in members)
+
+    def maybe_throw(self, callback: Any = None, propagate: bool = True) -> None:
+        for leaf, meta in _metas_of(leaf_results(self)):
+            if leaf._cache:
+                leaf.maybe_throw(callback=callback, propagate=propagate)
+            elif callback is not None:
+                callback(leaf.id, meta['result'])
+
+    maybe_reraise = maybe_throw
+
+    def join(
+            self, timeout: float | None = None, propagate: bool = True, interval: float = 0.5,
+            callback: Any = None, no_ack: bool = True, on_message: Any = None,
+            disable_sync_subtasks: bool = True, on_interval: Any = None) -> list[Any]:
+        """Waits for one member after the other; see Celery's ResultSet.join()."""
+        if disable_sync_subtasks:
+            assert_will_not_block()
+        if on_message is not None:
+            raise ImproperlyConfigured('join() takes no on_message; get() and join_native() do')
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
+        values, size = [], 1
+        members = list(self.results)  # the set may change meanwhile
+        for position, member in enumerate(members):
+            if _unknown_leaves(leaf_results(member), 1):
+                rest = itertools.islice(members, position, None)
+                leaves = itertools.chain.from_iterable(map(leaf_results, rest))
+                window = _unknown_leaves(leaves, size)
+                _read_leaves(window, deadline=deadline)
+                # a wait lies ahead if one is not ready: what was read of the others will be old
+                ready = all(leaf._cache for leaf in window)
+                size = min(8 * size, GET_BATCH) if ready else 1
+            remaining = None if timeout is None else max(deadline - time.monotonic(), 0)
+            value = member.get(
+                timeout=remaining, propagate=propagate, interval=interval, no_ack=no_ack,
+                on_interval=on_interval, disable_sync_subtasks=disable_sync_subtasks)
+            if callback:
+                callback(member.id, value)
+            else:
+                values.append(value)
+        return values
+
+    def then(self, callback: Any, on_error: Any = None, weak: bool = False) -> Any:
+        fulfilled = super().then(callback, on_error, weak=weak)
+        if not isinstance(callback, barrier):
+            _watch(leaf_results(self), weak=True)  # the set holds its members
+        return fulfilled
+
+    def forget(self) -> None:
+        _forget(_with_parents(self))
+
+
+def _forget(leaves: Iterable[AsyncResult]) -> None:
+    """Deletes the results of tasks in batches."""
+    together, others = _by_backend(leaves)
+    for some in together:
+        for leaf in some:
+            leaf._cache = None
+            leaf.backend.remove_pending_result(leaf)
+        ids = list(dict.fromkeys(leaf.id for leaf in some))
+        if len(ids) == 1:
+            some[0].backend.forget(ids[0])
+        else:
+            some[0].backend.forget_many(ids)
+    for leaf in others:  # last: not every backend can
+        if leaf.backend is not None:  # as that of an eager result
+            leaf._cache = None
+            leaf.backend.remove_pending_result(leaf)
+            leaf.backend.forget(leaf.id)
+
+
+def give_result_classes(app: Any) -> None:
+    """Lets the result classes of an app read in batches."""
+    # Not by new classes: the first result of a process can be made before its backend, and is an
+    # instance of the one that the app has.  That class is the app's own, made for it by Celery.
+    for name, batched in (('AsyncResult', BatchedResult), ('ResultSet', BatchedResultSet),
+                          ('GroupResult', BatchedResultSet)):
+        of_app = getattr(app, name)
+        if vars(of_app).get('app') is app and not issubclass(of_app, batched):
+            # two threads may do the same at once; and a class that an app was given comes first
+            others = [base for base in of_app.__bases__ if base is not batched]
+            own = [base for base in others if base.__module__ != celery.result.__name__]
+            of_app.__bases__ = (*own, batched, *(base for base in others if base not in own))
 
 
 # --------------------------------------------------------------------------------------------------
@@ -3053,873 +4283,6 @@ class PartCounter:
 
 
 # --------------------------------------------------------------------------------------------------
-# Polling
-# --------------------------------------------------------------------------------------------------
-#
-# DynamoDB cannot notify us, so waiting means polling.  A fetch costs half a read unit per id,
-# whether it exists or not.  So a wait begins with one batch, then fetches a sample of its ids, less
-# and less often.  If all of a sample is there, a batch follows; if all of a batch is there, the
-# next follows at once.
-#
-#   state       one Poller for each table of a process: the waits of its threads (or greenlets), and
-#               the callbacks for ids that nobody waits for.
-#   who polls   whichever waiting thread finds that a poll is due and that no other is polling.  It
-#               polls for all waits that are due; those of long waits fall due together.  There is
-#               no thread for it, but under gevent and eventlet one that polls while there are
-#               callbacks: poll_in_background().
-#   the lock    _changed guards the waits, _polling, _background_running and _background.  It is not
-#               held during a fetch, a sleep, a callback or while a found value is decoded.
-#   wake-ups    After a poll, or when a waiter leaves, all waiters wake: each takes its own
-#               updates, or takes over the polling.
-#   callbacks   _watches is not guarded, since Celery removes from it in __del__, in the middle of
-#               anything: only single operations on dicts, which are atomic.
-
-_FIRST_POLL = 0.02  # seconds: no wait polls more often, whatever its interval
-_POLL_GROWTH = 1.5
-_SAMPLE = 10  # ids
-_BURST = 8  # batches that are read together, at most, once all of the one before was there
-
-
-def poll_pause(idle_polls: int, interval: float, jitter: float) -> float:
-    """Seconds until the next poll, after so many that found little; jitter is from [0, 1)."""
-    return min(interval, _FIRST_POLL * _POLL_GROWTH ** min(idle_polls, 64) * (1 + jitter / 2))
-
-
-def window_size(asked: int, found: int, pending: int) -> int:
-    """How many ids to fetch next.
-
-    asked, found: of the fetch before.  pending: ids that are still waited for.
-    """
-    if found == asked:
-        return GET_BATCH if asked < GET_BATCH else min(2 * asked, _BURST * GET_BATCH)
-    # twice as many as last time, and enough to have fetched all after 32 polls
-    return min(GET_BATCH, max(_SAMPLE, 2 * found, pending // 32))
-
-
-class Observed(NamedTuple):
-    """What a fetch found under an id; ``version`` differs whenever the value does."""
-
-    value: Any
-    version: Any
-    final: bool
-
-
-class Fetch(Protocol):
-    """Returns what is there under ids; raises TimeoutError if its deadline passed first."""
-
-    def __call__(
-            self, ids: list[str], *, consistent: bool, deadline: float) -> Mapping[str, Any]: ...
-
-
-#: decodes what a fetch found under an id
-Decode = Callable[[str, Any], Observed]
-
-
-class Watch(NamedTuple):
-    """A callback for an id that nobody waits for."""
-
-    decode: Decode
-    callback: Callable[[Any], None]  # the final value
-
-
-class _Wait:
-    """The ids that one caller waits for, and when to poll for them next.
-
-    all_changes: the caller wants to know of values that are not final, too.
-    """
-
-    def __init__(
-            self, ids: Iterable[str], decode: Decode, interval: float, all_changes: bool = False,
-    ) -> None:
-        self.decode = decode
-        self.interval = max(interval, _FIRST_POLL)
-        self.all_changes = all_changes
-        self.pending: dict[str, Any] = dict.fromkeys(ids)  # to the version that the caller knows
-        self.queue = deque(self.pending)  # the same ids, the longest not fetched first
-        self.updates: deque[tuple[str, Observed]] = deque()
-        self.size, self.idle_polls, self.due = GET_BATCH, 0, 0.0
-
-    def window(self) -> list[str]:
-        """The ids to fetch next; they are offered again after record()."""
-        return [self.queue.popleft() for _ in range(min(self.size, len(self.queue)))]
-
-    def decode_all(self, window: Iterable[str], found: Mapping[str, Any]) -> dict[str, Observed]:
-        return {id: self.decode(id, found[id]) for id in window if id in found}
-
-    def record(
-            self, window: list[str], observed: Mapping[str, Observed], phase: float = 0.0,
-    ) -> bool:
-        """Records what was found of a window, and when the next is due.
-
-        Returns whether it was a whole batch, so that the next is due at once.
-        """
-        if not window:
-            self.due = time.monotonic() + self.interval
-            return False
-        found = 0
-        for id in window:
-            now = observed.get(id)
-            final = now is not None and now.final
-            if now is not None and id in self.pending and self._is_update(id, now):
-                self.updates.append((id, now))
-                self.pending[id] = now.version
-            if final:
-                self.pending.pop(id, None)
-                found += 1
-            elif id in self.pending:
-                self.queue.append(id)
-        self.size = window_size(len(window), found, len(self.queue))
-        if found == len(window):
-            self.idle_polls = 0
-        elif 2 * found < len(window):
-            self.idle_polls += 1
-        at_once = found == len(window) >= GET_BATCH
-        self.due = time.monotonic()
-        if not at_once:
-            self.due += poll_pause(self.idle_polls, self.interval, random.random())
-            if poll_pause(self.idle_polls, self.interval, 0) == self.interval:
-                # the pauses of all long waits end together; those of other processes do not
-                self.due = (round(self.due / self.interval - phase) + phase) * self.interval
-        return at_once
-
-    def _is_update(self, id: str, now: Observed) -> bool:
-        return now.final or (self.all_changes and now.version != self.pending[id])
-
-    def is_due(self, now: float) -> bool:
-        return self.due <= now + self.interval / 10
-
-    def drain_updates(self) -> Iterator[tuple[str, Observed]]:
-        return drain(self.updates)
-
-
-class Poller:
-    """Polls for all threads of a process that wait."""
-
-    def __init__(self, fetch: Fetch) -> None:
-        self._fetch = fetch
-        self._phase = random.random()  # a child that was forked has a poller of its own
-        self._changed = threading.Condition()
-        self._waits: list[_Wait] = []
-        self._polling = False
-        # for the ids with callbacks: it has no updates of its own, since they get every fetch
-        self._background = _Wait((), self._decode_watched, 0.5)
-        self._watches: dict[str, dict[int, Watch]] = {}
-        self._background_running = False
-
-    # --- waits ------------------------------------------------------------------------------------
-
-    def wait(
-            self, ids: Iterable[str], decode: Decode, *, timeout: float | None, interval: float,
-            on_interval: Callable[[], Any] | None = None, all_changes: bool = False,
-    ) -> Iterator[tuple[str, Observed]]:
-        """Yields (id, what was observed) until all ids were observed in their final state.
-
-        timeout, interval: seconds; a timeout of 0 polls once.  on_interval is called once per
-        ``interval``.  Raises TimeoutError, after a last fetch of everything.
-        """
-        called = time.monotonic()
-        deadline = math.inf if timeout is None else called + timeout
-        wait = _Wait(ids, decode, interval, all_changes)
-        if timeout is None or timeout > 0:
-            yield from self._read_batches(wait, deadline)
-            if wait.pending:
-                yield from self._wait_with_others(wait, deadline, called, on_interval)
-        if wait.pending:
-            self._fetch_for(wait, list(wait.pending), consistent=True, deadline=deadline)
-        # before the updates are drained: another thread may be adding the last of them
-        missing = len(wait.pending)
-        yield from wait.drain_updates()
-        if missing:
-            raise TimeoutError(f'The operation timed out after {timeout:.3g} s; '
-                               f'results not ready: {missing}.')
-
-    def _fetch_for(
-            self, wait: _Wait, window: list[str], *, consistent: bool, deadline: float) -> bool:
-        found = self._fetch(window, consistent=consistent, deadline=deadline)
-        observed = wait.decode_all(window, found)
-        with self._changed:  # another thread may be bringing the same
-            at_once = wait.record(window, observed, self._phase)
-        self._notify_watches(found)
-        return at_once
-
-    def _read_batches(self, wait: _Wait, deadline: float) -> Iterator[tuple[str, Observed]]:
-        """Fetches one batch after the other, until one is not complete."""
-        at_once = True
-        while at_once and wait.pending:
-            alone = len(wait.pending) == 1
-            at_once = self._fetch_for(wait, wait.window(), consistent=alone, deadline=deadline)
-            yield from wait.drain_updates()
-
-    def _wait_with_others(
-            self, wait: _Wait, deadline: float, called: float,
-            on_interval: Callable[[], Any] | None) -> Iterator[tuple[str, Observed]]:
-        """Takes part in the polls of all threads.
-
-        called: when on_interval was called, or would have been.
-        """
-        try:  # a signal can fall between any two lines
-            with self._changed:
-                self._waits.append(wait)
-            while wait.pending and time.monotonic() < deadline:
-                until = deadline
-                if on_interval is not None:
-                    if time.monotonic() - called >= wait.interval:
-                        on_interval()
-                        called = time.monotonic()  # after it: it may take longer than the interval
-                    until = min(called + wait.interval, deadline)
-                self._poll(wait, until, deadline)
-                yield from wait.drain_updates()
-        finally:
-            with self._changed:
-                if wait in self._waits:
-                    self._waits.remove(wait)
-                self._changed.notify_all()
-
-    def _poll(self, wait: _Wait, until: float, deadline: float) -> None:
-        """Sleeps until a wait has updates, or ``until``; polls for all if nobody does."""
-        while True:
-            with self._changed:
-                now = time.monotonic()
-                idle = not wait.pending and wait is not self._background
-                if wait.updates or now >= until or idle:
-                    return
-                waits = [*self._waits, self._background]
-                due = until if self._polling else min(until, *(each.due for each in waits))
-                if self._polling or due > now:
-                    self._changed.wait(None if due == math.inf else due - now)
-                    continue
-                self._refresh_background(now)
-                windows = [(each, each.window()) for each in waits if each.is_due(now)]
-                ids = list(dict.fromkeys(id for _, window in windows for id in window))
-                self._polling = bool(ids)
-            found: Mapping[str, Any] = {}
-            observed: list[Mapping[str, Observed]] = [{}] * len(windows)
-            try:
-                if ids:
-                    found = self._fetch(ids, consistent=False, deadline=deadline)
-                    observed = [each.decode_all(window, found) for each, window in windows]
-            finally:
-                with self._changed:
-                    self._polling = False
-                    for (each, window), observations in zip(windows, observed):
-                        each.record(window, observations, self._phase)
-                    self._background.updates.clear()  # callbacks are called below
-                    self._changed.notify_all()
-            self._notify_watches(found)
-
-    # --- callbacks --------------------------------------------------------------------------------
-
-    def watch(self, id: str, watcher_id: int, watch: Watch) -> None:
-        """Calls back once a final value is found under an id, while anybody waits for anything."""
-        while True:
-            watches = self._watches.setdefault(id, {})
-            watches[watcher_id] = watch
-            if self._watches.get(id) is watches:  # else unwatch() has just dropped it
-                return
-
-    def unwatch(self, id: str, watcher_id: int) -> None:
-        watches = self._watches.get(id, {})
-        watches.pop(watcher_id, None)
-        if not watches:
-            # another thread may have added one since
-            for other_id, watch in list(self._watches.pop(id, {}).items()):
-                self.watch(id, other_id, watch)
-
-    def forget(self, id: str) -> None:
-        """Calls nobody back for an id: what was there is deleted."""
-        self._watches.pop(id, None)
-
-    def poll_in_background(self) -> None:
-        """Polls for all ids with callbacks, in a thread of its own, as long as there are any."""
-        with self._changed:
-            if self._background_running:
-                return
-            self._background_running = True
-        if start_thread(self._poll_background, name='dyna-veggie-callbacks') is None:
-            self._background_running = False  # until the next watch(), whoever waits looks for them
-
-    def _poll_background(self) -> None:
-        while True:
-            with self._changed:
-                self._background_running = bool(self._watches)
-                if not self._background_running:
-                    return
-            try:
-                self._poll(self._background, time.monotonic() + 1, math.inf)
-            except Exception:
-                logger.exception('Polling for results with callbacks failed')
-                time.sleep(1)
-
-    def _refresh_background(self, now: float) -> None:
-        background = self._background
-        if background.is_due(now):
-            watched = dict.fromkeys(list(self._watches))
-            known = [id for id in background.queue if id in watched]
-            background.pending = watched
-            background.queue = deque([*known, *(watched.keys() - set(known))])
-
-    def _decode_watched(self, id: str, found: Any) -> Observed:
-        watches = list(self._watches.get(id, {}).values())
-        final = bool(watches) and watches[0].decode(id, found).final
-        return Observed(None, None, final)
-
-    def _notify_watches(self, found: Mapping[str, Any]) -> None:
-        if not self._watches:
-            return
-        for id in found:
-            for watcher_id, watch in list(self._watches.get(id, {}).items()):
-                observed = watch.decode(id, found[id])
-                if observed.final:
-                    self.unwatch(id, watcher_id)
-                    try:
-                        watch.callback(observed.value)
-                    except Exception:  # this thread may wait for something else
-                        logger.exception('A callback for %s raised', id)
-
-
-# --------------------------------------------------------------------------------------------------
-# Waiting
-# --------------------------------------------------------------------------------------------------
-#
-# What Celery's result classes ask of the backend: to fetch, to wait, to call back.  A "leaf" is the
-# result of a single task in a result that may be a set of sets.
-
-PENDING_META = {'status': states.PENDING, 'result': None}
-
-
-def leaf_results(result: ResultBase) -> Iterator[AsyncResult]:
-    """The leaves of a result, in order."""
-    if isinstance(result, ResultSet):
-        for child in list(result.results):  # it may change meanwhile
-            yield from leaf_results(child)
-    else:
-        yield result
-
-
-def read_values(
-        store: BlobStore, ids: list[str], *, consistent: bool, deadline: float,
-        patient: bool = True) -> dict[str, StoredValue]:
-    """Stored values by id.  Raises TimeoutError if DynamoDB did not answer before the deadline."""
-    try:
-        return store.get_many(ids, consistent=consistent, deadline=deadline, patient=patient)
-    except Exception as exc:
-        actionable = isinstance(exc, ImproperlyConfigured)  # what a person can do
-        if classify(exc).transient and not actionable and time.monotonic() >= deadline:
-            raise TimeoutError(
-                'The operation timed out while DynamoDB was not answering.') from exc
-        raise
-
-
-@shared_by_process
-def shared_poller(options: Options) -> Poller:
-    """The poller that all threads of this process share."""
-    store = BlobStore(shared_table(options))
-    # what is being replaced is no news yet; the next look finds it
-    return Poller(functools.partial(read_values, store, patient=False))
-
-
-class WaitingBackend(BaseKeyValueStoreBackend):
-    """The part of the backend that fetches results and waits for them.
-
-    item_id() and decode_stored() are in the section "Backend".
-    """
-
-    options: Options
-    is_async = True
-
-    def fetch(
-            self, task_ids: Iterable[str], *, consistent: bool = True,
-            deadline: float = math.inf) -> dict[str, Observed]:
-        """The metas that are stored for tasks, by task id.
-
-        deadline: of ``time.monotonic``; TimeoutError is raised once it has passed.
-        """
-        ids = {self.item_id(task_id): task_id for task_id in task_ids}
-        store = BlobStore(shared_table(self.options))
-        found = read_values(store, list(ids), consistent=consistent, deadline=deadline)
-        return {ids[id]: self.decode_stored(ids[id], stored) for id, stored in found.items()}
-
-    def _waited_for(self, task_id: str) -> str:
-        """The id of a task's item.  Raises InvalidId."""
-        id = self.item_id(task_id)
-        check_id(id)  # in a request for all who wait, it would be an error for them all
-        return id
-
-    def _as_ready(
-            self, task_ids: Iterable[str], *, timeout: float | None, interval: float | None,
-            on_interval: Any = None, all_changes: bool = False) -> Iterator[tuple[str, Observed]]:
-        """Yields (task id, what was observed) as tasks become ready; all changes if asked to."""
-        ids = {self._waited_for(task_id): task_id for task_id in task_ids}
-        observed = shared_poller(self.options).wait(
-            ids, lambda id, stored: self.decode_stored(ids[id], stored), timeout=timeout,
-            interval=0.5 if interval is None else interval, on_interval=on_interval,
-            all_changes=all_changes)
-        return ((ids[id], each) for id, each in observed)
-
-    def get_many(
-            self, task_ids: Iterable[str], timeout: float | None = None,
-            interval: float | None = 0.5, no_ack: bool = True, on_message: Any = None,
-            on_interval: Any = None, max_iterations: int | None = None,
-    ) -> Iterator[tuple[str, Any]]:
-        """Yields (task id, meta) as tasks become ready."""
-        ids = dict.fromkeys(bytes_to_str(task_id) for task_id in task_ids)
-        for task_id in list(ids):
-            cached = self._cache.get(task_id)  # one look: another thread may replace or drop it
-            if cached and cached['status'] in states.READY_STATES:
-                del ids[task_id]
-                yield task_id, cached
-        if interval is None:
-            interval = 0.5
-        for iteration in range(max_iterations or 1):
-            if not ids:
-                return
-            if iteration:
-                time.sleep(interval)
-            try:
-                for task_id, observed in self._as_ready(
-                        list(ids), timeout=0 if max_iterations else timeout, interval=interval,
-                        on_interval=on_interval):
-                    del ids[task_id]
-                    self._cache[task_id] = observed.value
-                    if on_message is not None:
-                        on_message(observed.value)
-                    yield task_id, observed.value
-            except TimeoutError:
-                if not max_iterations:
-                    raise
-
-    def wait_for_pending(
-            self, result: AsyncResult, callback: Any = None, propagate: bool = True,
-            **kwargs: Any) -> Any:
-        """Waits for a result and returns it.
-
-        Raises celery.exceptions.TimeoutError, and what the task raised.
-        """
-        self._ensure_not_eager()
-        for _ in self._resolve([] if result._cache else [result], **kwargs):
-            pass
-        return result.maybe_throw(callback=callback, propagate=propagate)
-
-    def _resolve(
-            self, unknown: Iterable[AsyncResult], timeout: float | None = None,
-            interval: float | None = 0.5, on_interval: Any = None, on_message: Any = None,
-            no_ack: bool = True) -> Iterator[tuple[str, Any]]:
-        """Yields (id, meta) of each leaf as it becomes ready, and keeps the meta in it."""
-        leaves: dict[str, list[AsyncResult]] = {}
-        for leaf in unknown:
-            leaves.setdefault(leaf.id, []).append(leaf)
-        for task_id, observed in self._as_ready(
-                leaves, timeout=timeout, interval=interval, on_interval=on_interval,
-                all_changes=on_message is not None):
-            if on_message is not None:
-                on_message(dict(observed.value))
-            if observed.final:
-                metas = [leaf._maybe_set_cache(dict(observed.value)) for leaf in leaves[task_id]]
-                yield task_id, metas[0]  # not from the leaf, which another thread may forget
-
-    def iter_native(
-            self, result: ResultSet, no_ack: bool = True, **kwargs: Any,
-    ) -> Iterator[tuple[str, Any]]:
-        """Yields (id, meta) of each task, and (id, results) of each group, as they become ready."""
-        self._ensure_not_eager()
-        # decided once: the set may change meanwhile, and other threads may read or forget results
-        members = list(result.results)
-        metas: dict[str, Any] = {}
-        waiting: dict[str, list[int]] = {}
-        missing = [0] * len(members)
-        unknown: list[AsyncResult] = []
-        for number, member in enumerate(members):
-            pending = set()
-            for leaf in leaf_results(member):
-                meta = leaf._cache
-                if meta is None:
-                    unknown.append(leaf)
-                    pending.add(leaf.id)
-                else:
-                    metas[leaf.id] = meta
-            for task_id in pending:
-                waiting.setdefault(task_id, []).append(number)
-            missing[number] = len(pending)
-
-        def outcome(number: int) -> tuple[str, Any]:
-            member = members[number]
-            is_set = isinstance(member, ResultSet)
-            return member.id, member.results if is_set else metas[member.id]
-
-        for number, count in enumerate(missing):
-            if not count:
-                yield outcome(number)
-        for task_id, meta in self._resolve(unknown, **kwargs) if waiting else ():
-            metas[task_id] = meta
-            for number in waiting[task_id]:
-                missing[number] -= 1
-                if not missing[number]:
-                    yield outcome(number)
-
-    # --- callbacks --------------------------------------------------------------------------------
-
-    def watch(self, result: AsyncResult, weak: bool = False) -> None:
-        """Resolves a result, which calls its callbacks, once it is found to be ready.
-
-        Unless ``weak``, the result is kept until then, or until it is forgotten.
-        """
-        task_id, reference = result.id, weakref.ref(result)
-        held = None if weak else result
-
-        def resolve(meta: dict[str, Any]) -> None:
-            watched = held or reference()
-            if watched is not None:
-                watched._maybe_set_cache(dict(meta))
-
-        poller = shared_poller(self.options)
-        poller.watch(self._waited_for(task_id), id(result), Watch(
-            lambda id, stored: self.decode_stored(task_id, stored), resolve))
-        if detect_environment() != 'default':  # gevent and eventlet: as Celery's own backends do
-            poller.poll_in_background()
-
-    def add_pending_result(
-            self, result: AsyncResult, weak: bool = False, start_drainer: bool = True,
-    ) -> AsyncResult:
-        return result  # who waits for it says so, and then() calls watch()
-
-    def add_pending_results(self, results: list[AsyncResult], weak: bool = False) -> Any:
-        return results
-
-    def remove_pending_result(
-            self, result: ResultBase, ending: Callable[[], bool] = sys.is_finalizing) -> ResultBase:
-        # a default, since a result can outlive the names of modules when the interpreter ends
-        if not ending() and isinstance(result, AsyncResult):
-            shared_poller(self.options).unwatch(self.item_id(result.id), id(result))
-        return result
-
-
-# --------------------------------------------------------------------------------------------------
-# Result classes
-# --------------------------------------------------------------------------------------------------
-#
-# Celery's result classes ask the backend for one task after the other.  Those of an app with this
-# backend read in batches: the backend gives them to its app, so that whatever group(), chord(),
-# chain() and GroupResult.restore() return is batched, also nested and after pickling.  A
-# celery.result.ResultSet that was made without an app asks one by one.
-#
-#   sets        ready(), successful() and their like read 1, 8, 64, 100, 100, ... results, since
-#               most answers are known early; get() and join_native() wait for all of them together.
-#   parents     get() fetches a result before its parents.  A success needs none of them.  While it
-#               is not there they are fetched in windows, since the error of a part is to be
-#               raised at once.  If it failed, they are all fetched: Celery raises the error of
-#               the part.
-#   callbacks   then() registers with the Poller of the process; see "Polling".
-
-_PARENTS_INTERVAL = 0.4  # seconds: however short the interval, parents are fetched no more often
-
-
-def _parents_of(result: ResultBase) -> Iterator[AsyncResult]:
-    """The leaves that a result depends on, the first to run first."""
-    parents = []
-    parent = result.parent
-    while parent:
-        parents.append(parent)
-        parent = parent.parent
-    for parent in reversed(parents):
-        yield from leaf_results(parent)
-
-
-def _with_parents(result: ResultBase) -> list[AsyncResult]:
-    """The leaves of a result with all that they depend on, as forget() walks over them."""
-    found: list[AsyncResult] = []
-    todo: list[ResultBase] = [result]
-    while todo:
-        each = todo.pop()
-        if isinstance(each, ResultSet):
-            todo.extend(each.results)
-        else:
-            found.append(each)
-            if each.parent:
-                todo.append(each.parent)
-    return found
-
-
-def _by_backend(
-        leaves: Iterable[AsyncResult]) -> tuple[list[list[AsyncResult]], list[AsyncResult]]:
-    """Leaves that one request can be about, and those of other backends."""
-    ours: dict[Any, list[AsyncResult]] = {}
-    others = []
-    for leaf in leaves:
-        if isinstance(leaf.backend, WaitingBackend):
-            # what an app accepts and how it decodes is its own
-            ours.setdefault((id(leaf.backend.app), leaf.backend.options), []).append(leaf)
-        else:
-            others.append(leaf)
-    return list(ours.values()), others
-
-
-def _read_leaves(
-        leaves: Iterable[AsyncResult], *, consistent: bool = True, deadline: float = math.inf,
-) -> dict[str, Mapping[str, Any]]:
-    """The metas of leaves by task id; also kept in the leaves that are ready."""
-    together, others = _by_backend(leaves)
-    metas: dict[str, Mapping[str, Any]] = {leaf.id: leaf._get_task_meta() for leaf in others}
-    for some in together:
-        observed = some[0].backend.fetch(
-            [leaf.id for leaf in some], consistent=consistent, deadline=deadline)
-        for leaf in some:
-            metas[leaf.id] = observed[leaf.id].value if leaf.id in observed else PENDING_META
-            leaf._maybe_set_cache(dict(metas[leaf.id]))
-    return metas
-
-
-def _unknown_leaves(leaves: Iterable[AsyncResult], size: int) -> list[AsyncResult]:
-    """The first of those whose final state is not known."""
-    return [*itertools.islice((leaf for leaf in leaves if leaf._cache is None), size)]
-
-
-def _metas_of(
-        leaves: Iterable[AsyncResult], deadline: float = math.inf,
-) -> Iterator[tuple[AsyncResult, Mapping[str, Any]]]:
-    """Each leaf with its meta, in order, read in batches that grow."""
-    leaves, size = list(leaves), 1
-    metas: dict[str, Mapping[str, Any]] = {}
-    for position, leaf in enumerate(leaves):
-        meta = leaf._cache or metas.get(leaf.id)  # another thread may forget it meanwhile
-        if meta is None:
-            rest = itertools.islice(leaves, position, None)
-            metas.update(_read_leaves(_unknown_leaves(rest, size), deadline=deadline))
-            size = min(8 * size, GET_BATCH)
-            meta = leaf._cache or metas[leaf.id]
-        yield leaf, meta
-
-
-def _raise_error_of(leaves: Iterable[AsyncResult], deadline: float = math.inf) -> None:
-    """Raises the error of the first that failed, if any did.
-
-    deadline: of ``time.monotonic``, for DynamoDB's responses; then none is raised.
-    """
-    failed = None
-    with contextlib.suppress(TimeoutError):
-        failed = next((leaf for leaf, meta in _metas_of(leaves, deadline)
-                       if meta['status'] in states.PROPAGATE_STATES), None)
-    if failed is not None:
-        failed.maybe_throw()
-
-
-def _watch(leaves: Iterable[AsyncResult], weak: bool) -> None:
-    """Calls the callbacks of leaves once they are found to be ready."""
-    for leaf in leaves:
-        if leaf._cache is None and isinstance(leaf.backend, WaitingBackend):
-            leaf.backend.watch(leaf, weak)
-
-
-class _Parents:
-    """The parents of a result of a wait, fetched window by window."""
-
-    def __init__(self, result: AsyncResult, deadline: float) -> None:
-        parents = list(_parents_of(result))
-        _raise_error_of(leaf for leaf in parents if leaf._cache)
-        self.queue = deque(leaf for leaf in parents if not leaf._cache)
-        self.deadline = deadline
-        self.due = 0.0
-
-    def poll(self) -> None:
-        """Fetches some, unless it is too early.  Raises the error of one that failed."""
-        if time.monotonic() < self.due:
-            return
-        window = [self.queue.popleft() for _ in range(min(GET_BATCH, len(self.queue)))]
-        _read_leaves(window, consistent=False, deadline=self.deadline)
-        _raise_error_of(leaf for leaf in window if leaf._cache)
-        self.queue.extend(leaf for leaf in window if not leaf._cache)
-        self.due = time.monotonic() + _PARENTS_INTERVAL
-
-
-class BatchedResult(AsyncResult):
-    """Celery's AsyncResult, whose parents are read in batches, and only if they matter."""
-
-    def get(
-            self, timeout: float | None = None, propagate: bool = True,
-            interval: float | None = 0.5, no_ack: bool = True, follow_parents: bool = True,
-            callback: Any = None, on_message: Any = None, on_interval: Any = None,
-            disable_sync_subtasks: bool = True,
-            EXCEPTION_STATES: Container[str] = states.EXCEPTION_STATES,
-            PROPAGATE_STATES: Container[str] = states.PROPAGATE_STATES) -> Any:
-        """Waits for the result and returns it; see Celery's AsyncResult.get().
-
-        Raises celery.exceptions.TimeoutError, and what the task, or one that it depends on, raised.
-        """
-        if not isinstance(self.backend, WaitingBackend):  # a task can have a backend of its own
-            return super().get(
-                timeout, propagate, interval, no_ack, follow_parents, callback, on_message,
-                on_interval, disable_sync_subtasks, EXCEPTION_STATES, PROPAGATE_STATES)
-        if self.ignored:
-            return None
-        if disable_sync_subtasks:
-            assert_will_not_block()
-        follow = follow_parents and propagate and bool(self.parent)
-        deadline = math.inf if timeout is None else time.monotonic() + timeout
-        tick = on_interval
-        if follow and self._cache is None:
-            meta = _read_leaves([self], deadline=deadline)[self.id]
-            if meta['status'] not in states.READY_STATES:
-                parents = _Parents(self, deadline)
-                parents.poll()
-
-                def tick() -> None:
-                    parents.poll()
-                    if on_interval is not None:
-                        on_interval()
-            elif on_message is not None:
-                on_message(dict(meta))
-        if self._cache is None:
-            remaining = None if timeout is None else max(deadline - time.monotonic(), 0)
-            self.backend.wait_for_pending(
-                self, timeout=remaining, interval=interval, on_interval=tick, no_ack=no_ack,
-                on_message=on_message, propagate=False)
-        if follow and self._get_task_meta()['status'] in states.PROPAGATE_STATES:
-            _raise_error_of(_parents_of(self), deadline)
-        return self.maybe_throw(propagate=propagate, callback=callback)
-
-    wait = get
-
-    def _maybe_set_cache(self, meta: Any) -> Any:
-        if not meta or meta['status'] not in states.READY_STATES:
-            return meta
-        meta = self._set_cache(self.backend.meta_from_decoded(meta))
-        # threads that read it at the same time must not all call its callbacks
-        mine = object()
-        if self.__dict__.setdefault('_fulfilled_by', mine) is mine:
-            self.on_ready(self)
-        return meta
-
-    def then(self, callback: Any, on_error: Any = None, weak: bool = False) -> Any:
-        """Calls back when the result is ready, as long as anybody in this process waits for one."""
-        fulfilled = super().then(callback, on_error, weak=weak)
-        # a barrier is the book-keeping of a set that the result is a member of
-        if not isinstance(callback, barrier):
-            _watch([self], weak)
-        return fulfilled
-
-    def forget(self) -> None:
-        """Deletes the result, and those of the tasks that it depends on."""
-        _forget(_with_parents(self))
-
-
-class BatchedResultSet(ResultSet):
-    """Celery's ResultSet, whose members, and theirs, are read in batches."""
-
-    @property
-    def supports_native_join(self) -> bool:
-        """Whether get() may ask the app's backend for all members."""
-        together, others = _by_backend(leaf_results(self))
-        if not together and all(leaf.backend is self.backend for leaf in others):
-            return bool(super().supports_native_join)  # another backend is the app's own
-        asked = getattr(self.backend, 'options', None)
-        return (not others and all(some[0].backend.options == asked for some in together)
-                and len(together) <= 1 and bool(super().supports_native_join))
-
-    def ready(self) -> bool:
-        return all(meta['status'] in states.READY_STATES
-                   for _, meta in _metas_of(leaf_results(self)))
-
-    def waiting(self) -> bool:
-        return not self.ready()
-
-    def successful(self) -> bool:
-        return all(meta['status'] == states.SUCCESS for _, meta in _metas_of(leaf_results(self)))
-
-    def failed(self) -> bool:
-        return any(meta['status'] == states.FAILURE for _, meta in _metas_of(leaf_results(self)))
-
-    def completed_count(self) -> int:
-        """How many members, which may be sets, were successful."""
-        members = list(self.results)  # the set may change meanwhile
-        leaves = itertools.chain.from_iterable(map(leaf_results, members))
-        successful = {leaf.id for leaf, meta in _metas_of(leaves)
-                      if meta['status'] == states.SUCCESS}
-        return sum(all(leaf.id in successful for leaf in leaf_results(member))
-                   for member in members)
-
-    def maybe_throw(self, callback: Any = None, propagate: bool = True) -> None:
-        for leaf, meta in _metas_of(leaf_results(self)):
-            if leaf._cache:
-                leaf.maybe_throw(callback=callback, propagate=propagate)
-            elif callback is not None:
-                callback(leaf.id, meta['result'])
-
-    maybe_reraise = maybe_throw
-
-    def join(
-            self, timeout: float | None = None, propagate: bool = True, interval: float = 0.5,
-            callback: Any = None, no_ack: bool = True, on_message: Any = None,
-            disable_sync_subtasks: bool = True, on_interval: Any = None) -> list[Any]:
-        """Waits for one member after the other; see Celery's ResultSet.join()."""
-        if disable_sync_subtasks:
-            assert_will_not_block()
-        if on_message is not None:
-            raise ImproperlyConfigured('join() takes no on_message; get() and join_native() do')
-        deadline = math.inf if timeout is None else time.monotonic() + timeout
-        values, size = [], 1
-        members = list(self.results)  # the set may change meanwhile
-        for position, member in enumerate(members):
-            if _unknown_leaves(leaf_results(member), 1):
-                rest = itertools.islice(members, position, None)
-                leaves = itertools.chain.from_iterable(map(leaf_results, rest))
-                window = _unknown_leaves(leaves, size)
-                _read_leaves(window, deadline=deadline)
-                # a wait lies ahead if one is not ready: what was read of the others will be old
-                ready = all(leaf._cache for leaf in window)
-                size = min(8 * size, GET_BATCH) if ready else 1
-            remaining = None if timeout is None else max(deadline - time.monotonic(), 0)
-            value = member.get(
-                timeout=remaining, propagate=propagate, interval=interval, no_ack=no_ack,
-                on_interval=on_interval, disable_sync_subtasks=disable_sync_subtasks)
-            if callback:
-                callback(member.id, value)
-            else:
-                values.append(value)
-        return values
-
-    def then(self, callback: Any, on_error: Any = None, weak: bool = False) -> Any:
-        fulfilled = super().then(callback, on_error, weak=weak)
-        if not isinstance(callback, barrier):
-            _watch(leaf_results(self), weak=True)  # the set holds its members
-        return fulfilled
-
-    def forget(self) -> None:
-        _forget(_with_parents(self))
-
-
-def _forget(leaves: Iterable[AsyncResult]) -> None:
-    """Deletes the results of tasks in batches."""
-    together, others = _by_backend(leaves)
-    for some in together:
-        for leaf in some:
-            leaf._cache = None
-            leaf.backend.remove_pending_result(leaf)
-        ids = list(dict.fromkeys(leaf.id for leaf in some))
-        if len(ids) == 1:
-            some[0].backend.forget(ids[0])
-        else:
-            some[0].backend.forget_many(ids)
-    for leaf in others:  # last: not every backend can
-        if leaf.backend is not None:  # as that of an eager result
-            leaf._cache = None
-            leaf.backend.remove_pending_result(leaf)
-            leaf.backend.forget(leaf.id)
-
-
-def give_result_classes(app: Any) -> None:
-    """Lets the result classes of an app read in batches."""
-    # Not by new classes: the first result of a process can be made before its backend, and is an
-    # instance of the one that the app has.  That class is the app's own, made for it by Celery.
-    for name, batched in (('AsyncResult', BatchedResult), ('ResultSet', BatchedResultSet),
-                          ('GroupResult', BatchedResultSet)):
-        of_app = getattr(app, name)
-        if vars(of_app).get('app') is app and not issubclass(of_app, batched):
-            # two threads may do the same at once; and a class that an app was given comes first
-            others = [base for base in of_app.__bases__ if base is not batched]
-            own = [base for base in others if base.__module__ != celery.result.__name__]
-            of_app.__bases__ = (*own, batched, *(base for base in others if base not in own))
-
-
-# --------------------------------------------------------------------------------------------------
 # Claim check
 # --------------------------------------------------------------------------------------------------
 #
@@ -4024,7 +4387,7 @@ def _redeem_arguments(task: Any = None, args: Any = (), **kwargs: Any) -> None:
             values[:] = redeem(values[0])
         except Exception as exc:  # a soft time limit's, too
             logger.exception('Task %s: %r cannot be read', task.name, values[0])
-            task.request.missing_values = exc
+            delivery_of(task.request).missing_values = exc
             values[:] = [_Missing(exc)]
 
 
@@ -4133,13 +4496,6 @@ def _drop_errbacks(body: Any) -> None:
             task['options']['link_error'] = []
             is_chord = task.get('subtask_type') == 'chord'
             task = task['kwargs'].get('body') if is_chord else None
-
-
-def raise_soft_time_limit(exc: Exception) -> None:
-    """Raises the soft time limit that fell into a serializer; kombu wraps it like any error."""
-    origin = exc.__context__ if isinstance(exc, (DecodeError, EncodeError)) else exc
-    if isinstance(origin, SoftTimeLimitExceeded):
-        raise origin from None
 
 
 @functools.cache
@@ -4325,10 +4681,7 @@ _FORGOTTEN = 'it was forgotten, or has expired: if the chord takes long, raise r
 
 
 class HeaderBackend(WaitingBackend):
-    """The part of the backend that reads what the parts of a chord returned.
-
-    item_id(), decode_stored(), values and join_timeout are in the section "Backend".
-    """
+    """The part of the backend that reads what the parts of a chord returned."""
 
     join_timeout: float
 
@@ -4507,26 +4860,14 @@ def no_sleep(seconds: float) -> None:
     raise _WouldBlock
 
 
-class _Note(threading.local):
-    """What this thread stored last, and which parts it counts."""
-
-    result: tuple[str, str] | None = None  # of which task, in which state
-    stored = False  # under the key of the task
-    counted: list[str] | None = None  # the parts that it counts, while a task fails in it
-
-
 class ChordBackend(HeaderBackend):
-    """The part of the backend that counts and joins chords.
-
-    key_id() and checked() are in the section "Backend", too.
-    """
+    """The part of the backend that counts and joins chords."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._chord_lifetime: int | None = None
         # the run options of generators; one that is sent half way is never sized
         self._opened: LRUCache = LRUCache(limit=1000)
-        self._note = _Note()
 
     # --- before the parts return ------------------------------------------------------------------
 
@@ -4619,10 +4960,11 @@ class ChordBackend(HeaderBackend):
             self, task_id: str, result: Any, request: Any = None, *args: Any,
             **kwargs: Any) -> None:
         """Stores what a task returned, and counts it if it is a part of a chord."""
-        missing = getattr(request, 'missing_values', None)
-        if missing is not None:
-            raise EncodeError(str(missing))  # for which Celery fails the task
-        self._note.result = None  # it may be of a state that the task itself stored
+        delivery = delivery_of(request)
+        if delivery.missing_values is not None:
+            raise EncodeError(str(delivery.missing_values))  # for which Celery fails the task
+        if task_id in delivery.stored:  # a state that the task itself stored is no return
+            delivery.stored[task_id] = states.PENDING, False
         super().mark_as_done(task_id, result, request, *args, **kwargs)
 
     def mark_as_failure(
@@ -4630,24 +4972,16 @@ class ChordBackend(HeaderBackend):
             *args: Any, **kwargs: Any) -> None:
         """Stores that a task failed, and counts it, and what follows it, for the chord around."""
         # what the task raised over values that are missing would hide that they are
-        exc = getattr(request, 'missing_values', None) or exc
-        counted: list[str] = []
-        around, self._note.counted = self._note.counted, counted  # a join can fail in here, too
+        exc = delivery_of(request).missing_values or exc
         try:
-            try:
-                super().mark_as_failure(task_id, exc, traceback, request, *args, **kwargs)
-            finally:
-                self._note.counted = around
-        except Exception:  # such as of an errback that cannot be sent, which Celery does last
-            self._fail_rest(request, exc, counted)
-            raise
-        self._fail_rest(request, exc, counted)
+            super().mark_as_failure(task_id, exc, traceback, request, *args, **kwargs)
+        finally:  # also if an errback cannot be sent, which Celery does last
+            self._fail_rest(request, exc)
 
-    def _fail_rest(self, request: Any, exc: Exception, counted: Iterable[str] = ()) -> None:
-        """Counts what would have followed a task in its chain."""
-        # Celery itself counts what is one task, unless that failed before, as in an earlier run
+    def _fail_rest(self, request: Any, exc: Exception) -> None:
+        """Counts what would have followed a task in its chain; Celery may have counted some."""
         for signature in getattr(request, 'chain', None) or ():
-            self.fail_parts(signature, exc, counted)
+            self.fail_parts(signature, exc)
 
     def mark_as_revoked(
             self, task_id: str, reason: str = '', request: Any = None, *args: Any,
@@ -4656,16 +4990,46 @@ class ChordBackend(HeaderBackend):
         super().mark_as_revoked(task_id, reason, request, *args, **kwargs)
         self._fail_rest(request, TaskRevokedError(reason))
 
-    def fail_parts(
-            self, signature: Any, error: Exception, counted: Iterable[str] = ()) -> None:
+    def fail_parts(self, signature: Any, error: Exception) -> None:
         """Counts as failed, for the chord around it, what will not be called."""
         for request in enclosing_parts(signature, self.app):
-            if request.id not in counted:
-                self.on_chord_part_return(request, states.FAILURE, error)
+            self.on_chord_part_return(request, states.FAILURE, error)
 
-    def note_stored(self, task_id: str, state: str, stored: bool) -> None:
-        """Called for a final state.  stored: False if a success was there, and stayed."""
-        self._note.result, self._note.stored = (task_id, state), stored
+    # --- what is stored of a part -----------------------------------------------------------------
+
+    def _get_result_meta(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        meta: dict[str, Any] = super()._get_result_meta(*args, **kwargs)
+        if 'args' in meta:  # result_extended
+            meta['args'] = describe_args(meta['args'])
+        return meta
+
+    def _put_result(
+            self, task_id: str, meta: dict[str, Any], request: Any, **more: Any) -> bool:
+        ready = meta['status'] in states.READY_STATES
+        label = self.chord_label(request) if ready else None
+        return super()._put_result(task_id, meta, request, chord=label, **more)
+
+    def _state_lifetime(self, state: str, request: Any = None) -> int | None:
+        lifetime = super()._state_lifetime(state, request)
+        if lifetime is None or not getattr(request, 'chord', None):
+            return lifetime
+        # the join must still find it: set here, it costs no write of its own
+        return None if self._chord_lifetime is None else max(lifetime, self._chord_lifetime)
+
+    def _meta_of(self, task_id: str, stored: StoredValue) -> dict[str, Any]:
+        meta = super()._meta_of(task_id, stored)
+        if meta['status'] not in states.READY_STATES or not stored.chord:
+            return meta
+        try:
+            with refused_if_odd(f'the counters of its chord, {stored.chord!r:.200}'):
+                done = self.is_done(stored.chord, task_id)
+        except UnreadableValue as exc:
+            return super()._meta_of(task_id, stored._replace(error=exc))
+        if not done:
+            # to Celery's worker, a part that has a result is done with: if its process was lost, it
+            # is not delivered again
+            return {**PENDING_META, 'status': states.STARTED, 'task_id': task_id}
+        return meta
 
     def is_done(self, label: str, task_id: str) -> bool:
         """Whether nothing is left to do for a part that has a result with this label."""
@@ -4682,8 +5046,6 @@ class ChordBackend(HeaderBackend):
             return
         if getattr(request, 'subtask_type', None):
             return  # a group or a chord after a task that failed: mark_as_failure() counts it
-        if self._note.counted is not None:
-            self._note.counted.append(request.id)
         options = {name: value for name, value in request.chord['options'].items()
                    if name != _RUN_OPTION}
         body = maybe_signature({**request.chord, 'options': options}, app=self.app)
@@ -4746,21 +5108,25 @@ class ChordBackend(HeaderBackend):
             raise MiscountedChord(NO_RUN_OPTION)
         if request.group_index is None and not counter.run.single_leaf:
             raise MiscountedChord(GAPS if counter.run.lazy else UNEXPECTED)
-        entry = self._entry(counter, state, result, run_option.get('adds', ()))
+        kept = delivery_of(request).stored.get(request.id)
+        entry = self._entry(counter, state, result, run_option.get('adds', ()), kept)
         try:
             return self.retried(counter.count, entry)
         except SoftTimeLimitExceeded:  # it comes once; a task that has returned must be counted
             return self.retried(counter.count, entry)
 
     def _entry(
-            self, counter: PartCounter, state: str, result: Any, adds: Iterable[str]) -> Entry:
-        """What is counted for a part; copies its value if it is not under the task's key."""
+            self, counter: PartCounter, state: str, result: Any, adds: Iterable[str],
+            stored: tuple[str, bool] | None) -> Entry:
+        """What is counted for a part; copies its value if it is not under the task's key.
+
+        stored: what this delivery stored there, if it did.
+        """
         run, part = counter.run, counter.part
         set_name = 'members' if state == states.SUCCESS else 'failed'
         encoded = self.encode_result(result, state)
-        noted, self._note.result = self._note.result == (part.task_id, state), None
-        if not noted or not self._note.stored:
-            if noted:  # for whoever asks for the state of this task
+        if stored != (state, True):
+            if stored == (state, False):  # for whoever asks for the state of this task
                 self.store.table.update(
                     self.item_id(part.task_id), 'SET #chord = :chord',
                     {'chord': f'{run.id}.{part.group_index}'},
@@ -4806,109 +5172,8 @@ class ChordBackend(HeaderBackend):
 # Backend
 # --------------------------------------------------------------------------------------------------
 #
-# Celery's interface: it turns Celery's keys into ids, task results into values with a status and an
-# expiry, and stored values into metas.  Only SentTasks speaks to DynamoDB, in its own way.
-
-class ResultTooLarge(BackendStoreError, EncodeError):
-    """A result of more bytes than ``max_result_size``, or whose id is too long for a key.
-
-    An EncodeError, for which Celery's worker fails the task.
-    """
-
-    # BackendStoreError's ends in the state and id of a task, which are not known here
-    __repr__ = Exception.__repr__
-
-
-class SentTasks:
-    """Notes that tasks were sent, and never keeps one from being sent.
-
-    If DynamoDB is away, whoever sends a task waits for a second; the next ones are sent at once.
-    """
-
-    PATIENCE = 1.0  # seconds
-    PAUSE = 10.0  # seconds after a failure in which nothing is noted
-
-    def __init__(self, options: Options) -> None:
-        self._table = shared_table(options)
-        self._paused_until = -math.inf
-        self._failing = False
-
-    def note(self, make_item: Callable[[], Item]) -> None:
-        """Puts an item unless one is there."""
-        if time.monotonic() < self._paused_until:
-            return
-        errors: list[Exception] = []
-        # a request can take as long as its time-outs and a look for credentials; one that comes
-        # late does no harm
-        thread = start_thread(self._put, make_item, errors)
-        if thread is None:
-            errors.append(RuntimeError('no thread can be started'))
-        else:
-            thread.join(self.PATIENCE)
-            if thread.is_alive():
-                errors.append(TimeoutError(f'no response within {self.PATIENCE:g} s'))
-        if errors:
-            self._paused_until = time.monotonic() + self.PAUSE
-            log = logger.debug if self._failing else logger.warning
-            log('DynamoDB table %s: track_sent: tasks are sent, but it is not stored that they '
-                'were: %s', self._table.name, summary(errors[0]))
-        self._failing = bool(errors)
-
-    def _put(self, make_item: Callable[[], Item], errors: list[Exception]) -> None:
-        try:
-            item = make_item()
-            if is_too_long(item['id']):  # which says nothing of the next
-                logger.error('track_sent: %s', id_error(item['id']))
-            else:
-                self._try_to_put(item)
-        except Exception as exc:  # also of a serializer, or of what instruments botocore
-            errors.append(exc)
-
-    def _try_to_put(self, item: Item) -> None:
-        params = {
-            'TableName': self._table.name, 'Item': marshal_item(item),
-            **expressions({'now': int(time.time())},
-                          ConditionExpression='attribute_not_exists(#id) OR #ttl <= :now')}
-        # not by Client.send(), whose warning would say that it goes on trying
-        error: Exception | None = None
-        for _ in Backoff(0.05, 0.2, self.PATIENCE / 2).attempts():
-            client = None
-            try:
-                client = self._table.client.botocore
-                client.put_item(**params)
-                return
-            except FAILURES as exc:
-                if error_code(exc) == 'ConditionalCheckFailedException':
-                    return
-                error = exc
-            if classify(error).refresh:
-                self._table.client.refresh_credentials(client)
-            if not classify(error).transient:
-                break
-        assert error is not None
-        raise error
-
-
-#: what all threads of this process share to note which tasks they sent
-_shared_sent_tasks = shared_by_process(SentTasks)
-
-_NOT_GIVEN = object()
-
-
-def own_expires(app: Any, request: Any) -> Any:
-    """``result_expires`` of a task's message, or else of the task; _NOT_GIVEN if it has none."""
-    headers = getattr(request, 'headers', None) or {}
-    if 'result_expires' in headers:
-        return headers['result_expires']
-    task = app.tasks.get(getattr(request, 'task', None)) if request else None
-    return getattr(task, 'result_expires', _NOT_GIVEN)
-
-
-@functools.lru_cache(maxsize=100)  # once, not for each result
-def _log_bad_expires(error: str, lifetime: int | None) -> None:
-    kept = 'for ever' if lifetime is None else f'for {lifetime} s'
-    logger.error('Task %s; its results are kept %s, like those of others', error, kept)
-
+# The whole backend: what it is made of (a URL, a table's name, Celery's settings), how it is shown,
+# and how it is pickled.
 
 class DynamoDBBackend(ChordBackend):
     """Celery result backend that keeps results in DynamoDB.
@@ -4947,14 +5212,7 @@ class DynamoDBBackend(ChordBackend):
             for name in ('result_failure_expires', 'result_chord_expires'))
         name = 'result_chord_join_timeout'
         self.join_timeout = parse_setting(name, conf.get(name), parse_seconds) or 0
-        # the ids of the chunks of large values that were read, to delete them with these
-        self._chunks: LRUCache = LRUCache(limit=1000)
         give_result_classes(self.app)
-
-    def _lifetime(self, seconds: float | None, default: int | None = None) -> int | None:
-        """Whole seconds (None: for ever).  default: what holds if it is not set."""
-        whole = default if seconds is None else math.ceil(seconds)
-        return whole if whole and whole > 0 else None
 
     def __reduce__(self, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
         # a pickle is sent and stored: it holds no secret key, and finds it in result_backend again
@@ -4971,216 +5229,6 @@ class DynamoDBBackend(ChordBackend):
     def as_uri(self, include_password: bool = False) -> str:
         url = self.url or 'dynamodb://'
         return url if include_password else mask_secret(url)
-
-    def exception_safe_to_retry(self, exc: BaseException) -> bool:
-        return classify(exc).transient
-
-    @property
-    def store(self) -> BlobStore:
-        return BlobStore(shared_table(self.options))
-
-    # --- keys and values --------------------------------------------------------------------------
-
-    def key_id(self, key: Any) -> str:
-        """The id of the item for one of Celery's keys."""
-        # Celery's own backend stores str(key), and its keys are bytes
-        return str(ensure_bytes(key)) if self.options.celery_keys else bytes_to_str(key)
-
-    def item_id(self, task_id: str) -> str:
-        """The id of the item for a task's result."""
-        return self.key_id(self.get_key_for_task(task_id))
-
-    def put_value(
-            self, key: Any, value: Any, state: str | None, lifetime: float | None,
-            keep: str | None = None, chord: str | None = None, new: bool = False,
-            limit: int | None = None) -> bool:
-        """Stores a value; returns False if one with the state ``keep`` is there.
-
-        limit: bytes, in place of ``max_result_size``.  Raises ResultTooLarge.
-        """
-        id = self.key_id(key)
-        return self.store.put(
-            id, self.checked(id, value, limit, state), state, lifetime, keep=keep, chord=chord,
-            new=new, status_of=self._status_of)
-
-    def checked(
-            self, id: str, value: Any, limit: int | None = None, state: str | None = None) -> bytes:
-        """What is stored for a value.  Raises ResultTooLarge."""
-        payload, limit = ensure_bytes(value), limit or self.options.max_result_size
-        if len(payload) > limit:
-            raise ResultTooLarge(
-                f'the result for {id} has {len(payload):,} bytes as it is stored, '
-                f'and max_result_size is {limit:,}')
-        check_value(id, len(payload), state, ResultTooLarge)
-        return payload
-
-    def _status_of(self, value: bytes) -> str | None:
-        status: str = self.decode_stored('', StoredValue(value, ())).value['status']
-        return status
-
-    def get(self, key: Any) -> bytes | None:
-        stored = self.store.get(self.key_id(key))
-        return stored.read() if stored else None
-
-    def mget(self, keys: Iterable[Any]) -> list[bytes | None]:
-        """The values for keys, at half a read unit each: they can be a second old.
-
-        One that cannot be read is logged, and None.
-        """
-        ids = [self.key_id(key) for key in keys]
-        for id in filter(is_too_long, ids):
-            logger.error('%s', id_error(id))
-        found = self.store.get_many(
-            (id for id in ids if not is_too_long(id)), consistent=False)
-        for stored in found.values():
-            if stored.error is not None:
-                logger.error('%s', stored.error)
-        # an empty value cannot be read either
-        return [found[id].value or None if id in found else None for id in ids]
-
-    def set(self, key: Any, value: Any) -> None:
-        self.put_value(key, value, None, self.expires)
-
-    def _set_with_state(self, key: Any, value: Any, state: str) -> None:
-        self.put_value(key, value, state, self._state_lifetime(state))
-
-    def delete(self, key: Any) -> None:
-        self.store.delete(self.key_id(key))
-
-    def expire(self, key: Any, value: float | None) -> None:
-        self.store.expire(self.key_id(key), value)
-
-    def incr(self, key: Any) -> int:
-        return self.store.increment(self.key_id(key))
-
-    # --- results ----------------------------------------------------------------------------------
-
-    def on_task_call(self, producer: Any, task_id: str) -> dict[str, Any]:
-        """Called just before a task is sent, unless its result is ignored."""
-        if self.options.track_sent:
-            _shared_sent_tasks(self.options).note(functools.partial(self._sent_item, task_id))
-        return {}
-
-    def _sent_item(self, task_id: str) -> Item:
-        meta = {**PENDING_META, 'traceback': None, 'children': [], 'date_done': None,
-                'task_id': task_id}
-        return {'id': self.item_id(task_id), 'result': ensure_bytes(self.encode(meta)),
-                'status': states.PENDING, 'timestamp': time.time(), **expiry(self.expires)}
-
-    def _state_lifetime(self, state: str, request: Any = None) -> int | None:
-        lifetime = self.failure_expires if state == states.FAILURE else self.expires
-        own = own_expires(self.app, request)
-        if own is not _NOT_GIVEN:
-            try:
-                lifetime = self._lifetime(None if own is None else parse_result_expires(own))
-            except ValueError as exc:
-                task = getattr(request, 'task', None)
-                _log_bad_expires(f'{task}: result_expires={own!r} must be {exc}', lifetime)
-        if lifetime is None or not getattr(request, 'chord', None):
-            return lifetime
-        # the join must still find it: set here, it costs no write of its own
-        return None if self._chord_lifetime is None else max(lifetime, self._chord_lifetime)
-
-    def _store_result(
-            self, task_id: str, result: Any, state: str, traceback: Any = None,
-            request: Any = None, **kwargs: Any) -> Any:
-        meta = self._get_result_meta(
-            result=result, state=state, traceback=traceback, request=request)
-        meta['task_id'] = bytes_to_str(task_id)
-        if 'args' in meta:  # result_extended
-            meta['args'] = describe_args(meta['args'])
-        ready = state in states.READY_STATES
-        put = functools.partial(
-            self.put_value, self.get_key_for_task(task_id), state=state,
-            lifetime=self._state_lifetime(state, request),
-            keep=states.SUCCESS, chord=self.chord_label(request) if ready else None,
-            new=not (self.options.track_sent or getattr(request, 'retries', None)))
-        try:
-            stored = put(self.encode(meta))
-        except ResultTooLarge as exc:
-            if state not in states.EXCEPTION_STATES:
-                raise  # and the worker fails the task
-            logger.error('Task %s: an exception was not stored: %s', task_id, exc)
-            if is_too_long(self.item_id(task_id)):
-                return result
-            # it may be its arguments that are too large
-            meta.update(dict.fromkeys(meta.keys() & {'args', 'kwargs'}))
-            meta.update(result=self.encode_result(exc, state), traceback=None, children=[])
-            stored = put(self.encode(meta), limit=LARGEST_RESULT)
-        if ready:
-            self.note_stored(task_id, state, stored)
-        return result
-
-    def decode_stored(self, task_id: str, stored: StoredValue) -> Observed:
-        """What a stored value says of a task; one that cannot be read, that the task failed."""
-        if len(stored.ids) > 1:
-            self._chunks[stored.ids[0]] = stored.ids[1:]
-        if not stored.value and not stored.error:
-            return Observed(dict(PENDING_META), b'', False)
-        try:
-            meta: dict[str, Any] = self.decode_result(stored.read())
-            if not isinstance(meta['status'], str):
-                raise TypeError('its status is not a text')
-            meta = {'result': None, **meta, 'task_id': task_id}
-            for child in meta.get('children') or ():
-                result_from_tuple(child, self.app)  # as Celery does when the state is asked for
-        except Exception as exc:
-            raise_soft_time_limit(exc)
-            why = f'{type(exc).__name__}: {str(exc)[:300]}'
-            error = BackendGetMetaError(
-                f'the stored result cannot be read: {why}', task_id=task_id)
-            meta = {'task_id': task_id, 'status': states.FAILURE, 'result': error,
-                    'traceback': None, 'children': []}
-        return Observed(meta, stored.value, meta['status'] in states.READY_STATES)
-
-    def _get_task_meta_for(self, task_id: str) -> dict[str, Any]:
-        stored = self.store.get(self.item_id(task_id))
-        if stored is None:
-            return dict(PENDING_META)
-        observed = self.decode_stored(task_id, stored)
-        if not observed.final or not stored.chord:
-            return observed.value
-        try:
-            with refused_if_odd(f'the counters of its chord, {stored.chord!r:.200}'):
-                done = self.is_done(stored.chord, task_id)
-        except UnreadableValue as exc:
-            return self.decode_stored(task_id, stored._replace(error=exc)).value
-        if not done:
-            # to Celery's worker, a part that has a result is done with: if its process was lost, it
-            # is not delivered again
-            return {**PENDING_META, 'status': states.STARTED, 'task_id': task_id}
-        return observed.value
-
-    def forget(self, task_id: str) -> None:
-        """Deletes the result of a task, with its chunks."""
-        self._chunks.pop(self.item_id(task_id), None)
-        shared_poller(self.options).forget(self.item_id(task_id))
-        super().forget(task_id)
-
-    def forget_many(self, task_ids: Iterable[str]) -> None:
-        """Deletes the results of tasks in batches.
-
-        The chunks of a large result go with it if this process has read it or if results never
-        expire; otherwise they stay until they expire.  Raises InvalidId, once others are deleted.
-        """
-        asked = {self.item_id(task_id): task_id for task_id in task_ids}
-        ids = {id: task_id for id, task_id in asked.items() if not is_too_long(id)}
-        chunks = [chunk_id for id in ids for chunk_id in self._chunks.pop(id, ())]
-        self.store.delete_many([*ids, *chunks], with_chunks=self.expires is None)
-        for id, task_id in ids.items():
-            shared_poller(self.options).forget(id)
-            self._cache.pop(task_id, None)
-        for id in asked:
-            check_id(id)
-
-    def _restore_group(self, group_id: str) -> Any:
-        # it was saved, or nobody would ask for it: wait for it to appear
-        for _ in Backoff(0.05, 0.2, self.options.consistency_wait_time).attempts():
-            meta = super()._restore_group(group_id)
-            if meta:
-                return meta
-        return None
-
 
 def _configured_urls() -> Iterator[tuple[Any, Any]]:
     """The apps of this process, the current one first, each with its ``result_backend``."""
