@@ -497,12 +497,12 @@ class Trial:
 
     def counters(self) -> None:
         """a number that is added to, also where there is no item; an expiry that is changed"""
-        values = self.values
-        expect([values.increment('counter') for _ in range(3)] == [1, 2, 3], 'it counted wrong')
-        values.expire('counter', 3600)
+        store = self.store
+        expect([store.increment('counter') for _ in range(3)] == [1, 2, 3], 'it counted wrong')
+        store.expire('counter', 3600)
         item = self.items.get('counter') or {}
         expect(item.get('ttl', 0) > time.time() + 3000, f'it expires at {item.get("ttl")}')
-        values.expire('no such item', 3600)
+        store.expire('no such item', 3600)
         expect(self.items.get('no such item') is None, 'an update with a condition made an item')
 
     def pages(self) -> None:
