@@ -1957,76 +1957,91 @@ shared_table = shared_by_process(Table)
 # Group commit
 # --------------------------------------------------------------------------------------------------
 #
-# Group commit: entries that threads submit while a request is in flight share the next one, as
-# writers do in RocksDB.  No DynamoDB here: a request is a function of the entries.
+# Group commit, as in RocksDB's write group: entries that threads submit while a request is in
+# flight share the next one.  It is for workers with threads or greenlets (threads, gevent,
+# eventlet); a prefork process has one thread, and sends each entry immediately.  No DynamoDB here:
+# a request is a function of the entries.
 #
-#   queues      Counts on one leaf are a queue, and results are one.  Batcher: the newest batch of
-#               each queue, of all threads (or greenlets) of a process.
-#   a batch     is open until the one before has its response; then its first entry's thread, the
-#               leader, seals it and sends it.  With nothing in flight it is sent immediately, so a
-#               process with one thread sends one entry at a time.
-#   linger      Threads released by one response come back at about the same time: to count what
-#               they stored, or for their next tasks.  With nothing in flight, a leader waits up to
-#               LINGER for as many as the last batch had.
-#   waits       The leader waits for the batch before, followers for their leader, which wakes them
-#               however it ends.  Followers send alone what their leader did not commit.  Both waits
-#               are bounded, since a signal can interrupt the leader anywhere.
+#   queues      Results are one queue, and the counts on each leaf of a chord are one.
+#   a batch     The first thread into a batch leads: it waits for the batch before, seals its own,
+#               and sends it.  Followers wait for their leader, which wakes them however it ends,
+#               and send alone what it did not commit.
+#   linger      Threads released by one response come back at about the same time.  With nothing in
+#               flight, a leader waits up to LINGER for as many as the last batch had.
+#   signals     can interrupt a leader anywhere, so each wait is bounded.
 
 _BATCH_LIMIT = 25  # in one request: statements; and the condition of a count is limited to 4 KB
-LINGER = 0.005  # seconds that a leader waits for others, with nothing in flight
+LINGER = 0.005  # seconds
 LEADER_TIMEOUT = 5.0  # seconds that a leader waits for the batch before, which may be retrying
-FOLLOWER_TIMEOUT = 60.0  # seconds that it waits for its leader; to go alone is never wrong
+FOLLOWER_TIMEOUT = 60.0  # seconds that a follower waits; to go alone is never wrong
 
-#: sends entries, by key; returns the response, and the keys of those that it has committed
-Send = Callable[[Mapping[Any, Any]], tuple[Any, Container[Any]]]
+
+class Sent(NamedTuple):
+    """A request for a batch that was sent: its response, and the keys that it committed."""
+
+    response: Any
+    committed: Container[Any] = ()
+
+
+#: sends entries, by key
+Send = Callable[[Mapping[Any, Any]], Sent]
 
 
 class _Batch:
     """Entries that share a request."""
 
     def __init__(self, target: int) -> None:
+        self.leader = threading.get_ident()
         self.entries: dict[Any, Any] = {}
         self.target = target
-        self.leader = threading.get_ident()
-        self.full = threading.Event()  # it has as many as it waits for
+        self.full = threading.Event()  # it has as many entries as its target
         self.sealed = False  # it takes no more
-        self.done = threading.Event()
+        self.done = threading.Event()  # what its leader has committed is known
         self.committed: Container[Any] = ()
 
 
 class Batcher:
-    """The newest batch of each queue of a process.
-
-    A thread waits only for requests of other threads of its process.
-    """
+    """The newest batch of each queue, for all threads of a process."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()  # guards what follows, not held during a request or a wait
+        self._lock = threading.Lock()  # guards the batches; not held during a request or a wait
         self._newest: dict[str, _Batch] = {}
-        self._last_size = 1  # entries of the last batch
+        self._last_size = 1  # entries of the last batch of any queue
 
-    def submit(
-            self, queue: str, key: Any, entry: Any, send: Send,
-    ) -> tuple[Any, list[Any]] | None:
-        """The response for an entry, and its entries; None if a leader committed it."""
+    def submit(self, queue: str, key: Any, entry: Any, send: Send) -> Any:
+        """The response to a request with the entry; None if a leader has committed it."""
+        batch, previous = self._enter(queue, key, entry)
+        if batch.leader != threading.get_ident():
+            batch.done.wait(FOLLOWER_TIMEOUT)
+            return None if key in batch.committed else send({key: entry}).response
+        sent = self._lead(queue, batch, previous, send)
+        if key in sent.committed or len(batch.entries) == 1:
+            return sent.response
+        return send({key: entry}).response
+
+    def waiting(self, queue: str) -> int:
+        """How many entries of a queue's newest batch wait for its request, or its response."""
         with self._lock:
-            previous = self._newest.get(queue)
+            return len(self._newest[queue].entries) if queue in self._newest else 0
+
+    def _enter(self, queue: str, key: Any, entry: Any) -> tuple[_Batch, _Batch | None]:
+        """Puts an entry into the newest batch, or into a new one; returns it and the one before."""
+        with self._lock:
+            batch = previous = self._newest.get(queue)
             if previous is not None and previous.leader == threading.get_ident():
-                # a signal interrupted this thread while it led
-                previous.sealed = True
-                previous.done.set()
-                previous = None
-            # not with a duplicate: what both deliveries added would be waited for
-            follows = (previous is not None and not previous.sealed
-                       and len(previous.entries) < _BATCH_LIMIT and key not in previous.entries)
-            batch = previous if follows and previous is not None else _Batch(self._last_size)
+                previous.done.set()  # a signal interrupted this thread while it led
+                batch = previous = None
+            # a duplicate delivery goes alone, or we would wait for tasks added by both
+            if (batch is None or batch.sealed or len(batch.entries) >= _BATCH_LIMIT
+                    or key in batch.entries):
+                batch = self._newest[queue] = _Batch(self._last_size)
             batch.entries[key] = entry
             if len(batch.entries) >= batch.target:
                 batch.full.set()
-            self._newest[queue] = batch
-        if follows:
-            batch.done.wait(FOLLOWER_TIMEOUT)
-            return None if key in batch.committed else (send({key: entry})[0], [entry])
+            return batch, previous
+
+    def _lead(self, queue: str, batch: _Batch, previous: _Batch | None, send: Send) -> Sent:
+        """Sends a batch once the one before is done; with nothing in flight, once it is full."""
         try:
             if previous is not None:
                 previous.done.wait(LEADER_TIMEOUT)
@@ -2034,17 +2049,15 @@ class Batcher:
                 batch.full.wait(LINGER)
             with self._lock:
                 batch.sealed = True
-            response, batch.committed = send(batch.entries)
-        finally:  # also if this thread was interrupted: the others go on alone
+            sent = send(batch.entries)
+            batch.committed = sent.committed
+            return sent
+        finally:  # also after an exception: the followers go on alone
             with self._lock:
-                batch.sealed = True
                 if self._newest.get(queue) is batch:
                     del self._newest[queue]
                 self._last_size = len(batch.entries)
             batch.done.set()
-        if key in batch.committed or len(batch.entries) == 1:
-            return response, list(batch.entries.values())
-        return send({key: entry})[0], [entry]
 
 
 @shared_by_process
@@ -2243,14 +2256,14 @@ class BlobStore:
             self, item: Item, keep: str | None, status_of: StatusOf | None,
     ) -> tuple[bool, Item | None]:
         """Inserts an item in a batch with those of other threads; puts it if that fails."""
-        def send(items: Mapping[Any, Any]) -> tuple[Any, Container[Any]]:
+        def send(items: Mapping[Any, Any]) -> Sent:
             if len(items) > 1:
-                return (True, None), self.table.insert_many(items.values())
-            return self._put_item(item, keep, status_of), ()
+                return Sent((True, None), self.table.insert_many(items.values()))
+            return Sent(self._put_item(item, keep, status_of))
 
         marshal_item(item)  # raises for what cannot be stored, before it joins a batch
-        sent = shared_batcher(self.table.options).submit(RESULTS_QUEUE, item['id'], item, send)
-        return sent[0] if sent else (True, None)
+        batcher = shared_batcher(self.table.options)
+        return batcher.submit(RESULTS_QUEUE, item['id'], item, send) or (True, None)
 
     def _put_item(
             self, item: Item, keep: str | None, status_of: StatusOf | None,
@@ -4094,13 +4107,13 @@ class PartCounter:
         """
         position = self.run.leaf(self.part.group_index)
 
-        def send(entries: Mapping[Any, Any]) -> tuple[WriteResult, Container[Any]]:
-            result = self._count(position, list(entries.values()))
-            return result, entries if result.applied else ()
+        def send(entries: Mapping[Any, Any]) -> Sent:
+            batch = list(entries.values())
+            counted = _Counted(*self._count(position, batch), batch)
+            return Sent(counted, entries if counted.applied else ())
 
-        sent = shared_batcher(self.table.options).submit(
+        counted: _Counted | None = shared_batcher(self.table.options).submit(
             self.run.node_id(position), entry.member, entry, send)
-        counted = _Counted(sent[0].applied, sent[0].item, sent[1]) if sent else None
         while counted is not None:
             node = self._checked(position, counted)
             if node is None or not node.is_full:
