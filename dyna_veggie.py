@@ -2069,33 +2069,32 @@ def shared_batcher(options: Options) -> Batcher:
 # Blob store
 # --------------------------------------------------------------------------------------------------
 #
-# Stored values of any size.  Knows nothing of Celery: a status is any text.
+# Values of any size under an id, each with a status and an expiry.  No Celery here: a status is any
+# text.
 #
 #   an item     id S, result B (the value), timestamp N; if there are any, status S, ttl N, and
-#               chord S (what leads from a part's result to the counters of its chord)
-#   a counter   id S, chord_count N: Celery's incr() adds to it
+#               chord S (a link that is stored with the value)
+#   a counter   id S, chord_count N (what increment() adds to)
 #   large       A value above the limit is cut into chunks, items of their own: id S
 #               (ID/VERSION/NUMBER), result B, timestamp N, ttl N.  Its own item has version B
 #               (random), size N and chunks N in place of result.
-#   writing     The chunks are written first, under a name that nobody knows yet, then the item, in
-#               one write.  So a reader finds the old value or the new one, never a mix.  If the
-#               item is refused or cannot be written, its chunks are deleted.
-#   batches     New, small values that threads store concurrently share one insert.
-#               An insertion replaces nothing: what is refused, or has no response, is put alone.
-#   reading     If chunks that an item counts are missing, the value was replaced meanwhile: it is
-#               read again, with pauses.  Only if the item is still that of the same version, and
-#               the chunks are missing again, are they gone.
+#   writing     Copy on write: the chunks are written first, under a new version, then the item that
+#               names it, by one write.  So a reader finds the old value or the new one, never a
+#               mix.  If the item is not written, its chunks are deleted.
+#   batches     Small results written at the same time share one PartiQL insert.  An insert never
+#               overwrites; rejected or unconfirmed ones fall back to PutItem.
+#   reading     If chunks are missing, the value was replaced while it was read, and is read again,
+#               with pauses.  Only chunks that are missing twice for one version are gone.
 
 # bytes: of the 400 KB of an item, an id takes up to 2048, and so may what leads to a chord; other
 # names and values take some 100.  What a status has above its limit counts against the value.
 _STATUS_LIMIT = 1024
 _VALUE_LIMIT = 400_000
 _MOST_CHUNKS = LARGEST_RESULT // _VALUE_LIMIT
-# bytes: larger values would hold up their batch
-_BATCHABLE = 16_384
+_BATCHABLE = 16_384  # bytes: larger values would hold up the batch
 RESULTS_QUEUE = 'results'  # of the Batcher
 _FIRST_REREAD, _LAST_REREAD = 0.02, 0.5  # seconds: upper bounds of pauses
-_CLEANING = 1.0  # seconds that a store which failed may take to delete its chunks
+_CLEANING = 1.0  # seconds that a write which failed may take to delete its chunks
 
 
 class UnreadableValue(Exception):
@@ -2121,7 +2120,7 @@ class StoredValue(NamedTuple):
     value: bytes
     ids: tuple[str, ...]
     error: UnreadableValue | None = None
-    chord: str | None = None  # what put() was given with it
+    chord: str | None = None  # as put() was given it
 
     def read(self) -> bytes:
         """The value.  Raises UnreadableValue."""
@@ -2144,9 +2143,8 @@ def chunk_ids(item: Item | None) -> list[str]:
     """The ids of an item's chunks; none if it does not have the form of one with chunks."""
     found = item or {}
     chunks, version, size = found.get('chunks'), found.get('version'), found.get('size')
-    if not (isinstance(chunks, int) and isinstance(version, bytes) and isinstance(size, int)):
-        return []
-    if chunks > _MOST_CHUNKS or chunks != -(-size // _VALUE_LIMIT):  # it was not written here
+    if not (isinstance(chunks, int) and isinstance(version, bytes) and isinstance(size, int)
+            and chunks == -(-size // _VALUE_LIMIT) <= _MOST_CHUNKS):  # as it is written here
         return []
     ids = [_chunk_id(found['id'], version, number) for number in range(chunks)]
     return [] if ids and is_too_long(ids[-1]) else ids
@@ -2185,123 +2183,116 @@ def _items_of(id: str, value: bytes, status: str | None, ttl: Item) -> tuple[Ite
         item['status'] = status
     if len(value) <= _room(status):
         return {**item, 'result': value}, []
-    pieces = [
-        value[start:start + _VALUE_LIMIT] for start in range(0, len(value), _VALUE_LIMIT)]
+    pieces = [value[at:at + _VALUE_LIMIT] for at in range(0, len(value), _VALUE_LIMIT)]
     item.update(version=uuid.uuid4().bytes, size=len(value), chunks=len(pieces))
     chunks = [{'id': chunk_id, 'result': piece, **written}
               for chunk_id, piece in zip(chunk_ids(item), pieces)]
     return item, chunks
 
 
-def _as_it_was_seen(item: Item) -> tuple[str, Item]:
-    """The condition that nobody has replaced an item since, by its timestamp, with its values."""
+def _unchanged(item: Item) -> tuple[str, Item]:
+    """The condition that an item is the one that was read, by its timestamp, with its values."""
     seen = item.get('timestamp')
     if isinstance(seen, bool) or not isinstance(seen, (int, float)):
-        return 'attribute_not_exists(#id) OR NOT attribute_type(#timestamp, :type)', {'type': 'N'}
-    low = high = seen
-    if isinstance(seen, float):  # DynamoDB may have more digits
-        low, high = math.nextafter(seen, -math.inf), math.nextafter(seen, math.inf)
-    between = 'attribute_not_exists(#id) OR #timestamp BETWEEN :low AND :high'
-    return between, {'low': low, 'high': high}
-
-
-StatusOf = Callable[[bytes], Union[str, None]]
+        return 'NOT attribute_type(#timestamp, :number)', {'number': 'N'}
+    # DynamoDB may have more digits than a float
+    low, high = math.nextafter(seen, -math.inf), math.nextafter(seen, math.inf)
+    return '#timestamp BETWEEN :low AND :high', {'low': low, 'high': high}
 
 
 class BlobStore:
-    """Blobs in a table: values of any size, each with a status and an expiry."""
+    """Blobs in a table: values of any size, each with a status and an expiry.
 
-    #: an item may be replaced unless it has the status to keep and has not expired
-    REPLACEABLE = (
-        'attribute_not_exists(#id) OR #ttl <= :now '
-        'OR (attribute_exists(#status) AND #status <> :keep)')
+    status_of: gives the status that is in a value, which counts more than that of its item.
+    """
 
-    def __init__(self, table: Table) -> None:
-        self.table = table
+    # Conditions to write an item where a value with the status ``keep`` would stay:
+    _MISSING = 'attribute_not_exists(#id)'
+    _EXPIRED = '#ttl <= :now'  # and DynamoDB has not deleted it yet
+    _HAS_ANOTHER = 'attribute_exists(#status) AND #status <> :keep'  # if none, its value has one
+    #: any of them; for other items, put() reads the value
+    REPLACEABLE = f'{_MISSING} OR {_EXPIRED} OR ({_HAS_ANOTHER})'
+
+    def __init__(
+            self, table: Table, status_of: Callable[[bytes], str | None] | None = None) -> None:
+        self.table, self.status_of = table, status_of
 
     # --- writing ----------------------------------------------------------------------------------
 
     def put(
             self, id: str, value: bytes, status: str | None, lifetime: float | None = None, *,
-            keep: str | None = None, chord: str | None = None, new: bool = False,
-            status_of: StatusOf | None = None) -> bool:
-        """Stores a value for ``lifetime`` seconds (None: for ever), and what chord it is of.
+            keep: str | None = None, chord: str | None = None, new: bool = False) -> bool:
+        """Stores a value for ``lifetime`` seconds (None: for ever).
 
-        keep: if a value with this status is there, it stays, and False is returned, unless it
-        cannot be read.  new: there is probably none.  status_of: gives the status of a value,
-        whatever its item says.  Raises UnreadableValue for an item that can neither be kept nor be
-        replaced, and InvalidId.
+        keep: if a value with this status is there and can be read, it stays, and False is returned.
+        chord: a link that is stored with it.  new: there is probably no value yet.  Raises
+        UnreadableValue for an item that can neither be kept nor be replaced, and InvalidId.
         """
         check_value(id, len(value), status, InvalidId)
         item, chunks = _items_of(id, value, status, expiry(lifetime))
         if chord:
             item['chord'] = chord
+        batched = new and len(value) <= _BATCHABLE and self.table.may_insert
         try:
             self.table.write_many(puts=chunks)
-            batched = (new and len(value) <= _BATCHABLE
-                       and self.table.may_insert)
-            write = self._insert_batched if batched else self._put_item
-            stored, replaced = write(item, keep, status_of)
+            stored, replaced = (self._insert if batched else self._put_item)(item, keep)
         except BaseException:
-            self._discard(item)
+            self._discard(item, failed=True)
             raise
-        try:
-            self._delete_chunks(replaced if stored else item)
-        except FAILURES as exc:  # what was to be stored is
-            logger.warning('DynamoDB table %s: chunks that item %s does not count stay until they '
-                           'expire or are purged: %s', self.table.name, id, summary(exc))
+        self._discard(replaced if stored else item)
         return stored
 
-    def _insert_batched(
-            self, item: Item, keep: str | None, status_of: StatusOf | None,
-    ) -> tuple[bool, Item | None]:
-        """Inserts an item in a batch with those of other threads; puts it if that fails."""
+    def _insert(self, item: Item, keep: str | None) -> tuple[bool, Item | None]:
+        """As _put_item(); if other threads write concurrently, by one request for all of them."""
         def send(items: Mapping[Any, Any]) -> Sent:
             if len(items) > 1:
                 return Sent((True, None), self.table.insert_many(items.values()))
-            return Sent(self._put_item(item, keep, status_of))
+            return Sent(self._put_item(item, keep))
 
         marshal_item(item)  # raises for what cannot be stored, before it joins a batch
         batcher = shared_batcher(self.table.options)
         return batcher.submit(RESULTS_QUEUE, item['id'], item, send) or (True, None)
 
-    def _put_item(
-            self, item: Item, keep: str | None, status_of: StatusOf | None,
-    ) -> tuple[bool, Item | None]:
+    def _put_item(self, item: Item, keep: str | None) -> tuple[bool, Item | None]:
         """Puts an item; returns whether it was stored, and the item that was there."""
-        condition, seen = (self.REPLACEABLE if keep else None), Item()
-        for _ in range(100):  # each was refused for what another writer did since the one before
-            values = {'now': int(time.time()), 'keep': keep, **seen}
+        condition = self.REPLACEABLE if keep else None
+        values: Item = {'now': int(time.time()), 'keep': keep}
+        for _ in range(100):  # each failure means that another writer got in between
             applied, old = self.table.put(item, condition=condition, values=values)
             if old and all(old.get(name) == item.get(name)
                            for name in ('timestamp', 'version', 'result')):
-                return True, None  # a response was lost, and the request repeated: it is this one
+                return True, None  # a lost response made us send this item twice
             if applied:
                 return True, old
-            if not old or is_expired(old) or old.get('status', keep) != keep:
-                condition = self.REPLACEABLE  # it is gone meanwhile, or has another status
-            elif self._is_kept(old, keep, status_of):
+            if old and self._has_status(old, keep):
                 return False, old
-            else:
-                condition, seen = _as_it_was_seen(old)
+            if old:
+                unchanged, seen = _unchanged(old)
+                condition, values = f'{self.REPLACEABLE} OR {unchanged}', {**values, **seen}
         raise UnreadableValue(f'DynamoDB table {self.table.name}, item {item["id"]}: '
                               'it can neither be kept nor be replaced')
 
-    def _is_kept(self, item: Item, keep: str | None, status_of: StatusOf | None) -> bool:
-        """Whether an item can be read, and its value has the status to keep."""
+    def _has_status(self, item: Item, status: str | None) -> bool:
+        """Whether the value of an item can be read, and has the status."""
+        if item.get('status', status) != status:
+            return False
         stored = self._read({item['id']: item}, math.inf, patient=False).get(item['id'])
         if stored is None or stored.error is not None:
             return False
-        return (status_of(stored.value) if status_of else item.get('status')) == keep
+        return self.status_of is None or self.status_of(stored.value) == status
 
-    def _discard(self, item: Item) -> None:
-        """Deletes the chunks of an item whose store failed, unless it was written all the same."""
+    def _discard(self, item: Item | None, failed: bool = False) -> None:
+        """Deletes the chunks of an item that is not there, which is only logged if it fails.
+
+        failed: its write was not confirmed, so it may be there.
+        """
         chunks = chunk_ids(item)
-        deadline = time.monotonic() + _CLEANING
+        if item is None or not chunks:
+            return
+        deadline = time.monotonic() + _CLEANING if failed else math.inf
         try:
-            # the response to the last attempt may have been lost
-            found = self.table.get(item['id'], deadline=deadline) if chunks else None
-            if chunks and (found or {}).get('version') != item['version']:
+            found = self.table.get(item['id'], deadline=deadline) if failed else None
+            if (found or {}).get('version') != item['version']:
                 self.table.write_many(deletes=chunks, deadline=deadline)
         except FAILURES as exc:
             logger.warning('DynamoDB table %s: %d chunks of item %s stay until they expire or are '
@@ -2336,34 +2327,35 @@ class BlobStore:
     ) -> dict[str, StoredValue]:
         values: dict[str, StoredValue] = {}
         torn: dict[str, bytes] = {}  # by id, the version of which chunks were missing
-        attempts = Backoff(_FIRST_REREAD, _LAST_REREAD, self.table.options.retry_timeout)
-        for again in itertools.chain([False], (True for _ in attempts.attempts(deadline))):
-            if again:  # at once, then after pauses
+        backoff = Backoff(_FIRST_REREAD, _LAST_REREAD, self.table.options.retry_timeout)
+        for again in itertools.chain([False], (True for _ in backoff.attempts(deadline))):
+            if again:  # immediately, then after pauses
                 items = self.table.get_many(torn, deadline=deadline)
-            seen, torn = torn, {}
-            for id, item in items.items():
-                if is_expired(item):
-                    continue
-                try:
-                    value = self._value(item, deadline)
-                except (TypeError, ValueError, AttributeError, KeyError) as exc:
-                    values[id] = self._unreadable(id, f'{type(exc).__name__}: {exc}')
-                    continue
-                if value is not None:
-                    values[id] = StoredValue(value, (id, *chunk_ids(item)), None, item.get('chord'))
-                elif seen.get(id) == item['version']:
-                    values[id] = self._unreadable(id, 'chunks are missing')
-                else:
-                    torn[id] = item['version']
+            read = {id: self._stored(item, torn, deadline)
+                    for id, item in items.items() if not is_expired(item)}
+            torn = {id: items[id]['version'] for id, stored in read.items() if stored is None}
+            values.update((id, stored) for id, stored in read.items() if stored is not None)
             if not torn or (again and not patient):
                 return values
         raise ReplacedMeanwhile(
             f'DynamoDB table {self.table.name}, item {next(iter(torn))}: it was replaced each time '
             'before all of its chunks were read')
 
-    def _unreadable(self, id: str, why: str) -> StoredValue:
-        error = UnreadableValue(f'DynamoDB table {self.table.name}, item {id}: {why}')
-        return StoredValue(b'', (id,), error)
+    def _stored(
+            self, item: Item, torn: Mapping[str, bytes], deadline: float) -> StoredValue | None:
+        """The value of an item; None if chunks are missing, unless they were before (torn)."""
+        id = item['id']
+        what = f'DynamoDB table {self.table.name}, item {id}'
+        try:
+            with refused_if_odd(what):
+                value = self._value(item, deadline)
+            if value is None and torn.get(id) == item['version']:
+                raise UnreadableValue(f'{what}: chunks are missing')
+        except UnreadableValue as exc:
+            return StoredValue(b'', (id,), exc)
+        if value is None:
+            return None
+        return StoredValue(value, (id, *chunk_ids(item)), chord=item.get('chord'))
 
     def _value(self, item: Item, deadline: float) -> bytes | None:
         """The value of an item; None if chunks are missing.  Raises for one of the wrong form."""
@@ -2375,7 +2367,7 @@ class BlobStore:
         if not ids:
             raise ValueError('it counts its chunks wrong')
         pieces: list[bytes] = []
-        for start in range(0, len(ids), GET_BATCH):  # one by one: the first may be missing
+        for start in range(0, len(ids), GET_BATCH):  # none after a page with a missing chunk
             page = ids[start:start + GET_BATCH]
             chunks = self.table.get_many(page, deadline=deadline)
             if len(chunks) < len(page):
@@ -2388,29 +2380,23 @@ class BlobStore:
 
     def delete(self, id: str) -> None:
         """Deletes a value with its chunks."""
-        self._delete_chunks(self.table.delete(id))
+        self.table.write_many(deletes=chunk_ids(self.table.delete(id)))
 
     def delete_many(self, ids: Iterable[str], *, with_chunks: bool = False) -> None:
         """Deletes values in batches; with their chunks (which costs a read of each) or without."""
         ids = list(ids)
-        chunks: list[str] = []
-        if with_chunks:
-            for item in self.table.get_many(ids).values():
-                chunks += chunk_ids(item)
+        items = self.table.get_many(ids).values() if with_chunks else ()
+        chunks = [chunk for item in items for chunk in chunk_ids(item)]
         self.table.write_many(deletes=[*ids, *chunks])
-
-    def _delete_chunks(self, item: Item | None) -> None:
-        self.table.write_many(deletes=chunk_ids(item))
 
     def expire(self, id: str, lifetime: float | None) -> None:
         """Lets a value expire in so many seconds (None: never)."""
         ttl = expiry(lifetime)
         update = 'SET #ttl = :ttl' if ttl else 'REMOVE #ttl'
         exists = 'attribute_exists(#id)'
-        applied, item = self.table.update(id, update, ttl, condition=exists)
-        if applied:
-            for chunk_id in chunk_ids(item):
-                self.table.update(chunk_id, update, ttl, condition=exists)
+        _, item = self.table.update(id, update, ttl, condition=exists)
+        for chunk_id in chunk_ids(item):
+            self.table.update(chunk_id, update, ttl, condition=exists)
 
     def increment(self, id: str) -> int:
         """Adds one to a counter and returns it; two if a response was lost and it asked again."""
@@ -2904,7 +2890,7 @@ class StoringBackend(BaseKeyValueStoreBackend):
 
     @property
     def store(self) -> BlobStore:
-        return BlobStore(shared_table(self.options))
+        return BlobStore(shared_table(self.options), self._status_of)
 
     def _lifetime(self, seconds: float | None, default: int | None = None) -> int | None:
         """Whole seconds (None: for ever).  default: what holds if it is not set."""
@@ -2933,7 +2919,7 @@ class StoringBackend(BaseKeyValueStoreBackend):
         id = self.key_id(key)
         return self.store.put(
             id, self.checked(id, value, limit, state), state, lifetime, keep=keep, chord=chord,
-            new=new, status_of=self._status_of)
+            new=new)
 
     def checked(
             self, id: str, value: Any, limit: int | None = None, state: str | None = None) -> bytes:

@@ -2998,9 +2998,10 @@ def test_a_second_state_goes_alone(writers: Writers, proxy: Proxy) -> None:
     started = threading.Barrier(5)
 
     def store(id: str) -> None:
-        writers.backend.store_result(id, None, states.STARTED)
+        request = celery.app.task.Context()
+        writers.backend.store_result(id, None, states.STARTED, request=request)
         started.wait(20)
-        writers.backend.store_result(id, id, states.SUCCESS)
+        writers.backend.store_result(id, id, states.SUCCESS, request=request)
 
     proxy.faults = lambda operation, body: Delay(0.1)
     threads = [threading.Thread(target=store, args=(id,)) for id in 'abcde']
