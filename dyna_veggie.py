@@ -1455,9 +1455,14 @@ class Pages:
 # Table
 # --------------------------------------------------------------------------------------------------
 #
-# Reads and writes items, alone and in batches, and creates the table when a request finds it
-# missing.  Knows nothing of Celery, nor of what the items hold, but that each has an ``id`` and may
-# have a ``ttl``.
+# Items of one table: gets, conditional writes, batches.  No Celery here, and nothing of what an
+# item holds, but that it has an ``id`` and may have a ``ttl``.
+#
+#   bootstrap   The first request that finds the table missing creates it, and waits until it is
+#               ACTIVE; a lock lets one thread of a process do so.
+#   ttl         The first write turns on time to live.  After a transient error a later one does.
+#   inserts     A batch of new items is one PartiQL request, attempted once.  A circuit breaker
+#               stops it where it is denied, unknown, or fails again and again.
 
 # https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/ServiceQuotas.html
 GET_BATCH = 100  # keys
@@ -1468,22 +1473,22 @@ _ID_LIMIT = 2048  # bytes
 # partition), not because of throttling
 _FULL_RESPONSE = 2**20
 
-# codes of a statement that IAM, or a resource policy, does not allow
-_DENIALS = ('AccessDenied', 'AccessDeniedException')
-# and of one that an engine does not get done
-_NOT_DONE = ('ValidationError', 'InternalServerError', None)
-_NO_STATEMENTS = ', since this engine has no BatchExecuteStatement'
-_INSERT_NEEDED = '; to batch them, grant the IAM action dynamodb:PartiQLInsert'
+# what a person can do, by the codes after which no more inserts are sent
+_INSERT_HINTS = {
+    **dict.fromkeys(('AccessDenied', 'AccessDeniedException'),
+                    '; to batch them, grant the IAM action dynamodb:PartiQLInsert'),
+    'UnknownOperationException': ', since this engine has no BatchExecuteStatement',
+}
+# codes of a statement that an engine does not get done
+_NOT_DONE = {'ValidationError', 'InternalServerError', None}
 
 _BOOTSTRAP = Backoff(base=0.05, maximum=5.0, timeout=300.0)
-_KEY_SCHEMA = [{'AttributeName': 'id', 'KeyType': 'HASH'}]
-_KEY_ATTRIBUTES = [{'AttributeName': 'id', 'AttributeType': 'S'}]
 _KEY_AS_TEXT = 'id (S, HASH)'
-_TTL_PATIENCE = 5.0  # seconds that a new table's first write may take to turn on time to live
-_TTL_PAUSE = 60.0  # seconds after a failure in which no write looks at it
+_TTL_PATIENCE = 5.0  # seconds that bootstrap may take to turn on time to live
+_TTL_PAUSE = 60.0  # seconds between two writes that try to
 
 _USABLE = ('ACTIVE', 'UPDATING')
-# what a person can do about a table in another state; creating and deleting pass by themselves
+# what a person can do about another state
 _STATES = {
     'CREATING': 'try again once it is ACTIVE',
     'DELETING': 'try again once it is gone',
@@ -1527,13 +1532,12 @@ def key_schema_of(table: Mapping[str, Any]) -> str:
 
 def expiry(lifetime: float | None) -> Item:
     """What an item holds to expire in so many seconds; nothing if it never does (None or 0)."""
-    # rounded up: time to live is in whole seconds of the epoch
+    # time to live is in whole seconds
     return {'ttl': math.ceil(time.time() + lifetime)} if lifetime else {}
 
 
 def is_expired(item: Item) -> bool:
-    # DynamoDB deletes hours to days late.  Judged as a condition would: in whole seconds, and a
-    # BOOL is no number.
+    # TTL deletion lags by days.  Compare as a condition would: whole seconds, numbers only.
     ttl = item.get('ttl')
     if isinstance(ttl, bool) or not isinstance(ttl, (int, float)):
         return False
@@ -1548,7 +1552,7 @@ def _of_the_table(by_table: Mapping[str, Any] | None, default: Any) -> Any:
 class Breaker:
     """A circuit breaker, for requests that can be done without.
 
-    After so many failures in a row it is open, for a while; then one failure opens it again.
+    Opens for a while after failures in a row; after that, one failure opens it again.
     """
 
     FAILURES = 3
@@ -1565,12 +1569,15 @@ class Breaker:
     def note(self, failed: bool) -> None:
         self._failures = self._failures + 1 if failed else 0
         if self._failures >= self.FAILURES:
-            self._until = time.monotonic() + self.PAUSE
+            self._until = max(self._until, time.monotonic() + self.PAUSE)
+
+    def open_for_good(self) -> None:
+        self._until = math.inf
 
 
 class WriteResult(NamedTuple):
-    """What came of a write: whether it was applied, and the item that put() replaced, that update()
-    left, or that failed the condition."""
+    """Whether a write was applied, and the item that put() or delete() found, that update() left,
+    or that failed the condition."""
 
     applied: bool
     item: Item | None
@@ -1579,22 +1586,21 @@ class WriteResult(NamedTuple):
 class Table:
     """One DynamoDB table, its items plain dicts with an ``id``.
 
-    Methods go on trying until ``retry_timeout`` or the caller's ``deadline`` (of
-    ``time.monotonic``), and raise what Client.send() raises.  The table is created, if that is
-    allowed, by the first request that finds it missing.  InvalidId is raised before a request.
+    Methods retry until ``retry_timeout`` or the caller's ``deadline`` (of ``time.monotonic``), and
+    raise what Client.send() raises, or InvalidId before a request.
     """
 
     def __init__(self, options: Options) -> None:
         self.options = options
         self.name = options.table
         self.client = Client(options)
-        #: whether insert_many() can work at all; a table is not known to PartiQL by its ARN
-        self.inserts = TABLE_ARN.fullmatch(self.name) is None
-        self._inserting = Breaker()
-        self._told = False  # that it does not
-        #: how many requests of one call may be under way at once
+        self._inserts = Breaker()
+        if TABLE_ARN.fullmatch(self.name):  # PartiQL takes none
+            self._inserts.open_for_good()
+        self._warned = False  # that inserts are not sent
+        #: how many requests of one call may be in flight
         self.overlapped = min(OVERLAPPED, options.max_pool_connections)
-        self._bootstrapping = threading.Lock()  # one thread of a process is enough
+        self._bootstrapping = threading.Lock()  # held by the thread that creates the table
         #: when (of time.monotonic) a write is to look whether time to live is on
         self._ttl_due = -math.inf if (options.ttl_seconds or 0) > 0 else math.inf
 
@@ -1632,32 +1638,34 @@ class Table:
             self, item: Item, *, condition: str | None = None, values: Mapping[str, Any] = {},
     ) -> WriteResult:
         """Writes an item, on a condition if one is given."""
-        check_id(item['id'])
-        try:
-            response = self.request(
-                'put_item', Item=marshal_item(item), ReturnValues='ALL_OLD',
-                **expressions(values, ConditionExpression=condition))
-        except ClientError as exc:
-            return self._refused(exc, item['id'])
-        old = response.get('Attributes')
-        return WriteResult(True, unmarshal_item(old) if old else None)
+        return self._write(
+            'put_item', item['id'], Item=marshal_item(item), ReturnValues='ALL_OLD',
+            **expressions(values, ConditionExpression=condition))
 
     def update(
             self, id: str, update: str, values: Mapping[str, Any], *, condition: str | None = None,
     ) -> WriteResult:
         """Updates an item, on a condition if one is given; creates it if it is missing."""
-        try:
-            response = self.request(
-                'update_item', Key=_key(id), ReturnValues='ALL_NEW',
-                **expressions(values, UpdateExpression=update, ConditionExpression=condition))
-        except ClientError as exc:
-            return self._refused(exc, id)
-        return WriteResult(True, unmarshal_item(response['Attributes']))
+        return self._write(
+            'update_item', id, Key=_key(id), ReturnValues='ALL_NEW',
+            **expressions(values, UpdateExpression=update, ConditionExpression=condition))
 
     def delete(self, id: str) -> Item | None:
         """Deletes an item and returns it as it was."""
-        response = self.request('delete_item', Key=_key(id), ReturnValues='ALL_OLD')
-        return unmarshal_item(response['Attributes']) if 'Attributes' in response else None
+        return self._write('delete_item', id, Key=_key(id), ReturnValues='ALL_OLD').item
+
+    def _write(self, method: str, id: str, **params: Any) -> WriteResult:
+        check_id(id)
+        applied = True
+        try:
+            item = self.request(method, **params).get('Attributes')
+        except ClientError as exc:
+            if error_code(exc) != 'ConditionalCheckFailedException':
+                raise
+            applied, item = False, exc.response.get('Item')
+            if not item:  # the DynamoDB Local of 2020 does not return it
+                return WriteResult(False, self.get(id))
+        return WriteResult(applied, unmarshal_item(item) if item else None)
 
     def write_many(
             self, puts: Iterable[Item] = (), deletes: Iterable[str] = (),
@@ -1685,9 +1693,9 @@ class Table:
     def insert_many(self, items: Iterable[Item]) -> set[str]:
         """Writes items where there is none, by one request that is attempted once.
 
-        Returns the ids of those that it wrote.  For the others there is put(), which also finds out
-        what became of them if the response was lost, and raises what is to be raised: an engine, a
-        mock or instrumentation may raise anything here.  At most 25 items.
+        At most 25.  Returns the ids of those that it wrote.  The others are for put(), which finds
+        out what became of them if the response was lost, and raises what is to be raised: an
+        engine, a mock or instrumentation may raise anything here.
         """
         ids, statements = [], []
         for item in items:
@@ -1696,57 +1704,39 @@ class Table:
             statements.append({
                 'Statement': f'INSERT INTO "{self.name}" VALUE {{{names}}}',
                 'Parameters': [marshal(value) for value in item.values()]})
+        errors: list[Any] = []
         try:
             self._ensure_ttl()
             response = self.client.send(
                 'batch_execute_statement', {'Statements': statements}, deadline=-math.inf)
             errors = [each.get('Error') for each in response['Responses']]
-            codes = [error.get('Code') for error in errors if error is not None]
-            denied = next((code for code in codes if code in _DENIALS), None)
-            if denied:
-                self._inserts_no_more(_INSERT_NEEDED, denied)
-            done = len(codes) < len(errors) or any(code not in _NOT_DONE for code in codes)
-            self._note_insertion(not done, ', '.join(sorted({str(code) for code in codes})))
+            codes = {error.get('Code') for error in errors if error is not None}
+            failed = None not in errors and codes <= _NOT_DONE
+            self._note_insert(failed, codes, ', '.join(sorted(map(str, codes))))
         except SoftTimeLimitExceeded:  # the task is to end, not to go on with put()
             raise
         except Exception as exc:
             errors = []
-            if isinstance(exc, DeniedAction):
-                self._inserts_no_more(_INSERT_NEEDED, summary(exc))
-            elif error_code(exc) == 'UnknownOperationException':
-                self._inserts_no_more(_NO_STATEMENTS, summary(exc))
-            elif not (classify(exc).throttled or error_code(exc) == 'ResourceNotFoundException'):
-                self._note_insertion(True, f'{type(exc).__name__}: {summary(exc)}')
+            code = 'AccessDenied' if isinstance(exc, DeniedAction) else error_code(exc)
+            passing = classify(exc).throttled or code == 'ResourceNotFoundException'
+            self._note_insert(not passing, {code}, f'{type(exc).__name__}: {summary(exc)}')
         return {id for id, error in zip(ids, errors) if error is None}
 
     @property
     def may_insert(self) -> bool:
-        """Whether to insert_many(): neither for good nor for the moment is it known to fail."""
-        return self.inserts and not self._inserting.is_open
+        """Whether insert_many() is not known to fail."""
+        return not self._inserts.is_open
 
-    def _inserts_no_more(self, hint: str, why: str) -> None:
-        self.inserts = False  # for as long as this process lives
-        self._tell_of_insertion(hint, why)
-
-    def _note_insertion(self, failed: bool, why: str) -> None:
-        self._inserting.note(failed)
-        if self._inserting.is_open:
-            self._tell_of_insertion('; it is tried again in a minute', why)
-
-    def _tell_of_insertion(self, hint: str, why: str) -> None:
-        log = logger.debug if self._told else logger.warning
-        self._told = True
-        log('DynamoDB table %s: results are written one request each, which takes more CPU%s: %s',
-            self.name, hint, why)
-
-    def _refused(self, exc: ClientError, id: str) -> WriteResult:
-        if error_code(exc) != 'ConditionalCheckFailedException':
-            raise exc
-        item = exc.response.get('Item')
-        if item:
-            return WriteResult(False, unmarshal_item(item))
-        # the DynamoDB Local of 2020 does not say which item failed the condition
-        return WriteResult(False, self.get(id))
+    def _note_insert(self, failed: bool, codes: set[Any], why: str) -> None:
+        self._inserts.note(failed)
+        hint = next((_INSERT_HINTS[code] for code in _INSERT_HINTS if code in codes), '')
+        if hint:
+            self._inserts.open_for_good()  # for as long as this process lives
+        if self._inserts.is_open:
+            log = logger.debug if self._warned else logger.warning
+            self._warned = True
+            log('DynamoDB table %s: items are written one request each, which takes more CPU%s: %s',
+                self.name, hint or '; batches are tried again in a minute', why)
 
     def _in_pages(
             self, operation: str, ids: Iterable[str], size: int, send: SendPage,
@@ -1791,29 +1781,22 @@ class Table:
     def creation(self) -> dict[str, Any]:
         """The CreateTable request."""
         options = self.options
-        params: dict[str, Any] = {
-            'TableName': self.name, 'BillingMode': options.billing_mode,
-            'KeySchema': _KEY_SCHEMA, 'AttributeDefinitions': _KEY_ATTRIBUTES}
-        if options.billing_mode == 'PROVISIONED':
-            params['ProvisionedThroughput'] = {
-                'ReadCapacityUnits': options.read_throughput,
-                'WriteCapacityUnits': options.write_throughput}
-        if options.table_class:
-            params['TableClass'] = options.table_class
-        if options.tags:
-            params['Tags'] = [{'Key': key, 'Value': value} for key, value in options.tags]
-        if options.deletion_protection:
-            params['DeletionProtectionEnabled'] = True
-        if options.encryption_key:
-            params['SSESpecification'] = {
-                'Enabled': True, 'SSEType': 'KMS', 'KMSMasterKeyId': options.encryption_key}
-        return params
+        throughput = {'ReadCapacityUnits': options.read_throughput,
+                      'WriteCapacityUnits': options.write_throughput}
+        given = {
+            'ProvisionedThroughput': options.billing_mode == 'PROVISIONED' and throughput,
+            'TableClass': options.table_class,
+            'Tags': [{'Key': key, 'Value': value} for key, value in options.tags],
+            'DeletionProtectionEnabled': options.deletion_protection,
+            'SSESpecification': options.encryption_key and {
+                'Enabled': True, 'SSEType': 'KMS', 'KMSMasterKeyId': options.encryption_key}}
+        return {'TableName': self.name, 'BillingMode': options.billing_mode,
+                'KeySchema': [{'AttributeName': 'id', 'KeyType': 'HASH'}],
+                'AttributeDefinitions': [{'AttributeName': 'id', 'AttributeType': 'S'}],
+                **{name: value for name, value in given.items() if value}}
 
     def bootstrap(self) -> None:
-        """Creates the table if it is missing, and turns on time to live; raises what create() does.
-
-        A failure to turn it on is only logged: reads hide what has expired anyway.
-        """
+        """Creates the table if it is missing, as create() does, and turns on time to live."""
         self.create()
         if self.options.create_table:
             self._ttl_due = -math.inf
@@ -1829,18 +1812,17 @@ class Table:
         with self._bootstrapping:
             for _ in _BOOTSTRAP.attempts():
                 table = self._describe()
-                if table is None:
+                status = table['TableStatus'] if table else ''
+                if not table:
                     if not self.options.create_table or TABLE_ARN.fullmatch(self.name):
                         raise self._missing()
                     missing, why = True, self._try_to_create()
-                elif table['TableStatus'] in _USABLE:
+                elif self.options.create_table and status in ('CREATING', 'DELETING'):
+                    why = f'it is {status}'
+                else:
+                    self.check_status(table)
                     self.check_key_schema(table)
                     return missing
-                else:
-                    why = f'it is {table["TableStatus"]}'
-                    passing = table['TableStatus'] in ('CREATING', 'DELETING')
-                    if not self.options.create_table or not passing:
-                        self.check_status(table)
         raise configuration_error(
             f'table={self.name!r} could not be used after {_BOOTSTRAP.timeout:g} s: {why}')
 
@@ -1856,13 +1838,13 @@ class Table:
         return response['Table'] if response else None
 
     def _try_to_create(self) -> str:
-        """Sends CreateTable; returns why there may be no table yet.  Raises for a lasting error."""
+        """Sends CreateTable; returns why there may be no table yet.  Raises permanent errors."""
         logger.info('DynamoDB table %s does not exist, creating it', self.name)
         try:
             self.client.send('create_table', self.creation())
         except ClientError as exc:
-            # another process may be first, the table may still be going, or DynamoDB may create as
-            # many as it does at once; but a limit of the account's tables lasts
+            # Another process may be first, or the table still DELETING.  A limit of creations in
+            # flight is transient, one of the account's tables is not.
             message = str(exc).lower()
             limited = 'limit exceeded:' in message and 'simultaneous' not in message
             if error_code(exc) == 'LimitExceededException' and limited:
@@ -1899,17 +1881,17 @@ class Table:
             raise configuration_error(f'table={self.name!r} is {status}: {hint}')
 
     def _explain_invalid(self) -> None:
-        """Raises ImproperlyConfigured if requests are not valid since the table has another key."""
+        """Raises ImproperlyConfigured if requests are invalid because the table has another key."""
         try:
             table = self.client.send('describe_table', {'TableName': self.name})['Table']
         except FAILURES:
-            return  # the caller raises what it was refused for
+            return  # the caller raises the error of its request
         self.check_key_schema(table)
 
     def _ensure_ttl(self, patience: float = 0) -> None:
-        """Before the first write: for ``ttl_seconds``, also of a table that was created before.
+        """Turns on time to live once, for ``patience`` seconds; by default with one attempt.
 
-        patience: seconds that it may take; by default it is tried once.
+        A failure is only logged, since reads hide expired items anyway.
         """
         if time.monotonic() < self._ttl_due:
             return
@@ -1919,34 +1901,33 @@ class Table:
         except FAILURES as exc:
             passing = classify(exc).transient or error_code(exc) in (
                 'LimitExceededException', 'ResourceInUseException')
+            log = logger.warning if passing else logger.error
+            log('DynamoDB table %s: time to live was not enabled, %s: %s', self.name,
+                'a later write tries again' if passing else 'expired items stay', summary(exc))
             if passing:
-                logger.warning('DynamoDB table %s: time to live was not enabled, a later write '
-                               'tries again: %s', self.name, summary(exc))
                 return
-            logger.error('DynamoDB table %s: time to live was not enabled, expired results '
-                         'stay: %s', self.name, summary(exc))
         self._ttl_due = math.inf
 
     def enable_ttl(self, deadline: float = math.inf) -> None:
         """Turns on time to live, unless it is on, or the table is missing."""
         named = {'TableName': self.name}
-        try:
-            response = self.client.send_unless(
-                ('ResourceNotFoundException',), 'describe_time_to_live', named, deadline=deadline)
-            found = response['TimeToLiveDescription'] if response else {}
-            if found.get('TimeToLiveStatus') in ('DISABLED', 'DISABLING'):
-                specification = {'Enabled': True, 'AttributeName': 'ttl'}
+        response = self.client.send_unless(
+            ('ResourceNotFoundException',), 'describe_time_to_live', named, deadline=deadline)
+        found = response['TimeToLiveDescription'] if response else {}
+        if found.get('TimeToLiveStatus') in ('DISABLED', 'DISABLING'):
+            specification = {'Enabled': True, 'AttributeName': 'ttl'}
+            try:
                 self.client.send(
                     'update_time_to_live', {**named, 'TimeToLiveSpecification': specification},
                     deadline=deadline)
-                logger.info('DynamoDB table %s: time to live enabled', self.name)
-            elif found and found.get('AttributeName') != 'ttl':
-                logger.error(
-                    'DynamoDB table %s: time to live is on attribute %s, not on "ttl": expired '
-                    'results stay', self.name, found.get('AttributeName'))
-        except FAILURES as exc:
-            if 'already enabled' not in str(exc):  # by another process, since it was asked
-                raise
+            except ClientError as exc:
+                if 'already enabled' not in str(exc):  # by another process
+                    raise
+            logger.info('DynamoDB table %s: time to live enabled', self.name)
+        elif found and found.get('AttributeName') != 'ttl':
+            logger.error(
+                'DynamoDB table %s: time to live is on attribute %s, not on "ttl": expired items '
+                'stay', self.name, found.get('AttributeName'))
 
 
 #: the table that all threads of this process share
@@ -5437,7 +5418,7 @@ def least_policy(table: Table, bootstrap: bool, principal: str | None = None) ->
     principal: gives the table's resource policy for this one, of another account.
     """
     # another account names the table by its ARN
-    inserts = table.inserts and not principal
+    inserts = table.may_insert and not principal
     actions = [action for action in WORKER_ACTIONS if action != INSERT or inserts]
     if bootstrap:
         actions += ['CreateTable', 'DescribeTable']
@@ -6051,7 +6032,7 @@ class _Checks:
         """Does what a worker does, with an item of its own."""
         item = {'id': f'dyna-veggie-check-{uuid.uuid4()}', **expiry(3600)}
         began = time.monotonic()
-        actions = [each for each in WORKER_ACTIONS if each != INSERT or self.table.inserts]
+        actions = [each for each in WORKER_ACTIONS if each != INSERT or self.table.may_insert]
         for action in actions:
             failed = None if action == INSERT else False
             self.check(action, functools.partial(WORKER_ACTIONS[action], self.table, item), failed)
