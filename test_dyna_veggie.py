@@ -1435,7 +1435,7 @@ def test_passing_faults_are_waited_out(
         backend.delete('before')
         assert backend.get('before') is None
     elif operation == 'batch delete':
-        backend.store.delete_many(['published_before'])
+        backend.store.delete_many(['before'])
         assert backend.get('before') is None
     elif operation == 'conditional':
         backend.store_result('id', 5, states.SUCCESS)
@@ -1806,15 +1806,15 @@ else:
     raise AssertionError('it has daemon threads')
 app = Celery('sub', broker='memory://', backend={url!r})
 results = app.GroupResult('g', [app.AsyncResult(str(n)) for n in range(250)])
-app.backend.values.table.write_many(puts=[
+app.backend.store.table.write_many(puts=[
     dict(id=app.backend.item_id(leaf.id), status='SUCCESS', timestamp=1,
          result=b'{{"status": "SUCCESS", "result": ' + leaf.id.encode() + b'}}')
     for leaf in results])
 assert results.get(timeout=60) == list(range(250))
-assert len([item for _, page in dv.scan(app.backend.values.table, 2) for item in page]) == 250
+assert len([item for _, page in dv.scan(app.backend.store.table, 2) for item in page]) == 250
 results.forget()
 dv.shared_poller(app.backend.options).serve()  # as gevent and eventlet would have it
-assert [item for _, page in dv.scan(app.backend.values.table, 2) for item in page] == []
+assert [item for _, page in dv.scan(app.backend.store.table, 2) for item in page] == []
 assert app.send_task('task', task_id='sent').id == 'sent'
 """
 
@@ -2083,7 +2083,7 @@ def test_an_answer_that_was_changed_on_its_way_is_asked_for_again(
         endpoint = backend.store.table.client.botocore._endpoint
         answer = endpoint.http_session.send(request)
         answers.append(answer.content)
-        if len(answers) > 2:
+        if len(answers) > 1:
             return answer
         body = answer.content.replace(b'"MQ=="', b'"Nw=="') + b' '
         return raw_answer(request, body, answer.status_code, answer.headers)
@@ -2097,11 +2097,8 @@ def test_an_answer_that_was_changed_on_its_way_is_asked_for_again(
     else:
         # tried once, and not taken for written
         assert backend.store.table.insert_many([{'id': 'new', 'result': b'1'}]) == set()
-        assert len(answers) == 1
-        answers *= 3
         assert any(item['id'] == 'new' for item in all_items(client, table_name))
-    # DynamoDB Local gives no checksum of an error, which ends the second put
-    assert len(answers) == (2 if operation == 'put' else 3)
+    assert len(answers) == (1 if operation == 'insert' else 2)
     if operation == 'put':
         assert backend.get_result('id') == 7
 
@@ -4738,7 +4735,7 @@ def test_a_task_joins_its_chord_itself_after_a_soft_limit_where_no_thread_can_be
     def limit(number: int, frame: Any) -> None:
         # between requests: what is interrupted loses its connection, and the proxy needs a thread
         # for each
-        if frame.f_code.co_name == 'claim':
+        if frame.f_code.co_name == 'acquire':
             signal.setitimer(signal.ITIMER_REAL, 0)
             raise SoftTimeLimitExceeded
 
@@ -7913,7 +7910,7 @@ def test_malformed_labels_of_chords_are_clear_errors(
 
 RUNS: dict[str, dict[str, Any]] = {
     'size of a text': {'size': {'S': 'many'}}, 'size without end': {'size': {'N': '9' * 30}},
-    'size below zero': {'size': {'N': '-5'}}, 'no single': {'single': None},
+    'size below zero': {'size': {'N': '-5'}}, 'no single_leaf': {'single_leaf': None},
     'owner of a text': {'owner': {'S': 'me'}}, 'members of a number': {'members': {'N': '5'}},
     'members of texts': {'members': {'SS': ['x']}}, 'short members': {'members': {'BS': [b'x']}},
     'added of a list': {'added': {'L': [{'N': '1'}]}}, 'failed of maps': {
@@ -7928,7 +7925,7 @@ def test_malformed_runs_are_clear_errors_and_stop_no_command(
         drive.apply()
         drive.returns(0)
         (attribute, value), = change.items()
-        of_run = attribute in ('size', 'single', 'owner')
+        of_run = attribute in ('size', 'single_leaf', 'owner')
         update: dict[str, Any] = {'UpdateExpression': 'REMOVE #a'}
         if value is not None:
             update = {'UpdateExpression': 'SET #a = :v', 'ExpressionAttributeValues': {':v': value}}
@@ -7949,7 +7946,7 @@ def test_malformed_runs_are_clear_errors_and_stop_no_command(
     for name in ('size without end', 'members of a number', 'short members'):
         shown = cli('show', drives[name].group_id, '--json')[1]['chord']
         assert shown['id'] == drives[name].group_id and shown['error'].startswith('its counters: ')
-    code, output = cli('show', drives['no single'].group_id)
+    code, output = cli('show', drives['no single_leaf'].group_id)
     assert code == 0 and 'chord      cannot be read: its counters: KeyError' in output
 
 

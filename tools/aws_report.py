@@ -332,12 +332,12 @@ class Trial:
     # what it needs
 
     @property
-    def values(self) -> dv.BlobStore:
-        return self.app.backend.values
+    def store(self) -> dv.BlobStore:
+        return self.app.backend.store
 
     @property
     def items(self) -> dv.Table:
-        return self.app.backend.values.table
+        return self.app.backend.store.table
 
     def prepare(self) -> None:
         self.meter.mkdir()
@@ -446,7 +446,7 @@ class Trial:
         inserted = self.items.insert_many(second)
         expect(inserted == {item['id'] for item in second} - {first[7]['id']},
                f'of 25 with one that exists, {len(inserted)} were inserted')
-        stored = self.values.get(first[7]['id'])
+        stored = self.store.get(first[7]['id'])
         expect(stored and stored.value == b'1', 'an insertion replaced an item')
 
     def group(self) -> None:
@@ -473,7 +473,7 @@ class Trial:
         expect(found == ids, 'other results were read')
         with self.costing('the same, forgotten', 'forget group', 100):
             results.forget()
-        expect(self.values.get_many([self.app.backend.item_id(id) for id in ids]) == {},
+        expect(self.store.get_many([self.app.backend.item_id(id) for id in ids]) == {},
                'it was not forgotten')
 
     def sets(self) -> None:
@@ -497,12 +497,12 @@ class Trial:
 
     def counters(self) -> None:
         """a number that is added to, also where there is no item; an expiry that is changed"""
-        values = self.values
-        expect([values.increment('counter') for _ in range(3)] == [1, 2, 3], 'it counted wrong')
-        values.expire('counter', 3600)
+        store = self.store
+        expect([store.increment('counter') for _ in range(3)] == [1, 2, 3], 'it counted wrong')
+        store.expire('counter', 3600)
         item = self.items.get('counter') or {}
         expect(item.get('ttl', 0) > time.time() + 3000, f'it expires at {item.get("ttl")}')
-        values.expire('no such item', 3600)
+        store.expire('no such item', 3600)
         expect(self.items.get('no such item') is None, 'an update with a condition made an item')
 
     def pages(self) -> None:
@@ -521,21 +521,21 @@ class Trial:
     def large_value(self) -> None:
         """2 MiB: split, read and deleted"""
         value = secrets.token_bytes(LARGE)
-        self.values.put('large', value, states.SUCCESS, 3600, keep=states.SUCCESS)
-        stored = self.values.get('large')
+        self.store.put('large', value, states.SUCCESS, 3600, keep=states.SUCCESS)
+        stored = self.store.get('large')
         expect(stored and stored.error is None and stored.value == value,
                f'other bytes were read: {stored.error if stored else "none"}')
-        self.values.delete('large')
-        expect(self.values.get('large') is None, 'it was not deleted')
+        self.store.delete('large')
+        expect(self.store.get('large') is None, 'it was not deleted')
 
     def expired_item(self) -> None:
         """is hidden from reads, and replaced by a write that would have kept it"""
         self.items.put({'id': 'expired', 'result': b'old', 'status': states.SUCCESS,
                         'timestamp': time.time() - 60, 'ttl': int(time.time()) - 30})
-        expect(self.values.get('expired') is None, 'it was read')
-        expect(self.values.put('expired', b'new', states.FAILURE, 3600, keep=states.SUCCESS),
+        expect(self.store.get('expired') is None, 'it was read')
+        expect(self.store.put('expired', b'new', states.FAILURE, 3600, keep=states.SUCCESS),
                'it was kept')
-        stored = self.values.get('expired')
+        stored = self.store.get('expired')
         expect(stored and stored.value == b'new', 'it was not replaced')
 
     def scan(self) -> None:
