@@ -1473,13 +1473,14 @@ _ID_LIMIT = 2048  # bytes
 # partition), not because of throttling
 _FULL_RESPONSE = 2**20
 
+_GRANT_INSERT = '; to batch them, grant the IAM action dynamodb:PartiQLInsert'
 # what a person can do, by the codes after which no more inserts are sent
 _INSERT_HINTS = {
-    **dict.fromkeys(('AccessDenied', 'AccessDeniedException'),
-                    '; to batch them, grant the IAM action dynamodb:PartiQLInsert'),
-    'UnknownOperationException': ', since this engine has no BatchExecuteStatement',
+    'AccessDenied': _GRANT_INSERT,
+    'AccessDeniedException': _GRANT_INSERT,
+    'UnknownOperationException': ', because this engine has no BatchExecuteStatement',
 }
-# codes of a statement that an engine does not get done
+# codes of a statement with which an engine fails again and again
 _NOT_DONE = {'ValidationError', 'InternalServerError', None}
 
 _BOOTSTRAP = Backoff(base=0.05, maximum=5.0, timeout=300.0)
@@ -1487,8 +1488,7 @@ _KEY_AS_TEXT = 'id (S, HASH)'
 _TTL_PATIENCE = 5.0  # seconds that bootstrap may take to turn on time to live
 _TTL_PAUSE = 60.0  # seconds between two writes that try to
 
-_USABLE = ('ACTIVE', 'UPDATING')
-# what a person can do about another state
+# what a person can do about a table that is not ACTIVE
 _STATES = {
     'CREATING': 'try again once it is ACTIVE',
     'DELETING': 'try again once it is gone',
@@ -1550,10 +1550,7 @@ def _of_the_table(by_table: Mapping[str, Any] | None, default: Any) -> Any:
 
 
 class Breaker:
-    """A circuit breaker, for requests that can be done without.
-
-    Opens for a while after failures in a row; after that, one failure opens it again.
-    """
+    """A circuit breaker: open for a while after failures in a row; then one failure opens it."""
 
     FAILURES = 3
     PAUSE = 60.0  # seconds
@@ -1729,9 +1726,9 @@ class Table:
 
     def _note_insert(self, failed: bool, codes: set[Any], why: str) -> None:
         self._inserts.note(failed)
-        hint = next((_INSERT_HINTS[code] for code in _INSERT_HINTS if code in codes), '')
+        hint = next((_INSERT_HINTS[code] for code in codes if code in _INSERT_HINTS), '')
         if hint:
-            self._inserts.open_for_good()  # for as long as this process lives
+            self._inserts.open_for_good()
         if self._inserts.is_open:
             log = logger.debug if self._warned else logger.warning
             self._warned = True
@@ -1820,8 +1817,7 @@ class Table:
                 elif self.options.create_table and status in ('CREATING', 'DELETING'):
                     why = f'it is {status}'
                 else:
-                    self.check_status(table)
-                    self.check_key_schema(table)
+                    self.check(table)
                     return missing
         raise configuration_error(
             f'table={self.name!r} could not be used after {_BOOTSTRAP.timeout:g} s: {why}')
@@ -1866,17 +1862,13 @@ class Table:
         return configuration_error(
             f'table={self.name!r} does not exist in {region}: {hint}', MissingTable)
 
-    def check_key_schema(self, table: Mapping[str, Any]) -> None:
-        """Raises ImproperlyConfigured for a table with another key.  table: of DescribeTable."""
-        key = key_schema_of(table)
+    def check(self, table: Mapping[str, Any]) -> None:
+        """Raises ImproperlyConfigured for a table that cannot be used.  table: of DescribeTable."""
+        status, key = table['TableStatus'], key_schema_of(table)
         if key != _KEY_AS_TEXT:
             raise option_error(
                 'table', self.name, f'a table with the key {_KEY_AS_TEXT}; its key is {key}')
-
-    def check_status(self, table: Mapping[str, Any]) -> None:
-        """Raises ImproperlyConfigured for a table that cannot be used.  table: as above."""
-        status = table['TableStatus']
-        if status not in _USABLE:
+        if status not in ('ACTIVE', 'UPDATING'):
             hint = _STATES.get(status, "see AWS's documentation of this status")
             raise configuration_error(f'table={self.name!r} is {status}: {hint}')
 
@@ -1886,7 +1878,7 @@ class Table:
             table = self.client.send('describe_table', {'TableName': self.name})['Table']
         except FAILURES:
             return  # the caller raises the error of its request
-        self.check_key_schema(table)
+        self.check(table)
 
     def _ensure_ttl(self, patience: float = 0) -> None:
         """Turns on time to live once, for ``patience`` seconds; by default with one attempt.
@@ -1958,7 +1950,7 @@ FOLLOWER_TIMEOUT = 60.0  # seconds that a follower waits; to go alone is never w
 
 
 class Sent(NamedTuple):
-    """A request for a batch that was sent: its response, and the keys that it committed."""
+    """The response to a request, and the keys of the entries that it committed."""
 
     response: Any
     committed: Container[Any] = ()
@@ -1977,8 +1969,8 @@ class _Batch:
         self.target = target
         self.full = threading.Event()  # it has as many entries as its target
         self.sealed = False  # it takes no more
-        self.done = threading.Event()  # what its leader has committed is known
-        self.committed: Container[Any] = ()
+        self.sent = Sent(None)
+        self.done = threading.Event()  # its leader has sent it, or never will
 
 
 class Batcher:
@@ -1992,12 +1984,14 @@ class Batcher:
     def submit(self, queue: str, key: Any, entry: Any, send: Send) -> Any:
         """The response to a request with the entry; None if a leader has committed it."""
         batch, previous = self._enter(queue, key, entry)
-        if batch.leader != threading.get_ident():
+        if batch.leader == threading.get_ident():
+            self._lead(queue, batch, previous, send)
+            if key in batch.sent.committed or len(batch.entries) == 1:
+                return batch.sent.response
+        else:
             batch.done.wait(FOLLOWER_TIMEOUT)
-            return None if key in batch.committed else send({key: entry}).response
-        sent = self._lead(queue, batch, previous, send)
-        if key in sent.committed or len(batch.entries) == 1:
-            return sent.response
+            if key in batch.sent.committed:
+                return None
         return send({key: entry}).response
 
     def waiting(self, queue: str) -> int:
@@ -2021,7 +2015,7 @@ class Batcher:
                 batch.full.set()
             return batch, previous
 
-    def _lead(self, queue: str, batch: _Batch, previous: _Batch | None, send: Send) -> Sent:
+    def _lead(self, queue: str, batch: _Batch, previous: _Batch | None, send: Send) -> None:
         """Sends a batch once the one before is done; with nothing in flight, once it is full."""
         try:
             if previous is not None:
@@ -2030,9 +2024,7 @@ class Batcher:
                 batch.full.wait(LINGER)
             with self._lock:
                 batch.sealed = True
-            sent = send(batch.entries)
-            batch.committed = sent.committed
-            return sent
+            batch.sent = send(batch.entries)
         finally:  # also after an exception: the followers go on alone
             with self._lock:
                 if self._newest.get(queue) is batch:
@@ -2216,37 +2208,38 @@ class BlobStore:
         batched = new and len(value) <= _BATCHABLE and self.table.may_insert
         try:
             self.table.write_many(puts=chunks)
-            stored, replaced = (self._insert if batched else self._put_item)(item, keep)
+            written = (self._insert if batched else self._put_item)(item, keep)
         except BaseException:
             self._discard(item, failed=True)
             raise
-        self._discard(replaced if stored else item)
-        return stored
+        self._discard(written.item if written.applied else item)
+        return written.applied
 
-    def _insert(self, item: Item, keep: str | None) -> tuple[bool, Item | None]:
+    def _insert(self, item: Item, keep: str | None) -> WriteResult:
         """As _put_item(); if other threads write concurrently, by one request for all of them."""
+        inserted = WriteResult(True, None)
+
         def send(items: Mapping[Any, Any]) -> Sent:
             if len(items) > 1:
-                return Sent((True, None), self.table.insert_many(items.values()))
+                return Sent(inserted, self.table.insert_many(items.values()))
             return Sent(self._put_item(item, keep))
 
         marshal_item(item)  # raises for what cannot be stored, before it joins a batch
         batcher = shared_batcher(self.table.options)
-        return batcher.submit(RESULTS_QUEUE, item['id'], item, send) or (True, None)
+        return batcher.submit(RESULTS_QUEUE, item['id'], item, send) or inserted
 
-    def _put_item(self, item: Item, keep: str | None) -> tuple[bool, Item | None]:
-        """Puts an item; returns whether it was stored, and the item that was there."""
+    def _put_item(self, item: Item, keep: str | None) -> WriteResult:
+        """Puts an item, unless a readable value with the status ``keep`` is there."""
         condition = self.REPLACEABLE if keep else None
         values: Item = {'now': int(time.time()), 'keep': keep}
         for _ in range(100):  # each failure means that another writer got in between
-            applied, old = self.table.put(item, condition=condition, values=values)
+            result = self.table.put(item, condition=condition, values=values)
+            old = result.item
             if old and all(old.get(name) == item.get(name)
                            for name in ('timestamp', 'version', 'result')):
-                return True, None  # a lost response made us send this item twice
-            if applied:
-                return True, old
-            if old and self._has_status(old, keep):
-                return False, old
+                return WriteResult(True, None)  # a lost response made us send this item twice
+            if result.applied or (old and self._has_status(old, keep)):
+                return result
             if old:
                 unchanged, seen = _unchanged(old)
                 condition, values = f'{self.REPLACEABLE} OR {unchanged}', {**values, **seen}
@@ -2263,9 +2256,9 @@ class BlobStore:
         return self.status_of is None or self.status_of(stored.value) == status
 
     def _discard(self, item: Item | None, failed: bool = False) -> None:
-        """Deletes the chunks of an item that is not there, which is only logged if it fails.
+        """Deletes the chunks of an item that was replaced or not written; a failure is only logged.
 
-        failed: its write was not confirmed, so it may be there.
+        failed: the write was not confirmed, so the item may be there.
         """
         chunks = chunk_ids(item)
         if item is None or not chunks:
@@ -5315,8 +5308,7 @@ def describe(table: Table) -> dict[str, Any]:
     Raises ImproperlyConfigured for a table that has another key, or cannot be used.
     """
     description = table.request('describe_table')['Table']
-    table.check_key_schema(description)
-    table.check_status(description)
+    table.check(description)
     billing = description.get('BillingModeSummary', {}).get('BillingMode', 'PROVISIONED')
     provisioned = description.get('ProvisionedThroughput', {}) if billing == 'PROVISIONED' else {}
     return {'status': description['TableStatus'], 'key': key_schema_of(description),
