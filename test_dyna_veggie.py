@@ -3136,6 +3136,12 @@ def test_a_breaker_opens_after_failures_in_a_row() -> None:
         breaker.note(failed)
         seen.append(breaker.is_open)
     assert seen == [False] * 5 + [True, True]  # for its pause, whatever ends until then
+    breaker.PAUSE = -1.0  # it would be over
+    breaker.open_for_good()
+    breaker.note(True)
+    breaker.note(True)
+    breaker.note(True)
+    assert breaker.is_open
 
 
 @pytest.mark.parametrize('fault', [ServerError(), Error('ValidationException'), ResetAfter()],
