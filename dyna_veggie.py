@@ -1455,9 +1455,14 @@ class Pages:
 # Table
 # --------------------------------------------------------------------------------------------------
 #
-# Reads and writes items, alone and in batches, and creates the table when a request finds it
-# missing.  Knows nothing of Celery, nor of what the items hold, but that each has an ``id`` and may
-# have a ``ttl``.
+# Items of one table: gets, conditional writes, batches.  No Celery here, and nothing of what an
+# item holds, but that it has an ``id`` and may have a ``ttl``.
+#
+#   bootstrap   The first request that finds the table missing creates it, and waits until it is
+#               ACTIVE; a lock lets one thread of a process do so.
+#   ttl         The first write turns on time to live.  After a transient error a later one does.
+#   inserts     A batch of new items is one PartiQL request, attempted once.  A circuit breaker
+#               stops it where it is denied, unknown, or fails again and again.
 
 # https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/ServiceQuotas.html
 GET_BATCH = 100  # keys
@@ -1468,22 +1473,22 @@ _ID_LIMIT = 2048  # bytes
 # partition), not because of throttling
 _FULL_RESPONSE = 2**20
 
-# codes of a statement that IAM, or a resource policy, does not allow
-_DENIALS = ('AccessDenied', 'AccessDeniedException')
-# and of one that an engine does not get done
-_NOT_DONE = ('ValidationError', 'InternalServerError', None)
-_NO_STATEMENTS = ', since this engine has no BatchExecuteStatement'
-_INSERT_NEEDED = '; to batch them, grant the IAM action dynamodb:PartiQLInsert'
+_GRANT_INSERT = '; to batch them, grant the IAM action dynamodb:PartiQLInsert'
+# what a person can do, by the codes after which no more inserts are sent
+_INSERT_HINTS = {
+    'AccessDenied': _GRANT_INSERT,
+    'AccessDeniedException': _GRANT_INSERT,
+    'UnknownOperationException': ', because this engine has no BatchExecuteStatement',
+}
+# codes of a statement with which an engine fails again and again
+_NOT_DONE = {'ValidationError', 'InternalServerError', None}
 
 _BOOTSTRAP = Backoff(base=0.05, maximum=5.0, timeout=300.0)
-_KEY_SCHEMA = [{'AttributeName': 'id', 'KeyType': 'HASH'}]
-_KEY_ATTRIBUTES = [{'AttributeName': 'id', 'AttributeType': 'S'}]
 _KEY_AS_TEXT = 'id (S, HASH)'
-_TTL_PATIENCE = 5.0  # seconds that a new table's first write may take to turn on time to live
-_TTL_PAUSE = 60.0  # seconds after a failure in which no write looks at it
+_TTL_PATIENCE = 5.0  # seconds that bootstrap may take to turn on time to live
+_TTL_PAUSE = 60.0  # seconds between two writes that try to
 
-_USABLE = ('ACTIVE', 'UPDATING')
-# what a person can do about a table in another state; creating and deleting pass by themselves
+# what a person can do about a table that is not ACTIVE
 _STATES = {
     'CREATING': 'try again once it is ACTIVE',
     'DELETING': 'try again once it is gone',
@@ -1527,13 +1532,12 @@ def key_schema_of(table: Mapping[str, Any]) -> str:
 
 def expiry(lifetime: float | None) -> Item:
     """What an item holds to expire in so many seconds; nothing if it never does (None or 0)."""
-    # rounded up: time to live is in whole seconds of the epoch
+    # time to live is in whole seconds
     return {'ttl': math.ceil(time.time() + lifetime)} if lifetime else {}
 
 
 def is_expired(item: Item) -> bool:
-    # DynamoDB deletes hours to days late.  Judged as a condition would: in whole seconds, and a
-    # BOOL is no number.
+    # TTL deletion lags by days.  Compare as a condition would: whole seconds, numbers only.
     ttl = item.get('ttl')
     if isinstance(ttl, bool) or not isinstance(ttl, (int, float)):
         return False
@@ -1546,10 +1550,7 @@ def _of_the_table(by_table: Mapping[str, Any] | None, default: Any) -> Any:
 
 
 class Breaker:
-    """A circuit breaker, for requests that can be done without.
-
-    After so many failures in a row it is open, for a while; then one failure opens it again.
-    """
+    """A circuit breaker: open for a while after failures in a row; then one failure opens it."""
 
     FAILURES = 3
     PAUSE = 60.0  # seconds
@@ -1565,12 +1566,15 @@ class Breaker:
     def note(self, failed: bool) -> None:
         self._failures = self._failures + 1 if failed else 0
         if self._failures >= self.FAILURES:
-            self._until = time.monotonic() + self.PAUSE
+            self._until = max(self._until, time.monotonic() + self.PAUSE)
+
+    def open_for_good(self) -> None:
+        self._until = math.inf
 
 
 class WriteResult(NamedTuple):
-    """What came of a write: whether it was applied, and the item that put() replaced, that update()
-    left, or that failed the condition."""
+    """Whether a write was applied, and the item that put() or delete() found, that update() left,
+    or that failed the condition."""
 
     applied: bool
     item: Item | None
@@ -1579,22 +1583,21 @@ class WriteResult(NamedTuple):
 class Table:
     """One DynamoDB table, its items plain dicts with an ``id``.
 
-    Methods go on trying until ``retry_timeout`` or the caller's ``deadline`` (of
-    ``time.monotonic``), and raise what Client.send() raises.  The table is created, if that is
-    allowed, by the first request that finds it missing.  InvalidId is raised before a request.
+    Methods retry until ``retry_timeout`` or the caller's ``deadline`` (of ``time.monotonic``), and
+    raise what Client.send() raises, or InvalidId before a request.
     """
 
     def __init__(self, options: Options) -> None:
         self.options = options
         self.name = options.table
         self.client = Client(options)
-        #: whether insert_many() can work at all; a table is not known to PartiQL by its ARN
-        self.inserts = TABLE_ARN.fullmatch(self.name) is None
-        self._inserting = Breaker()
-        self._told = False  # that it does not
-        #: how many requests of one call may be under way at once
+        self._inserts = Breaker()
+        if TABLE_ARN.fullmatch(self.name):  # PartiQL takes none
+            self._inserts.open_for_good()
+        self._warned = False  # that inserts are not sent
+        #: how many requests of one call may be in flight
         self.overlapped = min(OVERLAPPED, options.max_pool_connections)
-        self._bootstrapping = threading.Lock()  # one thread of a process is enough
+        self._bootstrapping = threading.Lock()  # held by the thread that creates the table
         #: when (of time.monotonic) a write is to look whether time to live is on
         self._ttl_due = -math.inf if (options.ttl_seconds or 0) > 0 else math.inf
 
@@ -1632,32 +1635,34 @@ class Table:
             self, item: Item, *, condition: str | None = None, values: Mapping[str, Any] = {},
     ) -> WriteResult:
         """Writes an item, on a condition if one is given."""
-        check_id(item['id'])
-        try:
-            response = self.request(
-                'put_item', Item=marshal_item(item), ReturnValues='ALL_OLD',
-                **expressions(values, ConditionExpression=condition))
-        except ClientError as exc:
-            return self._refused(exc, item['id'])
-        old = response.get('Attributes')
-        return WriteResult(True, unmarshal_item(old) if old else None)
+        return self._write(
+            'put_item', item['id'], Item=marshal_item(item), ReturnValues='ALL_OLD',
+            **expressions(values, ConditionExpression=condition))
 
     def update(
             self, id: str, update: str, values: Mapping[str, Any], *, condition: str | None = None,
     ) -> WriteResult:
         """Updates an item, on a condition if one is given; creates it if it is missing."""
-        try:
-            response = self.request(
-                'update_item', Key=_key(id), ReturnValues='ALL_NEW',
-                **expressions(values, UpdateExpression=update, ConditionExpression=condition))
-        except ClientError as exc:
-            return self._refused(exc, id)
-        return WriteResult(True, unmarshal_item(response['Attributes']))
+        return self._write(
+            'update_item', id, Key=_key(id), ReturnValues='ALL_NEW',
+            **expressions(values, UpdateExpression=update, ConditionExpression=condition))
 
     def delete(self, id: str) -> Item | None:
         """Deletes an item and returns it as it was."""
-        response = self.request('delete_item', Key=_key(id), ReturnValues='ALL_OLD')
-        return unmarshal_item(response['Attributes']) if 'Attributes' in response else None
+        return self._write('delete_item', id, Key=_key(id), ReturnValues='ALL_OLD').item
+
+    def _write(self, method: str, id: str, **params: Any) -> WriteResult:
+        check_id(id)
+        applied = True
+        try:
+            item = self.request(method, **params).get('Attributes')
+        except ClientError as exc:
+            if error_code(exc) != 'ConditionalCheckFailedException':
+                raise
+            applied, item = False, exc.response.get('Item')
+            if not item:  # the DynamoDB Local of 2020 does not return it
+                return WriteResult(False, self.get(id))
+        return WriteResult(applied, unmarshal_item(item) if item else None)
 
     def write_many(
             self, puts: Iterable[Item] = (), deletes: Iterable[str] = (),
@@ -1685,9 +1690,9 @@ class Table:
     def insert_many(self, items: Iterable[Item]) -> set[str]:
         """Writes items where there is none, by one request that is attempted once.
 
-        Returns the ids of those that it wrote.  For the others there is put(), which also finds out
-        what became of them if the response was lost, and raises what is to be raised: an engine, a
-        mock or instrumentation may raise anything here.  At most 25 items.
+        At most 25.  Returns the ids of those that it wrote.  The others are for put(), which finds
+        out what became of them if the response was lost, and raises what is to be raised: an
+        engine, a mock or instrumentation may raise anything here.
         """
         ids, statements = [], []
         for item in items:
@@ -1696,57 +1701,39 @@ class Table:
             statements.append({
                 'Statement': f'INSERT INTO "{self.name}" VALUE {{{names}}}',
                 'Parameters': [marshal(value) for value in item.values()]})
+        errors: list[Any] = []
         try:
             self._ensure_ttl()
             response = self.client.send(
                 'batch_execute_statement', {'Statements': statements}, deadline=-math.inf)
             errors = [each.get('Error') for each in response['Responses']]
-            codes = [error.get('Code') for error in errors if error is not None]
-            denied = next((code for code in codes if code in _DENIALS), None)
-            if denied:
-                self._inserts_no_more(_INSERT_NEEDED, denied)
-            done = len(codes) < len(errors) or any(code not in _NOT_DONE for code in codes)
-            self._note_insertion(not done, ', '.join(sorted({str(code) for code in codes})))
+            codes = {error.get('Code') for error in errors if error is not None}
+            failed = None not in errors and codes <= _NOT_DONE
+            self._note_insert(failed, codes, ', '.join(sorted(map(str, codes))))
         except SoftTimeLimitExceeded:  # the task is to end, not to go on with put()
             raise
         except Exception as exc:
             errors = []
-            if isinstance(exc, DeniedAction):
-                self._inserts_no_more(_INSERT_NEEDED, summary(exc))
-            elif error_code(exc) == 'UnknownOperationException':
-                self._inserts_no_more(_NO_STATEMENTS, summary(exc))
-            elif not (classify(exc).throttled or error_code(exc) == 'ResourceNotFoundException'):
-                self._note_insertion(True, f'{type(exc).__name__}: {summary(exc)}')
+            code = 'AccessDenied' if isinstance(exc, DeniedAction) else error_code(exc)
+            passing = classify(exc).throttled or code == 'ResourceNotFoundException'
+            self._note_insert(not passing, {code}, f'{type(exc).__name__}: {summary(exc)}')
         return {id for id, error in zip(ids, errors) if error is None}
 
     @property
     def may_insert(self) -> bool:
-        """Whether to insert_many(): neither for good nor for the moment is it known to fail."""
-        return self.inserts and not self._inserting.is_open
+        """Whether insert_many() is not known to fail."""
+        return not self._inserts.is_open
 
-    def _inserts_no_more(self, hint: str, why: str) -> None:
-        self.inserts = False  # for as long as this process lives
-        self._tell_of_insertion(hint, why)
-
-    def _note_insertion(self, failed: bool, why: str) -> None:
-        self._inserting.note(failed)
-        if self._inserting.is_open:
-            self._tell_of_insertion('; it is tried again in a minute', why)
-
-    def _tell_of_insertion(self, hint: str, why: str) -> None:
-        log = logger.debug if self._told else logger.warning
-        self._told = True
-        log('DynamoDB table %s: results are written one request each, which takes more CPU%s: %s',
-            self.name, hint, why)
-
-    def _refused(self, exc: ClientError, id: str) -> WriteResult:
-        if error_code(exc) != 'ConditionalCheckFailedException':
-            raise exc
-        item = exc.response.get('Item')
-        if item:
-            return WriteResult(False, unmarshal_item(item))
-        # the DynamoDB Local of 2020 does not say which item failed the condition
-        return WriteResult(False, self.get(id))
+    def _note_insert(self, failed: bool, codes: set[Any], why: str) -> None:
+        self._inserts.note(failed)
+        hint = next((_INSERT_HINTS[code] for code in codes if code in _INSERT_HINTS), '')
+        if hint:
+            self._inserts.open_for_good()
+        if self._inserts.is_open:
+            log = logger.debug if self._warned else logger.warning
+            self._warned = True
+            log('DynamoDB table %s: items are written one request each, which takes more CPU%s: %s',
+                self.name, hint or '; batches are tried again in a minute', why)
 
     def _in_pages(
             self, operation: str, ids: Iterable[str], size: int, send: SendPage,
@@ -1791,29 +1778,22 @@ class Table:
     def creation(self) -> dict[str, Any]:
         """The CreateTable request."""
         options = self.options
-        params: dict[str, Any] = {
-            'TableName': self.name, 'BillingMode': options.billing_mode,
-            'KeySchema': _KEY_SCHEMA, 'AttributeDefinitions': _KEY_ATTRIBUTES}
-        if options.billing_mode == 'PROVISIONED':
-            params['ProvisionedThroughput'] = {
-                'ReadCapacityUnits': options.read_throughput,
-                'WriteCapacityUnits': options.write_throughput}
-        if options.table_class:
-            params['TableClass'] = options.table_class
-        if options.tags:
-            params['Tags'] = [{'Key': key, 'Value': value} for key, value in options.tags]
-        if options.deletion_protection:
-            params['DeletionProtectionEnabled'] = True
-        if options.encryption_key:
-            params['SSESpecification'] = {
-                'Enabled': True, 'SSEType': 'KMS', 'KMSMasterKeyId': options.encryption_key}
-        return params
+        throughput = {'ReadCapacityUnits': options.read_throughput,
+                      'WriteCapacityUnits': options.write_throughput}
+        given = {
+            'ProvisionedThroughput': options.billing_mode == 'PROVISIONED' and throughput,
+            'TableClass': options.table_class,
+            'Tags': [{'Key': key, 'Value': value} for key, value in options.tags],
+            'DeletionProtectionEnabled': options.deletion_protection,
+            'SSESpecification': options.encryption_key and {
+                'Enabled': True, 'SSEType': 'KMS', 'KMSMasterKeyId': options.encryption_key}}
+        return {'TableName': self.name, 'BillingMode': options.billing_mode,
+                'KeySchema': [{'AttributeName': 'id', 'KeyType': 'HASH'}],
+                'AttributeDefinitions': [{'AttributeName': 'id', 'AttributeType': 'S'}],
+                **{name: value for name, value in given.items() if value}}
 
     def bootstrap(self) -> None:
-        """Creates the table if it is missing, and turns on time to live; raises what create() does.
-
-        A failure to turn it on is only logged: reads hide what has expired anyway.
-        """
+        """Creates the table if it is missing, as create() does, and turns on time to live."""
         self.create()
         if self.options.create_table:
             self._ttl_due = -math.inf
@@ -1829,18 +1809,16 @@ class Table:
         with self._bootstrapping:
             for _ in _BOOTSTRAP.attempts():
                 table = self._describe()
-                if table is None:
+                status = table['TableStatus'] if table else ''
+                if not table:
                     if not self.options.create_table or TABLE_ARN.fullmatch(self.name):
                         raise self._missing()
                     missing, why = True, self._try_to_create()
-                elif table['TableStatus'] in _USABLE:
-                    self.check_key_schema(table)
-                    return missing
+                elif self.options.create_table and status in ('CREATING', 'DELETING'):
+                    why = f'it is {status}'
                 else:
-                    why = f'it is {table["TableStatus"]}'
-                    passing = table['TableStatus'] in ('CREATING', 'DELETING')
-                    if not self.options.create_table or not passing:
-                        self.check_status(table)
+                    self.check(table)
+                    return missing
         raise configuration_error(
             f'table={self.name!r} could not be used after {_BOOTSTRAP.timeout:g} s: {why}')
 
@@ -1856,13 +1834,13 @@ class Table:
         return response['Table'] if response else None
 
     def _try_to_create(self) -> str:
-        """Sends CreateTable; returns why there may be no table yet.  Raises for a lasting error."""
+        """Sends CreateTable; returns why there may be no table yet.  Raises permanent errors."""
         logger.info('DynamoDB table %s does not exist, creating it', self.name)
         try:
             self.client.send('create_table', self.creation())
         except ClientError as exc:
-            # another process may be first, the table may still be going, or DynamoDB may create as
-            # many as it does at once; but a limit of the account's tables lasts
+            # Another process may be first, or the table still DELETING.  A limit of creations in
+            # flight is transient, one of the account's tables is not.
             message = str(exc).lower()
             limited = 'limit exceeded:' in message and 'simultaneous' not in message
             if error_code(exc) == 'LimitExceededException' and limited:
@@ -1884,32 +1862,28 @@ class Table:
         return configuration_error(
             f'table={self.name!r} does not exist in {region}: {hint}', MissingTable)
 
-    def check_key_schema(self, table: Mapping[str, Any]) -> None:
-        """Raises ImproperlyConfigured for a table with another key.  table: of DescribeTable."""
-        key = key_schema_of(table)
+    def check(self, table: Mapping[str, Any]) -> None:
+        """Raises ImproperlyConfigured for a table that cannot be used.  table: of DescribeTable."""
+        status, key = table['TableStatus'], key_schema_of(table)
         if key != _KEY_AS_TEXT:
             raise option_error(
                 'table', self.name, f'a table with the key {_KEY_AS_TEXT}; its key is {key}')
-
-    def check_status(self, table: Mapping[str, Any]) -> None:
-        """Raises ImproperlyConfigured for a table that cannot be used.  table: as above."""
-        status = table['TableStatus']
-        if status not in _USABLE:
+        if status not in ('ACTIVE', 'UPDATING'):
             hint = _STATES.get(status, "see AWS's documentation of this status")
             raise configuration_error(f'table={self.name!r} is {status}: {hint}')
 
     def _explain_invalid(self) -> None:
-        """Raises ImproperlyConfigured if requests are not valid since the table has another key."""
+        """Raises ImproperlyConfigured if requests are invalid because the table has another key."""
         try:
             table = self.client.send('describe_table', {'TableName': self.name})['Table']
         except FAILURES:
-            return  # the caller raises what it was refused for
-        self.check_key_schema(table)
+            return  # the caller raises the error of its request
+        self.check(table)
 
     def _ensure_ttl(self, patience: float = 0) -> None:
-        """Before the first write: for ``ttl_seconds``, also of a table that was created before.
+        """Turns on time to live once, for ``patience`` seconds; by default with one attempt.
 
-        patience: seconds that it may take; by default it is tried once.
+        A failure is only logged, since reads hide expired items anyway.
         """
         if time.monotonic() < self._ttl_due:
             return
@@ -1919,34 +1893,33 @@ class Table:
         except FAILURES as exc:
             passing = classify(exc).transient or error_code(exc) in (
                 'LimitExceededException', 'ResourceInUseException')
+            log = logger.warning if passing else logger.error
+            log('DynamoDB table %s: time to live was not enabled, %s: %s', self.name,
+                'a later write tries again' if passing else 'expired items stay', summary(exc))
             if passing:
-                logger.warning('DynamoDB table %s: time to live was not enabled, a later write '
-                               'tries again: %s', self.name, summary(exc))
                 return
-            logger.error('DynamoDB table %s: time to live was not enabled, expired results '
-                         'stay: %s', self.name, summary(exc))
         self._ttl_due = math.inf
 
     def enable_ttl(self, deadline: float = math.inf) -> None:
         """Turns on time to live, unless it is on, or the table is missing."""
         named = {'TableName': self.name}
-        try:
-            response = self.client.send_unless(
-                ('ResourceNotFoundException',), 'describe_time_to_live', named, deadline=deadline)
-            found = response['TimeToLiveDescription'] if response else {}
-            if found.get('TimeToLiveStatus') in ('DISABLED', 'DISABLING'):
-                specification = {'Enabled': True, 'AttributeName': 'ttl'}
+        response = self.client.send_unless(
+            ('ResourceNotFoundException',), 'describe_time_to_live', named, deadline=deadline)
+        found = response['TimeToLiveDescription'] if response else {}
+        if found.get('TimeToLiveStatus') in ('DISABLED', 'DISABLING'):
+            specification = {'Enabled': True, 'AttributeName': 'ttl'}
+            try:
                 self.client.send(
                     'update_time_to_live', {**named, 'TimeToLiveSpecification': specification},
                     deadline=deadline)
-                logger.info('DynamoDB table %s: time to live enabled', self.name)
-            elif found and found.get('AttributeName') != 'ttl':
-                logger.error(
-                    'DynamoDB table %s: time to live is on attribute %s, not on "ttl": expired '
-                    'results stay', self.name, found.get('AttributeName'))
-        except FAILURES as exc:
-            if 'already enabled' not in str(exc):  # by another process, since it was asked
-                raise
+            except ClientError as exc:
+                if 'already enabled' not in str(exc):  # by another process
+                    raise
+            logger.info('DynamoDB table %s: time to live enabled', self.name)
+        elif found and found.get('AttributeName') != 'ttl':
+            logger.error(
+                'DynamoDB table %s: time to live is on attribute %s, not on "ttl": expired items '
+                'stay', self.name, found.get('AttributeName'))
 
 
 #: the table that all threads of this process share
@@ -1957,76 +1930,93 @@ shared_table = shared_by_process(Table)
 # Group commit
 # --------------------------------------------------------------------------------------------------
 #
-# Group commit: entries that threads submit while a request is in flight share the next one, as
-# writers do in RocksDB.  No DynamoDB here: a request is a function of the entries.
+# Group commit, as in RocksDB's write group: entries that threads submit while a request is in
+# flight share the next one.  It is for workers with threads or greenlets (threads, gevent,
+# eventlet); a prefork process has one thread, and sends each entry immediately.  No DynamoDB here:
+# a request is a function of the entries.
 #
-#   queues      Counts on one leaf are a queue, and results are one.  Batcher: the newest batch of
-#               each queue, of all threads (or greenlets) of a process.
-#   a batch     is open until the one before has its response; then its first entry's thread, the
-#               leader, seals it and sends it.  With nothing in flight it is sent immediately, so a
-#               process with one thread sends one entry at a time.
-#   linger      Threads released by one response come back at about the same time: to count what
-#               they stored, or for their next tasks.  With nothing in flight, a leader waits up to
-#               LINGER for as many as the last batch had.
-#   waits       The leader waits for the batch before, followers for their leader, which wakes them
-#               however it ends.  Followers send alone what their leader did not commit.  Both waits
-#               are bounded, since a signal can interrupt the leader anywhere.
+#   queues      Results are one queue, and the counts on each leaf of a chord are one.
+#   a batch     The first thread into a batch leads: it waits for the batch before, seals its own,
+#               and sends it.  Followers wait for their leader, which wakes them however it ends,
+#               and send alone what it did not commit.
+#   linger      Threads released by one response come back at about the same time.  With nothing in
+#               flight, a leader waits up to LINGER for as many as the last batch had.
+#   signals     can interrupt a leader anywhere, so each wait is bounded.
 
 _BATCH_LIMIT = 25  # in one request: statements; and the condition of a count is limited to 4 KB
-LINGER = 0.005  # seconds that a leader waits for others, with nothing in flight
+LINGER = 0.005  # seconds
 LEADER_TIMEOUT = 5.0  # seconds that a leader waits for the batch before, which may be retrying
-FOLLOWER_TIMEOUT = 60.0  # seconds that it waits for its leader; to go alone is never wrong
+FOLLOWER_TIMEOUT = 60.0  # seconds that a follower waits; to go alone is never wrong
 
-#: sends entries, by key; returns the response, and the keys of those that it has committed
-Send = Callable[[Mapping[Any, Any]], tuple[Any, Container[Any]]]
+
+class Sent(NamedTuple):
+    """The response to a request, and the keys of the entries that it committed."""
+
+    response: Any
+    committed: Container[Any] = ()
+
+
+#: sends entries, by key
+Send = Callable[[Mapping[Any, Any]], Sent]
 
 
 class _Batch:
     """Entries that share a request."""
 
     def __init__(self, target: int) -> None:
+        self.leader = threading.get_ident()
         self.entries: dict[Any, Any] = {}
         self.target = target
-        self.leader = threading.get_ident()
-        self.full = threading.Event()  # it has as many as it waits for
+        self.full = threading.Event()  # it has as many entries as its target
         self.sealed = False  # it takes no more
-        self.done = threading.Event()
-        self.committed: Container[Any] = ()
+        self.sent = Sent(None)
+        self.done = threading.Event()  # its leader has sent it, or never will
 
 
 class Batcher:
-    """The newest batch of each queue of a process.
-
-    A thread waits only for requests of other threads of its process.
-    """
+    """The newest batch of each queue, for all threads of a process."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()  # guards what follows, not held during a request or a wait
+        self._lock = threading.Lock()  # guards the batches; not held during a request or a wait
         self._newest: dict[str, _Batch] = {}
-        self._last_size = 1  # entries of the last batch
+        self._last_size = 1  # entries of the last batch of any queue
 
-    def submit(
-            self, queue: str, key: Any, entry: Any, send: Send,
-    ) -> tuple[Any, list[Any]] | None:
-        """The response for an entry, and its entries; None if a leader committed it."""
+    def submit(self, queue: str, key: Any, entry: Any, send: Send) -> Any:
+        """The response to a request with the entry; None if a leader has committed it."""
+        batch, previous = self._enter(queue, key, entry)
+        if batch.leader == threading.get_ident():
+            self._lead(queue, batch, previous, send)
+            if key in batch.sent.committed or len(batch.entries) == 1:
+                return batch.sent.response
+        else:
+            batch.done.wait(FOLLOWER_TIMEOUT)
+            if key in batch.sent.committed:
+                return None
+        return send({key: entry}).response
+
+    def waiting(self, queue: str) -> int:
+        """How many entries of a queue's newest batch wait for its request, or its response."""
         with self._lock:
-            previous = self._newest.get(queue)
+            return len(self._newest[queue].entries) if queue in self._newest else 0
+
+    def _enter(self, queue: str, key: Any, entry: Any) -> tuple[_Batch, _Batch | None]:
+        """Puts an entry into the newest batch, or into a new one; returns it and the one before."""
+        with self._lock:
+            batch = previous = self._newest.get(queue)
             if previous is not None and previous.leader == threading.get_ident():
-                # a signal interrupted this thread while it led
-                previous.sealed = True
-                previous.done.set()
-                previous = None
-            # not with a duplicate: what both deliveries added would be waited for
-            follows = (previous is not None and not previous.sealed
-                       and len(previous.entries) < _BATCH_LIMIT and key not in previous.entries)
-            batch = previous if follows and previous is not None else _Batch(self._last_size)
+                previous.done.set()  # a signal interrupted this thread while it led
+                batch = previous = None
+            # a duplicate delivery goes alone, or we would wait for tasks added by both
+            if (batch is None or batch.sealed or len(batch.entries) >= _BATCH_LIMIT
+                    or key in batch.entries):
+                batch = self._newest[queue] = _Batch(self._last_size)
             batch.entries[key] = entry
             if len(batch.entries) >= batch.target:
                 batch.full.set()
-            self._newest[queue] = batch
-        if follows:
-            batch.done.wait(FOLLOWER_TIMEOUT)
-            return None if key in batch.committed else (send({key: entry})[0], [entry])
+            return batch, previous
+
+    def _lead(self, queue: str, batch: _Batch, previous: _Batch | None, send: Send) -> None:
+        """Sends a batch once the one before is done; with nothing in flight, once it is full."""
         try:
             if previous is not None:
                 previous.done.wait(LEADER_TIMEOUT)
@@ -2034,17 +2024,13 @@ class Batcher:
                 batch.full.wait(LINGER)
             with self._lock:
                 batch.sealed = True
-            response, batch.committed = send(batch.entries)
-        finally:  # also if this thread was interrupted: the others go on alone
+            batch.sent = send(batch.entries)
+        finally:  # also after an exception: the followers go on alone
             with self._lock:
-                batch.sealed = True
                 if self._newest.get(queue) is batch:
                     del self._newest[queue]
                 self._last_size = len(batch.entries)
             batch.done.set()
-        if key in batch.committed or len(batch.entries) == 1:
-            return response, list(batch.entries.values())
-        return send({key: entry})[0], [entry]
 
 
 @shared_by_process
@@ -2056,33 +2042,32 @@ def shared_batcher(options: Options) -> Batcher:
 # Blob store
 # --------------------------------------------------------------------------------------------------
 #
-# Stored values of any size.  Knows nothing of Celery: a status is any text.
+# Values of any size under an id, each with a status and an expiry.  No Celery here: a status is any
+# text.
 #
 #   an item     id S, result B (the value), timestamp N; if there are any, status S, ttl N, and
-#               chord S (what leads from a part's result to the counters of its chord)
-#   a counter   id S, chord_count N: Celery's incr() adds to it
+#               chord S (a link that is stored with the value)
+#   a counter   id S, chord_count N (what increment() adds to)
 #   large       A value above the limit is cut into chunks, items of their own: id S
 #               (ID/VERSION/NUMBER), result B, timestamp N, ttl N.  Its own item has version B
 #               (random), size N and chunks N in place of result.
-#   writing     The chunks are written first, under a name that nobody knows yet, then the item, in
-#               one write.  So a reader finds the old value or the new one, never a mix.  If the
-#               item is refused or cannot be written, its chunks are deleted.
-#   batches     New, small values that threads store concurrently share one insert.
-#               An insertion replaces nothing: what is refused, or has no response, is put alone.
-#   reading     If chunks that an item counts are missing, the value was replaced meanwhile: it is
-#               read again, with pauses.  Only if the item is still that of the same version, and
-#               the chunks are missing again, are they gone.
+#   writing     Copy on write: the chunks are written first, under a new version, then the item that
+#               names it, by one write.  So a reader finds the old value or the new one, never a
+#               mix.  If the item is not written, its chunks are deleted.
+#   batches     Small results written at the same time share one PartiQL insert.  An insert never
+#               overwrites; rejected or unconfirmed ones fall back to PutItem.
+#   reading     If chunks are missing, the value was replaced while it was read, and is read again,
+#               with pauses.  Only chunks that are missing twice for one version are gone.
 
 # bytes: of the 400 KB of an item, an id takes up to 2048, and so may what leads to a chord; other
 # names and values take some 100.  What a status has above its limit counts against the value.
 _STATUS_LIMIT = 1024
 _VALUE_LIMIT = 400_000
 _MOST_CHUNKS = LARGEST_RESULT // _VALUE_LIMIT
-# bytes: larger values would hold up their batch
-_BATCHABLE = 16_384
+_BATCHABLE = 16_384  # bytes: larger values would hold up the batch
 RESULTS_QUEUE = 'results'  # of the Batcher
 _FIRST_REREAD, _LAST_REREAD = 0.02, 0.5  # seconds: upper bounds of pauses
-_CLEANING = 1.0  # seconds that a store which failed may take to delete its chunks
+_CLEANING = 1.0  # seconds that a write which failed may take to delete its chunks
 
 
 class UnreadableValue(Exception):
@@ -2108,7 +2093,7 @@ class StoredValue(NamedTuple):
     value: bytes
     ids: tuple[str, ...]
     error: UnreadableValue | None = None
-    chord: str | None = None  # what put() was given with it
+    chord: str | None = None  # as put() was given it
 
     def read(self) -> bytes:
         """The value.  Raises UnreadableValue."""
@@ -2131,9 +2116,8 @@ def chunk_ids(item: Item | None) -> list[str]:
     """The ids of an item's chunks; none if it does not have the form of one with chunks."""
     found = item or {}
     chunks, version, size = found.get('chunks'), found.get('version'), found.get('size')
-    if not (isinstance(chunks, int) and isinstance(version, bytes) and isinstance(size, int)):
-        return []
-    if chunks > _MOST_CHUNKS or chunks != -(-size // _VALUE_LIMIT):  # it was not written here
+    if not (isinstance(chunks, int) and isinstance(version, bytes) and isinstance(size, int)
+            and chunks == -(-size // _VALUE_LIMIT) <= _MOST_CHUNKS):  # as it is written here
         return []
     ids = [_chunk_id(found['id'], version, number) for number in range(chunks)]
     return [] if ids and is_too_long(ids[-1]) else ids
@@ -2172,123 +2156,117 @@ def _items_of(id: str, value: bytes, status: str | None, ttl: Item) -> tuple[Ite
         item['status'] = status
     if len(value) <= _room(status):
         return {**item, 'result': value}, []
-    pieces = [
-        value[start:start + _VALUE_LIMIT] for start in range(0, len(value), _VALUE_LIMIT)]
+    pieces = [value[at:at + _VALUE_LIMIT] for at in range(0, len(value), _VALUE_LIMIT)]
     item.update(version=uuid.uuid4().bytes, size=len(value), chunks=len(pieces))
     chunks = [{'id': chunk_id, 'result': piece, **written}
               for chunk_id, piece in zip(chunk_ids(item), pieces)]
     return item, chunks
 
 
-def _as_it_was_seen(item: Item) -> tuple[str, Item]:
-    """The condition that nobody has replaced an item since, by its timestamp, with its values."""
+def _unchanged(item: Item) -> tuple[str, Item]:
+    """The condition that an item is the one that was read, by its timestamp, with its values."""
     seen = item.get('timestamp')
     if isinstance(seen, bool) or not isinstance(seen, (int, float)):
-        return 'attribute_not_exists(#id) OR NOT attribute_type(#timestamp, :type)', {'type': 'N'}
-    low = high = seen
-    if isinstance(seen, float):  # DynamoDB may have more digits
-        low, high = math.nextafter(seen, -math.inf), math.nextafter(seen, math.inf)
-    between = 'attribute_not_exists(#id) OR #timestamp BETWEEN :low AND :high'
-    return between, {'low': low, 'high': high}
-
-
-StatusOf = Callable[[bytes], Union[str, None]]
+        return 'NOT attribute_type(#timestamp, :number)', {'number': 'N'}
+    # DynamoDB may have more digits than a float
+    low, high = math.nextafter(seen, -math.inf), math.nextafter(seen, math.inf)
+    return '#timestamp BETWEEN :low AND :high', {'low': low, 'high': high}
 
 
 class BlobStore:
-    """Blobs in a table: values of any size, each with a status and an expiry."""
+    """Blobs in a table: values of any size, each with a status and an expiry.
 
-    #: an item may be replaced unless it has the status to keep and has not expired
-    REPLACEABLE = (
-        'attribute_not_exists(#id) OR #ttl <= :now '
-        'OR (attribute_exists(#status) AND #status <> :keep)')
+    status_of: gives the status that is in a value, which counts more than that of its item.
+    """
 
-    def __init__(self, table: Table) -> None:
-        self.table = table
+    # Conditions to write an item where a value with the status ``keep`` would stay:
+    _MISSING = 'attribute_not_exists(#id)'
+    _EXPIRED = '#ttl <= :now'  # and DynamoDB has not deleted it yet
+    _HAS_ANOTHER = 'attribute_exists(#status) AND #status <> :keep'  # if none, its value has one
+    #: any of them; for other items, put() reads the value
+    REPLACEABLE = f'{_MISSING} OR {_EXPIRED} OR ({_HAS_ANOTHER})'
+
+    def __init__(
+            self, table: Table, status_of: Callable[[bytes], str | None] | None = None) -> None:
+        self.table, self.status_of = table, status_of
 
     # --- writing ----------------------------------------------------------------------------------
 
     def put(
             self, id: str, value: bytes, status: str | None, lifetime: float | None = None, *,
-            keep: str | None = None, chord: str | None = None, new: bool = False,
-            status_of: StatusOf | None = None) -> bool:
-        """Stores a value for ``lifetime`` seconds (None: for ever), and what chord it is of.
+            keep: str | None = None, chord: str | None = None, new: bool = False) -> bool:
+        """Stores a value for ``lifetime`` seconds (None: for ever).
 
-        keep: if a value with this status is there, it stays, and False is returned, unless it
-        cannot be read.  new: there is probably none.  status_of: gives the status of a value,
-        whatever its item says.  Raises UnreadableValue for an item that can neither be kept nor be
-        replaced, and InvalidId.
+        keep: if a value with this status is there and can be read, it stays, and False is returned.
+        chord: a link that is stored with it.  new: there is probably no value yet.  Raises
+        UnreadableValue for an item that can neither be kept nor be replaced, and InvalidId.
         """
         check_value(id, len(value), status, InvalidId)
         item, chunks = _items_of(id, value, status, expiry(lifetime))
         if chord:
             item['chord'] = chord
+        batched = new and len(value) <= _BATCHABLE and self.table.may_insert
         try:
             self.table.write_many(puts=chunks)
-            batched = (new and len(value) <= _BATCHABLE
-                       and self.table.may_insert)
-            write = self._insert_batched if batched else self._put_item
-            stored, replaced = write(item, keep, status_of)
+            written = (self._insert if batched else self._put_item)(item, keep)
         except BaseException:
-            self._discard(item)
+            self._discard(item, failed=True)
             raise
-        try:
-            self._delete_chunks(replaced if stored else item)
-        except FAILURES as exc:  # what was to be stored is
-            logger.warning('DynamoDB table %s: chunks that item %s does not count stay until they '
-                           'expire or are purged: %s', self.table.name, id, summary(exc))
-        return stored
+        self._discard(written.item if written.applied else item)
+        return written.applied
 
-    def _insert_batched(
-            self, item: Item, keep: str | None, status_of: StatusOf | None,
-    ) -> tuple[bool, Item | None]:
-        """Inserts an item in a batch with those of other threads; puts it if that fails."""
-        def send(items: Mapping[Any, Any]) -> tuple[Any, Container[Any]]:
+    def _insert(self, item: Item, keep: str | None) -> WriteResult:
+        """As _put_item(); if other threads write concurrently, by one request for all of them."""
+        inserted = WriteResult(True, None)
+
+        def send(items: Mapping[Any, Any]) -> Sent:
             if len(items) > 1:
-                return (True, None), self.table.insert_many(items.values())
-            return self._put_item(item, keep, status_of), ()
+                return Sent(inserted, self.table.insert_many(items.values()))
+            return Sent(self._put_item(item, keep))
 
         marshal_item(item)  # raises for what cannot be stored, before it joins a batch
-        sent = shared_batcher(self.table.options).submit(RESULTS_QUEUE, item['id'], item, send)
-        return sent[0] if sent else (True, None)
+        batcher = shared_batcher(self.table.options)
+        return batcher.submit(RESULTS_QUEUE, item['id'], item, send) or inserted
 
-    def _put_item(
-            self, item: Item, keep: str | None, status_of: StatusOf | None,
-    ) -> tuple[bool, Item | None]:
-        """Puts an item; returns whether it was stored, and the item that was there."""
-        condition, seen = (self.REPLACEABLE if keep else None), Item()
-        for _ in range(100):  # each was refused for what another writer did since the one before
-            values = {'now': int(time.time()), 'keep': keep, **seen}
-            applied, old = self.table.put(item, condition=condition, values=values)
+    def _put_item(self, item: Item, keep: str | None) -> WriteResult:
+        """Puts an item, unless a readable value with the status ``keep`` is there."""
+        condition = self.REPLACEABLE if keep else None
+        values: Item = {'now': int(time.time()), 'keep': keep}
+        for _ in range(100):  # each failure means that another writer got in between
+            result = self.table.put(item, condition=condition, values=values)
+            old = result.item
             if old and all(old.get(name) == item.get(name)
                            for name in ('timestamp', 'version', 'result')):
-                return True, None  # a response was lost, and the request repeated: it is this one
-            if applied:
-                return True, old
-            if not old or is_expired(old) or old.get('status', keep) != keep:
-                condition = self.REPLACEABLE  # it is gone meanwhile, or has another status
-            elif self._is_kept(old, keep, status_of):
-                return False, old
-            else:
-                condition, seen = _as_it_was_seen(old)
+                return WriteResult(True, None)  # a lost response made us send this item twice
+            if result.applied or (old and self._has_status(old, keep)):
+                return result
+            if old:
+                unchanged, seen = _unchanged(old)
+                condition, values = f'{self.REPLACEABLE} OR {unchanged}', {**values, **seen}
         raise UnreadableValue(f'DynamoDB table {self.table.name}, item {item["id"]}: '
                               'it can neither be kept nor be replaced')
 
-    def _is_kept(self, item: Item, keep: str | None, status_of: StatusOf | None) -> bool:
-        """Whether an item can be read, and its value has the status to keep."""
+    def _has_status(self, item: Item, status: str | None) -> bool:
+        """Whether the value of an item can be read, and has the status."""
+        if item.get('status', status) != status:
+            return False
         stored = self._read({item['id']: item}, math.inf, patient=False).get(item['id'])
         if stored is None or stored.error is not None:
             return False
-        return (status_of(stored.value) if status_of else item.get('status')) == keep
+        return self.status_of is None or self.status_of(stored.value) == status
 
-    def _discard(self, item: Item) -> None:
-        """Deletes the chunks of an item whose store failed, unless it was written all the same."""
+    def _discard(self, item: Item | None, failed: bool = False) -> None:
+        """Deletes the chunks of an item that was replaced or not written; a failure is only logged.
+
+        failed: the write was not confirmed, so the item may be there.
+        """
         chunks = chunk_ids(item)
-        deadline = time.monotonic() + _CLEANING
+        if item is None or not chunks:
+            return
+        deadline = time.monotonic() + _CLEANING if failed else math.inf
         try:
-            # the response to the last attempt may have been lost
-            found = self.table.get(item['id'], deadline=deadline) if chunks else None
-            if chunks and (found or {}).get('version') != item['version']:
+            found = self.table.get(item['id'], deadline=deadline) if failed else None
+            if (found or {}).get('version') != item['version']:
                 self.table.write_many(deletes=chunks, deadline=deadline)
         except FAILURES as exc:
             logger.warning('DynamoDB table %s: %d chunks of item %s stay until they expire or are '
@@ -2323,34 +2301,35 @@ class BlobStore:
     ) -> dict[str, StoredValue]:
         values: dict[str, StoredValue] = {}
         torn: dict[str, bytes] = {}  # by id, the version of which chunks were missing
-        attempts = Backoff(_FIRST_REREAD, _LAST_REREAD, self.table.options.retry_timeout)
-        for again in itertools.chain([False], (True for _ in attempts.attempts(deadline))):
-            if again:  # at once, then after pauses
+        backoff = Backoff(_FIRST_REREAD, _LAST_REREAD, self.table.options.retry_timeout)
+        for again in itertools.chain([False], (True for _ in backoff.attempts(deadline))):
+            if again:  # immediately, then after pauses
                 items = self.table.get_many(torn, deadline=deadline)
-            seen, torn = torn, {}
-            for id, item in items.items():
-                if is_expired(item):
-                    continue
-                try:
-                    value = self._value(item, deadline)
-                except (TypeError, ValueError, AttributeError, KeyError) as exc:
-                    values[id] = self._unreadable(id, f'{type(exc).__name__}: {exc}')
-                    continue
-                if value is not None:
-                    values[id] = StoredValue(value, (id, *chunk_ids(item)), None, item.get('chord'))
-                elif seen.get(id) == item['version']:
-                    values[id] = self._unreadable(id, 'chunks are missing')
-                else:
-                    torn[id] = item['version']
+            read = {id: self._stored(item, torn, deadline)
+                    for id, item in items.items() if not is_expired(item)}
+            torn = {id: items[id]['version'] for id, stored in read.items() if stored is None}
+            values.update((id, stored) for id, stored in read.items() if stored is not None)
             if not torn or (again and not patient):
                 return values
         raise ReplacedMeanwhile(
             f'DynamoDB table {self.table.name}, item {next(iter(torn))}: it was replaced each time '
             'before all of its chunks were read')
 
-    def _unreadable(self, id: str, why: str) -> StoredValue:
-        error = UnreadableValue(f'DynamoDB table {self.table.name}, item {id}: {why}')
-        return StoredValue(b'', (id,), error)
+    def _stored(
+            self, item: Item, torn: Mapping[str, bytes], deadline: float) -> StoredValue | None:
+        """The value of an item; None if chunks are missing, unless they were before (torn)."""
+        id = item['id']
+        what = f'DynamoDB table {self.table.name}, item {id}'
+        try:
+            with refused_if_odd(what):
+                value = self._value(item, deadline)
+            if value is None and torn.get(id) == item['version']:
+                raise UnreadableValue(f'{what}: chunks are missing')
+        except UnreadableValue as exc:
+            return StoredValue(b'', (id,), exc)
+        if value is None:
+            return None
+        return StoredValue(value, (id, *chunk_ids(item)), chord=item.get('chord'))
 
     def _value(self, item: Item, deadline: float) -> bytes | None:
         """The value of an item; None if chunks are missing.  Raises for one of the wrong form."""
@@ -2362,7 +2341,7 @@ class BlobStore:
         if not ids:
             raise ValueError('it counts its chunks wrong')
         pieces: list[bytes] = []
-        for start in range(0, len(ids), GET_BATCH):  # one by one: the first may be missing
+        for start in range(0, len(ids), GET_BATCH):  # none after a page with a missing chunk
             page = ids[start:start + GET_BATCH]
             chunks = self.table.get_many(page, deadline=deadline)
             if len(chunks) < len(page):
@@ -2375,29 +2354,23 @@ class BlobStore:
 
     def delete(self, id: str) -> None:
         """Deletes a value with its chunks."""
-        self._delete_chunks(self.table.delete(id))
+        self.table.write_many(deletes=chunk_ids(self.table.delete(id)))
 
     def delete_many(self, ids: Iterable[str], *, with_chunks: bool = False) -> None:
         """Deletes values in batches; with their chunks (which costs a read of each) or without."""
         ids = list(ids)
-        chunks: list[str] = []
-        if with_chunks:
-            for item in self.table.get_many(ids).values():
-                chunks += chunk_ids(item)
+        items = self.table.get_many(ids).values() if with_chunks else ()
+        chunks = [chunk for item in items for chunk in chunk_ids(item)]
         self.table.write_many(deletes=[*ids, *chunks])
-
-    def _delete_chunks(self, item: Item | None) -> None:
-        self.table.write_many(deletes=chunk_ids(item))
 
     def expire(self, id: str, lifetime: float | None) -> None:
         """Lets a value expire in so many seconds (None: never)."""
         ttl = expiry(lifetime)
         update = 'SET #ttl = :ttl' if ttl else 'REMOVE #ttl'
         exists = 'attribute_exists(#id)'
-        applied, item = self.table.update(id, update, ttl, condition=exists)
-        if applied:
-            for chunk_id in chunk_ids(item):
-                self.table.update(chunk_id, update, ttl, condition=exists)
+        _, item = self.table.update(id, update, ttl, condition=exists)
+        for chunk_id in chunk_ids(item):
+            self.table.update(chunk_id, update, ttl, condition=exists)
 
     def increment(self, id: str) -> int:
         """Adds one to a counter and returns it; two if a response was lost and it asked again."""
@@ -2891,7 +2864,7 @@ class StoringBackend(BaseKeyValueStoreBackend):
 
     @property
     def store(self) -> BlobStore:
-        return BlobStore(shared_table(self.options))
+        return BlobStore(shared_table(self.options), self._status_of)
 
     def _lifetime(self, seconds: float | None, default: int | None = None) -> int | None:
         """Whole seconds (None: for ever).  default: what holds if it is not set."""
@@ -2920,7 +2893,7 @@ class StoringBackend(BaseKeyValueStoreBackend):
         id = self.key_id(key)
         return self.store.put(
             id, self.checked(id, value, limit, state), state, lifetime, keep=keep, chord=chord,
-            new=new, status_of=self._status_of)
+            new=new)
 
     def checked(
             self, id: str, value: Any, limit: int | None = None, state: str | None = None) -> bytes:
@@ -4094,13 +4067,13 @@ class PartCounter:
         """
         position = self.run.leaf(self.part.group_index)
 
-        def send(entries: Mapping[Any, Any]) -> tuple[WriteResult, Container[Any]]:
-            result = self._count(position, list(entries.values()))
-            return result, entries if result.applied else ()
+        def send(entries: Mapping[Any, Any]) -> Sent:
+            batch = list(entries.values())
+            counted = _Counted(*self._count(position, batch), batch)
+            return Sent(counted, entries if counted.applied else ())
 
-        sent = shared_batcher(self.table.options).submit(
+        counted: _Counted | None = shared_batcher(self.table.options).submit(
             self.run.node_id(position), entry.member, entry, send)
-        counted = _Counted(sent[0].applied, sent[0].item, sent[1]) if sent else None
         while counted is not None:
             node = self._checked(position, counted)
             if node is None or not node.is_full:
@@ -5335,8 +5308,7 @@ def describe(table: Table) -> dict[str, Any]:
     Raises ImproperlyConfigured for a table that has another key, or cannot be used.
     """
     description = table.request('describe_table')['Table']
-    table.check_key_schema(description)
-    table.check_status(description)
+    table.check(description)
     billing = description.get('BillingModeSummary', {}).get('BillingMode', 'PROVISIONED')
     provisioned = description.get('ProvisionedThroughput', {}) if billing == 'PROVISIONED' else {}
     return {'status': description['TableStatus'], 'key': key_schema_of(description),
@@ -5438,7 +5410,7 @@ def least_policy(table: Table, bootstrap: bool, principal: str | None = None) ->
     principal: gives the table's resource policy for this one, of another account.
     """
     # another account names the table by its ARN
-    inserts = table.inserts and not principal
+    inserts = table.may_insert and not principal
     actions = [action for action in WORKER_ACTIONS if action != INSERT or inserts]
     if bootstrap:
         actions += ['CreateTable', 'DescribeTable']
@@ -6052,7 +6024,7 @@ class _Checks:
         """Does what a worker does, with an item of its own."""
         item = {'id': f'dyna-veggie-check-{uuid.uuid4()}', **expiry(3600)}
         began = time.monotonic()
-        actions = [each for each in WORKER_ACTIONS if each != INSERT or self.table.inserts]
+        actions = [each for each in WORKER_ACTIONS if each != INSERT or self.table.may_insert]
         for action in actions:
             failed = None if action == INSERT else False
             self.check(action, functools.partial(WORKER_ACTIONS[action], self.table, item), failed)

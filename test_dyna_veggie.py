@@ -337,8 +337,8 @@ class Writers:
             for thread in threads[1:]:
                 thread.start()
             deadline = time.monotonic() + 20
-            newest = dv.shared_batcher(self.backend.options)._newest
-            while together and len(newest[dv.RESULTS_QUEUE].entries) < (len(values) - 1) % 25:
+            batcher = dv.shared_batcher(self.backend.options)
+            while together and batcher.waiting(dv.RESULTS_QUEUE) < (len(values) - 1) % 25:
                 assert time.monotonic() < deadline
                 time.sleep(0.01)
             time.sleep(0.3)
@@ -347,7 +347,7 @@ class Writers:
                 thread.join(30)
 
     def check(self, **kept: Any) -> None:
-        assert dv.shared_batcher(self.backend.options)._newest == {}
+        assert dv.shared_batcher(self.backend.options).waiting(dv.RESULTS_QUEUE) == 0
         for id, value in {**self.written, **kept}.items():
             assert self.backend.get_result(id) == value, id
 
@@ -2918,8 +2918,8 @@ def test_nobody_waits_for_ever_for_a_leader_that_a_signal_stopped_before_it_led(
         writers: Writers, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dv, 'FOLLOWER_TIMEOUT', 0.5)
     monkeypatch.setattr(dv, 'LEADER_TIMEOUT', 0.5)
-    newest = dv.shared_batcher(writers.backend.options)._newest
-    newest[dv.RESULTS_QUEUE] = dv._Batch(1)  # open, and nobody is left to send it
+    batcher = dv.shared_batcher(writers.backend.options)
+    batcher._enter(dv.RESULTS_QUEUE, 'stopped', {})  # and nobody is left to send it
     ids = [str(number) for number in range(30)]  # more than it takes
     threads = [threading.Thread(target=writers.backend.store_result, args=(id, id, states.SUCCESS))
                for id in ids]
@@ -2936,8 +2936,8 @@ def test_nobody_waits_for_ever_for_a_leader_that_a_signal_stopped_before_it_led(
 def test_a_thread_waits_for_no_batch_that_it_led_itself_when_a_signal_stopped_it(
         writers: Writers, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dv, 'LEADER_TIMEOUT', 60.0)
-    stale = dv._Batch(1)
-    dv.shared_batcher(writers.backend.options)._newest[dv.RESULTS_QUEUE] = stale
+    batcher = dv.shared_batcher(writers.backend.options)
+    stale, _ = batcher._enter(dv.RESULTS_QUEUE, 'stopped', {})
     began = time.monotonic()
     for id in ('one', 'two'):
         writers.backend.store_result(id, id, states.SUCCESS)
@@ -3127,7 +3127,7 @@ def test_what_passes_keeps_no_results_from_being_stored_together(
         writers.store(4)
     assert operations(proxy)[-2:] == ['PutItem', 'BatchExecuteStatement']
     writers.check()
-    assert 'together' not in caplog.text
+    assert 'one request each' not in caplog.text
 
 
 def test_a_breaker_opens_after_failures_in_a_row() -> None:
@@ -3136,6 +3136,12 @@ def test_a_breaker_opens_after_failures_in_a_row() -> None:
         breaker.note(failed)
         seen.append(breaker.is_open)
     assert seen == [False] * 5 + [True, True]  # for its pause, whatever ends until then
+    breaker.PAUSE = -1.0  # it would be over
+    breaker.open_for_good()
+    breaker.note(True)
+    breaker.note(True)
+    breaker.note(True)
+    assert breaker.is_open
 
 
 @pytest.mark.parametrize('fault', [ServerError(), Error('ValidationException'), ResetAfter()],
@@ -4105,9 +4111,9 @@ def test_batched_counts_count_once_each(
         assert under_way.wait(20)
         for thread in threads[1:]:
             thread.start()
-        batches = dv.shared_batcher(backend.options)
+        batcher, leaf = dv.shared_batcher(backend.options), f'{run.id}.0.0'
         deadline = time.monotonic() + 20
-        while len(batches._newest[f'{run.id}.0.0'].entries) < 8 and what != 'duplicates':
+        while batcher.waiting(leaf) < 8 and what != 'duplicates':
             assert time.monotonic() < deadline
             time.sleep(0.01)
         time.sleep(0.1)
@@ -4120,7 +4126,7 @@ def test_batched_counts_count_once_each(
     proxy.faults = None
     for index in died:
         roots.append(count(index)[0])
-    assert batches._newest == {}
+    assert batcher.waiting(leaf) == 0
     node, = dv.ChordStore(backend.store.table).nodes(run, [dv.Position(0, 0)])
     assert len(node.counted) == 9 and any(roots)
     assert leaders < 11 or what in ('answer lost', 'interrupted')  # fewer than parts
@@ -4151,8 +4157,8 @@ def test_a_fork_while_counts_are_batched(
         threads = deliver(range(1))
         assert under_way.wait(30)
         threads += deliver(range(1, 6))  # which wait for the first
-        batches = dv.shared_batcher(backend.options)
-        while len(batches._newest[f'{run.id}.0.0'].entries) < 5:
+        batcher, leaf = dv.shared_batcher(backend.options), f'{run.id}.0.0'
+        while batcher.waiting(leaf) < 5:
             time.sleep(0.01)
         child = os.fork()
         if not child:
@@ -4168,7 +4174,7 @@ def test_a_fork_while_counts_are_batched(
         go_on.set()
         for thread in threads:
             thread.join(30)
-    assert batches._newest == {}
+    assert batcher.waiting(leaf) == 0
     node, = dv.ChordStore(backend.store.table).nodes(run, [dv.Position(0, 0)])
     assert len(node.counted) == 12
     # one or more saw it full: the root's owner joins

@@ -439,7 +439,7 @@ class Trial:
         first, second = made('first', b'1'), made('second', b'2')
         with self.costing('25 insertions in one request', 'insert', 25):
             inserted = self.items.insert_many(first)
-        if not self.items.inserts:
+        if not self.items.may_insert:
             raise Failed(self.logged[-1])   # which says why
         expect(inserted == {item['id'] for item in first}, f'only {sorted(inserted)} were inserted')
         second[7]['id'] = first[7]['id']
@@ -465,7 +465,7 @@ class Trial:
         self.note_cost(Cost('100 results, stored by 8 threads', used, said, ('requests',)))
         expect(any(each.operation == 'BatchExecuteStatement' for each in sent),
                'no two of them shared a request' + (
-                   '' if self.items.inserts else ', since insertions are denied'))
+                   '' if self.items.may_insert else ', since insertions are denied'))
         time.sleep(1)   # the reads are eventually consistent: all are to be ready
         results = self.app.GroupResult('group', [self.app.AsyncResult(id) for id in ids])
         with self.costing('a group of 100, all ready', 'read group', 100):
