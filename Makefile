@@ -10,7 +10,7 @@ help:
 	@echo 'make demo    a Celery worker counts words, with its results in DynamoDB'
 	@echo 'make test    what a change should pass, in minutes; ARGS="-k chord -x" goes to pytest'
 	@echo 'make test-all      all tests: also kills at every step, 10,000 parts, 100,000 items'
-	@echo 'make test-matrix   the same with every Celery on every Python that is here;'
+	@echo 'make test-matrix   the tests of make test with every Celery on every Python that is here;'
 	@echo '             SESSIONS="oldest newest" for the corners'
 	@echo 'make bench   beside the DynamoDB and Redis backends of Celery; ARGS=--quick for a short one'
 	@echo 'make conformance   the integration tests of Celery against this backend;'
@@ -27,7 +27,7 @@ help:
 	@echo
 	@echo 'demo and test use the DynamoDB at DYNAMODB_ENDPOINT=http://..., else they start one:'
 	@echo 'in Docker if that runs, else embedded.  ENGINE=docker or ENGINE=embedded allows only that,'
-	@echo 'and ENGINE=moto the emulator that runs on Python 3.9, too.'
+	@echo 'and ENGINE=moto the emulator that also runs on Python 3.9.'
 	@echo 'IMAGE=... names another image of DynamoDB Local than amazon/dynamodb-local.'
 	@echo 'PYTHON=python3.12 picks the Python; VENV=.venv/3.12 gives it a venv beside the other one.'
 
@@ -74,8 +74,8 @@ clean:
 	rm -rf $(VENV) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
-# The venv is made anew if setup.py changed, if its Python is gone, and if it was moved, since its
-# scripts hold its path.
+# The venv is made again if setup.py changed, if its Python is gone, and if it was moved: its scripts
+# hold its path.
 ifneq ($(shell { $(VENV)/bin/python -c "" && cat $(DEMO_READY); } 2>/dev/null),$(CURDIR))
 .PHONY: $(DEMO_READY)
 endif
@@ -92,7 +92,7 @@ $(DEMO_READY): setup.py
 	@echo '$(CURDIR)' > $@
 
 $(READY): $(DEMO_READY)
-	@echo '- what tests and lint need (100 packages, 300 MB; a minute, and longer likewise)'
+	@echo '- what tests and lint need (100 packages, 300 MB; a minute or longer)'
 	@$(PIP_INSTALL) --editable '.[test,lint]'
 	@touch $@
 

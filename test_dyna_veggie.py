@@ -143,7 +143,7 @@ def table_name() -> str:
 
 
 def backend_url(place: str, endpoint: str, query: str = '') -> str:
-    """The URL of our backend at a host and table, with its requests sent to an endpoint."""
+    """The URL of our backend at a host and table, whose requests go to an endpoint."""
     scheme = 'dyna_veggie.DynamoDBBackend+dynamodb'
     return f'{scheme}://{place}?endpoint_url={quote(endpoint, safe="")}{query}'
 
@@ -153,7 +153,7 @@ MakeApp = Callable[..., Celery]
 
 @pytest.fixture
 def make_app(proxy: Proxy, table_name: str) -> Iterator[MakeApp]:
-    """Makes apps whose backend speaks through the proxy; query and conf say the rest."""
+    """Makes apps whose backend sends its requests through the proxy."""
     apps = []
 
     def make(query: str = '', **conf: Any) -> Celery:
@@ -189,7 +189,7 @@ def ready(app: Celery, proxy: Proxy) -> dv.DynamoDBBackend:
 
 @pytest.fixture
 def client(endpoint: str) -> Any:
-    """Speaks to the engine directly, past the proxy and past us."""
+    """A client of the engine itself, without the proxy or the backend."""
     return botocore.session.Session().create_client(
         'dynamodb', region_name='us-east-1', endpoint_url=endpoint,
         aws_access_key_id='local', aws_secret_access_key='local')
@@ -237,7 +237,7 @@ LAZY = pytest.param(True, marks=pytest.mark.skipif(
 
 
 class Died(SystemExit):
-    """Ends a delivery as the death of its process would: nothing of ours may catch it."""
+    """Ends a delivery as the death of its process would: the module must not catch it."""
 
 
 def nothing(step: str) -> None:
@@ -245,10 +245,9 @@ def nothing(step: str) -> None:
 
 
 class Hook:
-    """Calls ``published_before`` and ``after`` around each request of a client and around
-    publishing.
+    """Calls `before` and `after` around each request of a client and around publishing.
 
-    They may raise.
+    Both may raise.
     """
 
     def __init__(
@@ -273,7 +272,7 @@ class Hook:
         for sent, _ in self._signals:
             sent.disconnect(dispatch_uid=self.uid)
 
-    # heartbeats come when they come: they are no step of a delivery
+    # heartbeats come at any time: they are no step of a delivery
 
     def _before(self, model: Any, **kwargs: Any) -> None:
         if threading.current_thread().name != 'dyna-veggie-heartbeat':
@@ -292,14 +291,14 @@ class Hook:
 
 @pytest.fixture
 def small_tree(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Deep trees of few parts, and leases that pass soon."""
+    """Deep trees of few parts, and short leases."""
     monkeypatch.setattr(dv, '_LEAF_CAPACITY', 2)
     monkeypatch.setattr(dv, '_NODE_CAPACITY', 2)
     monkeypatch.setattr(dv.PartCounter, 'LEASE', 0.06)
 
 
 class Writers:
-    """Stores in threads, all but the first while the request for the first one is under way."""
+    """Stores in threads, all but the first while the request of the first is in flight."""
 
     def __init__(self, backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
         self.backend, self.proxy = backend, proxy
@@ -313,12 +312,12 @@ class Writers:
     def stores(
             self, values: dict[str, Any], dies: str = '', together: bool = True,
             **request: Any) -> None:
-        under_way, go_on = threading.Event(), threading.Event()
+        in_flight, go_on = threading.Event(), threading.Event()
         self.written.update(values)
 
         def hold(operation: str) -> None:
-            if operation == 'PutItem' and not under_way.is_set():
-                under_way.set()
+            if operation == 'PutItem' and not in_flight.is_set():
+                in_flight.set()
                 assert go_on.wait(20)
             if operation == dies:
                 raise Died
@@ -333,7 +332,7 @@ class Writers:
         threads = [threading.Thread(target=store, args=(id,)) for id in values]
         with Hook(self.backend, hold):
             threads[0].start()
-            assert under_way.wait(20)
+            assert in_flight.wait(20)
             for thread in threads[1:]:
                 thread.start()
             deadline = time.monotonic() + 20
@@ -408,7 +407,7 @@ class Drive:
 
     @contextlib.contextmanager
     def in_task(self, request: Any) -> Iterator[None]:
-        """What happens meanwhile does so in a task, as in a worker's pool."""
+        """Runs the block in a task, as a worker's pool would."""
         self.task.request_stack.push(request)
         celery._state._task_stack.push(self.task)
         try:
@@ -459,7 +458,7 @@ class Drive:
 
     def all_but_the_last_returned(
             self, value: Callable[[int], Any] = int, stored: bool = True) -> None:
-        """Writes what the table holds once all parts but the last have returned.
+        """Writes the table's items as they are once all parts but the last have returned.
 
         With few requests, so that it can be a large chord.  stored: with their results, too.
         """
@@ -495,13 +494,13 @@ class CrashPoint:
         self.number, self.steps = number, 0
 
     def reached(self, steps: int = 1) -> bool:
-        """Counts a step, and says whether it is this one, or one of so many from this one on."""
+        """Counts a step; true for this one and, with a number, for as many from this one on."""
         self.steps += 1
         return self.number < self.steps <= self.number + steps
 
 
 def crash_points() -> Iterator[CrashPoint]:
-    """Each step of what the loop's body goes through, and then one that it did not reach.
+    """Each step that the loop's body reaches, and then one that it does not reach.
 
     That one's number is how many there are.
     """
@@ -513,7 +512,7 @@ def crash_points() -> Iterator[CrashPoint]:
 
 
 def dies_publishing(drive: Drive, index: int) -> None:
-    """Has the part return that fills the root, in a process that dies when it is to publish."""
+    """Returns the part that fills the root, in a process that dies before it publishes."""
     def die(operation: str) -> None:
         if operation == 'publish':
             raise Died
@@ -590,7 +589,7 @@ class Tasks:
         self.adder, self.on_error = adder, on_error
 
     def reported(self, number: int) -> list[str]:
-        """The errors that errbacks got, once there are so many: get() can raise before."""
+        """The errors that errbacks got, once there are so many: get() can raise earlier."""
         deadline = time.monotonic() + 20
         while len(self.errors) < number and time.monotonic() < deadline:
             time.sleep(0.02)
@@ -639,7 +638,7 @@ def run_tool(program: str, library: str, *arguments: str, timeout: float) -> Non
 
 
 def import_worker_tasks(monkeypatch: pytest.MonkeyPatch, **environment: Any) -> Any:
-    """Imports tools/worker_tasks.py anew in this environment, and declares its queue."""
+    """Imports tools/worker_tasks.py again in this environment, and declares its queue."""
     for variable, value in environment.items():
         monkeypatch.setenv(variable, str(value))
     monkeypatch.syspath_prepend(str(ROOT / 'examples'))
@@ -669,7 +668,7 @@ def start_prefork_worker(
 def worker_app(
         tmp_path: Path, proxy: Proxy, table_name: str,
         monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """The module of an app whose tasks a real prefork worker runs, in a process of its own."""
+    """The module of an app whose tasks a real prefork worker runs, in another process."""
     folder = tmp_path / 'messages'
     (folder / 'control').mkdir(parents=True)
     module = import_worker_tasks(
@@ -718,7 +717,7 @@ class Workers:
         return [child.pid for child in psutil.Process(self.process.pid).children()]
 
     def kill(self) -> None:
-        """Kills worker and children at once.  What they had not acknowledged is redelivered."""
+        """Kills the worker and its children.  What they had not acknowledged is redelivered."""
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
         for message in self.unacked.iterdir():
@@ -792,7 +791,7 @@ class DoomedWorkers(Workers):
         assert self.struck() == names
 
     def wait_until_idle(self) -> None:
-        """Until each message was acknowledged: no duplicate comes after that."""
+        """Waits until each message is acknowledged: no duplicate comes after that."""
         deadline = time.monotonic() + 60
         while any(self.unacked.iterdir()) or any(self.messages.glob('*.msg')):
             assert time.monotonic() < deadline

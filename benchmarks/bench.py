@@ -4,11 +4,10 @@
     make bench ARGS=--quick         # small groups and chords only
     make bench ARGS=--draw          # nothing: the chart and the README's table of the last run
 
-Each backend has workers of its own (8 threads; for chords also 8 processes and 100 greenlets) and
-is used by Celery's public interface alone.
-Time, CPU and memory are the medians of three rounds (one, where a round takes most of a minute),
-with nothing between a backend and its store
-but a relay that adds latency, the same for all.  Requests and capacity units are counted in a round
+Each backend has separate workers (8 threads; for chords also 8 processes and 100 greenlets) and is
+used by Celery's public interface alone.  Time, CPU and memory are the medians of three rounds (one,
+where a round takes most of a minute), with nothing between a backend and its store but a relay that
+adds latency, the same for all.  Requests and capacity units are counted in a round
 before these, through tools/proxy.py.  The engine is warmed up first: DynamoDB Local is a Java
 program, three times as slow when it is new.  The broker is a Redis server for all; if none is
 installed, it is a folder, and that peer is left out.  One chord goes over SQS, which moto's server
@@ -49,7 +48,7 @@ import redis_local  # noqa: E402
 # on-demand capacity in us-east-1, as of November 2026:
 # https://aws.amazon.com/dynamodb/pricing/on-demand/
 DOLLARS_PER_READ_UNIT, DOLLARS_PER_WRITE_UNIT = 0.125e-6, 0.625e-6
-#: so that the proxy can tell the requests of a worker from those of who waits
+#: so that the proxy can distinguish the worker's requests from the client's
 WORKERS_KEY = 'worker'
 OURS, CELERYS, REDIS = 'Dyna-Veggie', "Celery's DynamoDB", "Celery's Redis"
 #: what a worker has of threads, processes and greenlets
@@ -221,7 +220,7 @@ class Worker:
                 command, env=environ, stdout=file, stderr=subprocess.STDOUT)
 
     def folders(self) -> list[Path]:
-        """What Linux tells of its processes."""
+        """What Linux reports of its processes."""
         pid = self.process.pid
         children = Path(f'/proc/{pid}/task/{pid}/children').read_text().split()
         return [Path('/proc', each) for each in (str(pid), *children)]
@@ -257,7 +256,7 @@ class Scenario:
     """One measurement.
 
     run: gets the module of the tasks, and returns what it measured itself.
-    stored: nobody waits for the results.
+    stored: the client does not wait for the results.
     """
 
     what: str
@@ -320,7 +319,7 @@ def scenarios(name: str, quick: bool, latency: float) -> Iterator[Scenario]:
         return run
 
     def large(tasks: Any) -> None:
-        # Celery's own cannot store it, and whoever waits is not told
+        # Celery's own cannot store it, and its client waits for ever
         timeout = 10 if name == CELERYS else TOO_LONG
         assert len(tasks.megabyte.delay().get(timeout=timeout)) == 2**20
 
@@ -337,7 +336,7 @@ def scenarios(name: str, quick: bool, latency: float) -> Iterator[Scenario]:
     yield Scenario('a result of 1 MB', 1, large)
     if latency:
         sizes = (100, 500) if quick else (1000, 5000)
-        # with 5,000 Celery's own would take longer than anyone waits
+        # with 5,000 Celery's own would take too long
         for size in sizes[:1] if name == CELERYS else sizes:
             rounds = ROUNDS if size <= 1000 and name != CELERYS else 1
             yield Scenario(f'the tail of a chord of {size:,}', size, tail(size), rounds)
@@ -386,7 +385,7 @@ class Place:
 
 def measured(place: Place, url: str, scenarios: Iterable[Scenario], rounds: int = ROUNDS,
              meter: Meter | None = None) -> Iterator[Row]:
-    """Runs all scenarios in a worker of their own; yields the medians of their rounds."""
+    """Runs all scenarios in one worker; yields the medians of their rounds."""
     log = place.folder / f'{uuid.uuid4().hex}.log'
     worker = Worker(place.pool, place.broker, url, log)
     sys.modules.pop('bench_tasks', None)
@@ -592,7 +591,7 @@ def readme_table(rows: list[Row], latency: float) -> str:
     return '\n'.join(lines) + '\n'
 
 
-#: the chart follows the reader's theme, on a ground of its own, for pages that have another one
+#: the chart follows the reader's theme, with a background, for pages in another one
 STYLE = """
   text { font: 25px -apple-system, "Segoe UI", Helvetica, Arial, sans-serif; fill: #1f2328 }
   .title { font-weight: 600 } .note { fill: #59636e }

@@ -14,7 +14,7 @@ if '://' in os.environ['BROKER']:
     if app.conf.broker_url.startswith('sqs:'):
         app.conf.broker_transport_options = {
             'region': 'us-east-1', 'is_secure': False,
-            # moto's server answers one request at a time: a long poll would hold up the others
+            # moto's server handles one request at a time: a long poll would hold up the others
             'wait_time_seconds': 0, 'polling_interval': 0.05, 'visibility_timeout': 3600}
 else:
     os.environ['BROKER_FOLDER'] = os.environ['BROKER']

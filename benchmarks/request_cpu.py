@@ -38,7 +38,7 @@ import dynamodb_local  # noqa: E402
 BLOCK = 50      # requests between two looks at the clock
 SHOWN = 20      # lines of each table
 STORE, COUNT = 'a store', 'a count'
-#: what is tried, as arguments of botocore's Config; in brackets what nobody should take
+#: the candidates, as arguments of botocore's Config; in brackets those that are not for use
 OPTIONS: dict[str, dict[str, Any]] = {
     'request compression off': {'disable_request_compression': True},
     "no endpoint of the account's own": {'account_id_endpoint_mode': 'disabled'},
@@ -87,7 +87,7 @@ def measure(app: Celery, number: int, around: Callable[[str], Any]) -> None:
     requests = list(sent_parts(app, number))[:-1]
     for start in range(0, len(requests), BLOCK):
         block = requests[start:start + BLOCK]
-        # in turns, since a count follows the store of the same part
+        # in turns: a count follows the store of the same part
         for request in block:
             with around(STORE):
                 backend.store_result(request.id, request.group_index, 'SUCCESS', request=request)

@@ -1,4 +1,4 @@
-"""A Celery app whose tasks do nothing, so that what is seen is the backend."""
+"""A Celery app whose tasks do nothing: what is measured is the backend."""
 from __future__ import annotations
 
 import os

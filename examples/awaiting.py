@@ -7,8 +7,8 @@
         result = await call(tasks.add.delay, x, y)
         return {'sum': await result_of(result, timeout=30)}
 
-A thread waits for each result.  It costs no requests of its own: all threads of a process share
-their polls.  Give a timeout, since a thread goes on waiting when its coroutine is cancelled.
+A thread waits for each result.  That costs no more requests: all threads of a process share their
+polls.  Give a timeout: a thread goes on waiting when its coroutine is cancelled.
 """
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Counts the words of the standard library with a Celery worker whose results are in DynamoDB.
 
-Run it by `make demo`.  The app is in wordcount.py; here is what starts the worker, gives it the
-work in two ways, and shows the answer and what it took.
+Run it by `make demo`.  The app is in wordcount.py; this file starts the worker, gives it the work
+in two ways, and shows the result and what it took.
 """
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Progress:
         if not self.live:
             print(f'{self.label:40} {state}', flush=True)
             return
-        # one line, since no more than one can be cleared; many terminals wrap after the last column
+        # one line, because only one can be cleared; many terminals wrap after the last column
         width = shutil.get_terminal_size().columns - 1
         room = max(width - len(state) - 1, 1)
         label = textwrap.shorten(self.label, room, placeholder='')
@@ -89,12 +89,12 @@ class Progress:
 
 
 class WorkerDied(BaseException):
-    """Like KeyboardInterrupt, it comes at any time and is nothing to handle on the way."""
+    """Like KeyboardInterrupt: it can come at any time, and nothing on the way handles it."""
 
 
 @contextlib.contextmanager
 def running_worker(log: Path) -> Iterator[None]:
-    """A Celery worker.  Its death ends at once what the caller waits for, with WorkerDied."""
+    """A Celery worker.  If it dies, the caller's wait ends immediately, with WorkerDied."""
     command = [
         sys.executable, '-m', 'celery', '--quiet', '-A', 'wordcount', 'worker',
         '--pool', 'prefork', '--concurrency', str(PROCESSES), '--loglevel', 'WARNING',
@@ -103,7 +103,7 @@ def running_worker(log: Path) -> Iterator[None]:
     path = os.pathsep.join(filter(None, [str(HERE), str(ROOT), os.environ.get('PYTHONPATH')]))
     environment = {**os.environ, 'PYTHONPATH': path, 'TMPDIR': str(log.parent)}
     with log.open('wb') as output:
-        # in a session of its own: Ctrl-C is for us, and we tell it
+        # in a new session: a Ctrl-C reaches us alone, and we stop it
         worker = subprocess.Popen(command, env=environment, start_new_session=True,
                                   stdin=subprocess.DEVNULL, stdout=output, stderr=output)
 
@@ -176,7 +176,7 @@ def run_chord(tasks: Any, files: list[str], proxy: Proxy) -> tuple[dict[str, int
     return merged, Run('chord', len(files) + 1, progress.seconds, proxy.usage())
 
 
-def show_answer(counts: dict[str, int]) -> None:
+def show_result(counts: dict[str, int]) -> None:
     print(f'\nThe most common words in the {FILES} largest modules of the standard library:')
     words = list(counts.items())[:10]
     longest = min(40, shutil.get_terminal_size().columns - 20)
@@ -212,7 +212,7 @@ def demo(proxy: Proxy, log: Path) -> int:
             first.get(timeout=TIMEOUT)
         by_group, group_run = run_group(wordcount, files, proxy)
         by_chord, chord_run = run_chord(wordcount, files, proxy)
-    show_answer(by_chord)
+    show_result(by_chord)
     show_cost([group_run, chord_run])
     if by_group != by_chord:
         print('\nThe group and the chord counted differently.', file=sys.stderr)

@@ -2,14 +2,14 @@
 
     make test-aws ARGS="--region eu-west-1 --report report.md"
 
-It says what it is going to do and what that costs, asks, makes a table of its own, sends every kind
-of request that the module sends, runs chords with real workers over a broker in a folder, compares
-what that consumed with the README's cost table and how long it took with the bench, deletes the
-table, and prints a report to attach to an issue: without account number, ARN or keys.
+It says what it will do and what that costs, asks, creates a table, sends every kind of request that
+the module sends, runs chords with real workers over a broker in a folder, compares what that
+consumed with the README's cost table and how long it took with the bench, deletes the table, and
+prints a report to attach to an issue: without account number, ARN or keys.
 
-The table is deleted however it ends, but by SIGKILL.  So the trial runs in a thread that no signal
-reaches; the main thread waits for its end or for a signal, and deletes the table then.  A worker
-that is still there would not create it again: only this process may, once.
+The table is deleted however this ends, unless by SIGKILL.  So the trial runs in a thread that no
+signal reaches; the main thread waits for its end or for a signal, and then deletes the table.  A
+worker that is still there cannot create it again: only this process may, once.
 """
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ PRICES = ('list prices on demand in us-east-1, November 2026, '
 MOST = 0.05             # dollars that a run may cost
 PREFIX = 'dyna-veggie-test-'
 TAGS = {'purpose': 'make test-aws of dyna-veggie', 'delete': 'at any time'}
-LARGE = 2 * 2**20       # bytes of the large value: a batch gives 1 MB of a partition at once
+LARGE = 2 * 2**20       # bytes of the large value: a batch reads at most 1 MB of a partition
 TIMEOUT = 300.0         # seconds for a chord, and for a worker to start
 DELETION = 120.0        # seconds until the table is gone
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -73,7 +73,7 @@ Units = dict[str, float]    # 'requests', 'read units', 'write units'
 
 @dataclass
 class Scrubber:
-    """Takes out of a text what is nobody's business."""
+    """Masks secrets and identities in a text."""
 
     secrets: set[str] = field(default_factory=set)
 
@@ -130,10 +130,10 @@ def bound(cell: str, number: int) -> tuple[float, bool]:
     return float(first) * (number if 'each' in amount else 1), most
 
 
-#: the rows that are tried, by what they are called here
+#: the rows that are measured, by the names used here
 ROWS = {
     'store': 'store one state or result',
-    'insert': 'the same, up to 25 at once by threads of a process',
+    'insert': 'the same, up to 25 concurrently by threads of a process',
     'read': 'read one state',
     'read part': 'the same, of a finished task of a chord of up to 8,000',
     'read group': 'read a group of N, all ready',
@@ -329,7 +329,7 @@ class Trial:
         self.exceeded: list[str] = []   # by the step that runs
         self.worker: Worker | None = None
 
-    # what it needs
+    # helpers
 
     @property
     def store(self) -> dv.BlobStore:
@@ -349,13 +349,13 @@ class Trial:
         self.tasks, self.app = bench_tasks, bench_tasks.app
 
     def since(self, mark: float) -> list[metering.Metered]:
-        """What was answered; an attempt that failed for a reason that passes is no cost of ours."""
+        """Requests with a response; a transient failure is no cost of ours."""
         return [each for each in metering.requests(self.meter) if each.began >= mark
                 and each.error in ('', 'ConditionalCheckFailedException')]
 
     @contextlib.contextmanager
     def costing(self, what: str, row: str, number: int = 1, times: int = 1) -> Iterator[None]:
-        """Compares what is consumed meanwhile with a row of the README's table."""
+        """Compares what the block consumes with a row of the README's table."""
         mark = time.monotonic()
         yield
         used = added(self.since(mark))
@@ -376,7 +376,7 @@ class Trial:
             '--without-gossip', '--without-mingle', '--without-heartbeat', '-l', 'WARNING']
         with self.table.lock, log.open('wb') as output:
             expect(not self.table.stopped, 'interrupted')
-            # in a session of its own: Ctrl-C is for us, and we stop it
+            # in a new session: a Ctrl-C reaches us alone, and we stop it
             worker = self.worker = Worker(subprocess.Popen(
                 command, cwd=self.folder, env=environ, start_new_session=True,
                 stdin=subprocess.DEVNULL, stdout=output, stderr=output), log)
@@ -393,7 +393,7 @@ class Trial:
             self.logged += [f'{pool}: {line}' for line in lines[-20:]]
 
     def result_of(self, result: Any, worker: Worker) -> Any:
-        # its error comes to the body, too; the tasks are not looked at
+        # its error reaches the body, too; the tasks are not read
         return result.get(timeout=TIMEOUT, follow_parents=False, on_interval=worker.check)
 
     # the steps
@@ -461,11 +461,11 @@ class Trial:
             list(pool.map(store, ids))
         sent = self.since(mark)
         used, (said, _) = added(sent), said_of('store', times=100)
-        # less than one request each is what threads save, which depends on how they meet
+        # how many share a request depends on how the threads meet
         self.note_cost(Cost('100 results, stored by 8 threads', used, said, ('requests',)))
         expect(any(each.operation == 'BatchExecuteStatement' for each in sent),
                'no two of them shared a request' + (
-                   '' if self.items.may_insert else ', since insertions are denied'))
+                   '' if self.items.may_insert else ' because inserts are denied'))
         time.sleep(1)   # the reads are eventually consistent: all are to be ready
         results = self.app.GroupResult('group', [self.app.AsyncResult(id) for id in ids])
         with self.costing('a group of 100, all ready', 'read group', 100):
@@ -529,17 +529,17 @@ class Trial:
         expect(self.store.get('large') is None, 'it was not deleted')
 
     def expired_item(self) -> None:
-        """is hidden from reads, and replaced by a write that would have kept it"""
+        """is hidden from reads, and replaced by a write that would keep it unexpired"""
         self.items.put({'id': 'expired', 'result': b'old', 'status': states.SUCCESS,
                         'timestamp': time.time() - 60, 'ttl': int(time.time()) - 30})
         expect(self.store.get('expired') is None, 'it was read')
         expect(self.store.put('expired', b'new', states.FAILURE, 3600, keep=states.SUCCESS),
-               'it was kept')
+               'it was not replaced')
         stored = self.store.get('expired')
         expect(stored and stored.value == b'new', 'it was not replaced')
 
     def scan(self) -> None:
-        """four segments at once; the commands check, list and purge"""
+        """four segments concurrently; the commands check, list and purge"""
         self.items.put({'id': 'expired', 'result': b'', 'ttl': int(time.time()) - 30})
         pages = list(dv.scan(self.items, 4, lambda: {'ConsistentRead': True}))
         ids = {item['id'] for _, items in pages for item in items}
@@ -599,7 +599,7 @@ class Trial:
         expect(found == [parts, sum(range(parts))], f'{name}: its body returned {found}')
         self.settle()
         sent = self.since(mark)
-        # the reads of who waits come on top
+        # the polls of the waiting client come on top
         asked = [each for each in sent if each.who == 'client' and each.began >= waiting]
         self.note_cost(Cost(name, added(each for each in sent if each not in asked), *said))
         polls = added(asked)
@@ -632,11 +632,11 @@ class Trial:
                           lambda row: f'{1000 * row["seen_after"]:.0f} ms')))
 
     def planned(self) -> Units:
-        """The most that all steps consume, the polls of who waits included."""
+        """The most that all steps consume, polls included."""
         chords = [said_of_chord('chord, threads', self.parts)[0],
                   said_of_chord('chord, prefork', self.prefork_parts)[0], said_of('chord of 3')[0]]
         # what the other steps write: the large value, which its deletion takes as well; what the
-        # group stores, in case that no two travel together, and deletes
+        # group stores, if no two share a request, and deletes
         chords.append({'requests': 300, 'read units': LARGE // 4096 + 900,
                        'write units': 2 * LARGE // 1024 + 600})
         polls = 400     # units
@@ -644,7 +644,7 @@ class Trial:
                 for name in COLUMNS}
 
     def run(self) -> None:
-        """All steps; a failure of one is noted, and the next is tried."""
+        """All steps; after a failure, which is noted, the next one runs."""
         for name in STEPS:
             if name not in self.only and name != 'create table':
                 continue
@@ -762,7 +762,7 @@ def report(trial: Trial, gone: str) -> str:
     lines += table_of(('', *COLUMNS), (
         (cost.what, *map(cost.cell, COLUMNS)) for cost in trial.costs))
     lines += [
-        '`get()` comes on top of a chord: one read unit at once, and half a unit for each poll.',
+        '`get()` comes on top of a chord: one read unit, and half a unit for each poll after that.',
         'Write units include those computed for writes that were refused, of which DynamoDB '
         'reports none: they are in the last table. Attempts that failed are only there, too.', '']
     about_bench = BENCH['about']
@@ -875,7 +875,7 @@ def chosen_table(region: str | None, endpoint_url: str | None) -> TestTable:
 
 
 def attempt(trial: Trial, said: SimpleQueue[Any]) -> None:
-    """The thread of the trial: what came of it is said."""
+    """The thread of the trial; says its outcome."""
     try:
         trial.run()
         said.put(None)

@@ -2,7 +2,7 @@
 
     make canvases                               # 300 of them
     make canvases ARGS="--seeds 1000 --first 5000"
-    make canvases ARGS="--seed 42"              # shows that canvas, and what came of it on both
+    make canvases ARGS="--seed 42"              # shows that canvas and both outcomes
     make canvases ARGS="--seed 42 --shrink"     # the smallest canvas that still shows it
     make canvases ARGS="--canvas 'chord([fail(), work().lazy], work())'"
     make canvases ARGS="--peer redis"           # Redis against itself: is the comparison sound?
@@ -13,9 +13,9 @@ It runs twice, with a client and a worker each that share everything but the res
 Compared are what get() returns or raises or whether it would wait for ever, the states and values
 of all results that the client can reach, and the tasks and errbacks that ran, with their arguments.
 
-An outcome that differs is a difference only if Redis does not come to it in some more tries: what
-Celery leaves to chance is no promise.  The exit code is 1 if there is a difference that BY_DESIGN
-does not name.
+An outcome that differs is a difference only if some more attempts on Redis do not give it, too:
+what Celery leaves to chance is no promise.  The exit code is 1 if there is a difference that
+BY_DESIGN does not name.
 """
 from __future__ import annotations
 
@@ -49,11 +49,11 @@ sys.path[:0] = [str(TOOLS), str(TOOLS.parent)]
 import dynamodb_local  # noqa: E402
 import redis_local  # noqa: E402
 
-AT_ONCE = 12        # canvases, of each backend
+CONCURRENCY = 12    # canvases of each backend
 THREADS = 100       # of a worker: on Redis, a join may wait in one, in some canvases for ever
 TOO_LONG = 20.0     # seconds, for a canvas of a few tasks that do nothing
 NEVER = 1.0         # seconds to wait for a result of a canvas whose tasks are all done
-TRIES = 4           # for Redis to come to another outcome
+ATTEMPTS = 4        # on Redis, which may give another outcome
 ID = re.compile('[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}')
 
 
@@ -107,7 +107,7 @@ MARKS: dict[str, tuple[float, Callable[[Node], bool]]] = {
 
 
 def numbered(node: Node) -> Node:
-    """The same with labels that tell its tasks apart."""
+    """The same, with a distinct label for each task."""
     numbers = iter(range(10**6))
 
     def number(node: Node) -> Node:
@@ -162,7 +162,7 @@ def random_canvas(seed: int) -> Node:
 
 
 def parsed(text: str) -> Node:
-    """The canvas that is shown like this; its labels are given anew."""
+    """The canvas that is shown like this; it gets new labels."""
     def node(tree: Any) -> Node:
         if isinstance(tree, ast.Attribute):
             marked = node(tree.value)
@@ -188,7 +188,7 @@ def smaller(node: Node) -> Iterator[Node]:
             yield replace(node, parts=(*before, less, *after))
 
 
-# --- a client, in a process of its own with a worker ----------------------------------------------
+# --- a client and its worker, in one process -----------------------------------------------------
 
 class Outcome(NamedTuple):
     got: list[Any]      # for each application: what get() did, and what can be reached from there
@@ -299,7 +299,7 @@ def outcome(node: Node) -> Outcome:
 
 
 def serve(pipe: Any, environ: dict[str, str], log: Path) -> None:
-    """Runs the canvases that come, some at once, and sends what came of each."""
+    """Runs the canvases that come, some concurrently, and sends the outcome of each."""
     os.environ.update(environ)
     os.environ['PYTHONPATH'] = os.pathsep.join([str(TOOLS), str(TOOLS.parent)])
     import warnings
@@ -310,7 +310,7 @@ def serve(pipe: Any, environ: dict[str, str], log: Path) -> None:
              '--concurrency', str(THREADS), '--without-gossip', '--without-mingle',
              '--without-heartbeat', '-l', 'WARNING'], stdout=file, stderr=subprocess.STDOUT)
     import canvas_tasks as tasks
-    tasks.app.set_default()     # for all threads: an empty chain or group knows no app
+    tasks.app.set_default()     # for all threads: an empty chain or group has no app
     tasks.begin('start/1')
     tasks.work.delay(label='start')
     tasks.end('start/1')
@@ -324,13 +324,13 @@ def serve(pipe: Any, environ: dict[str, str], log: Path) -> None:
         with lock:
             pipe.send((number, came))
 
-    pool = ThreadPoolExecutor(AT_ONCE)
+    pool = ThreadPoolExecutor(CONCURRENCY)
     try:
         if tasks.is_over('start/1', 120):
             while (work := pipe.recv()) is not None:
                 pool.submit(run, *work)
     except (EOFError, KeyboardInterrupt):
-        pass    # who started this is gone, or about to be
+        pass    # the parent is gone, or about to go
     finally:
         worker.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -421,7 +421,7 @@ def in_all_but_get(pair: Pair, meant: Outcome) -> bool:
 
 
 def alike(found: Any) -> Any:
-    """In any order, without ids, and without which of some failures was told."""
+    """In any order, without ids, and without which of some failures was reported."""
     if isinstance(found, dict):
         return {key: alike(each) for key, each in found.items() if key not in ('says', 'error')}
     if isinstance(found, list):
@@ -470,7 +470,7 @@ def end_alike(ours: Outcome, meant: Outcome) -> bool:
 def but_errbacks_are_called(pair: Pair, meant: Outcome) -> bool:
     """The same tasks ran, and errbacks of chords that do not end on Redis.
 
-    It calls for each of the inner chords what is called here once, for the outer one.
+    Redis calls for each inner chord what is called here once, for the outer one.
     """
     more, fewer = surplus(pair.node, pair.ours, meant), surplus(pair.node, meant, pair.ours)
     if not may_hang(pair.node, meant):
@@ -534,7 +534,7 @@ def itself(node: Node) -> Node:
 
 
 def applied_anew(node: Node) -> Node:
-    """Built anew for its second application."""
+    """Built again for its second application."""
     return replace(node, marks=tuple('anew' if mark == 'again' else mark for mark in node.marks))
 
 
@@ -611,7 +611,7 @@ def both(nodes: list[Node], redis: Peer, ours: Peer) -> list[Pair]:
 def by_design(pair: Pair, peer: Peer, designs: Sequence[Design] = ()) -> str:
     """Why the outcomes differ, if that is meant.
 
-    If a like canvas does not come to the same, it can be so by the designs that follow.
+    If a like canvas differs too, the designs that follow may explain it.
     """
     designs = designs or BY_DESIGN
     for number, design in enumerate(designs):
@@ -636,7 +636,7 @@ def verdict(pair: Pair, peer: Peer) -> tuple[str, str]:
         return 'equal', ends(redis)
     reason = by_design(pair, peer)
     if not reason:
-        others = peer.outcomes([node] * TRIES)
+        others = peer.outcomes([node] * ATTEMPTS)
         if any(comparable(node, other) == found for other in others):
             return 'left to chance by Redis', ends(redis)
         pairs = [Pair(node, other, ours) for other in others if comparable(node, other) != expected]
@@ -664,8 +664,8 @@ def show(pair: Pair) -> None:
 def shrunk(pair: Pair, what: str, redis: Peer, ours: Peer) -> Pair:
     """The smallest canvas that is found to differ in the same way."""
     candidates = [numbered(less) for less in smaller(pair.node)]
-    for start in range(0, len(candidates), AT_ONCE):
-        for less in both(candidates[start:start + AT_ONCE], redis, ours):
+    for start in range(0, len(candidates), CONCURRENCY):
+        for less in both(candidates[start:start + CONCURRENCY], redis, ours):
             if verdict(less, redis) == ('different', what):
                 return shrunk(less, what, redis, ours)
     return pair
@@ -690,9 +690,9 @@ def peers(name: str, folder: Path) -> Iterator[tuple[Peer, Peer]]:
             table = f'canvases-{uuid.uuid4().hex}'
             backend = f'dyna_veggie.DynamoDBBackend+dynamodb://{place}/{table}'
         both_peers = peer('redis', f'{server}/2', 0), peer('ours', backend, 1)
-        # an engine that is new takes its time: a RETRY that is stored late replaces what came of it
+        # a new engine is slow: a RETRY that is stored late replaces its outcome
         warm = parsed('chord([flaky(), work(), chain(work(), work())], work())')
-        both([warm] * 4 * AT_ONCE, *both_peers)
+        both([warm] * 4 * CONCURRENCY, *both_peers)
         yield both_peers
 
 

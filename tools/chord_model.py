@@ -2,9 +2,9 @@
 """A model of how a chord is joined, run over random schedules.  No DynamoDB, no Celery.
 
 Deliveries of parts are generators that pause before and after each request, so a schedule can
-interleave them, lose a response (the request is then sent again), kill a process or one of its
-threads at each step, stall it, deliver a message twice or late, delete what has expired, or the
-table.  Each chord is applied once or twice with the same ids.
+interleave them, lose a response (the request is then retried), kill a process or one of its threads
+at each step, stall it, deliver a message twice or late, and delete expired items or the table.
+Each chord is applied once or twice with the same ids.
 
 A schedule is good if each run ends once: its body is called with what the parts of this run
 returned, or its errbacks are, if a part failed, or for a reason that the schedule gave.  A run may
@@ -63,7 +63,7 @@ class Message(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """What one part counts on its leaf."""
+    """An entry that one part adds to its leaf."""
 
     member: Member
     set_name: str  # members, copied or failed
@@ -229,7 +229,7 @@ class Protocol:
         return dict(item)
 
     def renew(self, run: Run, owner: Any, **more: Any) -> bool:
-        """Owns the join or goes on to; false if somebody else does, or it is done."""
+        """Acquires or renews the lease; false if another owner holds it, or the run is closed."""
         item = self.update_lease(
             run, owner, lambda item: item.get('owner') in (None, owner), **more)
         return not item.get('closed') and item['owner'] == owner
@@ -323,7 +323,7 @@ class Protocol:
         counted, item = yield from self.request(self.count, leaf, [entry], delivery.owner)
         return counted, item, frozenset([entry.member])
 
-    # --- who joins -------------------------------------------------------------------------------
+    # --- the join --------------------------------------------------------------------------------
 
     def acquire(self, delivery: Delivery) -> Steps:
         """The item of the run once this delivery owns its join; None once it is closed."""
@@ -464,10 +464,10 @@ class Schedule(Protocol):
         self.lifetime = rnd.choice([math.inf, math.inf, 10**6, 10**6, rnd.randrange(50, 1000)])
         self.table_deleted_at = rnd.randrange(20, 800) if rnd.random() < .1 else math.inf
         self.table_deleted = False
-        # if the runs overlap, their bodies need ids of their own: one says nothing of the other
+        # overlapping runs need bodies with distinct ids: one says nothing of the other
         self.overlap = rnd.random() < .3
         self.runs_left = rnd.choice([1, 1, 2])
-        self.worker_reads_state = not self.overlap and rnd.random() < .5  # as Celery's since 5.7
+        self.worker_reads_state = not self.overlap and rnd.random() < .5  # as in Celery from 5.7 on
         self.timestamp = 0
         self.unsent: list[Message] = []
         self.queue: list[Message] = []
@@ -691,8 +691,8 @@ class Schedule(Protocol):
         task = delivery.message.member.task
         if not self.worker_reads_state or self.threads > 1 or self.task(task).ignored:
             return False
-        # two cases that nobody can help: a success of an earlier run stands there, and this one has
-        # stored nothing yet; and the table is gone, and with it what could say more
+        # two cases without a remedy: a success of an earlier run stands there, and this one has
+        # stored nothing yet; or the table is gone, and all evidence with it
         if not delivery.stored or self.table_deleted:
             return False
         return self.db[task]['state'] == 'SUCCESS' and self.is_done(task)

@@ -4,7 +4,7 @@
     make conformance ARGS="-k chord -x"     # for pytest
     make conformance PEER=redis             # against Celery's Redis backend, to compare with
 
-It starts a Redis server, which is the broker; the tests also use it to tell in which order
+It starts a Redis server, which is the broker; the tests also note in it the order in which
 tasks ran.
 """
 from __future__ import annotations

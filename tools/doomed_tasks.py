@@ -9,9 +9,9 @@ chord says at which step of its own return the process is struck:
     collected     it fills the last node, and has read a first batch of what it joins
     publishing    the body is about to be published
     published     the body was sent, and nothing else was done
-    closed        the first request after that was answered
+    closed        the first request after that had its response
 
-Only what goes over the wire tells the steps: requests to DynamoDB, by botocore's events, and
+The steps are recognized by what goes over the wire: requests to DynamoDB, by botocore's events, and
 Celery's signals of publishing.  Environment variable: DIARY, the folder in which the tasks write
 down what happened: `struck`, a file for each process that was; `ended`, the parts that did; and
 `bodies` and `errors`, what the bodies and errbacks of the chords were called with, a line each.
@@ -47,7 +47,7 @@ def write_down(name: str, *what: Any) -> None:
 class Way(threading.local):
     """How far this thread is on the way from the return of a doomed part to the end of its chord.
 
-    Other threads, such as one that tells others that this one is alive, are not on it.
+    Other threads, such as the one that sends heartbeats, are not on it.
     """
 
     def __init__(self) -> None:
@@ -158,7 +158,7 @@ def doomed_failing(
 
 @app.task(name='lost', acks_late=False, shared=False)
 def lost() -> None:
-    """Kills its process, and is not delivered again."""
+    """Kills its process, and is not redelivered."""
     os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -7,8 +7,8 @@ It takes the first of these that works, and says which and why:
     DYNAMODB_ENDPOINT   one that runs already, if that variable is set
     ENGINE=docker       DynamoDB Local, in memory; IMAGE=... names another image of it than
                         amazon/dynamodb-local
-    ENGINE=embedded     an emulator in Python, from PyPI: ministack, else moto, which knows no
-                        PartiQL INSERT but runs on Python 3.9, too; ENGINE=moto takes moto
+    ENGINE=embedded     an emulator in Python, from PyPI: ministack, else moto, which lacks
+                        PartiQL INSERT but runs on Python 3.9; ENGINE=moto takes moto
 
 If ENGINE is set, it takes only that one.  The exit code is the command's, or 2 if there is no
 DynamoDB.  The command finds the path of an emulator's log in DYNAMODB_LOG.  From Python:
@@ -61,7 +61,7 @@ def _cannot() -> None:
 class Engine(NamedTuple):
     endpoint: str
     description: str
-    pause: Callable[[], None] = _cannot     # it still accepts connections, but answers nothing
+    pause: Callable[[], None] = _cannot     # it accepts connections, but does not respond
     resume: Callable[[], None] = _cannot
     log: str = ''   # the path of an emulator's log
 
@@ -76,7 +76,7 @@ class Unavailable(Exception):
 
 @contextlib.contextmanager
 def engine(environ: Mapping[str, str] = os.environ) -> Iterator[Engine]:
-    """A DynamoDB that answers, for as long as the block runs.  Raises Unavailable."""
+    """A DynamoDB that responds, for as long as the block runs.  Raises Unavailable."""
     endpoint, forced = environ.get('DYNAMODB_ENDPOINT'), environ.get('ENGINE')
     if endpoint:
         wait(endpoint, 5, remedy='start one there, or unset DYNAMODB_ENDPOINT')
@@ -118,7 +118,7 @@ def make_client(endpoint: str) -> Any:
 
 def wait(endpoint: str, seconds: float, alive: Callable[[], bool] = lambda: True,
          remedy: str = '') -> None:
-    """Returns once a DynamoDB answers there.  Raises Unavailable."""
+    """Returns once a DynamoDB responds there.  Raises Unavailable."""
     from botocore.exceptions import BotoCoreError, ClientError
 
     def unavailable(detail: object) -> Unavailable:
@@ -137,7 +137,7 @@ def wait(endpoint: str, seconds: float, alive: Callable[[], bool] = lambda: True
             detail = str(exc)
         except ClientError as exc:
             code = exc.response['Error']['Code']
-            # a DynamoDB that refuses our keys is one, too; other servers give just a status
+            # a DynamoDB may refuse our keys; other servers give just a status
             if not code.isdigit():
                 return
             detail = f'HTTP status {code}'
@@ -187,8 +187,8 @@ def docker_engine(environ: Mapping[str, str]) -> Iterator[Engine]:
             except ImageNotFound:
                 print(f'dynamodb_local: pulling {image}', file=sys.stderr, flush=True)
                 client.images.pull(image)
-            # in a thread, for which the stack waits: if a Ctrl-C came between the request and its
-            # answer, nobody would remove the container
+            # in a thread, for which the stack waits: a Ctrl-C between the request and its response
+            # would leave the container
             container = stack.enter_context(ThreadPoolExecutor()).submit(create).result()
             container.start()
             container.reload()
@@ -203,9 +203,9 @@ def docker_engine(environ: Mapping[str, str]) -> Iterator[Engine]:
 
 
 def description(container: Any) -> str:
-    """Which DynamoDB Local runs there: recent ones log it, the release notes tell it of older ones.
+    """Its version, which recent ones log; for older ones it is in the release notes.
 
-    It is no error if neither can be read: this is only for people.
+    Neither has to be there: this is only for people.
     """
     from docker.errors import APIError
 
@@ -284,8 +284,8 @@ def ministack_engine(environ: Mapping[str, str]) -> Iterator[Engine]:
 def installed_ministack(environ: Mapping[str, str]) -> Path:
     """The folder that holds ministack, which is installed there if it is missing.
 
-    It is apart from other packages, since ministack requires one version of botocore, and holds
-    nothing else, since its DynamoDB needs none of what ministack requires.
+    The folder holds nothing else: ministack requires one version of botocore, but its DynamoDB
+    needs none of its requirements.
     """
     venv = Path(sys.prefix) if sys.prefix != sys.base_prefix else ROOT / '.venv'
     place = venv / f'ministack-{MINISTACK}'
@@ -325,11 +325,11 @@ def moto_engine(environ: Mapping[str, str]) -> Iterator[Engine]:
 
 @contextlib.contextmanager
 def emulator(name: str, place: str, environ: Mapping[str, str]) -> Iterator[Engine]:
-    """A server's process; place is the folder that its package is in, if not among the others."""
+    """A server's process; place is the folder of its package, if it is not installed."""
     descriptor, log = tempfile.mkstemp(prefix='dynamodb-', suffix='.log')
     with contextlib.ExitStack() as stack:
         stack.callback(lambda: Path(log).unlink(missing_ok=True))
-        # if we are killed, its input ends, and so does the server
+        # if we are killed, the server's input ends, and so does the server
         with os.fdopen(descriptor, 'w') as output:
             server = stack.enter_context(subprocess.Popen(
                 [sys.executable, __file__, SERVE, name, log, place], stdin=subprocess.PIPE,
@@ -352,9 +352,9 @@ def last_line(output: str) -> str:
 
 def serve(name: str, log: str, place: str) -> None:
     """The server's process: prints its port, and serves until its input ends."""
-    # A process group of its own: a Ctrl-C leaves it running until the command has ended.  Not a
-    # session of its own: if its owner is killed while it is paused, the kernel lets it run again,
-    # by a SIGHUP and a SIGCONT
+    # A separate process group: a Ctrl-C leaves it running until the command has ended.  Not a
+    # separate session: if its owner is killed while it is paused, the kernel resumes it, by a
+    # SIGHUP and a SIGCONT
     os.setpgid(0, 0)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
@@ -366,7 +366,7 @@ def serve(name: str, log: str, place: str) -> None:
 
 def amend(dynamodb: Any) -> None:
     """Adds what ministack's DynamoDB lacks: the limit of a batch, and costs and sizes of items."""
-    # it deletes expired items in a thread of its own, which takes this lock; its operations do not
+    # its thread that deletes expired items takes this lock; its operations do not
     dynamodb._lock = threading.RLock()
 
     size_of, plain_page = dynamodb._item_size_bytes, dynamodb._paginate_evaluated_items
@@ -394,9 +394,9 @@ def amend(dynamodb: Any) -> None:
             result['ConsumedCapacity']['CapacityUnits'] = units(sum(map(size_of, items)), request)
 
     def batch_get(request: dict[str, Any]) -> Any:
-        answer = plain_batch_get(request)
-        if answer[0] != 200:
-            return answer
+        response = plain_batch_get(request)
+        if response[0] != 200:
+            return response
         room, costs, left = 16 * 1024 ** 2, [], {}
         for name, asked in request['RequestItems'].items():
             sizes = [size_of(stored(name, key)) for key in asked['Keys']]
@@ -410,8 +410,8 @@ def amend(dynamodb: Any) -> None:
         if left:
             request['RequestItems'] = {
                 name: asked for name, asked in request['RequestItems'].items() if asked['Keys']}
-            answer = plain_batch_get(request)
-        content = json.loads(answer[2])
+            response = plain_batch_get(request)
+        content = json.loads(response[2])
         content['UnprocessedKeys'] = left
         if request.get('ReturnConsumedCapacity', 'NONE') != 'NONE':
             content['ConsumedCapacity'] = costs
@@ -427,22 +427,22 @@ def amend(dynamodb: Any) -> None:
 
 
 def serve_ministack(place: str) -> int:
-    """Its DynamoDB alone, behind a server of ours.
+    """Only its DynamoDB, behind our server.
 
-    Its own one also serves other services at fixed ports of all interfaces, writes to /tmp, and
-    removes Docker containers.
+    ministack's server also serves other services on fixed ports of all interfaces, writes to /tmp,
+    and removes Docker containers.
     """
     sys.path.insert(0, place)
     from ministack.services import dynamodb
 
     amend(dynamodb)
 
-    async def answer(headers: dict[str, str], body: bytes) -> tuple[int, dict[str, str], bytes]:
-        """Without a pause: so operations are atomic."""
+    async def respond(headers: dict[str, str], body: bytes) -> tuple[int, dict[str, str], bytes]:
+        """Does not yield to another request, so operations are atomic."""
         with dynamodb._lock:
-            answered: tuple[int, dict[str, str], bytes] = await dynamodb.handle_request(
+            response: tuple[int, dict[str, str], bytes] = await dynamodb.handle_request(
                 'POST', '/', headers, body, {})
-            return answered
+            return response
 
     async def serve_client(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
@@ -452,14 +452,14 @@ def serve_ministack(place: str) -> int:
                 headers = {name.lower(): value.strip() for name, _, value in fields}
                 body = await reader.readexactly(int(headers.get('content-length', 0)))
                 try:
-                    status, answered, content = await answer(headers, body)
+                    status, sent, content = await respond(headers, body)
                 except Exception:
                     traceback.print_exc()
-                    status, answered, content = 500, {}, INTERNAL_ERROR
-                answered = {'content-type': 'application/x-amz-json-1.0', **answered,
-                            'content-length': str(len(content)), 'server': 'ministack'}
+                    status, sent, content = 500, {}, INTERNAL_ERROR
+                sent = {'content-type': 'application/x-amz-json-1.0', **sent,
+                        'content-length': str(len(content)), 'server': 'ministack'}
                 lines = [f'HTTP/1.1 {status} {http.HTTPStatus(status).phrase}',
-                         *(f'{name}: {value}' for name, value in answered.items()), '\r\n']
+                         *(f'{name}: {value}' for name, value in sent.items()), '\r\n']
                 writer.write('\r\n'.join(lines).encode('latin-1') + content)
                 await writer.drain()
         writer.close()
@@ -505,8 +505,8 @@ def serve_moto(place: str) -> int:
     moto = DomainDispatcherApplication(create_backend_app)
     turn = threading.Lock()
 
-    # moto's operations are not atomic: two at once lose updates.  A server without threads would
-    # do, too, but one client that connects and sends nothing could block it
+    # moto's operations are not atomic: concurrent ones lose updates.  A server without threads
+    # would do, too, but a client that connects and sends nothing could block it
     def one_at_a_time(environ: dict[str, Any], start_response: Any) -> Any:
         length = int(environ.get('CONTENT_LENGTH') or 0)
         environ['wsgi.input'] = io.BytesIO(environ['wsgi.input'].read(length))
@@ -525,7 +525,7 @@ SERVERS = {'ministack': serve_ministack, 'moto': serve_moto}
 
 Start = Callable[[Mapping[str, str]], contextlib.AbstractContextManager[Engine]]
 
-#: by what ENGINE may be: the first that starts is taken
+#: the values of ENGINE: the first that starts is taken
 ENGINES: dict[str, list[Start]] = {
     'docker': [docker_engine],
     'embedded': [ministack_engine, moto_engine],
@@ -536,10 +536,10 @@ ENGINES: dict[str, list[Start]] = {
 # --- what an engine lacks -------------------------------------------------------------------------
 
 def has_insert(client: Any, table: str) -> bool:
-    (answer,) = client.batch_execute_statement(Statements=[{
+    (response,) = client.batch_execute_statement(Statements=[{
         'Statement': f"""INSERT INTO "{table}" VALUE {{'id': ?}}""",
         'Parameters': [{'S': 'inserted'}]}])['Responses']
-    return 'Error' not in answer
+    return 'Error' not in response
 
 
 def has_refused_item(client: Any, table: str) -> bool:
@@ -561,11 +561,11 @@ def has_table_size(client: Any, table: str) -> bool:
 
 def has_quick_scans(client: Any, table: str) -> bool:
     """ministack sorts and hashes the whole table for each page: 100,000 items time out."""
-    answer = client.scan(TableName=table)['ResponseMetadata']['HTTPHeaders']
-    return bool(answer.get('server') != 'ministack')
+    response = client.scan(TableName=table)['ResponseMetadata']['HTTPHeaders']
+    return bool(response.get('server') != 'ministack')
 
 
-#: what tests need and not every engine has.  On each of these, of November 2026, all is there but
+#: what tests need and not every engine has.  Of these, in November 2026, each lacked
 #:     DynamoDB Local 1.25    nothing
 #:     DynamoDB Local 1.11    PartiQL INSERT, the item in a refused condition
 #:     ministack 1.5          scans of a large table
@@ -580,7 +580,7 @@ FEATURES: dict[str, Callable[[Any, str], bool]] = {
 
 @functools.cache
 def lacks(endpoint: str) -> frozenset[str]:
-    """Which of FEATURES the engine there lacks, as it shows itself when it is asked."""
+    """Which of FEATURES the engine there lacks, found by asking it."""
     from botocore.exceptions import ClientError
 
     client, table = make_client(endpoint), f'features-{uuid.uuid4().hex}'
@@ -590,7 +590,7 @@ def lacks(endpoint: str) -> frozenset[str]:
         AttributeDefinitions=[{'AttributeName': 'id', 'AttributeType': 'S'}])
     found = set()
     for feature, has in FEATURES.items():
-        with contextlib.suppress(ClientError):  # how most say that they lack it
+        with contextlib.suppress(ClientError):  # most engines say so by an error
             if has(client, table):
                 found.add(feature)
     client.delete_table(TableName=table)

@@ -1,4 +1,4 @@
-"""What a process asks of DynamoDB and what that consumes, by botocore's events.
+"""Notes a process's requests to DynamoDB and what they consume, by botocore's events.
 
 Celery workers get it by `-I metering`, with the environment variable METER, a folder:
 
@@ -6,9 +6,9 @@ Celery workers get it by `-I metering`, with the environment variable METER, a f
     for request in requests(Path('folder')):
         ...
 
-Each process appends a line of JSON per request to a file of its own.  Units are those that DynamoDB
+Each process appends a line of JSON per request to its own file.  Units are those that DynamoDB
 reports (ReturnConsumedCapacity).  It reports none for a write whose condition failed: what that
-consumes is computed, and copied.
+consumes is computed.
 """
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Metered:
     """One attempt of a request."""
 
     operation: str
-    who: str            # asked, or on what behalf
+    who: str            # sent it, or on what behalf
     began: float        # by time.monotonic, which all processes of a machine share
     seconds: float
     status: int         # 0: there was no response
@@ -86,17 +86,17 @@ class _Meter:
         line = json.dumps(asdict(Metered(
             operation, self.who, began, time.monotonic() - began, status, error, refused,
             read_units, write_units, computed)))
-        # opened each time: a fork needs no more than its pid, and a line is written at once
+        # opened each time: a fork needs no more than its pid, and a line is written in one call
         with open(self.folder / f'{os.getpid()}.jsonl', 'ab', buffering=0) as file:
             file.write(line.encode() + b'\n')
 
 
 def _computed(operation: str, params: Any, parsed: Any, error: str) -> int:
-    """The write units of a request that was answered without saying what it consumed."""
+    """The write units of a request whose response does not say what it consumed."""
     if error == 'ConditionalCheckFailedException':
         return max(blocks_of(params.get('Item', {}), 1024), blocks_of(parsed.get('Item', {}), 1024))
     if operation == 'BatchExecuteStatement' and not error:
-        # an insertion that finds an item costs as much
+        # an insert that finds an item costs as much
         items = [inserted(statement) for statement in params['Statements']]
         return sum(blocks_of(item, 1024) for item, said in zip(items, parsed.get('Responses') or ())
                    if said.get('Error', {}).get('Code', 'DuplicateItem') == 'DuplicateItem')
@@ -109,7 +109,7 @@ def start(folder: Path, who: str) -> None:
 
 
 def requests(folder: Path) -> Iterator[Metered]:
-    """What was asked so far, in no order."""
+    """All requests so far, in no order."""
     for path in folder.glob('*.jsonl'):
         for line in path.read_text().splitlines():
             yield Metered(**json.loads(line))

@@ -38,7 +38,7 @@ WRITES = frozenset({
 
 @dataclass(frozen=True)
 class Error:
-    """The request is not forwarded, but answered with this error."""
+    """This error is the response; the request is not forwarded."""
     code: str
     message: str = ''
     status: int = 400
@@ -97,13 +97,13 @@ class Request:
     operation: str
     table: str | None           # of a batch for several tables: the first
     body: dict[str, Any]        # as the client sent it
-    status: int                 # 0: the engine was not asked, or did not answer
+    status: int                 # 0: the engine got no request, or gave no response
     read_units: float
     write_units: float
-    error: str | None           # the error's code, or an exception's name if no answer came
+    error: str | None           # the error's code, or an exception's name without a response
     fault: Fault | None
     began: float                # when it came, by time.monotonic
-    ended: float                # when its answer was about to be sent
+    ended: float                # just before its response was sent
     port: int                   # the client's end of the connection
     access_key: str             # that signed it
 
@@ -158,36 +158,36 @@ def _table_of(body: dict[str, Any]) -> str | None:
     return body.get('TableName')
 
 
-def _units(operation: str, body: dict[str, Any], answer: dict[str, Any]) -> float:
-    """The capacity units that an answered request used, as AWS would count them.
+def _units(operation: str, body: dict[str, Any], response: dict[str, Any]) -> float:
+    """The capacity units that a request with a response used, as AWS would count them.
 
     That is what the engine reports, if it can be relied on.  DynamoDB Local reports nothing for
     the keys that a batch did not find, moto knows neither sizes nor consistency, and neither
     reports anything for a failed condition.  That costs what the write would have cost: by the
     larger of the new item and the old one (which is known if the client asked for it).
     """
-    consumed = answer.get('ConsumedCapacity') or []
+    consumed = response.get('ConsumedCapacity') or []
     if not isinstance(consumed, list):
         consumed = [consumed]
     reported = sum(each['CapacityUnits'] for each in consumed)
     if operation == 'GetItem':
-        found = [answer['Item']] if 'Item' in answer else []
+        found = [response['Item']] if 'Item' in response else []
         return _read_units({'': {**body, 'Keys': [body['Key']]}}, {'': found}, {}, reported)
     if operation == 'BatchGetItem':
-        unprocessed = answer.get('UnprocessedKeys', {})
-        return _read_units(body['RequestItems'], answer['Responses'], unprocessed, reported)
+        unprocessed = response.get('UnprocessedKeys', {})
+        return _read_units(body['RequestItems'], response['Responses'], unprocessed, reported)
     if operation == 'BatchWriteItem':
-        left = _entries(answer.get('UnprocessedItems', {}))
+        left = _entries(response.get('UnprocessedItems', {}))
         puts = [write.get('PutRequest', {}).get('Item', {})
                 for table, write in _entries(body['RequestItems']) if (table, write) not in left]
         return max(reported, sum(blocks_of(item, 1024) for item in puts))
     if operation == 'BatchExecuteStatement':
         items = [inserted(statement) for statement in body['Statements']]
-        tried = [item for item, said in zip(items, answer.get('Responses', ()))
-                 if said.get('Error', {}).get('Code', 'DuplicateItem') == 'DuplicateItem']
-        return max(reported, sum(blocks_of(item, 1024) for item in tried))
+        inserts = [item for item, said in zip(items, response.get('Responses', ()))
+                   if said.get('Error', {}).get('Code', 'DuplicateItem') == 'DuplicateItem']
+        return max(reported, sum(blocks_of(item, 1024) for item in inserts))
     if operation in ('PutItem', 'UpdateItem', 'DeleteItem'):
-        new, old = body.get('Item', {}), answer.get('Item', {})
+        new, old = body.get('Item', {}), response.get('Item', {})
         return max(reported, blocks_of(new, 1024), blocks_of(old, 1024))
     return reported
 
@@ -213,8 +213,8 @@ def blocks_of(item: dict[str, Any], size: int) -> int:
     return max(1, -(-bytes_ // size))
 
 
-def _error_code(answer: dict[str, Any]) -> str | None:
-    return answer['__type'].rpartition('#')[2] if '__type' in answer else None
+def _error_code(response: dict[str, Any]) -> str | None:
+    return response['__type'].rpartition('#')[2] if '__type' in response else None
 
 
 def _size(attribute: dict[str, Any]) -> int:
@@ -251,9 +251,9 @@ class Proxy:
         self.faults: Callable[[str, dict[str, Any]], Fault | None] | None = None
         #: seconds added to each request
         self.latency = 0.0
-        #: an outage: connections are accepted and reset at once
+        #: an outage: connections are accepted and reset
         self.down = False
-        #: in the order of their answers; a request is here before its client sees the answer
+        #: in the order of their responses, each noted before its client sees the response
         self.requests: list[Request] = []
         self._closing = threading.Event()
         self._fault_lock = threading.Lock()
@@ -292,7 +292,7 @@ class Proxy:
 
 class _Server(socketserver.ThreadingTCPServer):
     daemon_threads = True
-    # with the default of 5, some of many clients that connect at once would wait a second
+    # with the default of 5, some of many concurrent connects would wait a second
     request_queue_size = 128
 
     def __init__(self, proxy: Proxy) -> None:
@@ -330,7 +330,7 @@ class _Server(socketserver.ThreadingTCPServer):
                 # wakes a thread that waits for its next request
                 connection.shutdown(socket.SHUT_RDWR)
             except OSError:
-                pass    # it was closed in the meantime
+                pass    # it is closed already
             thread.join(max(0, deadline - time.monotonic()))
 
     def handle_error(self, request: Any, client_address: Any) -> None:
@@ -344,14 +344,14 @@ def _reset_when_closed(connection: socket.socket) -> None:
 
 
 @dataclass(frozen=True)
-class _Answer:
+class _Response:
     status: int
     headers: list[tuple[str, str]]
     payload: bytes
 
     @classmethod
-    def of(cls, status: int, answer: dict[str, Any]) -> _Answer:
-        payload = json.dumps(answer).encode()
+    def of(cls, status: int, response: dict[str, Any]) -> _Response:
+        payload = json.dumps(response).encode()
         return cls(status, [
             ('Content-Type', 'application/x-amz-json-1.0'),
             ('x-amzn-RequestId', uuid.uuid4().hex),
@@ -362,14 +362,14 @@ class _Answer:
 # DynamoDB Local takes no table's ARN in place of its name
 _ARN = re.compile(rb'"(arn:aws[a-z-]*:dynamodb:[a-z0-9-]+:\d{12}:table/([A-Za-z0-9_.-]+))"')
 
-# The body may be changed, the connection is another one, and the answer must not be compressed.
+# The body may be changed, the connection is another one, and the response must not be compressed.
 _NOT_FORWARDED = frozenset({
     'accept-encoding', 'connection', 'content-length', 'host', 'keep-alive', 'transfer-encoding',
 })
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """One client's connection, which has a connection of its own to the engine."""
+    """One client's connection, paired with one to the engine."""
     protocol_version = 'HTTP/1.1'
     disable_nagle_algorithm = True      # a delayed acknowledgement would add 40 ms
     server: _Server
@@ -397,24 +397,24 @@ class _Handler(BaseHTTPRequestHandler):
         if proxy._closing.wait(proxy.latency + (fault.seconds if isinstance(fault, Delay) else 0)):
             return self._reset()
 
-        answer, said, error = None, {}, None
+        response, said, error = None, {}, None
         try:
-            answer = self._answer(fault, operation, body, payload)
+            response = self._respond(fault, operation, body, payload)
         except (OSError, HTTPException) as exc:
             self.upstream.close()
             error = type(exc).__name__
-        if answer and (operation in READS | WRITES or answer.status != 200):
-            said = _json_object(answer.payload)
+        if response and (operation in READS | WRITES or response.status != 200):
+            said = _json_object(response.payload)
             error = _error_code(said)
         units = 0.0
-        if answer and (answer.status == 200 or error == 'ConditionalCheckFailedException'):
+        if response and (response.status == 200 or error == 'ConditionalCheckFailedException'):
             units = _units(operation, body, said)
         credential = self.headers.get('Authorization', '').partition('Credential=')[2]
         proxy.requests.append(Request(
             operation=operation,
             table=_table_of(body),
             body=body,
-            status=answer.status if answer else 0,
+            status=response.status if response else 0,
             read_units=units if operation in READS else 0,
             write_units=units if operation in WRITES else 0,
             error=error,
@@ -424,30 +424,30 @@ class _Handler(BaseHTTPRequestHandler):
             port=self.client_address[1],
             access_key=credential.partition('/')[0],
         ))
-        if answer is None or isinstance(fault, ResetAfter):
+        if response is None or isinstance(fault, ResetAfter):
             self._reset()
         else:
-            self._send(answer)
+            self._send(response)
 
-    def _answer(self, fault: Fault | None, operation: str, body: dict[str, Any],
-                payload: bytes) -> _Answer | None:
+    def _respond(self, fault: Fault | None, operation: str, body: dict[str, Any],
+                payload: bytes) -> _Response | None:
         if isinstance(fault, ResetBefore):
             return None
         if isinstance(fault, Error):
             type_ = f'com.amazonaws.dynamodb.v20120810#{fault.code}'
-            answer: dict[str, Any] = {'__type': type_, 'message': fault.message}
+            response: dict[str, Any] = {'__type': type_, 'message': fault.message}
             if fault.reasons:
                 arn = f'arn:aws:dynamodb:us-east-1:000000000000:table/{_table_of(body)}'
-                answer['ThrottlingReasons'] = [
+                response['ThrottlingReasons'] = [
                     {'reason': reason, 'resource': arn} for reason in fault.reasons]
-            return _Answer.of(fault.status, answer)
+            return _Response.of(fault.status, response)
         if isinstance(fault, Partial) and 'RequestItems' in body:
             return self._forward_half(operation, body)
         if isinstance(fault, Partial) and 'Statements' in body:
             return self._forward_statements(operation, body, fault.code)
         return self._forward(operation, body, payload)
 
-    def _forward(self, operation: str, body: dict[str, Any], payload: bytes) -> _Answer:
+    def _forward(self, operation: str, body: dict[str, Any], payload: bytes) -> _Response:
         metered = body.get('ReturnConsumedCapacity') in ('TOTAL', 'INDEXES')
         if operation in READS | WRITES and not metered:
             payload = json.dumps({**body, 'ReturnConsumedCapacity': 'TOTAL'}).encode()
@@ -455,47 +455,47 @@ class _Handler(BaseHTTPRequestHandler):
         payload = _ARN.sub(rb'"\2"', payload)
         headers = {name: value for name, value in self.headers.items()
                    if name.lower() not in _NOT_FORWARDED}
-        # checked before: a request that failed may have been applied, so it cannot be sent again
+        # checked first: a failed request may have been applied, so it cannot be sent again
         if self.upstream.sock and _is_stale(self.upstream.sock):
             self.upstream.close()
         self.upstream.request('POST', self.path, payload, headers)
-        response = self.upstream.getresponse()
-        answer = _Answer(response.status, response.getheaders(), response.read())
+        raw = self.upstream.getresponse()
+        response = _Response(raw.status, raw.getheaders(), raw.read())
         if named and 'RequestItems' in body:
-            by_arn = answer.payload.replace(b'"%s":' % named[2], b'"%s":' % named[1])
-            answer = _Answer.of(answer.status, json.loads(by_arn))
-        return answer
+            by_arn = response.payload.replace(b'"%s":' % named[2], b'"%s":' % named[1])
+            response = _Response.of(response.status, json.loads(by_arn))
+        return response
 
-    def _forward_half(self, operation: str, body: dict[str, Any]) -> _Answer:
+    def _forward_half(self, operation: str, body: dict[str, Any]) -> _Response:
         items = body['RequestItems']
         entries = _entries(items)
         half = max(1, len(entries) // 2)
         sent = {**body, 'RequestItems': _request_items(entries[:half], like=items)}
-        answer = self._forward(operation, sent, json.dumps(sent).encode())
-        if answer.status != 200:
-            return answer
-        said = json.loads(answer.payload)
+        response = self._forward(operation, sent, json.dumps(sent).encode())
+        if response.status != 200:
+            return response
+        said = json.loads(response.payload)
         unprocessed = 'UnprocessedKeys' if operation == 'BatchGetItem' else 'UnprocessedItems'
         rest = _entries(said.get(unprocessed, {})) + entries[half:]
-        return _Answer.of(200, {**said, unprocessed: _request_items(rest, like=items)})
+        return _Response.of(200, {**said, unprocessed: _request_items(rest, like=items)})
 
-    def _forward_statements(self, operation: str, body: dict[str, Any], code: str) -> _Answer:
+    def _forward_statements(self, operation: str, body: dict[str, Any], code: str) -> _Response:
         statements = body['Statements']
         half = max(1, len(statements) // 2)
         sent = {**body, 'Statements': statements[:half]}
-        answer = self._forward(operation, sent, json.dumps(sent).encode())
-        if answer.status != 200:
-            return answer
-        said = json.loads(answer.payload)
+        response = self._forward(operation, sent, json.dumps(sent).encode())
+        if response.status != 200:
+            return response
+        said = json.loads(response.payload)
         said['Responses'] += [{'Error': {'Code': code, 'Message': ''}}] * (len(statements) - half)
-        return _Answer.of(200, said)
+        return _Response.of(200, said)
 
-    def _send(self, answer: _Answer) -> None:
-        head = [f'HTTP/1.1 {answer.status} {self.responses.get(answer.status, ("",))[0]}']
-        head += [f'{name}: {value}' for name, value in answer.headers
+    def _send(self, response: _Response) -> None:
+        head = [f'HTTP/1.1 {response.status} {self.responses.get(response.status, ("",))[0]}']
+        head += [f'{name}: {value}' for name, value in response.headers
                  if name.lower() not in _NOT_FORWARDED]
-        head += [f'Content-Length: {len(answer.payload)}', '', '']
-        self.wfile.write('\r\n'.join(head).encode('latin-1') + answer.payload)
+        head += [f'Content-Length: {len(response.payload)}', '', '']
+        self.wfile.write('\r\n'.join(head).encode('latin-1') + response.payload)
 
     def _reset(self) -> None:
         _reset_when_closed(self.connection)
@@ -514,7 +514,7 @@ def _json_object(payload: bytes) -> dict[str, Any]:
 
 
 def _is_stale(connection: socket.socket) -> bool:
-    """Whether the other side closed an idle connection, or sent what nobody asked for."""
+    """Whether the other side closed an idle connection, or sent something unasked."""
     try:
         connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
     except BlockingIOError:

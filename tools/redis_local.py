@@ -28,7 +28,7 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def redis_server(folder: Path) -> Iterator[int]:
-    """The port of a Redis server that answers, for as long as the block runs."""
+    """The port of a Redis server that responds, for as long as the block runs."""
     port = free_port()
     server = subprocess.Popen(
         ['redis-server', '--port', str(port), '--save', '', '--dir', str(folder)],

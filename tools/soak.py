@@ -1,14 +1,14 @@
-"""Workers of three pools on one table, for as long as you like, while everything goes wrong.
+"""Workers of three pools on one table, for as long as you like, under faults of all kinds.
 
     make soak                                       # 40 minutes
     make soak ARGS="--minutes 3 --plot soak.svg"
 
-All the time DynamoDB throttles, fails, resets connections, loses responses, does half of a batch or
-is slow; now and then it is away.  Messages are delivered twice, processes are killed, and what they
-held is delivered again.  A client applies chords of all kinds, groups and tasks, and checks that
-each ends with the right result, that each body is published once (twice only if the process that
-published it was killed then), and what it was called with.  Memory and sockets of all processes are
-sampled, and drawn at the end.  The exit code is 1 if something was lost, twice, wrong or hung.
+DynamoDB throttles, fails, resets connections, loses responses, does half of a batch or is slow; now
+and then it is away.  Messages are delivered twice, processes are killed, and what they held is
+redelivered.  A client applies chords of all kinds, groups and tasks, and checks that each ends with
+the right result, that each body is published once (twice only if the process that published it was
+killed then), and what it was called with.  Memory and sockets of all processes are sampled, and
+drawn at the end.  The exit code is 1 if something was lost, twice, wrong or hung.
 
 It takes about half a core and a redis-server.
 """
@@ -50,8 +50,8 @@ from proxy import (  # noqa: E402
     Throttle,
 )
 
-BOUND = 300.0       # seconds for a result: what a killed worker held comes again after 30
-AT_ONCE = 16        # operations that wait for their results
+BOUND = 300.0       # seconds for a result: what a killed worker held is redelivered after 30
+IN_FLIGHT = 16      # operations that wait for their results
 BACKLOG = 600       # messages in the queue at which the client pauses
 AUDIT_AFTER = 90.0  # seconds after its end, when no more of its messages should come
 KILL_WINDOW = 10.0  # seconds from publishing to the kill that explains why it was published again
@@ -77,7 +77,7 @@ class Wrong(Exception):
 
 
 class Client:
-    """Applies canvases, some at once, and checks what comes of them."""
+    """Applies canvases, some concurrently, and checks their outcomes."""
 
     def __init__(self, rate: float) -> None:
         import soak_tasks
@@ -127,7 +127,7 @@ class Client:
             self.audits.append(Audit(due, what, id, published, frozenset(digests)))
 
     def forget(self, result: Any) -> None:
-        """Most results: of the others it is seen that they expire."""
+        """Most results; the others are left, to see that they expire."""
         if random.random() < .8:
             while result is not None:
                 result.forget()
@@ -252,7 +252,7 @@ class Client:
                 self.tasks.current.version = 1
             if version == 1:
                 self.check('frozen chord', self.get(result), digests[0])
-        # the first success is kept: what the body got in the second run is only in the books
+        # the first success stays: what the body got in the second run is only in the books
         end = time.monotonic() + BOUND
         key = f'ran:{result.id}'
         while digests[1] not in self.tasks.store.lrange(key, 0, -1):
@@ -353,7 +353,7 @@ class Client:
         text = (f'{audit.what} {audit.key} was published {len(publications)} times, expected '
                 f'{audit.published}: {publications}; publishers killed after {struck or "-"}')
         if 0 < surplus <= len(struck):
-            self.count('published again since the publisher was killed', surplus)
+            self.count('published again because the publisher was killed', surplus)
             with self.lock:
                 self.notes.append(text)
         else:
@@ -365,8 +365,8 @@ def run_client(pipe: Any, environ: dict[str, str], minutes: float, rate: float) 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     client = Client(rate)
     end = time.monotonic() + minutes * 60
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        running = [pool.submit(client.operate, end) for _ in range(AT_ONCE)]
+    with ThreadPoolExecutor(IN_FLIGHT) as pool:
+        running = [pool.submit(client.operate, end) for _ in range(IN_FLIGHT)]
         while not all(each.done() for each in running):
             client.audit_those_due(time.monotonic())
             pipe.send(dict(client.counts))
@@ -531,7 +531,7 @@ class Soak:
         self.counts[f'kills of a {worker.pool} worker'] += 1
 
     def restart(self) -> None:
-        """What ended though nobody killed it."""
+        """Restarts workers that ended without being killed."""
         for worker in self.workers:
             if worker.process.poll() is not None and worker.steady:
                 self.counts[f'{worker.name} ended with {worker.process.returncode}'] += 1
@@ -734,11 +734,11 @@ def soak(given: Any, folder: Path, endpoint: str, table: str, proxy: Proxy,
         run.every(lambda: draw.uniform(5, 25), run.kill_child)
         run.every(lambda: draw.uniform(20, 60), run.kill_worker)
         run.every(lambda: draw.uniform(120, 360), run.black_out)
-        told = time.monotonic()
+        reported = time.monotonic()
         while (said := pipe.recv()) != 'done':
-            if time.monotonic() - told > 60:
-                told = time.monotonic()
-                print(f'soak: {told - run.began:.0f} s, {said.get("tasks", 0)} tasks, '
+            if time.monotonic() - reported > 60:
+                reported = time.monotonic()
+                print(f'soak: {reported - run.began:.0f} s, {said.get("tasks", 0)} tasks, '
                       f'{said.get("results checked", 0)} results checked, '
                       f'{run.store.llen(QUEUE)} in the queue, {sum(run.counts.values())} events',
                       file=sys.stderr, flush=True)

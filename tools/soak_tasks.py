@@ -1,9 +1,9 @@
 """The Celery app of soak.py, for its client and workers: tasks, and a broker that can be audited.
 
-The broker is Redis.  It delivers some messages twice, at once or seconds later; it knows who
-published which message; and what a killed worker had taken from the queue but not noted as unacked
-yet, which kombu loses, is in its ledger.  Environment variables: BROKER and RESULT_BACKEND, URLs;
-TWICE, the share of messages that are delivered twice.
+The broker is Redis.  It delivers some messages twice, immediately or seconds later; it notes who
+published which message; and its ledger has what kombu loses: messages that a killed worker had
+taken from the queue but not noted as unacked yet.  Environment variables: BROKER and
+RESULT_BACKEND, URLs; TWICE, the share of messages that are delivered twice.
 """
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from kombu.utils.json import dumps
 VISIBILITY = 30
 EXPIRES = 900
 LATEST = 20.0       # seconds by which the second delivery of a message comes later
-KEPT = 1800         # seconds for which is known what happened to a body
+BOOKS_TTL = 1800    # seconds for which the books say what happened to a body
 DRAW = random.Random()      # not seeded: each of many processes draws its own
 TWICE = float(os.environ['TWICE'])
 
@@ -40,7 +40,7 @@ class Channel(kombu_redis.Channel):
     def _put(self, queue: str, message: Any, **kwargs: Any) -> None:
         headers, tag = message['headers'], message['properties']['delivery_tag']
         payload, now = dumps(message), time.time()
-        # all or nothing: who is killed has published a message that is in the books, or none
+        # all or nothing: a killed publisher has published a message that is in the books, or none
         books = store.pipeline()
         books.incr('published')
         self._enter(books, tag, payload)
@@ -54,7 +54,7 @@ class Channel(kombu_redis.Channel):
         if headers['task'] != 'part':
             key = 'published:' + headers.get('about', headers['id'])
             books.rpush(key, json.dumps([os.getpid(), now]))
-            books.expire(key, KEPT)
+            books.expire(key, BOOKS_TTL)
         books.execute()
 
     @staticmethod
@@ -142,12 +142,12 @@ def part(number: int, size: int = 0, fails: bool = False, seconds: float = 0) ->
 
 @app.task(name='body', bind=True)
 def body(self: Any, values: list[Any]) -> str:
-    """Returns what tells whether it was called with the right values."""
+    """Returns a digest that shows whether it was called with the right values."""
     found = digest(values)
     key = f'ran:{self.request.id}'
     store.rpush(key, found)
-    store.expire(key, KEPT)
-    store.set(f'values:{found}', json.dumps(values)[:1500], ex=KEPT)     # for who wonders
+    store.expire(key, BOOKS_TTL)
+    store.set(f'values:{found}', json.dumps(values)[:1500], ex=BOOKS_TTL)    # for people
     return found
 
 

@@ -8,7 +8,7 @@ broker_url = f'sqs://local:local@{os.environ["SQS"]}'
 broker_transport_options = {
     'region': 'us-east-1',
     'is_secure': False,
-    # the server answers one request at a time: a long poll would hold up the others
+    # the server handles one request at a time: a long poll would hold up the others
     'wait_time_seconds': 0,
     'polling_interval': 0.05,
     'visibility_timeout': 600,

@@ -2,8 +2,8 @@
 
     python tools/suite.py [--all] [ARGUMENT OF PYTEST]...
 
-It says how many tests there are and about how long they take, and shows the engine's log if one has
-failed.  Without --all it leaves out those that are marked as slow.
+It says how many tests there are and about how long they take, and after a failure shows the
+engine's log.  Without --all it leaves out tests that are marked as slow.
 """
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LOG_LINES = 200     # of the engine's log, after a failure
 
 
 class Suite:
-    """A plugin of pytest's main process.  Those of pytest-xdist collect and run the tests."""
+    """A plugin of pytest's main process; pytest-xdist's processes collect and run the tests."""
 
     def __init__(self) -> None:
         self.began = time.monotonic()
