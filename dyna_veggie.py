@@ -5286,7 +5286,8 @@ def _make(unpickled: Any) -> None:
 # What an operator does with a table: plain functions, of which the commands are made.
 #
 #   check     Each action of a worker is tried on an item of its own.
-#   scan      A parallel Scan: Pages reads the segments, and hands over their pages one by one.
+#   scan      A parallel Scan of the whole table: threads of Pages read the segments, one of them
+#             at a time hands over what it has read.
 #   purge     deletes what time to live would, and orphans: chunks that no item counts.  Each delete
 #             has the condition that the item is still one of these.
 #   rows      Tasks and chords as JSON objects, each with a fixed set of keys, and as lines of text.
@@ -5299,7 +5300,7 @@ def _insert(table: Table, item: Item) -> None:
         raise DeniedAction('not done: each result is stored by a request of its own')
 
 
-#: what a worker does, to be checked in this order on a new item, which the last one deletes
+#: a worker's actions, in the order in which to try them on a new item, which the last one deletes
 WORKER_ACTIONS: dict[str, Callable[[Table, Item], Any]] = {
     'GetItem': lambda table, item: table.get(item['id']),
     INSERT: _insert,
@@ -5504,7 +5505,7 @@ def _purge_values() -> dict[str, Any]:
 
 
 def purge(
-        table: Table, segments: int, prefixes: tuple[str, ...], dry_run: bool,
+        table: Table, segments: int, prefixes: Iterable[str], dry_run: bool,
         advance: Callable[[int], Any]) -> Counter[str]:
     """Deletes the expired items and the orphans of the whole table, and counts them.
 
@@ -5515,7 +5516,7 @@ def purge(
     def take(items: list[Item]) -> None:
         expired = [item['id'] for item in items if is_expired(item)]
         others = [item['id'] for item in items if not is_expired(item)]
-        orphans = _orphans_among(table, others, prefixes)
+        orphans = _orphans_among(table, others)
         counts.update(expired=len(expired), orphans=len(orphans))
         if not dry_run:
             counts.update(expired_deleted=delete_if(EXPIRED, table, expired),
@@ -5529,9 +5530,8 @@ def purge(
     return counts
 
 
-def _orphans_among(table: Table, ids: list[str], prefixes: tuple[str, ...]) -> list[str]:
-    owners = {id: owner[0] for id, owner in ((id, chunk_owner(id)) for id in ids)
-              if owner and owner[0].startswith(prefixes)}
+def _orphans_among(table: Table, ids: list[str]) -> list[str]:
+    owners = {id: owner[0] for id, owner in zip(ids, map(chunk_owner, ids)) if owner}
     items = table.get_many(owners.values())
     # an item with more attributes than a chunk has is another's: its id proves nothing
     found = table.get_many(
@@ -5577,7 +5577,6 @@ def to_iso(moment: Any) -> str | None:
         return None  # such as milliseconds: the year is 55,000
 
 
-_RUN_ID = re.compile(r'(.+)\.[0-9a-f]{8}', re.DOTALL)  # see Run
 # bytes as Python shows them
 _SHOWN_BYTES = re.compile(r"""b(['"])(?:[ -\[\]-~]|\\x[0-9a-f]{2}|\\[\\'tnr])*\1""")
 
@@ -5606,28 +5605,19 @@ def task_id_of(backend: DynamoDBBackend, id: str) -> str | None:
 
 def task_row(id: str, item: Item, meta: Mapping[str, Any], value: bytes = b'') -> dict[str, Any]:
     """What is stored of a task, without its result."""
-    chunks, result = len(chunk_ids(item)), meta.get('result')
+    chunks, result, state = len(chunk_ids(item)), meta.get('result'), meta.get('status')
+    if isinstance(result, BackendGetMetaError) and isinstance(item.get('status'), str):
+        state = item['status']  # the task did not fail because its value cannot be read here
     error = (' '.join(safe_repr(result).split())[:200]  # its own repr may raise
              if isinstance(result, BaseException) else None)
     same = ('name', 'args', 'kwargs', 'worker', 'queue', 'retries')
     return {
-        'id': id, 'kind': 'task', 'state': meta.get('status'), 'error': error,
+        'id': id, 'kind': 'task', 'state': state, 'error': error,
         **{name: meta.get(name) for name in same},
         'parent': meta.get('parent_id'), 'group': meta.get('group_id'),
         'stored': to_iso(item.get('timestamp')), 'done': to_iso(meta.get('date_done')),
         'expires': to_iso(item.get('ttl')), 'size': item['size'] if chunks else len(value),
         'chunks': chunks}
-
-
-def _meta_of(
-        backend: DynamoDBBackend, task_id: str, item: Item, stored: StoredValue,
-) -> Mapping[str, Any]:
-    """A task's meta; of a value that cannot be read here, why, with the item's status."""
-    meta: Mapping[str, Any] = backend.decode_stored(task_id, stored).value
-    status = item.get('status')
-    if isinstance(meta['result'], BackendGetMetaError) and isinstance(status, str):
-        return {**meta, 'status': status}
-    return meta
 
 
 def read_rows(
@@ -5641,15 +5631,8 @@ def read_rows(
     for task_id, item in items.items():
         if item['id'] in stored:  # else it was deleted, or replaced each time that it was read
             value = stored[item['id']]
-            yield task_row(task_id, item, _meta_of(backend, task_id, item, value), value.value)
-
-
-def _ids_of(results: Any, app: Any) -> list[str] | None:
-    """The ids of results in the form of as_tuple(); None for another form."""
-    try:
-        return [result_from_tuple(each, app).id for each in results or ()]
-    except Exception:
-        return None
+            meta = backend.decode_stored(task_id, value).value
+            yield task_row(task_id, item, meta, value.value)
 
 
 def describe_task(backend: DynamoDBBackend, store: BlobStore, id: str) -> dict[str, Any]:
@@ -5663,10 +5646,11 @@ def describe_task(backend: DynamoDBBackend, store: BlobStore, id: str) -> dict[s
         row = task_row(id, {}, {'status': states.PENDING})
         more: dict[str, Any] = dict.fromkeys(['result', 'traceback', 'children', 'stored_as'])
         return {**row, 'expires': to_iso(item.get('ttl')), **more}
-    meta = _meta_of(backend, id, item, stored)
+    meta: Mapping[str, Any] = backend.decode_stored(id, stored).value
+    children = [result_from_tuple(each, backend.app).id for each in meta.get('children') or ()]
     return {**task_row(id, item, meta, stored.value),
             'result': meta.get('result'), 'traceback': meta.get('traceback'),
-            'children': _ids_of(meta.get('children'), backend.app), 'stored_as': item['id']}
+            'children': children, 'stored_as': item['id']}
 
 
 def read_group(
@@ -5717,22 +5701,15 @@ def describe_chord(
 
 
 class TaskFilter(NamedTuple):
-    """Which tasks to list; times are seconds of the epoch."""
+    """Which tasks to list; times are seconds of the epoch.
 
-    state: str | None
+    states: a state as it was given, and as Celery writes its own; or none.
+    """
+
+    states: tuple[str, ...]
     since: float | None
     until: float | None
     name: str | None
-
-    @property
-    def capitals(self) -> str | None:
-        """The state as Celery writes it; an app's own states can have small letters."""
-        return self.state and self.state.upper()
-
-    @property
-    def chords(self) -> bool:
-        """Whether to list running chords, which have no name and no time."""
-        return self.capitals in (None, 'RUNNING') and not (self.name or self.since or self.until)
 
     def expressions(self, prefixes: Iterable[str], with_values: bool) -> dict[str, Any]:
         """The parameters of a Scan that leaves out most of the other items."""
@@ -5742,10 +5719,10 @@ class TaskFilter(NamedTuple):
             conditions.append('#timestamp >= :since')
         if self.until is not None:
             conditions.append('#timestamp <= :until')
-        if self.state:  # Celery's own backend writes no status
-            conditions.append('(#status = :state OR #status = :capitals '
-                              'OR attribute_not_exists(#status))')
-        values = {**starts, **self._asdict(), 'capitals': self.capitals, 'now': int(time.time())}
+        values = {**starts, **self._asdict(), 'now': int(time.time())}
+        if self.states:  # Celery's own backend writes no status
+            values['given'], values['capitals'] = self.states
+            conditions.append('(#status IN (:given, :capitals) OR attribute_not_exists(#status))')
         projection = '#id, #status, #timestamp, #ttl, #size, #chunks, #version, #lazy, #closed'
         return expressions(
             values, FilterExpression=' AND '.join(conditions),
@@ -5753,20 +5730,23 @@ class TaskFilter(NamedTuple):
 
     def fits(self, row: Mapping[str, Any]) -> bool:
         """Whether to list a task, by its state and its name."""
-        fits = self.state is None or row['state'] in (self.state, self.capitals)
-        return fits and self.name in (None, row['name'])
+        return ((not self.states or row['state'] in self.states)
+                and self.name in (None, row['name']))
 
 
 class Listing:
-    """The running chords that a scan finds, and the newest tasks; limit: how many, 0 for all."""
+    """The running chords of a scan, and its newest tasks; limit: how many, 0 for all."""
 
     def __init__(
             self, backend: DynamoDBBackend, table: Table, task_filter: TaskFilter, limit: int,
     ) -> None:
         self._backend, self._table, self._store = backend, table, BlobStore(table)
         self._filter, self._limit = task_filter, limit
+        # a chord has no time and no name
+        chords = (not task_filter.states or 'RUNNING' in task_filter.states) and not any(
+            (task_filter.since, task_filter.until, task_filter.name))
         self._prefixes = id_prefixes(
-            backend.task_keyprefix, *([backend.chord_keyprefix] if task_filter.chords else []))
+            backend.task_keyprefix, *([backend.chord_keyprefix] if chords else []))
         self._runs: dict[str, str] = {}  # the ids of runs that are not closed, with their groups'
         self._newest: list[tuple[dict[str, Any], Item | None]] = []  # rows; items to be read
         self._count = 0  # of tasks that fit
@@ -5801,8 +5781,9 @@ class Listing:
 
     def _open_chord_of(self, item: Item) -> str | None:
         """The group of a chord, from the item of a run that is not closed."""
-        match = _RUN_ID.fullmatch(item['id']) if 'lazy' in item and 'closed' not in item else None
-        return _after_prefix(self._backend.chord_keyprefix, match[1]) if match else None
+        is_open = 'lazy' in item and 'closed' not in item
+        pointer_id, _, _ = item['id'].rpartition('.')  # see Run
+        return _after_prefix(self._backend.chord_keyprefix, pointer_id) if is_open else None
 
     def _sorted(self) -> list[tuple[dict[str, Any], Item | None]]:
         return sorted(self._newest, key=lambda task: (task[0]['stored'] or '', task[0]['id']),
@@ -5977,7 +5958,7 @@ def _command(function: Callable[..., _Output]) -> click.Command:
             lines = [json.dumps(to_jsonable(each)) for each in output]
         elif as_json:
             lines = [json.dumps(to_jsonable(output), indent=2)]
-        # what the terminal has not, such as half of a surrogate pair, which JSON can hold
+        # JSON can hold what the terminal cannot show, such as half of a surrogate pair
         encoding = getattr(sys.stdout, 'encoding', None) or 'utf-8'
         for line in lines:
             click.echo(line.encode(encoding, 'backslashreplace').decode(encoding))
@@ -6058,7 +6039,7 @@ def _check(backend: DynamoDBBackend) -> _Output:
 @_command
 def _create_table(backend: DynamoDBBackend) -> _Output:
     """Creates the table as the options say, with time to live, and waits until it can be used."""
-    # a dead endpoint is reported soon, though a creation takes its time
+    # fails soon if the endpoint is dead; the creation itself is patient
     operators_table(backend.options).client.send_unless(
         ('ResourceNotFoundException',), 'describe_table', {'TableName': backend.options.table})
     table = Table(dataclasses.replace(backend.options, create_table=True))
@@ -6100,7 +6081,7 @@ def _show(backend: DynamoDBBackend, id: str) -> _Output:
         raise click.ClickException('the id is empty')
     try:
         id.encode()
-    except UnicodeEncodeError:  # the shell's bytes were none
+    except UnicodeEncodeError:  # the shell's bytes were no UTF-8
         raise click.ClickException('the id is no text in UTF-8') from None
     id = task_id_of(backend, id) or id
     check_id(backend.item_id(id), click.ClickException)
@@ -6166,7 +6147,8 @@ def _list(
         name: str | None, limit: int, yes: bool) -> _Output:
     """Lists tasks and running chords, the newest first.  Reads the whole table."""
     table, segments, bar = _begin_scan(backend, yes)
-    listing = Listing(backend, table, TaskFilter(state, since, until, name), limit)
+    wanted = TaskFilter((state, state.upper()) if state else (), since, until, name)
+    listing = Listing(backend, table, wanted, limit)
     with bar:
         scan(table, segments, listing.take, listing.params, bar.update)
     chords, tasks, matches = listing.read()
@@ -6178,7 +6160,7 @@ def _list(
 
 
 def _suggest(state: str | None, name: str | None) -> None:
-    """Says why nothing may have been found."""
+    """Suggests why nothing was found."""
     known = [*states.ALL_STATES, 'RUNNING']
     near = difflib.get_close_matches(state or '', known, 1)
     if near and state not in known:
@@ -6218,7 +6200,7 @@ def _purge(backend: DynamoDBBackend, dry_run: bool, yes: bool) -> _Output:
 
 
 def main() -> None:
-    # not this copy: the app's backend is of the module by its name
+    # the app's backend is of the imported module, not of this __main__
     name = __spec__.name if __spec__ else 'dyna_veggie'
     importlib.import_module(name).commands(prog_name=f'python -m {name}')
 

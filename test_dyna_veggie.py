@@ -8897,7 +8897,7 @@ def test_purge_counts_what_it_deleted(
     assert len(all_items(client, table_name)) == 8
 
 
-def test_a_saved_group_whose_ids_are_none_is_told(
+def test_a_saved_group_whose_ids_are_none_is_reported(
         cli: Any, backend: dv.DynamoDBBackend, client: Any, table_name: str) -> None:
     saved = backend.encode({'result': [['g', None], [[[1, None], None], [[2, None], None]]]})
     backend.set('celery-taskset-meta-odd', saved)
