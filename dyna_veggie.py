@@ -25,9 +25,7 @@ JSON.  Read it from top to bottom: a section depends only on those above it.
     header              the values of a chord's header, as its body gets them
     chord backend       ChordBackend: what Celery asks of a backend for its chords
     backend             DynamoDBBackend: its constructor, URL and pickling
-    operating           what an operator does with a table: look at it, check what a worker may do
-    scanning            whole tables: what reading one takes, and what a purge deletes
-    inspecting          what is stored, as rows, and these as lines for people
+    operations          what an operator does: check, policy, list, show, purge
     commands            celery -A proj dynamodb ..., or python -m dyna_veggie ...
 
 Public: ``__all__``.  No underscore: shared between sections.  Underscore: private to its section.
@@ -41,7 +39,6 @@ import dataclasses
 import difflib
 import functools
 import hashlib
-import heapq
 import importlib
 import io
 import itertools
@@ -63,7 +60,6 @@ from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from decimal import Decimal
-from queue import SimpleQueue
 from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar, Union
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
@@ -5257,13 +5253,19 @@ def _make(unpickled: Any) -> None:
 
 
 # --------------------------------------------------------------------------------------------------
-# Operating
+# Operations
 # --------------------------------------------------------------------------------------------------
 #
-# What only an operator does with a table: look at it, check what a worker may do, say what it
-# needs.  Plain functions, of which the commands are made.
+# What an operator does with a table: plain functions, of which the commands are made.
+#
+#   check     Each action of a worker is tried on an item of its own.
+#   scan      A parallel Scan of the whole table: threads of Pages read the segments, one of them
+#             at a time hands over what it has read.
+#   purge     deletes what time to live would, and orphans: chunks that no item counts.  Each delete
+#             has the condition that the item is still one of these.
+#   rows      Tasks and chords as JSON objects, each with a fixed set of keys, and as lines of text.
 
-INSERT = 'PartiQLInsert'  # which a worker can do without
+INSERT = 'PartiQLInsert'  # the one action that a worker can do without
 
 
 def _insert(table: Table, item: Item) -> None:
@@ -5271,7 +5273,7 @@ def _insert(table: Table, item: Item) -> None:
         raise DeniedAction('not done: each result is stored by a request of its own')
 
 
-#: what a worker does, to be checked in this order on a new item, which the last one deletes
+#: a worker's actions, in the order in which to try them on a new item, which the last one deletes
 WORKER_ACTIONS: dict[str, Callable[[Table, Item], Any]] = {
     'GetItem': lambda table, item: table.get(item['id']),
     INSERT: _insert,
@@ -5282,28 +5284,26 @@ WORKER_ACTIONS: dict[str, Callable[[Table, Item], Any]] = {
     'DeleteItem': lambda table, item: table.delete(item['id']),
 }
 
-_TIMEOUT = 2.0  # seconds: each time-out for somebody who waits at a terminal
+_TIMEOUT = 2.0  # seconds: short, because a person waits
 
 
-def operators_table(options: Options) -> Table:
-    """A table for a first look: not created, and given up within ten seconds."""
-    return Table(dataclasses.replace(
-        options, create_table=False, ttl_seconds=None, retry_timeout=_TIMEOUT,
-        connect_timeout=min(_TIMEOUT, options.connect_timeout),
-        read_timeout=min(2 * _TIMEOUT, options.read_timeout)))
+def operators_table(options: Options, patient: bool = False) -> Table:
+    """A table that requests do not create.  Unless patient, they fail within ten seconds."""
+    limits: dict[str, Any] = {} if patient else {
+        'retry_timeout': _TIMEOUT, 'connect_timeout': min(_TIMEOUT, options.connect_timeout),
+        'read_timeout': min(2 * _TIMEOUT, options.read_timeout)}
+    return Table(dataclasses.replace(options, create_table=False, ttl_seconds=None, **limits))
 
 
 def ping(table: Table) -> str:
-    """The name of a table that answers, if only to deny this action: others may be allowed."""
-    try:
+    """The name of a table that responds, if only to deny this action: others may be allowed."""
+    with contextlib.suppress(DeniedAction):
         table.get('dyna-veggie-check')
-    except DeniedAction:
-        pass
     return table.name
 
 
 def describe(table: Table) -> dict[str, Any]:
-    """What DescribeTable says, in short.
+    """A summary of DescribeTable.
 
     Raises ImproperlyConfigured for a table that has another key, or cannot be used.
     """
@@ -5312,19 +5312,17 @@ def describe(table: Table) -> dict[str, Any]:
     billing = description.get('BillingModeSummary', {}).get('BillingMode', 'PROVISIONED')
     provisioned = description.get('ProvisionedThroughput', {}) if billing == 'PROVISIONED' else {}
     return {'status': description['TableStatus'], 'key': key_schema_of(description),
-            'items': description['ItemCount'],
-            'bytes': description['TableSizeBytes'], 'billing_mode': billing,
-            'read_units': provisioned.get('ReadCapacityUnits'),
+            'items': description['ItemCount'], 'bytes': description['TableSizeBytes'],
+            'billing_mode': billing, 'read_units': provisioned.get('ReadCapacityUnits'),
             'write_units': provisioned.get('WriteCapacityUnits')}
 
 
 def capacity(table: Table, app: Any) -> str:
-    """What the table's capacity is.  Raises ImproperlyConfigured if one worker can exceed it."""
+    """The table's write capacity.  Raises ImproperlyConfigured if one worker can exceed it."""
     units = describe(table)['write_units']
     if units is None:
         return 'on demand'
-    # a result, and its count if it is of a chord
-    writes = 2 + bool(app.conf.task_track_started)
+    writes = 2 + bool(app.conf.task_track_started)  # a result, and its count in a chord
     pool = app.conf.worker_concurrency or os.cpu_count() or 1
     text = f'{units:,} write units a second'
     if units >= pool * writes:
@@ -5335,58 +5333,50 @@ def capacity(table: Table, app: Any) -> str:
 
 
 def time_to_live(table: Table) -> str:
-    """What DescribeTimeToLive says.  Raises ImproperlyConfigured if it deletes nothing of ours."""
-    description = table.request('describe_time_to_live')['TimeToLiveDescription']
-    attribute = description.get('AttributeName', 'no attribute')
-    text = f'{description.get("TimeToLiveStatus", "DISABLED")}, on {attribute}'
-    if text in ('ENABLED, on ttl', 'ENABLING, on ttl'):
+    """The state of time to live.  Raises ImproperlyConfigured if it deletes nothing of ours."""
+    found = table.request('describe_time_to_live')['TimeToLiveDescription']
+    status = found.get('TimeToLiveStatus', 'DISABLED')
+    attribute = found.get('AttributeName', 'no attribute')
+    text, stay = f'{status}, on {attribute}', 'expired items stay until a purge'
+    if status not in ('ENABLED', 'ENABLING'):
+        raise ImproperlyConfigured(f'{text}: {stay}; create-table turns it on')
+    if attribute == 'ttl':
         return text
-    if not text.startswith('ENABL'):
-        raise ImproperlyConfigured(
-            f'{text}: expired items stay until a purge; create-table turns it on')
     raise ImproperlyConfigured(
-        f'{text}, and a table has one such attribute: expired items stay until a purge. If nothing '
-        'else uses it, turn it off, and an hour later run create-table: '
+        f'{text}, and a table has one such attribute: {stay}. If nothing else uses it, turn it '
+        'off, and an hour later run create-table: '
         f'aws dynamodb update-time-to-live --table-name {table.name} '
         f'--time-to-live-specification Enabled=false,AttributeName={attribute}')
 
 
 def identity(options: Options) -> str:
-    """The ARN of whoever signs the requests; AWS needs no permission to say it."""
-    session = open_session(options)
+    """The ARN of the caller, which AWS tells without a permission."""
+    config = Config(
+        retries={'total_max_attempts': 1}, connect_timeout=_TIMEOUT, read_timeout=_TIMEOUT)
     client = create_client(
-        session, 'sts', region_name=options.region, aws_access_key_id=options.access_key,
-        aws_secret_access_key=options.secret_key,
-        config=Config(retries={'total_max_attempts': 1}, connect_timeout=_TIMEOUT,
-                      read_timeout=_TIMEOUT))
+        open_session(options), 'sts', region_name=options.region,
+        aws_access_key_id=options.access_key, aws_secret_access_key=options.secret_key,
+        config=config)
     return str(client.get_caller_identity()['Arn'])
+
+
+def _find_credentials(options: Options) -> tuple[str | None, Any]:
+    """Where the credentials come from, and the keys if botocore found them; raises its errors."""
+    session = open_session(options)
+    source = credentials_source(options, session)
+    return source, None if source in (None, FROM_URL, NOT_NEEDED) else read_keys(session)
 
 
 def usable_credentials(options: Options) -> str:
     """Where the credentials come from, in botocore's words.  Raises what a request would."""
-    session = open_session(options)
-    source = credentials_source(options, session)
-    if source not in (None, FROM_URL, NOT_NEEDED):
-        read_keys(session)
+    source, _ = _find_credentials(options)
     if source is None:
         raise ImproperlyConfigured('none were found')
     return source
 
 
-def _account_of(options: Options) -> str:
-    """The account's number if the credentials know it, or ``*``."""
-    session = open_session(options)
-    try:
-        if credentials_source(options, session) in (None, NOT_NEEDED, FROM_URL):
-            return '*'
-        keys = read_keys(session)
-    except (BotoCoreError, ClientError, BrokenConfiguration):
-        return '*'
-    return getattr(keys, 'account_id', None) or '*'  # botocore knows it since 1.36
-
-
 def _arn_of(table: Table) -> str:
-    """The table's ARN, with what is known of it, and else ``*``."""
+    """The table's ARN, with ``*`` for what is unknown."""
     if TABLE_ARN.fullmatch(table.name):
         return table.name
     region = table.client.botocore.meta.region_name
@@ -5394,7 +5384,11 @@ def _arn_of(table: Table) -> str:
         partition = open_session(table.options).get_partition_for_region(region)
     except UnknownRegionError:  # a region can be newer than botocore
         partition = '*'
-    return f'arn:{partition}:dynamodb:{region}:{_account_of(table.options)}:table/{table.name}'
+    keys = None
+    with contextlib.suppress(BotoCoreError, ClientError, BrokenConfiguration):
+        _, keys = _find_credentials(table.options)
+    account = getattr(keys, 'account_id', None) or '*'  # botocore knows it since 1.36
+    return f'arn:{partition}:dynamodb:{region}:{account}:table/{table.name}'
 
 
 #: whom a table's resource policy can name: https://docs.aws.amazon.com/IAM/latest/UserGuide/
@@ -5405,9 +5399,9 @@ PRINCIPAL = re.compile(
 
 
 def least_policy(table: Table, bootstrap: bool, principal: str | None = None) -> dict[str, Any]:
-    """The IAM policy of a worker; bootstrap: of one that creates the table, too.
+    """The least IAM policy of a worker, or the table's resource policy for a principal.
 
-    principal: gives the table's resource policy for this one, of another account.
+    bootstrap: the worker also creates the table.
     """
     # another account names the table by its ARN
     inserts = table.may_insert and not principal
@@ -5424,182 +5418,106 @@ def least_policy(table: Table, bootstrap: bool, principal: str | None = None) ->
         'Resource': _arn_of(table)}]}
 
 
-# --------------------------------------------------------------------------------------------------
-# Scanning
-# --------------------------------------------------------------------------------------------------
-#
-# Reads whole tables: what that takes, a parallel Scan, and what a purge deletes.
+def scan(
+        table: Table, segments: int, take: Callable[[list[Item]], Any],
+        params: Callable[[], Mapping[str, Any]] = dict,
+        advance: Callable[[int], Any] = int) -> None:
+    """Reads the whole table, in segments that are read concurrently.
 
-_ORPHAN_AGE = 3600  # seconds: a chunk that no item counts by then belongs to no store under way
-_PURGED = '#ttl BETWEEN :oldest AND :now'
-_ORPHANED = ('attribute_not_exists(#ttl) AND attribute_not_exists(#status) '
-             'AND attribute_type(#result, :binary) AND #timestamp < :old')
-_OF_A_CHUNK = {'id', 'result', 'timestamp'}  # the attributes of one that never expires
+    take: gets the items of each page, in one thread at a time.  params: gives those of the next
+    request, such as a filter.  advance: gets how many items were read for each page.
+    """
+    taking = threading.Lock()
+
+    def read(page: list[str], sleep: Sleep) -> list[str]:
+        segment, = map(int, page)
+        start: dict[str, Any] = {}
+        while True:
+            response = table.request(
+                'scan', sleep=sleep, Segment=segment, TotalSegments=segments, **start, **params())
+            with taking:
+                sleep(0)  # raises if another segment failed
+                advance(response['ScannedCount'])
+                take(list(map(unmarshal_item, response['Items'])))
+            if 'LastEvaluatedKey' not in response:
+                return []
+            start = {'ExclusiveStartKey': response['LastEvaluatedKey']}
+
+    Pages(map(str, range(segments)), 1, read, table.client.backoff, math.inf).send_all(segments)
 
 
 def id_prefixes(*prefixes: Any) -> tuple[str, ...]:
-    """How the ids begin of keys that begin so, in our form and that of Celery's own backend."""
+    """How ids begin if keys begin so, in our form and in that of Celery's own backend."""
     found: dict[str, None] = {}
     for prefix in prefixes:
         found[bytes_to_str(prefix)] = None
-        for quotes in (b'', b"'", b'\'"'):  # Python shows a key with an apostrophe in another way
-            describe_args = str(ensure_bytes(prefix) + b'|' + quotes)
-            found[describe_args.rpartition('|')[0]] = None
+        for rest in (b'', b"'", b'\'"'):  # the quotes of shown bytes depend on the apostrophes
+            found[str(ensure_bytes(prefix) + b'|' + rest).rpartition('|')[0]] = None
     return tuple(found)
 
 
-class ScanEstimate(NamedTuple):
-    """What it takes to read a whole table, eventually consistent."""
-
-    items: int
-    bytes: int
-    read_units: int
-    dollars: float  # on demand, in us-east-1, November 2026
-    seconds: float | None  # on all the provisioned units, if they are
-
-    def __str__(self) -> str:
-        price = f'${self.dollars:.2f}' if self.dollars >= 0.005 else 'less than a cent'
-        if self.seconds is not None:
-            price = f'all its provisioned units for {timedelta(seconds=math.ceil(self.seconds))}'
-        return (f'reads the whole table: {self.items:,} items, {self.bytes / 1e6:,.1f} MB, '
-                f'{self.read_units:,} read units, {price}')
+def _begins_with(prefixes: Iterable[str]) -> tuple[str, dict[str, str]]:
+    """The condition that an id begins with one of the prefixes, and its values."""
+    values = {f'prefix{number}': prefix for number, prefix in enumerate(prefixes)}
+    return ' OR '.join(f'begins_with(#id, :{name})' for name in values), values
 
 
-def estimate_scan(described: Mapping[str, Any]) -> ScanEstimate:
-    """What reading a table takes, from what describe() says; DynamoDB counts every six hours."""
-    units = math.ceil(described['bytes'] / 8192)
-    rate = described['read_units']
-    dollars, seconds = units * 0.125e-6, None
-    if rate:
-        dollars, seconds = 0.0, units / rate
-    return ScanEstimate(described['items'], described['bytes'], units, dollars, seconds)
-
-
-def scan(
-        table: Table, segments: int, params: Callable[[], Mapping[str, Any]] = dict,
-) -> Iterator[tuple[int, list[Item]]]:
-    """Reads the whole table, some segments at once: (items read, items found) of each page.
-
-    params: gives those of the next Scan request, such as a filter.
-    """
-    responses: SimpleQueue[tuple[int, Any]] = SimpleQueue()
-    stopped = threading.Event()
-
-    def sleep(seconds: float) -> None:
-        if stopped.wait(seconds):
-            raise SystemExit  # the thread's
-
-    def read(segment: int, start: Mapping[str, Any]) -> None:
-        parallel = {'Segment': segment, 'TotalSegments': segments} if segments > 1 else {}
-        try:
-            response = table.request('scan', sleep=sleep, **parallel, **start, **params())
-            responses.put((segment, response))
-        except BaseException as exc:
-            responses.put((segment, exc))
-
-    def start_segment(segment: int, **start: Any) -> None:
-        # in a thread: if a signal ends the scan, nobody waits for the response
-        if start_thread(read, segment, start) is None:
-            read(segment, start)
-
-    try:
-        for segment in range(segments):
-            start_segment(segment)
-        running = segments
-        while running:
-            segment, response = responses.get()
-            if isinstance(response, BaseException):
-                raise response
-            if 'LastEvaluatedKey' in response:
-                start_segment(segment, ExclusiveStartKey=response['LastEvaluatedKey'])
-            else:
-                running -= 1
-            yield response['ScannedCount'], [unmarshal_item(each) for each in response['Items']]
-    finally:
-        stopped.set()
-
-
-def scanned_table(options: Options, estimate: ScanEstimate) -> Table:
-    """A table for a long scan: not created, and waited for as the options say.
-
-    If its units are provisioned, which workers need, it takes one request at a time.
-    """
-    table = Table(dataclasses.replace(options, create_table=False, ttl_seconds=None))
-    if estimate.seconds is not None:
-        table.overlapped = 1
-    return table
-
-
-def segments_of(table: Table, estimate: ScanEstimate) -> int:
-    """How many segments to read at once."""
-    return table.overlapped if estimate.bytes >= 10 * 2**20 else 1
-
-
-class ScanPage(NamedTuple):
-    """A page of a scan: how many items were read, and the ids of those that can go."""
-
-    scanned: int
-    expired: list[str]
-    orphans: list[str]
+#: what time to live deletes: it ignores times that passed more than five years ago
+EXPIRED = '#ttl BETWEEN :oldest AND :now'
+ORPHANED = ('attribute_not_exists(#ttl) AND attribute_not_exists(#status) '
+            'AND attribute_type(#result, :binary) AND #timestamp < :old')
+_ORPHAN_AGE = 3600  # seconds: an unreferenced chunk this old is not part of a write in progress
+_CHUNK_ATTRIBUTES = {'id', 'result', 'timestamp'}  # of one that never expires
 
 
 def _purge_values() -> dict[str, Any]:
-    """What _PURGED and _ORPHANED compare with; times in seconds of the epoch."""
+    """The values of EXPIRED and ORPHANED."""
     now = int(time.time())
-    # as time to live itself: what seems to have expired earlier is no time, or means "never"
     return {'now': now, 'oldest': now - 5 * 365 * 86400, 'old': now - _ORPHAN_AGE, 'binary': 'B'}
 
 
-def scan_for_purge(
-        table: Table, segments: int = 1, prefixes: tuple[str, ...] = ()) -> Iterator[ScanPage]:
-    """Reads the whole table for expired items, and for chunks whose item is gone.
+def purge(
+        table: Table, segments: int, prefixes: Iterable[str], dry_run: bool,
+        advance: Callable[[int], Any]) -> Counter[str]:
+    """Deletes the expired items and the orphans of the whole table, and counts them.
 
-    prefixes: how the ids of our chunks begin.
+    prefixes: how the ids of our chunks begin.  advance: gets how many items were read.
     """
-    starts = {f'prefix{number}': prefix for number, prefix in enumerate(prefixes)}
-    task_filter = f'({_PURGED})'
-    if starts:
-        ours = ' OR '.join(f'begins_with(#id, :{name})' for name in starts)
-        task_filter += f' OR ({_ORPHANED} AND contains(#id, :slash) AND ({ours}))'
+    counts: Counter[str] = Counter()
+
+    def take(items: list[Item]) -> None:
+        expired = [item['id'] for item in items if is_expired(item)]
+        others = [item['id'] for item in items if not is_expired(item)]
+        orphans = _orphans_among(table, others)
+        counts.update(expired=len(expired), orphans=len(orphans))
+        if not dry_run:
+            counts.update(expired_deleted=delete_if(EXPIRED, table, expired),
+                          orphans_deleted=delete_if(ORPHANED, table, orphans))
+
+    ours, starts = _begins_with(prefixes)
     params = expressions(
-        {**_purge_values(), **starts, 'slash': '/'}, FilterExpression=task_filter,
-        ProjectionExpression='#id, #ttl')
-    for scanned, items in scan(table, segments, lambda: params):
-        expired: list[str] = []
-        unexpired: list[str] = []
-        for item in items:
-            (expired if is_expired(item) else unexpired).append(item['id'])
-        yield ScanPage(scanned, expired, _orphans_among(table, unexpired, prefixes))
+        {**_purge_values(), **starts, 'slash': '/'}, ProjectionExpression='#id, #ttl',
+        FilterExpression=f'({EXPIRED}) OR ({ORPHANED} AND contains(#id, :slash) AND ({ours}))')
+    scan(table, segments, take, lambda: params, advance)
+    return counts
 
 
-def _orphans_among(table: Table, ids: list[str], prefixes: tuple[str, ...]) -> list[str]:
-    """Those ids that are of chunks which no item counts."""
-    owners = {id: owner for id, owner in ((id, chunk_owner(id)) for id in ids)
-              if owner and owner[0].startswith(prefixes)}
-    items = table.get_many(id for id, _ in owners.values())
-    left = [id for id, (owner, version) in owners.items()
-            if id not in chunk_ids(items.get(owner)) or items[owner]['version'] != version]
-    # one that has more than a chunk has is another's: a form of the id proves nothing
-    found = table.get_many(left)
-    return [id for id in left if id in found and found[id].keys() == _OF_A_CHUNK]
+def _orphans_among(table: Table, ids: list[str]) -> list[str]:
+    owners = {id: owner[0] for id, owner in zip(ids, map(chunk_owner, ids)) if owner}
+    items = table.get_many(owners.values())
+    # an item with more attributes than a chunk has is another's: its id proves nothing
+    found = table.get_many(
+        id for id, owner in owners.items() if id not in chunk_ids(items.get(owner)))
+    return [id for id, item in found.items() if item.keys() == _CHUNK_ATTRIBUTES]
 
 
-def delete_expired(table: Table, ids: Iterable[str]) -> int:
-    """Deletes expired items, but not what has replaced one meanwhile; returns how many it did."""
-    return _delete_where(_PURGED, table, ids)
-
-
-def delete_orphans(table: Table, ids: Iterable[str]) -> int:
-    """Deletes chunks that no item counts; returns how many it did."""
-    return _delete_where(_ORPHANED, table, ids)
-
-
-def _delete_where(condition: str, table: Table, ids: Iterable[str]) -> int:
+def delete_if(condition: str, table: Table, ids: Iterable[str]) -> int:
+    """Deletes the items that are still EXPIRED or ORPHANED; returns how many it did."""
     deleted: list[str] = []
+    still = expressions(_purge_values(), ConditionExpression=condition)
 
     def delete(page: list[str], sleep: Sleep) -> list[str]:
         id, = page
-        still = expressions(_purge_values(), ConditionExpression=condition)
         params = {'TableName': table.name, 'Key': marshal_item({'id': id}), **still}
         if table.client.send_unless(
                 ('ConditionalCheckFailedException',), 'delete_item', params, sleep) is not None:
@@ -5610,24 +5528,8 @@ def _delete_where(condition: str, table: Table, ids: Iterable[str]) -> int:
     return len(deleted)
 
 
-# --------------------------------------------------------------------------------------------------
-# Inspecting
-# --------------------------------------------------------------------------------------------------
-#
-# What is stored, as rows, and rows as lines for people: tasks, and the chords that run.
-
-def to_iso(seconds: Any) -> str | None:
-    """Seconds of the epoch as ISO 8601; None if there are none, or they are no such time."""
-    if not isinstance(seconds, (int, float)):
-        return None
-    try:
-        return datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec='milliseconds')
-    except (ValueError, OverflowError, OSError):  # such as milliseconds: the year is 55,000
-        return None
-
-
 def seconds_of(moment: Any) -> float:
-    """Seconds of the epoch for a time in ISO 8601, in UTC if it does not say.
+    """Seconds of the epoch for a time in ISO 8601, in UTC by default.
 
     Raises ValueError or TypeError.
     """
@@ -5637,15 +5539,16 @@ def seconds_of(moment: Any) -> float:
     return (parsed if parsed.tzinfo else parsed.replace(tzinfo=timezone.utc)).timestamp()
 
 
-def _in_utc(moment: Any) -> str | None:
-    """Celery's date_done, which has the offset of the app's timezone; before 5.4 it has none."""
+def to_iso(moment: Any) -> str | None:
+    """Seconds of the epoch, or Celery's date_done, as ISO 8601 in UTC; None for anything else."""
     try:
-        return to_iso(seconds_of(moment))
-    except (ValueError, TypeError, AttributeError, OverflowError):
-        return None
+        # Celery's has the offset of the app's timezone; before 5.4 it has none
+        seconds = moment if isinstance(moment, (int, float)) else seconds_of(moment)
+        return datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec='milliseconds')
+    except (ValueError, TypeError, AttributeError, OverflowError, OSError):
+        return None  # such as milliseconds: the year is 55,000
 
 
-_RUN_ID = re.compile(r'(.+)\.[0-9a-f]{8}', re.DOTALL)  # see Run
 # bytes as Python shows them
 _SHOWN_BYTES = re.compile(r"""b(['"])(?:[ -\[\]-~]|\\x[0-9a-f]{2}|\\[\\'tnr])*\1""")
 
@@ -5661,201 +5564,237 @@ def key_of_id(id: str) -> str:
         return id
 
 
+def _after_prefix(prefix: Any, id: str) -> str | None:
+    """What follows a prefix in the key for an item's id; None if it begins otherwise."""
+    start, key = bytes_to_str(prefix), key_of_id(id)
+    return key[len(start):] if key.startswith(start) else None
+
+
 def task_id_of(backend: DynamoDBBackend, id: str) -> str | None:
-    """The task whose result an item's id is for, in our form or that of Celery's own backend."""
-    prefix, key = bytes_to_str(backend.task_keyprefix), key_of_id(id)
-    return key[len(prefix):] if key.startswith(prefix) and not chunk_owner(id) else None
+    """The task whose result an item is; None for other items."""
+    return None if chunk_owner(id) else _after_prefix(backend.task_keyprefix, id)
 
 
-def task_row(
-        id: str, item: Item, meta: Mapping[str, Any], value: bytes = b'') -> dict[str, Any]:
-    """What is stored of a task, but its result: the same keys for each."""
-    chunks, result = len(chunk_ids(item)), meta.get('result')
+def task_row(id: str, item: Item, meta: Mapping[str, Any], value: bytes = b'') -> dict[str, Any]:
+    """What is stored of a task, without its result."""
+    chunks, result, state = len(chunk_ids(item)), meta.get('result'), meta.get('status')
+    if isinstance(result, BackendGetMetaError) and isinstance(item.get('status'), str):
+        state = item['status']  # the task did not fail because its value cannot be read here
     error = (' '.join(safe_repr(result).split())[:200]  # its own repr may raise
              if isinstance(result, BaseException) else None)
+    same = ('name', 'args', 'kwargs', 'worker', 'queue', 'retries')
     return {
-        'id': id, 'kind': 'task', 'state': meta.get('status'), 'error': error,
-        'name': meta.get('name'),
-        'args': meta.get('args'), 'kwargs': meta.get('kwargs'), 'worker': meta.get('worker'),
-        'queue': meta.get('queue'), 'retries': meta.get('retries'),
+        'id': id, 'kind': 'task', 'state': state, 'error': error,
+        **{name: meta.get(name) for name in same},
         'parent': meta.get('parent_id'), 'group': meta.get('group_id'),
-        'stored': to_iso(item.get('timestamp')), 'done': _in_utc(meta.get('date_done')),
+        'stored': to_iso(item.get('timestamp')), 'done': to_iso(meta.get('date_done')),
         'expires': to_iso(item.get('ttl')), 'size': item['size'] if chunks else len(value),
         'chunks': chunks}
-
-
-def meta_of(
-        backend: DynamoDBBackend, task_id: str, item: Item, stored: StoredValue,
-) -> Mapping[str, Any]:
-    """What a stored value says of a task; if it cannot be read here, why, and the item's status."""
-    meta: Mapping[str, Any] = backend.decode_stored(task_id, stored).value
-    status = item.get('status')
-    if isinstance(meta['result'], BackendGetMetaError) and isinstance(status, str):
-        return {**meta, 'status': status}
-    return meta
-
-
-def ids_of(results: Any, app: Any) -> list[str] | None:
-    """The ids of results in the form of as_tuple(); None if they are not in that form."""
-    try:
-        return [result_from_tuple(each, app).id for each in results or ()]
-    except Exception:
-        return None
-
-
-def chord_row(group_id: str, progress: Progress) -> dict[str, Any]:
-    """How far a run of a chord is."""
-    return {'id': group_id, 'kind': 'chord', 'state': 'CLOSED' if progress.closed else 'RUNNING',
-            'counted': progress.counted, 'failed': progress.failed, 'expected': progress.expected,
-            'error': None}
-
-
-def unreadable_chord_row(group_id: str, error: UnreadableValue) -> dict[str, Any]:
-    """The row of a run whose items cannot be read."""
-    nothing: dict[str, Any] = dict.fromkeys(['counted', 'failed', 'expected'])
-    return {'id': group_id, 'kind': 'chord', 'state': None, **nothing, 'error': str(error)}
-
-
-def _chord_id_of(backend: DynamoDBBackend, item: Item) -> str | None:
-    """The group of a chord, from the item of a run that is not closed."""
-    prefix, match = bytes_to_str(backend.chord_keyprefix), _RUN_ID.fullmatch(item['id'])
-    key = key_of_id(match[1]) if match and 'lazy' in item and 'closed' not in item else ''
-    return key[len(prefix):] if key.startswith(prefix) else None
-
-
-@dataclass(frozen=True)
-class TaskFilter:
-    """Which tasks to list; times are seconds of the epoch."""
-
-    state: str | None = None
-    since: float | None = None
-    until: float | None = None
-    name: str | None = None
-    whole: bool = False  # all values are read: for names, or if all are listed
-
-    @property
-    def capitals(self) -> str | None:
-        """The state as Celery would write it; an app may write others of its own."""
-        return self.state and self.state.upper()
-
-    @property
-    def chords(self) -> bool:
-        """Whether running chords are listed, too, which have no name and no time."""
-        return self.capitals in (None, 'RUNNING') and not (self.name or self.since or self.until)
-
-    def expressions(self, prefixes: Iterable[str], with_values: bool) -> dict[str, Any]:
-        """The parameters of the scan, which leave out most of what is not wanted.
-
-        with_values: whether values are read, too.
-        """
-        starts = {f'prefix{number}': prefix for number, prefix in enumerate(prefixes)}
-        conditions = ['(' + ' OR '.join(f'begins_with(#id, :{name})' for name in starts) + ')',
-                      '(attribute_not_exists(#ttl) OR #ttl > :now)']
-        if self.since is not None:
-            conditions.append('#timestamp >= :since')
-        if self.until is not None:
-            conditions.append('#timestamp <= :until')
-        if self.state:  # Celery's own backend writes no status
-            conditions.append('(#status = :state OR #status = :capitals '
-                              'OR attribute_not_exists(#status))')
-        filled = {**starts, **dataclasses.asdict(self), 'capitals': self.capitals,
-                  'now': int(time.time())}
-        projection = '#id, #status, #timestamp, #ttl, #size, #chunks, #version, #lazy, #closed'
-        return expressions(
-            filled, FilterExpression=' AND '.join(conditions),
-            ProjectionExpression=projection + (', #result' if with_values else ''))
-
-    def fits(self, row: Mapping[str, Any]) -> bool:
-        """Whether a task is wanted, once its state and its name are known."""
-        fits = self.state is None or row['state'] in (self.state, self.capitals)
-        return fits and self.name in (None, row['name'])
-
-
-class Match(NamedTuple):
-    """A task of a scan.  item: given if its value was not read yet."""
-
-    row: dict[str, Any]
-    item: Item | None = None
 
 
 def read_rows(
         backend: DynamoDBBackend, store: BlobStore, items: Mapping[str, Item],
 ) -> Iterator[dict[str, Any]]:
-    """The rows of tasks with what their values say; those that came without a value are read."""
+    """The rows of tasks, by id, with what their values say; reads those that items do not hold."""
     stored = {item['id']: StoredValue(item['result'], (item['id'],)) for item in items.values()
               if isinstance(item.get('result'), bytes)}
     ids = [item['id'] for item in items.values() if item['id'] not in stored]
     stored.update(store.get_many(ids, consistent=False, patient=False))
     for task_id, item in items.items():
-        if item['id'] in stored:  # else it is gone meanwhile, or replaced again and again
+        if item['id'] in stored:  # else it was deleted, or replaced each time that it was read
             value = stored[item['id']]
-            yield task_row(task_id, item, meta_of(backend, task_id, item, value), value.value)
+            meta = backend.decode_stored(task_id, value).value
+            yield task_row(task_id, item, meta, value.value)
 
 
-def scan_for_list(
-        backend: DynamoDBBackend, table: Table, segments: int, task_filter: TaskFilter,
-) -> Iterator[tuple[int, list[Match], dict[str, str]]]:
-    """Reads the whole table: (items read, tasks, open runs of chords) of each page.
+def describe_task(backend: DynamoDBBackend, store: BlobStore, id: str) -> dict[str, Any]:
+    """What is stored of a task, with its result."""
+    key = backend.get_key_for_task(id)
+    forms = (bytes_to_str(key), str(ensure_bytes(key)))
+    found = store.table.get_many(form for form in forms if not is_too_long(form))
+    item = found.get(backend.item_id(id)) or next(iter(found.values()), {})
+    stored = store.get(item['id']) if item else None
+    if stored is None:
+        row = task_row(id, {}, {'status': states.PENDING})
+        more: dict[str, Any] = dict.fromkeys(['result', 'traceback', 'children', 'stored_as'])
+        return {**row, 'expires': to_iso(item.get('ttl')), **more}
+    meta: Mapping[str, Any] = backend.decode_stored(id, stored).value
+    children = [result_from_tuple(each, backend.app).id for each in meta.get('children') or ()]
+    return {**task_row(id, item, meta, stored.value),
+            'result': meta.get('result'), 'traceback': meta.get('traceback'),
+            'children': children, 'stored_as': item['id']}
 
-    A run is given by its id, with that of its group.
+
+def read_group(
+        backend: DynamoDBBackend, store: BlobStore, id: str) -> tuple[list[str] | None, str | None]:
+    """The ids of a saved group's results, or why they cannot be read."""
+    item_id = backend.key_id(backend.get_key_for_group(id))
+    stored = None if is_too_long(item_id) else store.get(item_id)
+    if stored is None:
+        return None, None
+    try:
+        group = result_from_tuple(backend.decode(stored.read())['result'], backend.app)
+        ids = [each.id for each in group.results]
+        ', '.join(ids)  # raises for what are no ids
+        return ids, None
+    except Exception as exc:
+        return None, f'the saved group cannot be read: {type(exc).__name__}: {exc}'
+
+
+def chord_row(
+        group_id: str, read: Callable[[], Progress | None], **more: Callable[[], list[Any]],
+) -> dict[str, Any] | None:
+    """How far a run of a chord is, or why that cannot be read; None if there is none.
+
+    more: reads lists, for further keys.
     """
-    prefixes = id_prefixes(
-        backend.task_keyprefix, *([backend.chord_keyprefix] if task_filter.chords else []))
-    store = BlobStore(table)
-    # The states of Celery's own items are in their values, each of which would take a read of its
-    # own, but the scan reads it at no further cost.  Not on a table that has no such items.
-    lacking = True
+    row: dict[str, Any] = {
+        'id': group_id, 'kind': 'chord', 'state': None, 'counted': None, 'failed': None,
+        'expected': None, 'error': None, **{name: [] for name in more}}
+    try:
+        with refused_if_odd('its counters'):
+            far = read()
+            return far and {
+                **row, 'state': 'CLOSED' if far.closed else 'RUNNING', 'counted': far.counted,
+                'failed': far.failed, 'expected': far.expected,
+                **{name: read_list() for name, read_list in more.items()}}
+    except UnreadableValue as exc:
+        return {**row, 'error': str(exc)}
 
-    def params() -> dict[str, Any]:
-        return task_filter.expressions(prefixes, task_filter.whole or lacking)
 
-    for scanned, items in scan(table, segments, params):
-        tasks: list[Match] = []
+def describe_chord(
+        backend: DynamoDBBackend, table: Table, group_id: str) -> dict[str, Any] | None:
+    """The row of a chord's newest run, with the first parts that failed or are missing."""
+    chords, pointer_id = ChordStore(table), backend.key_id(backend.get_key_for_chord(group_id))
+    return chord_row(
+        group_id, lambda: chords.progress(pointer_id),
+        first_failed=lambda: [part.task_id for part in chords.failed_parts(pointer_id)[:10]],
+        first_missing=lambda: chords.missing_places(pointer_id)[:10])
+
+
+class TaskFilter(NamedTuple):
+    """Which tasks to list; times are seconds of the epoch.
+
+    states: a state as it was given, and as Celery writes its own; or none.
+    """
+
+    states: tuple[str, ...]
+    since: float | None
+    until: float | None
+    name: str | None
+
+    def expressions(self, prefixes: Iterable[str], with_values: bool) -> dict[str, Any]:
+        """The parameters of a Scan that leaves out most of the other items."""
+        begins, starts = _begins_with(prefixes)
+        conditions = [f'({begins})', '(attribute_not_exists(#ttl) OR #ttl > :now)']
+        if self.since is not None:
+            conditions.append('#timestamp >= :since')
+        if self.until is not None:
+            conditions.append('#timestamp <= :until')
+        values = {**starts, **self._asdict(), 'now': int(time.time())}
+        if self.states:  # Celery's own backend writes no status
+            values['given'], values['capitals'] = self.states
+            conditions.append('(#status IN (:given, :capitals) OR attribute_not_exists(#status))')
+        projection = '#id, #status, #timestamp, #ttl, #size, #chunks, #version, #lazy, #closed'
+        return expressions(
+            values, FilterExpression=' AND '.join(conditions),
+            ProjectionExpression=projection + (', #result' if with_values else ''))
+
+    def fits(self, row: Mapping[str, Any]) -> bool:
+        """Whether to list a task, by its state and its name."""
+        return ((not self.states or row['state'] in self.states)
+                and self.name in (None, row['name']))
+
+
+class Listing:
+    """The running chords of a scan, and its newest tasks; limit: how many, 0 for all."""
+
+    def __init__(
+            self, backend: DynamoDBBackend, table: Table, task_filter: TaskFilter, limit: int,
+    ) -> None:
+        self._backend, self._table, self._store = backend, table, BlobStore(table)
+        self._filter, self._limit = task_filter, limit
+        # a chord has no time and no name
+        chords = (not task_filter.states or 'RUNNING' in task_filter.states) and not any(
+            (task_filter.since, task_filter.until, task_filter.name))
+        self._prefixes = id_prefixes(
+            backend.task_keyprefix, *([backend.chord_keyprefix] if chords else []))
+        self._runs: dict[str, str] = {}  # the ids of runs that are not closed, with their groups'
+        self._newest: list[tuple[dict[str, Any], Item | None]] = []  # rows; items to be read
+        self._count = 0  # of tasks that fit
+        self._whole = not limit or task_filter.name is not None  # reads each value
+        # The states of Celery's own items are in their values.  A scan reads these at no further
+        # cost, but responses get longer, so it goes on only where it finds such items.
+        self._with_values = True
+
+    def params(self) -> dict[str, Any]:
+        """The parameters of the next Scan."""
+        return self._filter.expressions(self._prefixes, self._whole or self._with_values)
+
+    def take(self, items: Iterable[Item]) -> None:
+        """Takes a page of the scan."""
         unread: dict[str, Item] = {}
-        runs: dict[str, str] = {}
+        tasks: list[tuple[dict[str, Any], Item | None]] = []
         for item in items:
-            task_id, group_id = task_id_of(backend, item['id']), _chord_id_of(backend, item)
+            task_id, group_id = task_id_of(self._backend, item['id']), self._open_chord_of(item)
             if group_id:
-                runs[item['id']] = group_id
-            elif task_id and ('result' in item or 'status' not in item or task_filter.whole):
+                self._runs[item['id']] = group_id
+            elif task_id and ('result' in item or 'status' not in item or self._whole):
                 unread[task_id] = item
             elif task_id:
-                tasks.append(Match(task_row(task_id, item, item), item))
-        lacking = any('status' not in item for item in unread.values())
-        tasks += map(Match, read_rows(backend, store, unread))
-        yield scanned, [task for task in tasks if task_filter.fits(task.row)], runs
+                tasks.append((task_row(task_id, item, item), item))
+        self._with_values = any('status' not in item for item in unread.values())
+        tasks += ((row, None) for row in read_rows(self._backend, self._store, unread))
+        tasks = [task for task in tasks if self._filter.fits(task[0])]
+        self._count += len(tasks)
+        self._newest += tasks
+        if self._limit:
+            self._newest = self._sorted()[:self._limit]
+
+    def _open_chord_of(self, item: Item) -> str | None:
+        """The group of a chord, from the item of a run that is not closed."""
+        is_open = 'lazy' in item and 'closed' not in item
+        pointer_id, _, _ = item['id'].rpartition('.')  # see Run
+        return _after_prefix(self._backend.chord_keyprefix, pointer_id) if is_open else None
+
+    def _sorted(self) -> list[tuple[dict[str, Any], Item | None]]:
+        return sorted(self._newest, key=lambda task: (task[0]['stored'] or '', task[0]['id']),
+                      reverse=True)
+
+    def read(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]], int]:
+        """The rows of the chords, those of the newest tasks, and how many tasks fit."""
+        tasks = self._sorted()
+        unread = {row['id']: item for row, item in tasks if item}
+        read = {row['id']: row for row in read_rows(self._backend, self._store, unread)}
+        progress = ChordStore(self._table).progress_of_run
+        chords = [chord_row(group_id, functools.partial(progress, run_id))
+                  for run_id, group_id in self._runs.items()]
+        # a chord may have ended since the scan read its run
+        return ([row for row in chords if row and row['state'] != 'CLOSED'],
+                [read.get(row['id'], row) for row, _ in tasks], self._count)
 
 
-_DEEPEST = 100  # values in values in --json: Python gives up at some hundreds
+_DEEPEST = 100  # nested values in --json: Python gives up at some hundreds
 
 
 def to_jsonable(value: Any, above: tuple[int, ...] = ()) -> Any:
-    """A value as JSON has it; what JSON does not have, as Python shows it.
-
-    above: the ids of the values that hold it.
-    """
+    """A value as JSON has it, or as Python shows it.  above: the ids of the values that hold it."""
     if isinstance(value, (Mapping, list, tuple)):
         if id(value) in above or len(above) == _DEEPEST:
             return safe_repr(value)
         above = (*above, id(value))
         if not isinstance(value, Mapping):
             return [to_jsonable(each, above) for each in value]
-        return {key if key is None or isinstance(key, str) else
-                _number_to_jsonable(key) if isinstance(key, int) else safe_repr(key):
+        return {to_jsonable(key) if isinstance(key, (str, int, type(None))) else safe_repr(key):
                 to_jsonable(each, above) for key, each in value.items()}
     if isinstance(value, int):
-        return _number_to_jsonable(value)
-    if isinstance(value, float) and math.isfinite(value):
-        return value
-    return value if value is None or isinstance(value, str) else safe_repr(value)
-
-
-def _number_to_jsonable(value: int) -> int | str:
-    try:
-        int.__repr__(value)  # as JSON writes it
-        return value
-    except ValueError:  # it has more digits than Python shows
-        return str(Decimal(value))
+        try:
+            int.__repr__(value)  # as JSON writes it
+        except ValueError:  # it has more digits than Python shows
+            return str(Decimal(value))
+    finite = not isinstance(value, float) or math.isfinite(value)
+    plain = isinstance(value, (str, int, float, type(None)))
+    return value if plain and finite else safe_repr(value)
 
 
 def format_time(moment: str | None) -> str:
@@ -5863,58 +5802,67 @@ def format_time(moment: str | None) -> str:
     return f'{moment[:19].replace("T", " ")} UTC' if moment else '-'
 
 
-def format_task(row: Mapping[str, Any], reason: str) -> Iterator[str]:
-    """The lines of show; reason: why there is nothing."""
-    if reason:
-        yield f'state      {row["state"]}'
-        yield f'result     {reason}'
+def format_show(row: Mapping[str, Any]) -> list[str]:
+    """The lines of show."""
+    lines = [*_format_task(row), *_format_group(row['results']), *_format_chord(row['chord'])]
+    expired = row['expires'] and f'expired {format_time(row["expires"])}, not deleted yet'
+    reason = row['error'] or expired or 'nothing is stored'
+    return lines or [f'state      {row["state"]}', f'result     {reason}']
+
+
+def _format_task(row: Mapping[str, Any]) -> Iterator[str]:
+    if not row['stored_as']:
         return
-    if row['stored_as']:
-        size = f'{row["size"]:,} bytes' + (f' in {row["chunks"]} chunks' if row['chunks'] else '')
-        result = safe_repr(row['result'])
-        if len(result) > 500:
-            result = result[:500] + '…'
-        lines = {**row, 'result': result, 'size': size,
-                 **{name: format_time(row[name]) for name in ('stored', 'done', 'expires')}}
-        for name in ('id', 'stored_as', 'state', 'result', 'name', 'args', 'kwargs', 'worker',
-                     'queue', 'retries', 'parent', 'group', 'children', 'stored', 'done',
-                     'expires', 'size', 'traceback'):
-            line = lines[name]
-            if line not in (None, []):
-                yield f'{name:10} {line if isinstance(line, str) else safe_repr(line)}'
-    if row['results'] is not None:
-        more = ', …' if len(row['results']) > 10 else ''
-        yield f'group      {len(row["results"])} results: {", ".join(row["results"][:10])}{more}'
-    chord = row['chord']
-    if chord and chord['error']:
+    size = f'{row["size"]:,} bytes' + (f' in {row["chunks"]} chunks' if row['chunks'] else '')
+    result = safe_repr(row['result'])
+    texts = {**row, 'result': result if len(result) <= 500 else f'{result[:500]}…', 'size': size,
+             **{name: format_time(row[name]) for name in ('stored', 'done', 'expires')}}
+    for name in ('id', 'stored_as', 'state', 'result', 'name', 'args', 'kwargs', 'worker', 'queue',
+                 'retries', 'parent', 'group', 'children', 'stored', 'done', 'expires', 'size',
+                 'traceback'):
+        text = texts[name]
+        if text not in (None, []):
+            yield f'{name:10} {text if isinstance(text, str) else safe_repr(text)}'
+
+
+def _format_group(ids: list[str] | None) -> Iterator[str]:
+    if ids is not None:
+        more = ', …' if len(ids) > 10 else ''
+        yield f'group      {len(ids)} results: {", ".join(ids[:10])}{more}'
+
+
+def _format_chord(chord: Mapping[str, Any] | None) -> Iterator[str]:
+    if not chord:
+        return
+    if chord['error']:
         yield f'chord      cannot be read: {chord["error"]}'
-    elif chord:
-        closed = chord['state'] == 'CLOSED'
-        if closed:
-            yield 'chord      closed: its body was called, or its errbacks'
-        if chord['counted'] or not closed:  # what it counted may be gone by then
-            yield f'chord      {chord["counted"]} of {chord["expected"] or "?"} parts counted'
-        if chord['failed']:
-            yield f'failed     {chord["failed"]}: {", ".join(chord["first_failed"])}'
-        if chord['first_missing'] and not closed:
-            missing = chord['expected'] - chord['counted']
-            places = ', '.join(map(str, chord['first_missing']))
-            more = ', …' if missing > len(chord['first_missing']) else ''
-            yield f'missing    {missing}: in the header at {places}{more} (from 0)'
+        return
+    closed = chord['state'] == 'CLOSED'
+    if closed:
+        yield 'chord      closed: its body was called, or its errbacks'
+    if chord['counted'] or not closed:  # the counters of a closed chord expire
+        yield f'chord      {chord["counted"]} of {chord["expected"] or "?"} parts counted'
+    if chord['failed']:
+        yield f'failed     {chord["failed"]}: {", ".join(chord["first_failed"])}'
+    if chord['first_missing'] and not closed:
+        missing = chord['expected'] - chord['counted']
+        places = ', '.join(map(str, chord['first_missing']))
+        more = ', …' if missing > len(chord['first_missing']) else ''
+        yield f'missing    {missing}: in the header at {places}{more} (from 0)'
 
 
 def format_list(rows: list[dict[str, Any]], matches: int) -> Iterator[str]:
     """The lines of list."""
-    names = max([len(str(row.get('name') or '')) for row in rows] or [0])
+    width = max((len(str(row.get('name') or '')) for row in rows), default=0)
     for row in rows:
+        error = (row['error'] or '')[:100]
         if row['kind'] == 'chord':
             far = f'{row["counted"]} of {row["expected"] or "?"} parts counted'
-            if row['error']:
-                far = f'cannot be read: {row["error"][:100]}'
-            yield f'{"":23}  {row["state"] or "?":8} {row["id"]}  chord: {far}'
+            yield (f'{"":23}  {row["state"] or "?":8} {row["id"]}  chord: '
+                   f'{f"cannot be read: {error}" if error else far}')
         else:
-            name = f'{row["name"] or ""!s:{names}}  ' if names else ''
-            error = f'  {row["error"][:100]}' if row['error'] else ''
+            name = f'{row["name"] or ""!s:{width}}  ' if width else ''
+            error = error and f'  {error}'
             yield f'{format_time(row["stored"])}  {row["state"]!s:8} {name}{row["id"]}{error}'
     yield f'{len(rows):,} of {matches:,}'
 
@@ -5926,10 +5874,9 @@ def format_list(rows: list[dict[str, Any]], matches: int) -> Iterator[str]:
 # celery -A proj dynamodb COMMAND, or for a vendored file python -m proj.vendor.dyna_veggie -A proj
 # COMMAND.
 
-ASK_ABOVE = 0.10  # dollars that a command spends without asking at a terminal
+ASK_ABOVE = 800_000  # read units on demand that a command takes without asking at a terminal
 
-# what a command prints with --json, and the lines that it prints without; of a command that prints
-# one object a line, a list of objects
+# what a command prints with --json, where a list is one object a line; and the lines without it
 _Output = tuple[Union[dict[str, Any], list[dict[str, Any]]], Iterable[str]]
 
 
@@ -5979,23 +5926,21 @@ def _command(function: Callable[..., _Output]) -> click.Command:
             output, lines = function(backend, **options)
         except FAILURES as exc:
             raise click.ClickException(str(exc)) from exc
-        if not as_json:
-            texts = lines
-        elif isinstance(output, list):
-            texts = [json.dumps(to_jsonable(each)) for each in output]
-        else:
-            texts = [json.dumps(to_jsonable(output), indent=2)]
-        # what the terminal has not, such as half of a surrogate pair, which JSON can hold
+        if as_json and isinstance(output, list):
+            lines = [json.dumps(to_jsonable(each)) for each in output]
+        elif as_json:
+            lines = [json.dumps(to_jsonable(output), indent=2)]
+        # JSON can hold what the terminal cannot show, such as half of a surrogate pair
         encoding = getattr(sys.stdout, 'encoding', None) or 'utf-8'
-        for text in texts:
-            click.echo(text.encode(encoding, 'backslashreplace').decode(encoding))
+        for line in lines:
+            click.echo(line.encode(encoding, 'backslashreplace').decode(encoding))
         if isinstance(output, dict) and output.get('ok') is False:
             sys.exit(1)
     return command
 
 
 class _Checks:
-    """What was checked, in rows.  ok: None for what a worker can do without."""
+    """The rows of check.  ok: None for what a worker can do without."""
 
     def __init__(self, table: Table, creates: bool) -> None:
         self.table, self.creates = table, creates
@@ -6059,31 +6004,29 @@ def _check(backend: DynamoDBBackend) -> _Output:
         checks.check('time to live', lambda: time_to_live(table), None)
         checks.check_actions()
     signs = {True: 'ok', None: '--', False: 'NO'}
-    rows = checks.rows
-    lines = [f'{signs[row["ok"]]}  {row["name"]:15} {row["found"]}' for row in rows]
-    return {'ok': all(row['ok'] is not False for row in rows), 'checks': rows}, lines
+    lines = [f'{signs[row["ok"]]}  {row["name"]:15} {row["found"]}' for row in checks.rows]
+    return {'ok': all(row['ok'] is not False for row in checks.rows), 'checks': checks.rows}, lines
 
 
 @_command
 def _create_table(backend: DynamoDBBackend) -> _Output:
     """Creates the table as the options say, with time to live, and waits until it can be used."""
-    # a dead endpoint is reported soon, though a creation takes its time
+    # fails soon if the endpoint is dead; the creation itself is patient
     operators_table(backend.options).client.send_unless(
         ('ResourceNotFoundException',), 'describe_table', {'TableName': backend.options.table})
     table = Table(dataclasses.replace(backend.options, create_table=True))
-    created = table.create()
+    done = 'created' if table.create() else 'exists'
     try:
         table.enable_ttl()
         on = time_to_live(table)
     except FAILURES as exc:
-        done = 'was created' if created else 'exists'
         raise click.ClickException(
-            f'table {table.name} {done}, but time to live was not turned on: {exc}') from exc
-    output = {'created': created, **describe(table), 'time_to_live': on}
-    region = table.client.botocore.meta.region_name
+            f'table {table.name} {"was " if done == "created" else ""}{done}, '
+            f'but time to live was not turned on: {exc}') from exc
+    output = {'created': done == 'created', **describe(table), 'time_to_live': on}
     return output, [
-        f'table {table.name} in {region}: {"created" if created else "exists"}, '
-        f'{output["status"]}, {output["billing_mode"]}, time to live {output["time_to_live"]}']
+        f'table {table.name} in {table.client.botocore.meta.region_name}: {done}, '
+        f'{output["status"]}, {output["billing_mode"]}, time to live {on}']
 
 
 @_command
@@ -6110,60 +6053,20 @@ def _show(backend: DynamoDBBackend, id: str) -> _Output:
         raise click.ClickException('the id is empty')
     try:
         id.encode()
-    except UnicodeEncodeError:  # the shell's bytes were none
+    except UnicodeEncodeError:  # the shell's bytes were no UTF-8
         raise click.ClickException('the id is no text in UTF-8') from None
-    table = operators_table(backend.options)
-    store = BlobStore(table)
-    task_id = task_id_of(backend, id) or id
-    check_id(backend.item_id(task_id), click.ClickException)
-    key = backend.get_key_for_task(task_id)
-    forms = (bytes_to_str(key), str(ensure_bytes(key)))
-    found = table.get_many(id for id in forms if not is_too_long(id))
-    item = found.get(backend.item_id(task_id)) or next(iter(found.values()), None)
-    nothing: dict[str, Any] = dict.fromkeys(['result', 'traceback', 'children'])
-    row = {**task_row(task_id, {}, {'status': states.PENDING}), **nothing, 'stored_as': None}
-    reason = 'nothing is stored'
-    if item:
-        stored = store.get(item['id'])
-        row['expires'] = to_iso(item.get('ttl'))
-        reason = f'expired {format_time(row["expires"])}, not deleted yet'
-        if stored:
-            meta = meta_of(backend, task_id, item, stored)
-            row.update(task_row(task_id, item, meta, stored.value))
-            row.update({name: meta.get(name) for name in ('result', 'traceback')})
-            row['children'] = ids_of(meta.get('children'), backend.app)
-            row['stored_as'], reason = item['id'], ''
-    group_item = backend.key_id(backend.get_key_for_group(task_id))
-    saved = None if is_too_long(group_item) else store.get(group_item)
-    row['results'] = None
-    if saved:
-        try:
-            group = result_from_tuple(backend.decode(saved.read())['result'], backend.app)
-            ids = [each.id for each in group.results]
-            ', '.join(ids)  # raises for what are no ids
-            row['results'], reason = ids, ''
-        except Exception as exc:
-            row['error'] = f'the saved group cannot be read: {type(exc).__name__}: {exc}'
-            reason = reason and row['error']
-    chords, pointer_id = ChordStore(table), backend.key_id(backend.get_key_for_chord(task_id))
-    row['chord'] = None
-    try:
-        with refused_if_odd('its counters'):
-            progress = chords.progress(pointer_id)
-            if progress:
-                row['chord'] = {
-                    **chord_row(task_id, progress),
-                    'first_failed': [part.task_id for part in chords.failed_parts(pointer_id)[:10]],
-                    'first_missing': chords.missing_places(pointer_id)[:10]}
-    except UnreadableValue as exc:
-        row['chord'] = {
-            **unreadable_chord_row(task_id, exc), 'first_failed': [], 'first_missing': []}
-    reason = '' if row['chord'] else reason
-    return row, format_task(row, reason)
+    id = task_id_of(backend, id) or id
+    check_id(backend.item_id(id), click.ClickException)
+    store = BlobStore(operators_table(backend.options))
+    row = describe_task(backend, store, id)
+    row['results'], error = read_group(backend, store, id)
+    row['error'] = error or row['error']
+    row['chord'] = describe_chord(backend, store.table, id)
+    return row, format_show(row)
 
 
 def _moment(given: str) -> float:
-    """Seconds of the epoch for a time in ISO 8601 (UTC, if it does not say) or so long ago."""
+    """Seconds of the epoch for a time in ISO 8601 (in UTC by default), or so long ago."""
     ago = re.fullmatch(r'(\d{1,9})([smhd])', given)
     if ago:
         return time.time() - int(ago[1]) * {'s': 1, 'm': 60, 'h': 3600, 'd': 86400}[ago[2]]
@@ -6178,19 +6081,27 @@ def _is_terminal(stream: Any) -> bool:
     return stream is not None and stream.isatty()  # None: it was closed before Python began
 
 
-def _announce(table: Table, yes: bool) -> ScanEstimate:
-    """Says what reading the whole table takes; asks at a terminal if it is much."""
-    estimate = estimate_scan(describe(table))
-    click.echo(f'table {table.name}: {estimate}', err=True)
-    if estimate.dollars > ASK_ABOVE and not yes and _is_terminal(sys.stdin):
+def _begin_scan(backend: DynamoDBBackend, yes: bool) -> tuple[Table, int, Any]:
+    """The table, how many segments to read concurrently, and a progress bar.
+
+    Says what an eventually consistent scan of the table reads; asks at a terminal if it is much.
+    """
+    table = operators_table(backend.options, patient=True)
+    size = describe(operators_table(backend.options))
+    units, rate = math.ceil(size['bytes'] / 8192), size['read_units']
+    lasts = math.ceil(units / rate) if rate else 0
+    click.echo(
+        f'table {table.name}: reads the whole table: {size["items"]:,} items, '
+        f'{size["bytes"] / 1e6:,.1f} MB, {units:,} read units'
+        + (f', all its provisioned units for {timedelta(seconds=lasts)}' if rate else ''), err=True)
+    if rate:
+        table.overlapped = 1  # workers need its units, too
+    elif units > ASK_ABOVE and not yes and _is_terminal(sys.stdin):
         click.confirm('Go on?', abort=True, err=True)
-    return estimate
-
-
-def _progress(table: Table, estimate: ScanEstimate) -> Any:
     # into a file click would write the label alone
     terminal = sys.stderr if _is_terminal(sys.stderr) else io.StringIO()
-    return click.progressbar(length=estimate.items, label=table.name, file=terminal)
+    bar = click.progressbar(length=size['items'], label=table.name, file=terminal)
+    return table, table.overlapped if size['bytes'] >= 10 * 2**20 else 1, bar
 
 
 @_command
@@ -6202,103 +6113,66 @@ def _progress(table: Table, estimate: ScanEstimate) -> Any:
 @click.option('--name', metavar='TASK', help='Only tasks of this name (needs result_extended).')
 @click.option('--limit', type=click.IntRange(0), default=50, show_default=True,
               help='The newest so many; 0: all.')
-@click.option('--yes', is_flag=True, help='Do not ask whether the costs are all right.')
+@click.option('--yes', is_flag=True, help='Do not ask before a large scan.')
 def _list(
         backend: DynamoDBBackend, state: str | None, since: float | None, until: float | None,
         name: str | None, limit: int, yes: bool) -> _Output:
     """Lists tasks and running chords, the newest first.  Reads the whole table."""
-    estimate = _announce(operators_table(backend.options), yes)
-    table = scanned_table(backend.options, estimate)
-    task_filter = TaskFilter(state, since, until, name, bool(name) or not limit)
-    runs: dict[str, str] = {}
-    matches = 0
-
-    def tasks(bar: Any) -> Iterator[Match]:
-        nonlocal matches
-        pages = scan_for_list(backend, table, segments_of(table, estimate), task_filter)
-        for scanned, found, open_runs in pages:
-            bar.update(scanned)
-            matches += len(found)
-            runs.update(open_runs)
-            yield from found
-
-    with _progress(table, estimate) as bar:
-        newest = heapq.nlargest(limit or sys.maxsize, tasks(bar), key=lambda task: (
-            task.row['stored'] or '', task.row['id']))
-    unread = {task.row['id']: task.item for task in newest if task.item}
-    read = {row['id']: row for row in read_rows(backend, BlobStore(table), unread)}
-    rows = [read.get(task.row['id'], task.row) for task in newest]
-    if rows and not any(row['name'] for row in rows):
+    table, segments, bar = _begin_scan(backend, yes)
+    wanted = TaskFilter((state, state.upper()) if state else (), since, until, name)
+    listing = Listing(backend, table, wanted, limit)
+    with bar:
+        scan(table, segments, listing.take, listing.params, bar.update)
+    chords, tasks, matches = listing.read()
+    if tasks and not any(row['name'] for row in tasks):
         click.echo('names and arguments are not stored: see result_extended', err=True)
-    running = []
-    for id, group_id in runs.items():
-        try:
-            with refused_if_odd('its counters'):
-                far = ChordStore(table).progress_of_run(id)
-        except UnreadableValue as exc:
-            running.append(unreadable_chord_row(group_id, exc))
-            continue
-        if far and not far.closed:  # one that was closed since the scan read it is not running
-            running.append(chord_row(group_id, far))
-    if not rows + running:
-        _suggest(task_filter)
-    return running + rows, format_list(running + rows, matches + len(running))
+    if not chords + tasks:
+        _suggest(state and state.upper(), name)
+    return chords + tasks, format_list(chords + tasks, matches + len(chords))
 
 
-def _suggest(task_filter: TaskFilter) -> None:
-    """Says why nothing may have been found."""
+def _suggest(state: str | None, name: str | None) -> None:
+    """Suggests why nothing was found."""
     known = [*states.ALL_STATES, 'RUNNING']
-    near = difflib.get_close_matches(task_filter.capitals or '', known, 1)
-    if near and task_filter.capitals not in known:
-        click.echo(f'there is no state {task_filter.capitals}; did you mean {near[0]}?', err=True)
-    if task_filter.name:
+    near = difflib.get_close_matches(state or '', known, 1)
+    if near and state not in known:
+        click.echo(f'there is no state {state}; did you mean {near[0]}?', err=True)
+    if name:
         click.echo('names are stored only with result_extended; they count as a whole, '
                    'such as proj.tasks.add', err=True)
 
 
 @_command
 @click.option('--dry-run', is_flag=True, help='Only count.')
-@click.option('--yes', is_flag=True, help='Do not ask whether the costs are all right.')
+@click.option('--yes', is_flag=True, help='Do not ask before a large scan.')
 def _purge(backend: DynamoDBBackend, dry_run: bool, yes: bool) -> _Output:
     """Deletes expired items, for tables where time to live is off, and chunks that no item counts.
 
     Reads the whole table."""
-    probe = operators_table(backend.options)
-    estimate = _announce(probe, yes)
+    table, segments, bar = _begin_scan(backend, yes)
     try:
-        on = bool(time_to_live(probe))
-    except FAILURES:  # it is off, or it may not be asked for
+        on = bool(time_to_live(operators_table(backend.options)))
+    except FAILURES:  # it is off, or the permission is missing
         on = False
     if on:
         click.echo('time to live is on: DynamoDB deletes expired items for nothing, within days; '
                    'a purge is not needed', err=True)
-    table = scanned_table(backend.options, estimate)
     prefixes = id_prefixes(
         backend.task_keyprefix, backend.group_keyprefix, backend.chord_keyprefix)
-    expired = orphans = expired_deleted = orphans_deleted = 0
-    with _progress(table, estimate) as bar:
-        for page in scan_for_purge(table, segments_of(table, estimate), prefixes):
-            bar.update(page.scanned)
-            expired += len(page.expired)
-            orphans += len(page.orphans)
-            if not dry_run:  # what was replaced meanwhile stays
-                expired_deleted += delete_expired(table, page.expired)
-                orphans_deleted += delete_orphans(table, page.orphans)
-    output = {'expired': expired, 'orphans': orphans,
-              'deleted': expired_deleted + orphans_deleted, 'time_to_live': on}
-    if dry_run:
-        lines = [f'{expired:,} expired items found']
-    else:
-        lines = [f'{expired_deleted:,} expired items deleted']
-    if orphans:
-        done = f'{orphans:,} chunks of values that were never completed found'
-        lines.append(done if dry_run else (
-            f'{orphans_deleted:,} chunks of values that were never completed deleted'))
+    with bar:
+        counts = purge(table, segments, prefixes, dry_run, bar.update)
+    output = {'expired': counts['expired'], 'orphans': counts['orphans'],
+              'deleted': counts['expired_deleted'] + counts['orphans_deleted'], 'time_to_live': on}
+    done, suffix = ('found', '') if dry_run else ('deleted', '_deleted')
+    lines = [f'{counts["expired" + suffix]:,} expired items {done}']
+    if counts['orphans']:
+        lines.append(f'{counts["orphans" + suffix]:,} chunks of values that were never completed '
+                     f'{done}')
     return output, lines
 
 
 def main() -> None:
-    # not this copy: the app's backend is of the module by its name
+    # the app's backend is of the imported module, not of this __main__
     name = __spec__.name if __spec__ else 'dyna_veggie'
     importlib.import_module(name).commands(prog_name=f'python -m {name}')
 

@@ -1810,10 +1810,14 @@ app.backend.store.table.write_many(puts=[
          result=b'{{"status": "SUCCESS", "result": ' + leaf.id.encode() + b'}}')
     for leaf in results])
 assert results.get(timeout=60) == list(range(250))
-assert len([item for _, page in dv.scan(app.backend.store.table, 2) for item in page]) == 250
+found = []
+dv.scan(app.backend.store.table, 2, found.extend)
+assert len(found) == 250
 results.forget()
 dv.shared_poller(app.backend.options).poll_in_background()  # as gevent and eventlet would have it
-assert [item for _, page in dv.scan(app.backend.store.table, 2) for item in page] == []
+found.clear()
+dv.scan(app.backend.store.table, 2, found.extend)
+assert found == []
 assert app.send_task('task', task_id='sent').id == 'sent'
 """
 
@@ -7956,7 +7960,7 @@ def test_malformed_runs_are_clear_errors_and_stop_no_command(
 
 
 # --------------------------------------------------------------------------------------------------
-# Operating, scanning, inspecting and commands
+# Operations and commands
 # --------------------------------------------------------------------------------------------------
 
 @pytest.fixture
@@ -8560,18 +8564,24 @@ def test_list_reads_no_more_of_celerys_own_items_than_it_says(
     assert sent[0] and not sent[-1]
 
 
-def test_what_a_scan_takes() -> None:
-    described = {'items': 9, 'bytes': 8192 * 10**6, 'read_units': None}
-    assert str(dv.estimate_scan(described)) == (
-        'reads the whole table: 9 items, 8,192.0 MB, 1,000,000 read units, $0.12')
-    assert dv.estimate_scan(described).dollars > dv.ASK_ABOVE
-    provisioned = dv.estimate_scan({**described, 'bytes': 8192 * 100, 'read_units': 5})
-    assert str(provisioned).endswith('100 read units, all its provisioned units for 0:00:20')
-    assert 'less than a cent' in str(dv.estimate_scan({**described, 'bytes': 5}))
+def test_what_a_scan_reads_is_said_before(
+        cli: Any, backend: dv.DynamoDBBackend, client: Any, table_name: str,
+        needs: Callable[[str], None]) -> None:
+    needs('the size of a table')
+    backend.store.table.write_many(
+        {'id': str(number), 'result': noise(300 * KB)} for number in range(10))
+    for command in ('list', 'purge'):
+        said = cli(command)[1].splitlines()[0]
+        size = re.fullmatch(
+            f'table {table_name}: reads the whole table: 10 items, 3.1 MB, (3[0-9]{{2}}) read '
+            'units, all its provisioned units for 0:01:([0-9]{2})', said)
+        assert size and math.ceil(int(size[1]) / 5) == 60 + int(size[2]), said
+    client.update_table(TableName=table_name, BillingMode='PAY_PER_REQUEST')
+    assert re.search(' 3.1 MB, 3[0-9]{2} read units$', cli('list')[1].splitlines()[0])
 
 
 @pytest.mark.parametrize(('answer', 'goes_on'), [('y', True), ('n', False)])
-def test_list_asks_at_a_terminal_before_it_costs_much(
+def test_list_asks_at_a_terminal_before_it_reads_much(
         answer: str, goes_on: bool, backend: dv.DynamoDBBackend, client: Any, proxy: Proxy,
         table_name: str) -> None:
     client.update_table(TableName=table_name, BillingMode='PAY_PER_REQUEST')
@@ -8742,14 +8752,19 @@ def test_a_scan_of_many_pages(backend: dv.DynamoDBBackend, client: Any, table_na
     for number in range(8):
         client.put_item(TableName=table_name, Item={
             'id': {'S': f'old-{number}'}, 'ttl': ttl, 'result': {'B': noise(300 * KB)}})
-    pages = list(dv.scan_for_purge(backend.store.table))
-    assert len(pages) > 1 and sum(page.scanned for page in pages) == 8
-    assert {id for page in pages for id in page.expired} == {f'old-{number}' for number in range(8)}
+    found: list[Any] = []
+    pages: list[int] = []
+    dv.scan(backend.store.table, 1, found.extend, advance=pages.append)
+    assert len(pages) > 1 and sum(pages) == 8
+    assert {item['id'] for item in found} == {f'old-{number}' for number in range(8)}
+    assert dv.purge(backend.store.table, 1, ('x',), True, pages.append) == {
+        'expired': 8, 'orphans': 0}
+    assert sum(pages) == 16
 
 
 @pytest.mark.parametrize('call', [
-    lambda table: next(dv.scan(table, 2)),
-    lambda table: dv.delete_expired(table, map(str, range(100)))], ids=['scan', 'delete'])
+    lambda table: dv.scan(table, 2, print),
+    lambda table: dv.delete_if(dv.EXPIRED, table, map(str, range(100)))], ids=['scan', 'delete'])
 def test_a_signal_ends_a_scan_and_a_purge(
         call: Any, backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
     proxy.faults = lambda operation, body: Throttle()
@@ -8801,9 +8816,10 @@ def test_commands_as_they_are_called(tmp_path: Path, table_name: str, endpoint: 
 def test_a_table_is_scanned_where_no_thread_can_be_started(
         backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
     ready_tasks(backend, 5)
+    found: list[Any] = []
     with no_more_threads():
-        pages = list(dv.scan(backend.store.table, 3))
-    assert sum(read for read, _ in pages) == 5 and operations(proxy).count('Scan') == 3
+        dv.scan(backend.store.table, 3, found.extend)
+    assert len(found) == 5 and operations(proxy).count('Scan') == 3
 
 
 def policy(url: str, *arguments: str) -> click.testing.Result:
@@ -8887,7 +8903,7 @@ def test_purge_counts_what_it_deleted(
     assert len(all_items(client, table_name)) == 8
 
 
-def test_a_saved_group_whose_ids_are_none_is_told(
+def test_a_saved_group_whose_ids_are_none_is_reported(
         cli: Any, backend: dv.DynamoDBBackend, client: Any, table_name: str) -> None:
     saved = backend.encode({'result': [['g', None], [[[1, None], None], [[2, None], None]]]})
     backend.set('celery-taskset-meta-odd', saved)

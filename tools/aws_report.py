@@ -541,10 +541,12 @@ class Trial:
     def scan(self) -> None:
         """four segments concurrently; the commands check, list and purge"""
         self.items.put({'id': 'expired', 'result': b'', 'ttl': int(time.time()) - 30})
-        pages = list(dv.scan(self.items, 4, lambda: {'ConsistentRead': True}))
-        ids = {item['id'] for _, items in pages for item in items}
-        expect({'set', 'counter', 'first-0', 'second-0'} <= ids and len(ids) == sum(
-            scanned for scanned, _ in pages), f'{len(ids)} items were read')
+        found: list[Any] = []
+        read: list[int] = []
+        dv.scan(self.items, 4, found.extend, lambda: {'ConsistentRead': True}, read.append)
+        ids = {item['id'] for item in found}
+        expect({'set', 'counter', 'first-0', 'second-0'} <= ids and len(ids) == sum(read),
+               f'{len(ids)} items were read')
         checks = {each['name']: each for each in self.command('check')['checks']}
         denied = [f'{name}: {check["found"]}' for name, check in checks.items()
                   if check['ok'] is False]
