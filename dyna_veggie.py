@@ -2419,7 +2419,7 @@ class BlobStore:
 #               the callbacks, with a background wait for their ids.
 #   who polls   the waiting thread that finds a poll due and no other thread polling.  It polls for
 #               all waits that are due; long waits fall due together.  Only under gevent and
-#               eventlet does a thread of its own poll while there are callbacks.
+#               eventlet is there a thread for it, while there are callbacks.
 #   wake-ups    After a poll, or when a waiter leaves, all waiters wake: to take their updates, or
 #               to become the poller.
 #   the lock    _changed guards all fields but _watches.  It is not held during a fetch, a sleep, a
@@ -2460,7 +2460,7 @@ class Observed(NamedTuple):
 
 
 class Fetch(Protocol):
-    """Returns what is there under ids; raises TimeoutError if its deadline passed first."""
+    """Returns what exists under ids; raises TimeoutError if its deadline passed first."""
 
     def __call__(
             self, ids: list[str], *, consistent: bool, deadline: float) -> Mapping[str, Any]: ...
@@ -2688,7 +2688,7 @@ class Poller:
                 [*background.queue, *self._decoders]) if id in self._decoders)
 
     def poll_in_background(self) -> None:
-        """Polls in a thread of its own, as long as there are callbacks."""
+        """Polls in a separate thread, as long as there are callbacks."""
         with self._changed:
             if self._background_running:
                 return
@@ -2886,22 +2886,12 @@ class StoringBackend(BaseKeyValueStoreBackend):
         """The id of a task's item."""
         return self.key_id(self.get_key_for_task(task_id))
 
-    def put_value(
-            self, key: Any, value: Any, state: str | None, lifetime: float | None,
-            keep: str | None = None, chord: str | None = None, new: bool = False,
-            limit: int | None = None) -> bool:
-        """Stores a value; returns False if one with the state ``keep`` is there.
-
-        limit: bytes, in place of ``max_result_size``.  Raises ResultTooLarge.
-        """
-        id = self.key_id(key)
-        return self.store.put(
-            id, self.checked(id, value, limit, state), state, lifetime, keep=keep, chord=chord,
-            new=new, status_of=self._status_of)
-
     def checked(
             self, id: str, value: Any, limit: int | None = None, state: str | None = None) -> bytes:
-        """What is stored for a value.  Raises ResultTooLarge."""
+        """A value's bytes, if they can be stored.  Raises ResultTooLarge.
+
+        limit: bytes, in place of ``max_result_size``.
+        """
         payload, limit = ensure_bytes(value), limit or self.options.max_result_size
         if len(payload) > limit:
             raise ResultTooLarge(
@@ -2933,10 +2923,12 @@ class StoringBackend(BaseKeyValueStoreBackend):
         return [found[id].value or None if id in found else None for id in ids]
 
     def set(self, key: Any, value: Any) -> None:
-        self.put_value(key, value, None, self.expires)
+        self._set_with_state(key, value, None)
 
-    def _set_with_state(self, key: Any, value: Any, state: str) -> None:
-        self.put_value(key, value, state, self._state_lifetime(state))
+    def _set_with_state(self, key: Any, value: Any, state: str | None) -> None:
+        id = self.key_id(key)
+        self.store.put(
+            id, self.checked(id, value, state=state), state, self._state_lifetime(state))
 
     def delete(self, key: Any) -> None:
         self.store.delete(self.key_id(key))
@@ -2961,7 +2953,7 @@ class StoringBackend(BaseKeyValueStoreBackend):
         return {'id': self.item_id(task_id), 'result': ensure_bytes(self.encode(meta)),
                 'status': states.PENDING, 'timestamp': time.time(), **expiry(self.expires)}
 
-    def _state_lifetime(self, state: str, request: Any = None) -> int | None:
+    def _state_lifetime(self, state: str | None, request: Any = None) -> int | None:
         lifetime = self.failure_expires if state == states.FAILURE else self.expires
         own = own_expires(self.app, request)
         if own is _NOT_GIVEN:
@@ -2987,7 +2979,7 @@ class StoringBackend(BaseKeyValueStoreBackend):
             logger.error('Task %s: an exception was not stored: %s', task_id, exc)
             if is_too_long(self.item_id(task_id)):
                 return result
-            # or its arguments are what is too large
+            # the arguments may be too large, in place of the exception
             meta.update(dict.fromkeys(meta.keys() & {'args', 'kwargs'}))
             meta.update(result=self.encode_result(exc, state), traceback=None, children=[])
             self._put_result(task_id, meta, request, limit=LARGEST_RESULT)
@@ -2998,16 +2990,15 @@ class StoringBackend(BaseKeyValueStoreBackend):
             limit: int | None = None) -> bool:
         """Stores a task's meta; returns False if a success is there, which stays.
 
-        chord: the label of the chord that the task is a part of.  limit: bytes, in place of
-        ``max_result_size``.  Raises ResultTooLarge.
+        chord: the label of the chord that the task is a part of.  limit: as of checked().
         """
-        state, delivery = meta['status'], delivery_of(request)
+        id, state, delivery = self.item_id(task_id), meta['status'], delivery_of(request)
         new = not (self.options.track_sent or getattr(request, 'retries', None)
                    or task_id in delivery.stored)
-        stored = self.put_value(
-            self.get_key_for_task(task_id), self.encode(meta), state,
+        stored = self.store.put(
+            id, self.checked(id, self.encode(meta), limit, state), state,
             self._state_lifetime(state, request), keep=states.SUCCESS, chord=chord, new=new,
-            limit=limit)
+            status_of=self._status_of)
         delivery.stored[task_id] = state, stored
         return stored
 
@@ -3125,8 +3116,8 @@ class WaitingBackend(StoringBackend):
         found = read_values(self.store, list(ids), consistent=consistent, deadline=deadline)
         return {ids[id]: self.decode_stored(ids[id], stored) for id, stored in found.items()}
 
-    def _pollable_id(self, task_id: str) -> str:
-        """The id of a task's item.  Raises InvalidId, which would fail a poll for all waits."""
+    def _valid_item_id(self, task_id: str) -> str:
+        """Raises InvalidId here, not in a poll, where it would fail the waits of other threads."""
         id = self.item_id(task_id)
         check_id(id)
         return id
@@ -3135,7 +3126,7 @@ class WaitingBackend(StoringBackend):
             self, task_ids: Iterable[str], *, timeout: float | None, interval: float | None,
             on_interval: Any = None, all_changes: bool = False) -> Iterator[tuple[str, Observed]]:
         """Yields (task id, what was observed) as tasks become ready; all changes if asked to."""
-        ids = {self._pollable_id(task_id): task_id for task_id in task_ids}
+        ids = {self._valid_item_id(task_id): task_id for task_id in task_ids}
         observed = shared_poller(self.options).wait(
             ids, lambda id, stored: self.decode_stored(ids[id], stored), timeout=timeout,
             interval=0.5 if interval is None else interval, on_interval=on_interval,
@@ -3252,16 +3243,15 @@ class WaitingBackend(StoringBackend):
 
         Unless ``weak``, the result is kept until then, or until it is forgotten.
         """
-        task_id, reference = result.id, weakref.ref(result)
-        held = None if weak else result
+        task_id, find = result.id, weakref.ref(result) if weak else lambda: result
 
         def resolve(meta: dict[str, Any]) -> None:
-            watched = held or reference()
+            watched = find()
             if watched is not None:
                 watched._maybe_set_cache(dict(meta))
 
         poller = shared_poller(self.options)
-        poller.watch(self._pollable_id(task_id), id(result), Watch(
+        poller.watch(self._valid_item_id(task_id), id(result), Watch(
             lambda id, stored: self.decode_stored(task_id, stored), resolve))
         if detect_environment() != 'default':  # gevent and eventlet: as Celery's own backends do
             poller.poll_in_background()
@@ -3384,20 +3374,23 @@ class _Parents:
     """The parents of a pending result, fetched window by window."""
 
     def __init__(self, result: AsyncResult, deadline: float) -> None:
-        parents = list(_parents_of(result))
-        _raise_error_of(leaf for leaf in parents if leaf._cache)
-        self.queue = deque(leaf for leaf in parents if not leaf._cache)
+        self.queue: deque[AsyncResult] = deque()
         self.deadline = deadline
         self.due = 0.0
+        self._enqueue(list(_parents_of(result)))
+
+    def _enqueue(self, leaves: list[AsyncResult]) -> None:
+        """Queues those that are pending.  Raises the error of one that failed."""
+        _raise_error_of(leaf for leaf in leaves if leaf._cache)
+        self.queue.extend(leaf for leaf in leaves if not leaf._cache)
 
     def poll(self) -> None:
-        """Fetches some, unless it is too early.  Raises the error of one that failed."""
+        """Fetches the next window, unless it is too early.  Raises the error of one that failed."""
         if time.monotonic() < self.due:
             return
         window = [self.queue.popleft() for _ in range(min(GET_BATCH, len(self.queue)))]
         _read_leaves(window, consistent=False, deadline=self.deadline)
-        _raise_error_of(leaf for leaf in window if leaf._cache)
-        self.queue.extend(leaf for leaf in window if not leaf._cache)
+        self._enqueue(window)
         self.due = time.monotonic() + _PARENTS_INTERVAL
 
 
@@ -3443,7 +3436,7 @@ class BatchedResult(_Batched, AsyncResult):
 
         Raises celery.exceptions.TimeoutError, and what the task, or one that it depends on, raised.
         """
-        if not isinstance(self.backend, WaitingBackend):  # a task can have a backend of its own
+        if not isinstance(self.backend, WaitingBackend):  # a task can have its own backend
             return super().get(
                 timeout, propagate, interval, no_ack, follow_parents, callback, on_message,
                 on_interval, disable_sync_subtasks, EXCEPTION_STATES, PROPAGATE_STATES)
@@ -3499,11 +3492,10 @@ class BatchedResultSet(_Batched, ResultSet):
     def supports_native_join(self) -> bool:
         """Whether get() may ask the app's backend for all members."""
         together, others = _by_backend(leaf_results(self))
-        if not together and all(leaf.backend is self.backend for leaf in others):
-            return bool(super().supports_native_join)  # another backend is the app's own
         asked = getattr(self.backend, 'options', None)
-        return (not others and all(some[0].backend.options == asked for some in together)
-                and len(together) <= 1 and bool(super().supports_native_join))
+        all_ours = not others and [some[0].backend.options for some in together] in ([], [asked])
+        all_theirs = not together and all(leaf.backend is self.backend for leaf in others)
+        return (all_ours or all_theirs) and bool(super().supports_native_join)
 
     def _statuses(self) -> Iterator[str]:
         return (meta['status'] for _, meta in _metas_of(leaf_results(self)))
@@ -4948,7 +4940,7 @@ class ChordBackend(HeaderBackend):
         label = self.chord_label(request) if ready else None
         return super()._put_result(task_id, meta, request, chord=label, **more)
 
-    def _state_lifetime(self, state: str, request: Any = None) -> int | None:
+    def _state_lifetime(self, state: str | None, request: Any = None) -> int | None:
         lifetime = super()._state_lifetime(state, request)
         if lifetime is None or not getattr(request, 'chord', None):
             return lifetime
