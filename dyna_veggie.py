@@ -2422,8 +2422,8 @@ class BlobStore:
 #               eventlet is there a thread for it, while there are callbacks.
 #   wake-ups    After a poll, or when a waiter leaves, all waiters wake: to take their updates, or
 #               to become the poller.
-#   the lock    _changed guards all fields but _watches.  It is not held during a fetch, a sleep, a
-#               callback or a decode.
+#   the lock    _changed guards the waits and the poller's state, but for _watches.  It is not held
+#               during a fetch, a sleep, a callback or a decode.
 #   callbacks   Celery removes from _watches in __del__, between any two lines.  So _watches has no
 #               lock, and only single, atomic operations touch it.
 
@@ -2919,7 +2919,7 @@ class StoringBackend(BaseKeyValueStoreBackend):
                   *(stored.error for stored in found.values() if stored.error is not None)]
         for error in errors:
             logger.error('%s', error)
-        # an empty value cannot be read either
+        # the value of one that cannot be read is empty
         return [found[id].value or None if id in found else None for id in ids]
 
     def set(self, key: Any, value: Any) -> None:
