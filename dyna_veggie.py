@@ -2379,28 +2379,32 @@ class BlobStore:
 # Polling
 # --------------------------------------------------------------------------------------------------
 #
-# DynamoDB cannot notify us, so waiting means polling.  A fetch costs half a read unit per id,
-# whether it exists or not.  So a wait begins with one batch, then fetches a sample of its ids, less
-# and less often.  If all of a sample is there, a batch follows; if all of a batch is there, the
-# next follows at once.
+# Adaptive polling: DynamoDB cannot notify us, and a fetch costs half a read unit per id, whether it
+# exists or not.  The threads of a process share their polls.  A wait fetches one batch, then
+# samples of its ids at growing pauses.  Once all of a sample is there, a whole batch is fetched
+# next; once all of a batch is there, the next follows without a pause.
 #
 #   state       one Poller for each table of a process: the waits of its threads (or greenlets), and
-#               the callbacks for ids that nobody waits for.
-#   who polls   whichever waiting thread finds that a poll is due and that no other is polling.  It
-#               polls for all waits that are due; those of long waits fall due together.  There is
-#               no thread for it, but under gevent and eventlet one that polls while there are
-#               callbacks: poll_in_background().
-#   the lock    _changed guards the waits, _polling, _background_running and _background.  It is not
-#               held during a fetch, a sleep, a callback or while a found value is decoded.
-#   wake-ups    After a poll, or when a waiter leaves, all waiters wake: each takes its own
-#               updates, or takes over the polling.
-#   callbacks   _watches is not guarded, since Celery removes from it in __del__, in the middle of
-#               anything: only single operations on dicts, which are atomic.
+#               the callbacks, with a background wait for their ids.
+#   who polls   the waiting thread that finds a poll due and no other thread polling.  It polls for
+#               all waits that are due; long waits fall due together.  Only under gevent and
+#               eventlet is there a thread for it, while there are callbacks.
+#   wake-ups    After a poll, or when a waiter leaves, all waiters wake: to take their updates, or
+#               to become the poller.
+#   the lock    _changed guards the waits and the poller's state, but for _watches.  It is not held
+#               during a fetch, a sleep, a callback or a decode.
+#   callbacks   Celery removes from _watches in __del__, between any two lines.  So _watches has no
+#               lock, and only single, atomic operations touch it.
 
 _FIRST_POLL = 0.02  # seconds: no wait polls more often, whatever its interval
 _POLL_GROWTH = 1.5
 _SAMPLE = 10  # ids
-_BURST = 8  # batches that are read together, at most, once all of the one before was there
+_BURST = 8  # batches that one fetch reads at most
+
+
+def deadline_after(timeout: float | None) -> float:
+    """When so many seconds (None: for ever) will have passed, by time.monotonic()."""
+    return math.inf if timeout is None else time.monotonic() + timeout
 
 
 def poll_pause(idle_polls: int, interval: float, jitter: float) -> float:
@@ -2409,10 +2413,7 @@ def poll_pause(idle_polls: int, interval: float, jitter: float) -> float:
 
 
 def window_size(asked: int, found: int, pending: int) -> int:
-    """How many ids to fetch next.
-
-    asked, found: of the fetch before.  pending: ids that are still waited for.
-    """
+    """How many of the pending ids to fetch next, after a fetch that asked and found so many."""
     if found == asked:
         return GET_BATCH if asked < GET_BATCH else min(2 * asked, _BURST * GET_BATCH)
     # twice as many as last time, and enough to have fetched all after 32 polls
@@ -2428,7 +2429,7 @@ class Observed(NamedTuple):
 
 
 class Fetch(Protocol):
-    """Returns what is there under ids; raises TimeoutError if its deadline passed first."""
+    """Returns what exists under ids; raises TimeoutError if its deadline passed first."""
 
     def __call__(
             self, ids: list[str], *, consistent: bool, deadline: float) -> Mapping[str, Any]: ...
@@ -2439,16 +2440,16 @@ Decode = Callable[[str, Any], Observed]
 
 
 class Watch(NamedTuple):
-    """A callback for an id that nobody waits for."""
+    """A callback for the final value under an id."""
 
     decode: Decode
-    callback: Callable[[Any], None]  # the final value
+    callback: Callable[[Any], None]
 
 
 class _Wait:
     """The ids that one caller waits for, and when to poll for them next.
 
-    all_changes: the caller wants to know of values that are not final, too.
+    all_changes: the caller also wants each new version that is not final.
     """
 
     def __init__(
@@ -2462,57 +2463,50 @@ class _Wait:
         self.updates: deque[tuple[str, Observed]] = deque()
         self.size, self.idle_polls, self.due = GET_BATCH, 0, 0.0
 
+    def is_due(self, now: float) -> bool:
+        return self.due <= now + self.interval / 10
+
     def window(self) -> list[str]:
-        """The ids to fetch next; they are offered again after record()."""
+        """Takes the ids to fetch next from the queue; record() puts back those not final."""
         return [self.queue.popleft() for _ in range(min(self.size, len(self.queue)))]
 
     def decode_all(self, window: Iterable[str], found: Mapping[str, Any]) -> dict[str, Observed]:
         return {id: self.decode(id, found[id]) for id in window if id in found}
 
     def record(
-            self, window: list[str], observed: Mapping[str, Observed], phase: float = 0.0,
-    ) -> bool:
+            self, window: list[str], observed: Mapping[str, Observed], phase: float = 0.0) -> bool:
         """Records what was found of a window, and when the next is due.
 
-        Returns whether it was a whole batch, so that the next is due at once.
+        Returns whether it was a whole batch, after which the next is due without a pause.
         """
-        if not window:
-            self.due = time.monotonic() + self.interval
-            return False
-        found = 0
-        for id in window:
-            now = observed.get(id)
-            final = now is not None and now.final
-            if now is not None and id in self.pending and self._is_update(id, now):
-                self.updates.append((id, now))
-                self.pending[id] = now.version
-            if final:
-                self.pending.pop(id, None)
-                found += 1
-            elif id in self.pending:
-                self.queue.append(id)
-        self.size = window_size(len(window), found, len(self.queue))
-        if found == len(window):
-            self.idle_polls = 0
-        elif 2 * found < len(window):
-            self.idle_polls += 1
-        at_once = found == len(window) >= GET_BATCH
+        for id, each in observed.items():
+            is_change = self.all_changes and each.version != self.pending.get(id)
+            if id in self.pending and (each.final or is_change):
+                self.updates.append((id, each))
+                self.pending[id] = each.version
+        final = {id for id, each in observed.items() if each.final}
+        for id in final:
+            self.pending.pop(id, None)
+        self.queue.extend(id for id in window if id in self.pending)
+        return self._schedule(len(window), len(final), phase)
+
+    def _schedule(self, asked: int, found: int, phase: float) -> bool:
         self.due = time.monotonic()
-        if not at_once:
-            self.due += poll_pause(self.idle_polls, self.interval, random.random())
-            if poll_pause(self.idle_polls, self.interval, 0) == self.interval:
-                # the pauses of all long waits end together; those of other processes do not
-                self.due = (round(self.due / self.interval - phase) + phase) * self.interval
-        return at_once
-
-    def _is_update(self, id: str, now: Observed) -> bool:
-        return now.final or (self.all_changes and now.version != self.pending[id])
-
-    def is_due(self, now: float) -> bool:
-        return self.due <= now + self.interval / 10
-
-    def drain_updates(self) -> Iterator[tuple[str, Observed]]:
-        return drain(self.updates)
+        if not asked:
+            self.due += self.interval
+            return False
+        self.size = window_size(asked, found, len(self.queue))
+        if found == asked:
+            self.idle_polls = 0
+        elif 2 * found < asked:
+            self.idle_polls += 1
+        if found == asked >= GET_BATCH:
+            return True
+        self.due += poll_pause(self.idle_polls, self.interval, random.random())
+        if poll_pause(self.idle_polls, self.interval, 0) == self.interval:
+            # the pauses of all long waits end together; those of other processes do not
+            self.due = (round(self.due / self.interval - phase) + phase) * self.interval
+        return False
 
 
 class Poller:
@@ -2520,13 +2514,13 @@ class Poller:
 
     def __init__(self, fetch: Fetch) -> None:
         self._fetch = fetch
-        self._phase = random.random()  # a child that was forked has a poller of its own
+        self._phase = random.random()  # a forked child makes its own poller
         self._changed = threading.Condition()
         self._waits: list[_Wait] = []
         self._polling = False
-        # for the ids with callbacks: it has no updates of its own, since they get every fetch
-        self._background = _Wait((), self._decode_watched, 0.5)
-        self._watches: dict[str, dict[int, Watch]] = {}
+        self._watches: dict[tuple[str, int], Watch] = {}  # by id and watcher
+        self._decoders: dict[str, Decode] = {}  # for the ids that the background wait has
+        self._background = _Wait((), lambda id, found: self._decoders[id](id, found), 0.5)
         self._background_running = False
 
     # --- waits ------------------------------------------------------------------------------------
@@ -2540,18 +2534,18 @@ class Poller:
         timeout, interval: seconds; a timeout of 0 polls once.  on_interval is called once per
         ``interval``.  Raises TimeoutError, after a last fetch of everything.
         """
-        called = time.monotonic()
-        deadline = math.inf if timeout is None else called + timeout
         wait = _Wait(ids, decode, interval, all_changes)
+        deadline = deadline_after(timeout)
+        first_tick = math.inf if on_interval is None else time.monotonic() + wait.interval
         if timeout is None or timeout > 0:
             yield from self._read_batches(wait, deadline)
             if wait.pending:
-                yield from self._wait_with_others(wait, deadline, called, on_interval)
+                yield from self._wait_with_others(wait, deadline, first_tick, on_interval)
         if wait.pending:
             self._fetch_for(wait, list(wait.pending), consistent=True, deadline=deadline)
         # before the updates are drained: another thread may be adding the last of them
         missing = len(wait.pending)
-        yield from wait.drain_updates()
+        yield from drain(wait.updates)
         if missing:
             raise TimeoutError(f'The operation timed out after {timeout:.3g} s; '
                                f'results not ready: {missing}.')
@@ -2560,38 +2554,32 @@ class Poller:
             self, wait: _Wait, window: list[str], *, consistent: bool, deadline: float) -> bool:
         found = self._fetch(window, consistent=consistent, deadline=deadline)
         observed = wait.decode_all(window, found)
-        with self._changed:  # another thread may be bringing the same
-            at_once = wait.record(window, observed, self._phase)
-        self._notify_watches(found)
-        return at_once
+        with self._changed:  # another thread may be recording the same
+            is_batch = wait.record(window, observed, self._phase)
+        self._call_back(found)
+        return is_batch
 
     def _read_batches(self, wait: _Wait, deadline: float) -> Iterator[tuple[str, Observed]]:
         """Fetches one batch after the other, until one is not complete."""
-        at_once = True
-        while at_once and wait.pending:
+        is_batch = True
+        while is_batch and wait.pending:
             alone = len(wait.pending) == 1
-            at_once = self._fetch_for(wait, wait.window(), consistent=alone, deadline=deadline)
-            yield from wait.drain_updates()
+            is_batch = self._fetch_for(wait, wait.window(), consistent=alone, deadline=deadline)
+            yield from drain(wait.updates)
 
     def _wait_with_others(
-            self, wait: _Wait, deadline: float, called: float,
+            self, wait: _Wait, deadline: float, tick: float,
             on_interval: Callable[[], Any] | None) -> Iterator[tuple[str, Observed]]:
-        """Takes part in the polls of all threads.
-
-        called: when on_interval was called, or would have been.
-        """
+        """Takes part in the polls of all threads; calls ``on_interval`` from ``tick`` on."""
         try:  # a signal can fall between any two lines
             with self._changed:
                 self._waits.append(wait)
             while wait.pending and time.monotonic() < deadline:
-                until = deadline
-                if on_interval is not None:
-                    if time.monotonic() - called >= wait.interval:
-                        on_interval()
-                        called = time.monotonic()  # after it: it may take longer than the interval
-                    until = min(called + wait.interval, deadline)
-                self._poll(wait, until, deadline)
-                yield from wait.drain_updates()
+                if on_interval is not None and time.monotonic() >= tick:
+                    on_interval()
+                    tick = time.monotonic() + wait.interval  # it may have taken longer than that
+                self._poll(wait, min(tick, deadline), deadline)
+                yield from drain(wait.updates)
         finally:
             with self._changed:
                 if wait in self._waits:
@@ -2599,7 +2587,10 @@ class Poller:
                 self._changed.notify_all()
 
     def _poll(self, wait: _Wait, until: float, deadline: float) -> None:
-        """Sleeps until a wait has updates, or ``until``; polls for all if nobody does."""
+        """Polls for all waits, or sleeps while another thread does, until a wait has updates.
+
+        until: returns then at the latest.
+        """
         while True:
             with self._changed:
                 now = time.monotonic()
@@ -2624,42 +2615,55 @@ class Poller:
             finally:
                 with self._changed:
                     self._polling = False
-                    for (each, window), observations in zip(windows, observed):
-                        each.record(window, observations, self._phase)
-                    self._background.updates.clear()  # callbacks are called below
+                    for (each, window), of_window in zip(windows, observed):
+                        each.record(window, of_window, self._phase)
+                    self._background.updates.clear()  # _call_back() serves all fetches
                     self._changed.notify_all()
-            self._notify_watches(found)
+            self._call_back(found)
 
     # --- callbacks --------------------------------------------------------------------------------
 
-    def watch(self, id: str, watcher_id: int, watch: Watch) -> None:
-        """Calls back once a final value is found under an id, while anybody waits for anything."""
-        while True:
-            watches = self._watches.setdefault(id, {})
-            watches[watcher_id] = watch
-            if self._watches.get(id) is watches:  # else unwatch() has just dropped it
-                return
+    def watch(self, id: str, watcher: int, watch: Watch) -> None:
+        """Calls back once a final value is found under an id, as long as any thread waits."""
+        self._watches[id, watcher] = watch
 
-    def unwatch(self, id: str, watcher_id: int) -> None:
-        watches = self._watches.get(id, {})
-        watches.pop(watcher_id, None)
-        if not watches:
-            # another thread may have added one since
-            for other_id, watch in list(self._watches.pop(id, {}).items()):
-                self.watch(id, other_id, watch)
+    def unwatch(self, id: str, watcher: int) -> None:
+        self._watches.pop((id, watcher), None)
 
-    def forget(self, id: str) -> None:
-        """Calls nobody back for an id: what was there is deleted."""
-        self._watches.pop(id, None)
+    def forget(self, ids: Container[str]) -> None:
+        """Drops the callbacks for ids whose values are deleted."""
+        for id, watcher in list(self._watches):
+            if id in ids:
+                self.unwatch(id, watcher)
+
+    def _call_back(self, found: Mapping[str, Any]) -> None:
+        for (id, watcher), watch in self._watches.copy().items():
+            observed = watch.decode(id, found[id]) if id in found else None
+            if observed is not None and observed.final:
+                self.unwatch(id, watcher)
+                try:
+                    watch.callback(observed.value)
+                except Exception:  # this thread may wait for something else
+                    logger.exception('A callback for %s raised', id)
+
+    def _refresh_background(self, now: float) -> None:
+        """Lets the background wait have the ids that have callbacks now."""
+        background = self._background
+        if background.is_due(now):
+            self._decoders = {id: watch.decode for (id, _), watch in self._watches.copy().items()}
+            background.pending = dict.fromkeys(self._decoders)
+            # those known first, the longest not fetched before the others
+            background.queue = deque(id for id in dict.fromkeys(
+                [*background.queue, *self._decoders]) if id in self._decoders)
 
     def poll_in_background(self) -> None:
-        """Polls for all ids with callbacks, in a thread of its own, as long as there are any."""
+        """Polls in a separate thread, as long as there are callbacks."""
         with self._changed:
             if self._background_running:
                 return
             self._background_running = True
         if start_thread(self._poll_background, name='dyna-veggie-callbacks') is None:
-            self._background_running = False  # until the next watch(), whoever waits looks for them
+            self._background_running = False  # any thread that waits polls, until the next watch()
 
     def _poll_background(self) -> None:
         while True:
@@ -2673,42 +2677,19 @@ class Poller:
                 logger.exception('Polling for results with callbacks failed')
                 time.sleep(1)
 
-    def _refresh_background(self, now: float) -> None:
-        background = self._background
-        if background.is_due(now):
-            watched = dict.fromkeys(list(self._watches))
-            known = [id for id in background.queue if id in watched]
-            background.pending = watched
-            background.queue = deque([*known, *(watched.keys() - set(known))])
-
-    def _decode_watched(self, id: str, found: Any) -> Observed:
-        watches = list(self._watches.get(id, {}).values())
-        final = bool(watches) and watches[0].decode(id, found).final
-        return Observed(None, None, final)
-
-    def _notify_watches(self, found: Mapping[str, Any]) -> None:
-        if not self._watches:
-            return
-        for id in found:
-            for watcher_id, watch in list(self._watches.get(id, {}).items()):
-                observed = watch.decode(id, found[id])
-                if observed.final:
-                    self.unwatch(id, watcher_id)
-                    try:
-                        watch.callback(observed.value)
-                    except Exception:  # this thread may wait for something else
-                        logger.exception('A callback for %s raised', id)
-
 
 # --------------------------------------------------------------------------------------------------
 # Storing
 # --------------------------------------------------------------------------------------------------
 #
-# The base of the backend: it turns Celery's keys into ids, task results into values with a status
-# and an expiry, and stored values into metas.  Only SentTasks speaks to DynamoDB, in its own way.
+# The base of the backend: Celery's keys become ids, results become values with a status and an
+# expiry, stored values become metas.
 #
 #   a delivery  Celery has one request for STARTED, for the states that a task stores itself, and
 #               for its final state.  delivery_of() keeps on it what was stored.
+#   sent tasks  With track_sent, a PENDING result is put before a task is sent.  It is never needed,
+#               so DynamoDB's failure does not keep a task from being sent, and delays one for a
+#               second; SentTasks then pauses.
 
 PENDING_META = {'status': states.PENDING, 'result': None}
 
@@ -2732,9 +2713,9 @@ def raise_soft_time_limit(exc: Exception) -> None:
 
 @dataclass
 class Delivery:
-    """What is remembered of one delivery of a task, on Celery's request for it.
+    """The memory of one delivery of a task, on Celery's request for it.
 
-    stored: by task id the last state that was stored, and whether it was: a success stays.
+    stored: by task id the last state, and whether it was stored: a success stays.
     missing_values: why the values that the task was to be called with could not be read.
     """
 
@@ -2743,7 +2724,7 @@ class Delivery:
 
 
 def delivery_of(request: Any) -> Delivery:
-    """The memory of a delivery; one of its own where there is no request."""
+    """The memory of a delivery; an empty one where there is no request."""
     delivery: Delivery | None = getattr(request, 'dynamodb_delivery', None)
     if delivery is None:
         delivery = Delivery()
@@ -2753,13 +2734,10 @@ def delivery_of(request: Any) -> Delivery:
 
 
 class SentTasks:
-    """Notes that tasks were sent, and never keeps one from being sent.
-
-    If DynamoDB is away, whoever sends a task waits for a second; the next ones are sent at once.
-    """
+    """Puts PENDING results of tasks that are sent; never keeps one from being sent."""
 
     PATIENCE = 1.0  # seconds
-    PAUSE = 10.0  # seconds after a failure in which nothing is noted
+    PAUSE = 10.0  # seconds after a failure in which nothing is put
 
     def __init__(self, options: Options) -> None:
         self._table = shared_table(options)
@@ -2771,8 +2749,8 @@ class SentTasks:
         if time.monotonic() < self._paused_until:
             return
         errors: list[Exception] = []
-        # a request can take as long as its time-outs and a look for credentials; one that comes
-        # late does no harm
+        # a thread, because a request can take as long as its time-outs and a search for
+        # credentials; one that DynamoDB gets late does no harm
         thread = start_thread(self._put, make_item, errors)
         if thread is None:
             errors.append(RuntimeError('no thread can be started'))
@@ -2822,8 +2800,14 @@ class SentTasks:
         raise error
 
 
-#: what all threads of this process share to note which tasks they sent
+#: what all threads of this process share
 _shared_sent_tasks = shared_by_process(SentTasks)
+
+
+def whole_lifetime(seconds: float | None) -> int | None:
+    """A lifetime in whole seconds; None: for ever, as are none and less than none."""
+    return math.ceil(seconds) if seconds and seconds > 0 else None
+
 
 _NOT_GIVEN = object()
 
@@ -2831,10 +2815,8 @@ _NOT_GIVEN = object()
 def own_expires(app: Any, request: Any) -> Any:
     """``result_expires`` of a task's message, or else of the task; _NOT_GIVEN if it has none."""
     headers = getattr(request, 'headers', None) or {}
-    if 'result_expires' in headers:
-        return headers['result_expires']
     task = app.tasks.get(getattr(request, 'task', None)) if request else None
-    return getattr(task, 'result_expires', _NOT_GIVEN)
+    return headers.get('result_expires', getattr(task, 'result_expires', _NOT_GIVEN))
 
 
 @functools.lru_cache(maxsize=100)  # once, not for each result
@@ -2852,7 +2834,7 @@ class StoringBackend(BaseKeyValueStoreBackend):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        # the ids of the chunks of large values that were read, to delete them with these
+        # by id, the chunks of large values that were read: forget_many() deletes them, too
         self._chunks: LRUCache = LRUCache(limit=1000)
 
     def exception_safe_to_retry(self, exc: BaseException) -> bool:
@@ -2862,38 +2844,23 @@ class StoringBackend(BaseKeyValueStoreBackend):
     def store(self) -> BlobStore:
         return BlobStore(shared_table(self.options), self._status_of)
 
-    def _lifetime(self, seconds: float | None, default: int | None = None) -> int | None:
-        """Whole seconds (None: for ever).  default: what holds if it is not set."""
-        whole = default if seconds is None else math.ceil(seconds)
-        return whole if whole and whole > 0 else None
-
     # --- keys and values --------------------------------------------------------------------------
 
     def key_id(self, key: Any) -> str:
         """The id of the item for one of Celery's keys."""
-        # Celery's own backend stores str(key), and its keys are bytes
+        # the ids of Celery's own backend are str(key) of keys that are bytes
         return str(ensure_bytes(key)) if self.options.celery_keys else bytes_to_str(key)
 
     def item_id(self, task_id: str) -> str:
-        """The id of the item for a task's result."""
+        """The id of a task's item."""
         return self.key_id(self.get_key_for_task(task_id))
-
-    def put_value(
-            self, key: Any, value: Any, state: str | None, lifetime: float | None,
-            keep: str | None = None, chord: str | None = None, new: bool = False,
-            limit: int | None = None) -> bool:
-        """Stores a value; returns False if one with the state ``keep`` is there.
-
-        limit: bytes, in place of ``max_result_size``.  Raises ResultTooLarge.
-        """
-        id = self.key_id(key)
-        return self.store.put(
-            id, self.checked(id, value, limit, state), state, lifetime, keep=keep, chord=chord,
-            new=new)
 
     def checked(
             self, id: str, value: Any, limit: int | None = None, state: str | None = None) -> bytes:
-        """What is stored for a value.  Raises ResultTooLarge."""
+        """A value's bytes, if they can be stored.  Raises ResultTooLarge.
+
+        limit: bytes, in place of ``max_result_size``.
+        """
         payload, limit = ensure_bytes(value), limit or self.options.max_result_size
         if len(payload) > limit:
             raise ResultTooLarge(
@@ -2916,21 +2883,21 @@ class StoringBackend(BaseKeyValueStoreBackend):
         One that cannot be read is logged, and None.
         """
         ids = [self.key_id(key) for key in keys]
-        for id in filter(is_too_long, ids):
-            logger.error('%s', id_error(id))
-        found = self.store.get_many(
-            (id for id in ids if not is_too_long(id)), consistent=False)
-        for stored in found.values():
-            if stored.error is not None:
-                logger.error('%s', stored.error)
-        # an empty value cannot be read either
+        found = self.store.get_many((id for id in ids if not is_too_long(id)), consistent=False)
+        errors = [*(id_error(id) for id in ids if is_too_long(id)),
+                  *(stored.error for stored in found.values() if stored.error is not None)]
+        for error in errors:
+            logger.error('%s', error)
+        # the value of one that cannot be read is empty
         return [found[id].value or None if id in found else None for id in ids]
 
     def set(self, key: Any, value: Any) -> None:
-        self.put_value(key, value, None, self.expires)
+        self._set_with_state(key, value, None)
 
-    def _set_with_state(self, key: Any, value: Any, state: str) -> None:
-        self.put_value(key, value, state, self._state_lifetime(state))
+    def _set_with_state(self, key: Any, value: Any, state: str | None) -> None:
+        id = self.key_id(key)
+        self.store.put(
+            id, self.checked(id, value, state=state), state, self._state_lifetime(state))
 
     def delete(self, key: Any) -> None:
         self.store.delete(self.key_id(key))
@@ -2955,16 +2922,17 @@ class StoringBackend(BaseKeyValueStoreBackend):
         return {'id': self.item_id(task_id), 'result': ensure_bytes(self.encode(meta)),
                 'status': states.PENDING, 'timestamp': time.time(), **expiry(self.expires)}
 
-    def _state_lifetime(self, state: str, request: Any = None) -> int | None:
+    def _state_lifetime(self, state: str | None, request: Any = None) -> int | None:
         lifetime = self.failure_expires if state == states.FAILURE else self.expires
         own = own_expires(self.app, request)
-        if own is not _NOT_GIVEN:
-            try:
-                lifetime = self._lifetime(None if own is None else parse_result_expires(own))
-            except ValueError as exc:
-                task = getattr(request, 'task', None)
-                _log_bad_expires(f'{task}: result_expires={own!r} must be {exc}', lifetime)
-        return lifetime
+        if own is _NOT_GIVEN:
+            return lifetime
+        try:
+            return whole_lifetime(None if own is None else parse_result_expires(own))
+        except ValueError as exc:
+            task = getattr(request, 'task', None)
+            _log_bad_expires(f'{task}: result_expires={own!r} must be {exc}', lifetime)
+            return lifetime
 
     def _store_result(
             self, task_id: str, result: Any, state: str, traceback: Any = None,
@@ -2980,7 +2948,7 @@ class StoringBackend(BaseKeyValueStoreBackend):
             logger.error('Task %s: an exception was not stored: %s', task_id, exc)
             if is_too_long(self.item_id(task_id)):
                 return result
-            # it may be its arguments that are too large
+            # the arguments may be too large, in place of the exception
             meta.update(dict.fromkeys(meta.keys() & {'args', 'kwargs'}))
             meta.update(result=self.encode_result(exc, state), traceback=None, children=[])
             self._put_result(task_id, meta, request, limit=LARGEST_RESULT)
@@ -2989,23 +2957,21 @@ class StoringBackend(BaseKeyValueStoreBackend):
     def _put_result(
             self, task_id: str, meta: dict[str, Any], request: Any, *, chord: str | None = None,
             limit: int | None = None) -> bool:
-        """Stores a task's meta; returns False if a success was there, and stayed.
+        """Stores a task's meta; returns False if a success is there, which stays.
 
-        chord: the label of the chord that the task is a part of.  limit: bytes, in place of
-        ``max_result_size``.  Raises ResultTooLarge.
+        chord: the label of the chord that the task is a part of.  limit: as of checked().
         """
-        state, delivery = meta['status'], delivery_of(request)
+        id, state, delivery = self.item_id(task_id), meta['status'], delivery_of(request)
         new = not (self.options.track_sent or getattr(request, 'retries', None)
                    or task_id in delivery.stored)
-        stored = self.put_value(
-            self.get_key_for_task(task_id), self.encode(meta), state,
-            self._state_lifetime(state, request), keep=states.SUCCESS, chord=chord, new=new,
-            limit=limit)
+        stored = self.store.put(
+            id, self.checked(id, self.encode(meta), limit, state), state,
+            self._state_lifetime(state, request), keep=states.SUCCESS, chord=chord, new=new)
         delivery.stored[task_id] = state, stored
         return stored
 
     def decode_stored(self, task_id: str, stored: StoredValue) -> Observed:
-        """What a stored value says of a task; one that cannot be read, that the task failed."""
+        """The meta in a stored value; one with the state FAILURE if it cannot be read."""
         if len(stored.ids) > 1:
             self._chunks[stored.ids[0]] = stored.ids[1:]
         if not stored.value and not stored.error:
@@ -3016,7 +2982,7 @@ class StoringBackend(BaseKeyValueStoreBackend):
                 raise TypeError('its status is not a text')
             meta = {'result': None, **meta, 'task_id': task_id}
             for child in meta.get('children') or ():
-                result_from_tuple(child, self.app)  # as Celery does when the state is asked for
+                result_from_tuple(child, self.app)  # raises what AsyncResult.state would raise
         except Exception as exc:
             raise_soft_time_limit(exc)
             why = f'{type(exc).__name__}: {str(exc)[:300]}'
@@ -3031,7 +2997,7 @@ class StoringBackend(BaseKeyValueStoreBackend):
         return dict(PENDING_META) if stored is None else self._meta_of(task_id, stored)
 
     def _meta_of(self, task_id: str, stored: StoredValue) -> dict[str, Any]:
-        """What Celery is told of a task for which a value is stored."""
+        """The meta that Celery gets for a stored value."""
         meta: dict[str, Any] = self.decode_stored(task_id, stored).value
         return meta
 
@@ -3056,7 +3022,7 @@ class StoringBackend(BaseKeyValueStoreBackend):
             check_id(id)
 
     def _restore_group(self, group_id: str) -> Any:
-        # it was saved, or nobody would ask for it: wait for it to appear
+        # Celery asks for a group that was saved, so a read that finds none is stale
         for _ in Backoff(0.05, 0.2, self.options.consistency_wait_time).attempts():
             meta = super()._restore_group(group_id)
             if meta:
@@ -3074,7 +3040,7 @@ class StoringBackend(BaseKeyValueStoreBackend):
 def leaf_results(result: ResultBase) -> Iterator[AsyncResult]:
     """The leaves of a result, in order."""
     if isinstance(result, ResultSet):
-        for child in list(result.results):  # it may change meanwhile
+        for child in list(result.results):  # it may change during the iteration
             yield from leaf_results(child)
     else:
         yield result
@@ -3083,14 +3049,14 @@ def leaf_results(result: ResultBase) -> Iterator[AsyncResult]:
 def read_values(
         store: BlobStore, ids: list[str], *, consistent: bool, deadline: float,
         patient: bool = True) -> dict[str, StoredValue]:
-    """Stored values by id.  Raises TimeoutError if DynamoDB did not answer before the deadline."""
+    """Stored values by id.  Raises TimeoutError if DynamoDB did not respond before the deadline."""
     try:
         return store.get_many(ids, consistent=consistent, deadline=deadline, patient=patient)
     except Exception as exc:
-        actionable = isinstance(exc, ImproperlyConfigured)  # what a person can do
+        actionable = isinstance(exc, ImproperlyConfigured)  # a person has to act
         if classify(exc).transient and not actionable and time.monotonic() >= deadline:
             raise TimeoutError(
-                'The operation timed out while DynamoDB was not answering.') from exc
+                'The operation timed out while DynamoDB was not responding.') from exc
         raise
 
 
@@ -3098,7 +3064,7 @@ def read_values(
 def shared_poller(options: Options) -> Poller:
     """The poller that all threads of this process share."""
     store = BlobStore(shared_table(options))
-    # what is being replaced is no news yet; the next look finds it
+    # a value that is being replaced is no update yet; the next poll finds it
     return Poller(functools.partial(read_values, store, patient=False))
 
 
@@ -3115,21 +3081,20 @@ class WaitingBackend(StoringBackend):
         deadline: of ``time.monotonic``; TimeoutError is raised once it has passed.
         """
         ids = {self.item_id(task_id): task_id for task_id in task_ids}
-        store = BlobStore(shared_table(self.options))
-        found = read_values(store, list(ids), consistent=consistent, deadline=deadline)
+        found = read_values(self.store, list(ids), consistent=consistent, deadline=deadline)
         return {ids[id]: self.decode_stored(ids[id], stored) for id, stored in found.items()}
 
-    def _waited_for(self, task_id: str) -> str:
-        """The id of a task's item.  Raises InvalidId."""
+    def _valid_item_id(self, task_id: str) -> str:
+        """Raises InvalidId here, not in a poll, where it would fail the waits of other threads."""
         id = self.item_id(task_id)
-        check_id(id)  # in a request for all who wait, it would be an error for them all
+        check_id(id)
         return id
 
     def _as_ready(
             self, task_ids: Iterable[str], *, timeout: float | None, interval: float | None,
             on_interval: Any = None, all_changes: bool = False) -> Iterator[tuple[str, Observed]]:
         """Yields (task id, what was observed) as tasks become ready; all changes if asked to."""
-        ids = {self._waited_for(task_id): task_id for task_id in task_ids}
+        ids = {self._valid_item_id(task_id): task_id for task_id in task_ids}
         observed = shared_poller(self.options).wait(
             ids, lambda id, stored: self.decode_stored(ids[id], stored), timeout=timeout,
             interval=0.5 if interval is None else interval, on_interval=on_interval,
@@ -3144,17 +3109,15 @@ class WaitingBackend(StoringBackend):
         """Yields (task id, meta) as tasks become ready."""
         ids = dict.fromkeys(bytes_to_str(task_id) for task_id in task_ids)
         for task_id in list(ids):
-            cached = self._cache.get(task_id)  # one look: another thread may replace or drop it
+            cached = self._cache.get(task_id)  # read once: another thread may drop it
             if cached and cached['status'] in states.READY_STATES:
                 del ids[task_id]
                 yield task_id, cached
-        if interval is None:
-            interval = 0.5
         for iteration in range(max_iterations or 1):
             if not ids:
                 return
             if iteration:
-                time.sleep(interval)
+                time.sleep(0.5 if interval is None else interval)
             try:
                 for task_id, observed in self._as_ready(
                         list(ids), timeout=0 if max_iterations else timeout, interval=interval,
@@ -3202,50 +3165,43 @@ class WaitingBackend(StoringBackend):
     ) -> Iterator[tuple[str, Any]]:
         """Yields (id, meta) of each task, and (id, results) of each group, as they become ready."""
         self._ensure_not_eager()
-        # decided once: the set may change meanwhile, and other threads may read or forget results
+        # read once: the set may change, and other threads may read or forget results
         members = list(result.results)
         metas: dict[str, Any] = {}
-        waiting: dict[str, list[int]] = {}
-        missing = [0] * len(members)
         unknown: list[AsyncResult] = []
+        members_of: dict[str, set[int]] = {}  # by the id of an unknown leaf
         for number, member in enumerate(members):
-            pending = set()
             for leaf in leaf_results(member):
                 meta = leaf._cache
                 if meta is None:
                     unknown.append(leaf)
-                    pending.add(leaf.id)
+                    members_of.setdefault(leaf.id, set()).add(number)
                 else:
                     metas[leaf.id] = meta
-            for task_id in pending:
-                waiting.setdefault(task_id, []).append(number)
-            missing[number] = len(pending)
+        pending = Counter(itertools.chain.from_iterable(members_of.values()))  # leaves by member
 
-        def outcome(number: int) -> tuple[str, Any]:
-            member = members[number]
-            is_set = isinstance(member, ResultSet)
-            return member.id, member.results if is_set else metas[member.id]
+        def outcomes(numbers: Iterable[int]) -> Iterator[tuple[str, Any]]:
+            for number in numbers:
+                member = members[number]
+                if not pending[number]:
+                    is_set = isinstance(member, ResultSet)
+                    yield member.id, member.results if is_set else metas[member.id]
 
-        for number, count in enumerate(missing):
-            if not count:
-                yield outcome(number)
-        for task_id, meta in self._resolve(unknown, **kwargs) if waiting else ():
+        yield from outcomes(range(len(members)))
+        for task_id, meta in self._resolve(unknown, **kwargs):
             metas[task_id] = meta
-            for number in waiting[task_id]:
-                missing[number] -= 1
-                if not missing[number]:
-                    yield outcome(number)
+            pending.subtract(members_of[task_id])
+            yield from outcomes(members_of[task_id])
 
     def forget(self, task_id: str) -> None:
-        """Deletes the result of a task, with its chunks, and calls nobody back for it."""
-        shared_poller(self.options).forget(self.item_id(task_id))
+        """Deletes the result of a task, with its chunks, and its callbacks."""
+        shared_poller(self.options).forget({self.item_id(task_id)})
         super().forget(task_id)
 
     def forget_many(self, task_ids: Iterable[str]) -> None:
-        """Deletes the results of tasks in batches, and calls nobody back for them."""
+        """Deletes the results of tasks in batches, and their callbacks."""
         task_ids = list(task_ids)
-        for task_id in task_ids:
-            shared_poller(self.options).forget(self.item_id(task_id))
+        shared_poller(self.options).forget(set(map(self.item_id, task_ids)))
         super().forget_many(task_ids)
 
     # --- callbacks --------------------------------------------------------------------------------
@@ -3255,16 +3211,15 @@ class WaitingBackend(StoringBackend):
 
         Unless ``weak``, the result is kept until then, or until it is forgotten.
         """
-        task_id, reference = result.id, weakref.ref(result)
-        held = None if weak else result
+        task_id, find = result.id, weakref.ref(result) if weak else lambda: result
 
         def resolve(meta: dict[str, Any]) -> None:
-            watched = held or reference()
+            watched = find()
             if watched is not None:
                 watched._maybe_set_cache(dict(meta))
 
         poller = shared_poller(self.options)
-        poller.watch(self._waited_for(task_id), id(result), Watch(
+        poller.watch(self._valid_item_id(task_id), id(result), Watch(
             lambda id, stored: self.decode_stored(task_id, stored), resolve))
         if detect_environment() != 'default':  # gevent and eventlet: as Celery's own backends do
             poller.poll_in_background()
@@ -3272,7 +3227,7 @@ class WaitingBackend(StoringBackend):
     def add_pending_result(
             self, result: AsyncResult, weak: bool = False, start_drainer: bool = True,
     ) -> AsyncResult:
-        return result  # who waits for it says so, and then() calls watch()
+        return result  # nothing to register: get() polls, then() calls watch()
 
     def add_pending_results(self, results: list[AsyncResult], weak: bool = False) -> Any:
         return results
@@ -3294,46 +3249,42 @@ class WaitingBackend(StoringBackend):
 # chain() and GroupResult.restore() return is batched, also nested and after pickling.  A
 # celery.result.ResultSet that was made without an app asks one by one.
 #
-#   sets        ready(), successful() and their like read 1, 8, 64, 100, 100, ... results, since
-#               most answers are known early; get() and join_native() wait for all of them together.
-#   parents     get() fetches a result before its parents.  A success needs none of them.  While it
-#               is not there they are fetched in windows, since the error of a part is to be
-#               raised at once.  If it failed, they are all fetched: Celery raises the error of
-#               the part.
+#   sets        ready(), successful() and their like read 1, 8, 64, 100, 100, ... results, because
+#               most answers are known early; get() and join_native() wait for all members together.
+#   parents     get() fetches a result before its parents.  A success needs none of them.  While the
+#               result is pending, they are fetched in windows, so that the error of a part is
+#               raised early.  After a failure all are fetched: Celery raises the error of the part.
 #   callbacks   then() registers with the Poller of the process; see "Polling".
 
 _PARENTS_INTERVAL = 0.4  # seconds: however short the interval, parents are fetched no more often
 
 
+def _time_left(deadline: float) -> float | None:
+    return None if deadline == math.inf else max(deadline - time.monotonic(), 0)
+
+
 def _parents_of(result: ResultBase) -> Iterator[AsyncResult]:
     """The leaves that a result depends on, the first to run first."""
     parents = []
-    parent = result.parent
-    while parent:
-        parents.append(parent)
-        parent = parent.parent
+    while result := result.parent:
+        parents.append(result)
     for parent in reversed(parents):
         yield from leaf_results(parent)
 
 
-def _with_parents(result: ResultBase) -> list[AsyncResult]:
-    """The leaves of a result with all that they depend on, as forget() walks over them."""
-    found: list[AsyncResult] = []
-    todo: list[ResultBase] = [result]
+def _with_parents(result: ResultBase) -> Iterator[AsyncResult]:
+    """The leaves of a result with all that they depend on, as Celery's forget() walks over them."""
+    todo = [result]
     while todo:
-        each = todo.pop()
-        if isinstance(each, ResultSet):
-            todo.extend(each.results)
-        else:
-            found.append(each)
-            if each.parent:
-                todo.append(each.parent)
-    return found
+        for leaf in leaf_results(todo.pop()):
+            yield leaf
+            if leaf.parent:
+                todo.append(leaf.parent)
 
 
 def _by_backend(
         leaves: Iterable[AsyncResult]) -> tuple[list[list[AsyncResult]], list[AsyncResult]]:
-    """Leaves that one request can be about, and those of other backends."""
+    """Leaves in groups that can share a request, and those of other backends."""
     ours: dict[Any, list[AsyncResult]] = {}
     others = []
     for leaf in leaves:
@@ -3360,11 +3311,6 @@ def _read_leaves(
     return metas
 
 
-def _unknown_leaves(leaves: Iterable[AsyncResult], size: int) -> list[AsyncResult]:
-    """The first of those whose final state is not known."""
-    return [*itertools.islice((leaf for leaf in leaves if leaf._cache is None), size)]
-
-
 def _metas_of(
         leaves: Iterable[AsyncResult], deadline: float = math.inf,
 ) -> Iterator[tuple[AsyncResult, Mapping[str, Any]]]:
@@ -3372,20 +3318,18 @@ def _metas_of(
     leaves, size = list(leaves), 1
     metas: dict[str, Mapping[str, Any]] = {}
     for position, leaf in enumerate(leaves):
-        meta = leaf._cache or metas.get(leaf.id)  # another thread may forget it meanwhile
+        meta = leaf._cache or metas.get(leaf.id)  # read once: another thread may forget it
         if meta is None:
             rest = itertools.islice(leaves, position, None)
-            metas.update(_read_leaves(_unknown_leaves(rest, size), deadline=deadline))
+            unknown = itertools.islice((each for each in rest if each._cache is None), size)
+            metas.update(_read_leaves(unknown, deadline=deadline))
             size = min(8 * size, GET_BATCH)
             meta = leaf._cache or metas[leaf.id]
         yield leaf, meta
 
 
 def _raise_error_of(leaves: Iterable[AsyncResult], deadline: float = math.inf) -> None:
-    """Raises the error of the first that failed, if any did.
-
-    deadline: of ``time.monotonic``, for DynamoDB's responses; then none is raised.
-    """
+    """Raises the error of the first that failed, if any did and is read before the deadline."""
     failed = None
     with contextlib.suppress(TimeoutError):
         failed = next((leaf for leaf, meta in _metas_of(leaves, deadline)
@@ -3394,35 +3338,59 @@ def _raise_error_of(leaves: Iterable[AsyncResult], deadline: float = math.inf) -
         failed.maybe_throw()
 
 
-def _watch(leaves: Iterable[AsyncResult], weak: bool) -> None:
-    """Calls the callbacks of leaves once they are found to be ready."""
-    for leaf in leaves:
-        if leaf._cache is None and isinstance(leaf.backend, WaitingBackend):
-            leaf.backend.watch(leaf, weak)
-
-
 class _Parents:
-    """The parents of a result of a wait, fetched window by window."""
+    """The parents of a pending result, fetched window by window."""
 
     def __init__(self, result: AsyncResult, deadline: float) -> None:
-        parents = list(_parents_of(result))
-        _raise_error_of(leaf for leaf in parents if leaf._cache)
-        self.queue = deque(leaf for leaf in parents if not leaf._cache)
+        self.queue: deque[AsyncResult] = deque()
         self.deadline = deadline
         self.due = 0.0
+        self._enqueue(list(_parents_of(result)))
+
+    def _enqueue(self, leaves: list[AsyncResult]) -> None:
+        """Queues those that are pending.  Raises the error of one that failed."""
+        _raise_error_of(leaf for leaf in leaves if leaf._cache)
+        self.queue.extend(leaf for leaf in leaves if not leaf._cache)
 
     def poll(self) -> None:
-        """Fetches some, unless it is too early.  Raises the error of one that failed."""
+        """Fetches the next window, unless it is too early.  Raises the error of one that failed."""
         if time.monotonic() < self.due:
             return
         window = [self.queue.popleft() for _ in range(min(GET_BATCH, len(self.queue)))]
         _read_leaves(window, consistent=False, deadline=self.deadline)
-        _raise_error_of(leaf for leaf in window if leaf._cache)
-        self.queue.extend(leaf for leaf in window if not leaf._cache)
+        self._enqueue(window)
         self.due = time.monotonic() + _PARENTS_INTERVAL
 
 
-class BatchedResult(AsyncResult):
+class _Batched(ResultBase):
+    """What results and sets of results have in common."""
+
+    def then(self, callback: Any, on_error: Any = None, weak: bool = False) -> Any:
+        """Calls back when the result is ready, as long as any thread of this process waits."""
+        fulfilled = super().then(callback, on_error, weak=weak)
+        # a barrier is the book-keeping of a set that the result is a member of
+        for leaf in () if isinstance(callback, barrier) else leaf_results(self):
+            if leaf._cache is None and isinstance(leaf.backend, WaitingBackend):
+                leaf.backend.watch(leaf, weak or leaf is not self)  # a set holds its members
+        return fulfilled
+
+    def forget(self) -> None:
+        """Deletes the result, and those of the tasks that it depends on, in batches."""
+        together, others = _by_backend(_with_parents(self))
+        # others last, one by one: not every backend can; that of an eager result is None
+        for some in [*together, *([leaf] for leaf in others if leaf.backend is not None)]:
+            backend = some[0].backend
+            for leaf in some:
+                leaf._cache = None
+                backend.remove_pending_result(leaf)
+            ids = list(dict.fromkeys(leaf.id for leaf in some))
+            if len(ids) == 1:
+                backend.forget(ids[0])
+            else:
+                backend.forget_many(ids)
+
+
+class BatchedResult(_Batched, AsyncResult):
     """Celery's AsyncResult, whose parents are read in batches, and only if they matter."""
 
     def get(
@@ -3436,7 +3404,7 @@ class BatchedResult(AsyncResult):
 
         Raises celery.exceptions.TimeoutError, and what the task, or one that it depends on, raised.
         """
-        if not isinstance(self.backend, WaitingBackend):  # a task can have a backend of its own
+        if not isinstance(self.backend, WaitingBackend):  # a task can have its own backend
             return super().get(
                 timeout, propagate, interval, no_ack, follow_parents, callback, on_message,
                 on_interval, disable_sync_subtasks, EXCEPTION_STATES, PROPAGATE_STATES)
@@ -3444,31 +3412,35 @@ class BatchedResult(AsyncResult):
             return None
         if disable_sync_subtasks:
             assert_will_not_block()
+        deadline = deadline_after(timeout)
         follow = follow_parents and propagate and bool(self.parent)
-        deadline = math.inf if timeout is None else time.monotonic() + timeout
-        tick = on_interval
         if follow and self._cache is None:
-            meta = _read_leaves([self], deadline=deadline)[self.id]
-            if meta['status'] not in states.READY_STATES:
-                parents = _Parents(self, deadline)
-                parents.poll()
-
-                def tick() -> None:
-                    parents.poll()
-                    if on_interval is not None:
-                        on_interval()
-            elif on_message is not None:
-                on_message(dict(meta))
+            on_interval = self._follow_parents(deadline, on_message, on_interval)
         if self._cache is None:
-            remaining = None if timeout is None else max(deadline - time.monotonic(), 0)
             self.backend.wait_for_pending(
-                self, timeout=remaining, interval=interval, on_interval=tick, no_ack=no_ack,
-                on_message=on_message, propagate=False)
+                self, timeout=_time_left(deadline), interval=interval, on_interval=on_interval,
+                no_ack=no_ack, on_message=on_message, propagate=False)
         if follow and self._get_task_meta()['status'] in states.PROPAGATE_STATES:
             _raise_error_of(_parents_of(self), deadline)
         return self.maybe_throw(propagate=propagate, callback=callback)
 
     wait = get
+
+    def _follow_parents(self, deadline: float, on_message: Any, on_interval: Any) -> Any:
+        """Reads the result once; if it is pending, returns an on_interval that polls parents."""
+        meta = _read_leaves([self], deadline=deadline)[self.id]
+        if meta['status'] in states.READY_STATES:
+            if on_message is not None:
+                on_message(dict(meta))
+            return on_interval
+        parents = _Parents(self, deadline)
+        parents.poll()
+
+        def tick() -> None:
+            parents.poll()
+            if on_interval is not None:
+                on_interval()
+        return tick
 
     def _maybe_set_cache(self, meta: Any) -> Any:
         if not meta or meta['status'] not in states.READY_STATES:
@@ -3480,53 +3452,40 @@ class BatchedResult(AsyncResult):
             self.on_ready(self)
         return meta
 
-    def then(self, callback: Any, on_error: Any = None, weak: bool = False) -> Any:
-        """Calls back when the result is ready, as long as anybody in this process waits for one."""
-        fulfilled = super().then(callback, on_error, weak=weak)
-        # a barrier is the book-keeping of a set that the result is a member of
-        if not isinstance(callback, barrier):
-            _watch([self], weak)
-        return fulfilled
 
-    def forget(self) -> None:
-        """Deletes the result, and those of the tasks that it depends on."""
-        _forget(_with_parents(self))
-
-
-class BatchedResultSet(ResultSet):
+class BatchedResultSet(_Batched, ResultSet):
     """Celery's ResultSet, whose members, and theirs, are read in batches."""
 
     @property
     def supports_native_join(self) -> bool:
         """Whether get() may ask the app's backend for all members."""
         together, others = _by_backend(leaf_results(self))
-        if not together and all(leaf.backend is self.backend for leaf in others):
-            return bool(super().supports_native_join)  # another backend is the app's own
         asked = getattr(self.backend, 'options', None)
-        return (not others and all(some[0].backend.options == asked for some in together)
-                and len(together) <= 1 and bool(super().supports_native_join))
+        all_ours = not others and [some[0].backend.options for some in together] in ([], [asked])
+        all_theirs = not together and all(leaf.backend is self.backend for leaf in others)
+        return (all_ours or all_theirs) and bool(super().supports_native_join)
+
+    def _statuses(self) -> Iterator[str]:
+        return (meta['status'] for _, meta in _metas_of(leaf_results(self)))
 
     def ready(self) -> bool:
-        return all(meta['status'] in states.READY_STATES
-                   for _, meta in _metas_of(leaf_results(self)))
+        return all(status in states.READY_STATES for status in self._statuses())
 
     def waiting(self) -> bool:
         return not self.ready()
 
     def successful(self) -> bool:
-        return all(meta['status'] == states.SUCCESS for _, meta in _metas_of(leaf_results(self)))
+        return all(status == states.SUCCESS for status in self._statuses())
 
     def failed(self) -> bool:
-        return any(meta['status'] == states.FAILURE for _, meta in _metas_of(leaf_results(self)))
+        return states.FAILURE in self._statuses()
 
     def completed_count(self) -> int:
         """How many members, which may be sets, were successful."""
-        members = list(self.results)  # the set may change meanwhile
-        leaves = itertools.chain.from_iterable(map(leaf_results, members))
-        successful = {leaf.id for leaf, meta in _metas_of(leaves)
-                      if meta['status'] == states.SUCCESS}
-        return sum(all(leaf.id in successful for leaf in leaf_results(member))
-                   for member in members)
+        members = [list(leaf_results(member)) for member in list(self.results)]
+        metas = _metas_of(itertools.chain.from_iterable(members))
+        successful = {leaf.id for leaf, meta in metas if meta['status'] == states.SUCCESS}
+        return sum(all(leaf.id in successful for leaf in leaves) for leaves in members)
 
     def maybe_throw(self, callback: Any = None, propagate: bool = True) -> None:
         for leaf, meta in _metas_of(leaf_results(self)):
@@ -3546,55 +3505,26 @@ class BatchedResultSet(ResultSet):
             assert_will_not_block()
         if on_message is not None:
             raise ImproperlyConfigured('join() takes no on_message; get() and join_native() do')
-        deadline = math.inf if timeout is None else time.monotonic() + timeout
-        values, size = [], 1
-        members = list(self.results)  # the set may change meanwhile
-        for position, member in enumerate(members):
-            if _unknown_leaves(leaf_results(member), 1):
-                rest = itertools.islice(members, position, None)
-                leaves = itertools.chain.from_iterable(map(leaf_results, rest))
-                window = _unknown_leaves(leaves, size)
-                _read_leaves(window, deadline=deadline)
-                # a wait lies ahead if one is not ready: what was read of the others will be old
-                ready = all(leaf._cache for leaf in window)
-                size = min(8 * size, GET_BATCH) if ready else 1
-            remaining = None if timeout is None else max(deadline - time.monotonic(), 0)
+        deadline = deadline_after(timeout)
+        values: list[Any] = []
+        # read once: the set may change
+        members = [(member, list(leaf_results(member))) for member in list(self.results)]
+        leaves = [leaf for _, some in members for leaf in some]
+        ahead, done = _metas_of(leaves, deadline), 0
+        for member, some in members:
+            done += len(some)
+            metas = itertools.islice(ahead, len(some))
+            if any(meta['status'] not in states.READY_STATES for _, meta in metas):
+                # get() will block, so what was read ahead goes stale
+                ahead = _metas_of(leaves[done:], deadline)
             value = member.get(
-                timeout=remaining, propagate=propagate, interval=interval, no_ack=no_ack,
-                on_interval=on_interval, disable_sync_subtasks=disable_sync_subtasks)
+                timeout=_time_left(deadline), propagate=propagate, interval=interval,
+                no_ack=no_ack, on_interval=on_interval, disable_sync_subtasks=disable_sync_subtasks)
             if callback:
                 callback(member.id, value)
             else:
                 values.append(value)
         return values
-
-    def then(self, callback: Any, on_error: Any = None, weak: bool = False) -> Any:
-        fulfilled = super().then(callback, on_error, weak=weak)
-        if not isinstance(callback, barrier):
-            _watch(leaf_results(self), weak=True)  # the set holds its members
-        return fulfilled
-
-    def forget(self) -> None:
-        _forget(_with_parents(self))
-
-
-def _forget(leaves: Iterable[AsyncResult]) -> None:
-    """Deletes the results of tasks in batches."""
-    together, others = _by_backend(leaves)
-    for some in together:
-        for leaf in some:
-            leaf._cache = None
-            leaf.backend.remove_pending_result(leaf)
-        ids = list(dict.fromkeys(leaf.id for leaf in some))
-        if len(ids) == 1:
-            some[0].backend.forget(ids[0])
-        else:
-            some[0].backend.forget_many(ids)
-    for leaf in others:  # last: not every backend can
-        if leaf.backend is not None:  # as that of an eager result
-            leaf._cache = None
-            leaf.backend.remove_pending_result(leaf)
-            leaf.backend.forget(leaf.id)
 
 
 def give_result_classes(app: Any) -> None:
@@ -3605,7 +3535,7 @@ def give_result_classes(app: Any) -> None:
                           ('GroupResult', BatchedResultSet)):
         of_app = getattr(app, name)
         if vars(of_app).get('app') is app and not issubclass(of_app, batched):
-            # two threads may do the same at once; and a class that an app was given comes first
+            # two threads may do the same concurrently; and a class that the app was given is first
             others = [base for base in of_app.__bases__ if base is not batched]
             own = [base for base in others if base.__module__ != celery.result.__name__]
             of_app.__bases__ = (*own, batched, *(base for base in others if base not in own))
@@ -4978,7 +4908,7 @@ class ChordBackend(HeaderBackend):
         label = self.chord_label(request) if ready else None
         return super()._put_result(task_id, meta, request, chord=label, **more)
 
-    def _state_lifetime(self, state: str, request: Any = None) -> int | None:
+    def _state_lifetime(self, state: str | None, request: Any = None) -> int | None:
         lifetime = super()._state_lifetime(state, request)
         if lifetime is None or not getattr(request, 'chord', None):
             return lifetime
@@ -5141,8 +5071,10 @@ class ChordBackend(HeaderBackend):
 # Backend
 # --------------------------------------------------------------------------------------------------
 #
-# The whole backend: what it is made of (a URL, a table's name, Celery's settings), how it is shown,
-# and how it is pickled.
+# The backend that Celery makes: from a URL, a table's name and Celery's settings.
+#
+#   pickling    A pickle may be stored and sent, so it has the URL without the secret key.  The
+#               process that unpickles it takes the key from result_backend of one of its apps.
 
 class DynamoDBBackend(ChordBackend):
     """Celery result backend that keeps results in DynamoDB.
@@ -5152,7 +5084,7 @@ class DynamoDBBackend(ChordBackend):
     malformed, unknown in the URL, or close to one of ours in the transport options.
 
     Methods retry for up to ``retry_timeout`` seconds, then raise botocore's ClientError or
-    BotoCoreError; they raise ImproperlyConfigured if somebody has to act (credentials, permissions,
+    BotoCoreError; they raise ImproperlyConfigured if a person has to act (credentials, permissions,
     a table that is missing or has another key), and ResultTooLarge for what they do not store.
     """
 
@@ -5168,23 +5100,23 @@ class DynamoDBBackend(ChordBackend):
         conf = self.app.conf
         self.url = url
         self.table_name = table_name
-        self.options = parse_options(self.url, conf, table_name)
+        self.options = parse_options(url, conf, table_name)
         if self.options.region is None or self.options.profile:
-            open_session(self.options)
-        ttl_seconds = self.options.ttl_seconds if kwargs.get('expires') is None else None
-        setting = 'result_expires' if kwargs.get('expires') is None else 'expires'
-        default = self._lifetime(parse_setting(setting, self.expires, parse_result_expires))
-        self.expires: int | None = self._lifetime(ttl_seconds, default)
+            open_session(self.options)  # raises for a region or a profile that cannot be found
+        name = 'result_expires' if kwargs.get('expires') is None else 'expires'
+        lifetime = parse_setting(name, self.expires, parse_result_expires)
+        if name == 'result_expires' and self.options.ttl_seconds is not None:
+            lifetime = self.options.ttl_seconds
+        self.expires: int | None = whole_lifetime(lifetime)
         self.failure_expires, self._chord_lifetime = (
-            self._lifetime(
-                parse_setting(name, conf.get(name), parse_result_expires), self.expires)
-            for name in ('result_failure_expires', 'result_chord_expires'))
+            whole_lifetime(self.expires if lifetime is None else lifetime)
+            for lifetime in (parse_setting(name, conf.get(name), parse_result_expires)
+                             for name in ('result_failure_expires', 'result_chord_expires')))
         name = 'result_chord_join_timeout'
         self.join_timeout = parse_setting(name, conf.get(name), parse_seconds) or 0
         give_result_classes(self.app)
 
     def __reduce__(self, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
-        # a pickle is sent and stored: it holds no secret key, and finds it in result_backend again
         return _Unpickled, (type(self), args, {
             'url': mask_secret(self.url) if self.url else None, 'table_name': self.table_name,
             'expires': self.expires or 0, 'serializer': self.serializer, **(kwargs or {})})
@@ -5199,17 +5131,18 @@ class DynamoDBBackend(ChordBackend):
         url = self.url or 'dynamodb://'
         return url if include_password else mask_secret(url)
 
+
 def _configured_urls() -> Iterator[tuple[Any, Any]]:
     """The apps of this process, the current one first, each with its ``result_backend``."""
     for app in dict.fromkeys([get_current_app(), *_get_active_apps()]):
-        with contextlib.suppress(Exception):  # of settings that do not load
+        with contextlib.suppress(Exception):  # an app whose settings do not load
             yield app, app.conf.result_backend
 
 
 class _Unpickled(DynamoDBBackend):
-    """A backend that was unpickled, and that is made when it is first used.
+    """A backend that was unpickled; its first use turns it into one of the class that was pickled.
 
-    Not before, since a child process may unpickle what it was given before it imports its app.
+    Not before, because a child process may unpickle its arguments before it imports its app.
     """
 
     def __init__(self, cls: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -5220,7 +5153,7 @@ class _Unpickled(DynamoDBBackend):
     def __reduce__(self, *_: Any) -> Any:
         return _Unpickled, self._pickled  # as a process does that passes it on
 
-    __copy__ = __deepcopy__ = None  # type: ignore[assignment]
+    __copy__ = __deepcopy__ = None  # type: ignore[assignment]  # copied by __reduce__()
 
     # Celery calls these while it unpickles a set, and when it drops a result
 
@@ -5232,24 +5165,23 @@ class _Unpickled(DynamoDBBackend):
 
     def __getattribute__(self, name: str) -> Any:
         if not name.startswith('__') and name not in ('_pickled', *_Unpickled.__dict__):
-            _make(self)
+            _Unpickled._make(self)  # not self._make(): another thread may have changed the class
         return object.__getattribute__(self, name)
 
+    def _make(self) -> None:
+        """Becomes the backend of the app of this process that has the same URL.
 
-def _make(unpickled: Any) -> None:
-    """Turns an unpickled backend into that of an app of this process with the same URL.
-
-    Without such an app, of the current one.  Raises ImproperlyConfigured.
-    """
-    cls, args, kwargs = unpickled._pickled
-    app, url = get_current_app(), kwargs['url']
-    if url:
-        owner, url = unmask_secret(url, _configured_urls())
-        app = owner or app
-    made = cls(*args, app=app, **{**kwargs, 'url': url})
-    for name, value in vars(made).items():  # another thread may do the same: the first stays
-        vars(unpickled).setdefault(name, value)
-    unpickled.__class__ = cls
+        Without such an app, of the current one.  Raises ImproperlyConfigured.
+        """
+        cls, args, kwargs = self._pickled
+        app, url = get_current_app(), kwargs['url']
+        if url:
+            owner, url = unmask_secret(url, _configured_urls())
+            app = owner or app
+        made = cls(*args, app=app, **{**kwargs, 'url': url})
+        for name, value in vars(made).items():  # another thread may do the same: the first stays
+            self.__dict__.setdefault(name, value)
+        self.__class__ = cls
 
 
 # --------------------------------------------------------------------------------------------------

@@ -6042,7 +6042,7 @@ def test_time_outs_fetch_everything_once_more_and_then_raise() -> None:
     assert list(wait_for(dv.Poller(fetches), [], timeout=None, interval=1)) == []
 
 
-def test_changes_are_yielded_once_each_to_whom_they_matter() -> None:
+def test_changes_are_yielded_once_each_to_waits_that_want_them() -> None:
     fetches = [0]
 
     def fetch(ids: list[str], *, consistent: bool, deadline: float) -> dict[str, dv.Observed]:
@@ -6122,6 +6122,21 @@ def test_a_thread_whose_fetch_fails_leaves_the_others_waiting() -> None:
     for thread in threads:
         thread.join(20)
     assert outcomes.count('lost') == 1 and len(outcomes) == 3
+
+
+def test_each_watcher_of_an_id_is_called_back_once_unless_it_left() -> None:
+    fetches = Fetches({'a': 1, 'b': 0, 'waited for': 2})
+    poller, called = dv.Poller(fetches), []  # type: dv.Poller, list[Any]
+    for watcher in range(3):
+        for id in 'ab':
+            poller.watch(id, watcher, dv.Watch(
+                lambda id, found: found, functools.partial(lambda *args: called.append(args),
+                                                           watcher)))
+    poller.unwatch('a', 0)
+    poller.forget({'b'})
+    values(wait_for(poller, ['waited for'], timeout=30, interval=0.02))
+    assert called == [(1, 'value of a'), (2, 'value of a')]
+    assert not poller._watches and not any('b' in window for window in fetches.windows)
 
 
 def test_callbacks_are_served_once_a_thread_can_be_started(
@@ -6216,7 +6231,8 @@ def test_changes_of_state_reach_on_message(app: Celery, backend: dv.DynamoDBBack
     assert [message['result'] for message in messages] == ['all']
 
 
-def test_callbacks_are_called_while_anybody_waits(app: Celery, backend: dv.DynamoDBBackend) -> None:
+def test_callbacks_are_called_while_any_thread_waits(
+        app: Celery, backend: dv.DynamoDBBackend) -> None:
     called: list[Any] = []
     # nobody holds this one but its callback
     app.AsyncResult('one').then(lambda result: called.append(result.get()))
@@ -6275,7 +6291,7 @@ def test_a_callback_is_called_once_however_many_threads_wait(
     assert sorted(called) == [result.id for result in results]
 
 
-def test_an_id_that_is_too_long_is_an_error_for_whoever_asks_alone(
+def test_an_id_that_is_too_long_is_an_error_only_for_the_thread_that_asks(
         app: Celery, backend: dv.DynamoDBBackend) -> None:
     with pytest.raises(ValueError, match='DynamoDB takes 2,048'):
         app.AsyncResult('x' * 3000).then(print)
@@ -6287,7 +6303,7 @@ def test_an_id_that_is_too_long_is_an_error_for_whoever_asks_alone(
     timer.join()
 
 
-def test_nobody_polls_for_results_that_nobody_waits_for(
+def test_results_that_no_thread_waits_for_are_not_polled(
         app: Celery, backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
     unwanted = result_set(app, [f'unwanted-{number}' for number in range(20)])
     wanted = app.AsyncResult('wanted')
@@ -6632,6 +6648,21 @@ def test_the_members_of_a_set_that_are_slow_are_not_read_again_and_again(
     assert sum(request.read_units for request in reads) <= 600
 
 
+def test_join_reads_in_batches_again_after_a_member_that_it_waited_for(
+        app: Celery, backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
+    late = [f'late-{number}' for number in range(16)]
+
+    def store() -> None:  # while join() waits for the first of them
+        for number in range(len(late)):
+            backend.store_result(late.pop(), number, states.SUCCESS)
+
+    results = result_set(app, [*ready_tasks(backend, 1), *late])
+    proxy.reset()
+    assert results.join(timeout=20, interval=0.05, on_interval=store) == [0, *range(15, -1, -1)]
+    reads = [request for request in proxy.requests if request.read_units]
+    assert [len(request.ids) for request in reads if len(request.ids) > 1] == [8, 8, 6]
+
+
 def made_before_the_backend(app: Celery) -> Any:
     return app.GroupResult('g', [app.AsyncResult('first'), app.AsyncResult('second')])
 
@@ -6759,7 +6790,7 @@ def test_a_result_class_that_an_app_was_given_comes_before_ours(make_app: MakeAp
     assert issubclass(custom.AsyncResult, dv.BatchedResult)
 
 
-def test_a_set_of_which_some_are_read_meanwhile_is_got_whole(
+def test_a_set_whose_members_a_callback_reads_is_got_whole(
         app: Celery, backend: dv.DynamoDBBackend) -> None:
     results = result_set(app, ready_tasks(backend, 5))
     assert results[0].get(timeout=5) == 0
@@ -6972,7 +7003,7 @@ def joined(results: Any) -> list[Any]:
     lambda results: [each['result'] for _, each in results.iter_native(
         on_message=lambda meta: results.clear())],
 ], ids=['remove', 'forget', 'join', 'clear', 'clear-iter'])
-def test_a_set_is_read_as_it_was_though_it_changes_meanwhile(
+def test_a_set_is_read_as_it_was_though_it_changes_during_the_read(
         app: Celery, backend: dv.DynamoDBBackend, read: Callable[[Any], list[Any]]) -> None:
     results = result_set(app, ready_tasks(backend, 5))
     assert read(results) == list(range(5))
