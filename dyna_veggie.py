@@ -701,6 +701,28 @@ def expressions(values: Mapping[str, Any], **texts: str | None) -> dict[str, Any
 # Client.send() makes them.  Knows nothing of Celery, but for the class of errors that only a person
 # can mend.
 
+Sleep = Callable[[float], Any]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The time that a caller has.
+
+    deadline: of ``time.monotonic``.  sleep: pauses between attempts; it may raise.
+    """
+
+    deadline: float = math.inf
+    sleep: Sleep = time.sleep
+
+    @property
+    def is_spent(self) -> bool:
+        return time.monotonic() >= self.deadline
+
+
+UNLIMITED = Budget()
+ONE_ATTEMPT = Budget(deadline=-math.inf)
+
+
 @dataclass(frozen=True)
 class Backoff:
     """Exponential backoff with full jitter.
@@ -720,21 +742,19 @@ class Backoff:
         # Celery's setting for the base may be 0
         return jitter * min(self.maximum, max(self.base, 0.001) * 2.0 ** min(retry, 64))
 
-    def attempts(
-            self, deadline: float = math.inf, sleep: Callable[[float], Any] = time.sleep,
-    ) -> Iterator[int]:
+    def attempts(self, budget: Budget = UNLIMITED) -> Iterator[int]:
         """Yields the number of each attempt, from 0, and sleeps before each but the first.
 
-        Ends after the timeout, or at the deadline (of ``time.monotonic``) if that comes first: the
-        last pause is cut so that one more attempt is made right then.
+        Ends after the timeout, or at the budget's deadline if that comes first: the last pause is
+        cut so that one more attempt is made right then.
         """
-        end = min(time.monotonic() + self.timeout, deadline)
+        end = min(time.monotonic() + self.timeout, budget.deadline)
         for number in itertools.count():
             yield number
             remaining = end - time.monotonic()
             if remaining <= 0 or number >= self.max_retries:
                 return
-            sleep(min(remaining, self.pause(number, random.random())))
+            budget.sleep(min(remaining, self.pause(number, random.random())))
 
 
 class DeniedAction(ImproperlyConfigured):
@@ -972,7 +992,6 @@ _CREDENTIAL = re.compile(
     r'''([\\"']*\s*[:>=]\s*b?[\\"']*)(?:[^\n"'<>,;}\\]|\\.)+''')
 _LONG_WORD = re.compile('[A-Za-z0-9/+=_-]{16,}')
 
-Sleep = Callable[[float], Any]
 T = TypeVar('T')
 
 
@@ -1210,17 +1229,16 @@ class Client:
         return client
 
     def send(
-            self, method: str, params: Mapping[str, Any], *, deadline: float = math.inf,
-            sleep: Sleep = time.sleep, transient: str | None = None) -> Any:
+            self, method: str, params: Mapping[str, Any], budget: Budget = UNLIMITED, *,
+            transient: str | None = None) -> Any:
         """The response to a request.
 
-        method: of botocore's client.  deadline: of ``time.monotonic``.  sleep: pauses between
-        attempts; it may raise.  transient: a code of errors that are expected to pass.  Raises
-        botocore's error when it is permanent or time is up; ImproperlyConfigured if a person has to
-        act.
+        method: of botocore's client.  transient: a code of errors that are expected to pass.
+        Raises botocore's error when it is permanent or time is up; ImproperlyConfigured if a person
+        has to act.
         """
         error: Exception | None = None
-        for _ in self.backoff.attempts(deadline, sleep):
+        for _ in self.backoff.attempts(budget):
             client = None
             try:
                 client = self.botocore
@@ -1255,10 +1273,10 @@ class Client:
 
     def send_unless(
             self, codes: tuple[str, ...], method: str, params: Mapping[str, Any],
-            sleep: Sleep = time.sleep, deadline: float = math.inf) -> Any:
+            budget: Budget = UNLIMITED) -> Any:
         """The response to a request; None if it fails with one of the codes."""
         try:
-            return self.send(method, params, deadline=deadline, sleep=sleep)
+            return self.send(method, params, budget)
         except ClientError as exc:
             if error_code(exc) in codes:
                 return None
@@ -1368,8 +1386,8 @@ def start_thread(
 
 OVERLAPPED = 8  # pages of one call that are under way at once
 
-#: sends a page, sleeping by the function given, and returns those of it that came back unprocessed
-SendPage = Callable[[list[str], Sleep], list[str]]
+#: sends a page within a budget, and returns those of it that came back unprocessed
+SendPage = Callable[[list[str], Budget], list[str]]
 
 
 def drain(queue: deque[Any]) -> Iterator[Any]:
@@ -1394,10 +1412,11 @@ class Pages:
 
     def __init__(
             self, ids: Iterable[str], size: int, send: SendPage, backoff: Backoff,
-            deadline: float) -> None:
+            budget: Budget = UNLIMITED) -> None:
         work = list(ids)
         self._pages = deque(work[start:start + size] for start in range(0, len(work), size))
-        self._send, self._backoff, self._deadline = send, backoff, deadline
+        self._send, self._backoff = send, backoff
+        self._budget = Budget(budget.deadline, self._sleep)
         self._stopped = threading.Event()
         self._failures = deque[BaseException]()
 
@@ -1439,12 +1458,12 @@ class Pages:
 
     def _send_page(self, page: list[str]) -> None:
         while page:
-            for _ in self._backoff.attempts(self._deadline, self._sleep):
-                unprocessed = self._send(page, self._sleep)
+            for _ in self._backoff.attempts(self._budget):
+                unprocessed = self._send(page, self._budget)
                 if len(unprocessed) < len(page):
                     break  # not a failure, whatever patience was left: the next attempt starts anew
             if unprocessed and (
-                    len(unprocessed) == len(page) or time.monotonic() >= self._deadline):
+                    len(unprocessed) == len(page) or self._budget.is_spent):
                 raise Unprocessed(f'{len(unprocessed)} of {len(page)}')
             page = unprocessed
             if page:
@@ -1579,8 +1598,8 @@ class WriteResult(NamedTuple):
 class Table:
     """One DynamoDB table, its items plain dicts with an ``id``.
 
-    Methods go on trying until ``retry_timeout`` or the caller's ``deadline`` (of
-    ``time.monotonic``), and raise what Client.send() raises.  The table is created, if that is
+    Methods go on trying until ``retry_timeout``, or within the caller's budget, and raise what
+    Client.send() raises.  The table is created, if that is
     allowed, by the first request that finds it missing.  InvalidId is raised before a request.
     """
 
@@ -1600,24 +1619,25 @@ class Table:
 
     # --- items ------------------------------------------------------------------------------------
 
-    def get(self, id: str, *, consistent: bool = True, deadline: float = math.inf) -> Item | None:
+    def get(
+            self, id: str, *, consistent: bool = True, budget: Budget = UNLIMITED) -> Item | None:
         """An item, or None.  Unless consistent, it can be a second old, and costs half."""
         response = self.request(
-            'get_item', deadline, Key=_key(id), ConsistentRead=consistent)
+            'get_item', budget, Key=_key(id), ConsistentRead=consistent)
         return unmarshal_item(response['Item']) if 'Item' in response else None
 
     def get_many(
-            self, ids: Iterable[str], *, consistent: bool = True, deadline: float = math.inf,
+            self, ids: Iterable[str], *, consistent: bool = True, budget: Budget = UNLIMITED,
     ) -> dict[str, Item]:
         """The items that exist, by id."""
         found: dict[str, Item] = {}
         keys = {id: _key(id) for id in ids}
 
-        def send(page: list[str], sleep: Sleep) -> list[str]:
+        def send(page: list[str], budget: Budget) -> list[str]:
             while True:
                 read = {'Keys': [keys[id] for id in page], 'ConsistentRead': consistent}
                 asked = {self.name: read}
-                response = self._request('batch_get_item', {'RequestItems': asked}, deadline, sleep)
+                response = self._request('batch_get_item', {'RequestItems': asked}, budget)
                 for attributes in _of_the_table(response['Responses'], ()):
                     found[attributes['id']['S']] = unmarshal_item(attributes)
                 unprocessed = _of_the_table(response.get('UnprocessedKeys'), {}).get('Keys', ())
@@ -1625,7 +1645,7 @@ class Table:
                 if not page or response['ResponseMetadata'].get('Bytes', 0) < _FULL_RESPONSE:
                     return page
 
-        self._in_pages('BatchGetItem', keys, GET_BATCH, send, deadline)
+        self._in_pages('BatchGetItem', keys, GET_BATCH, send, budget)
         return found
 
     def put(
@@ -1661,7 +1681,7 @@ class Table:
 
     def write_many(
             self, puts: Iterable[Item] = (), deletes: Iterable[str] = (),
-            deadline: float = math.inf) -> None:
+            budget: Budget = UNLIMITED) -> None:
         """Puts and deletes, unconditionally and in no order."""
         writes: dict[str, Any] = {
             item['id']: {'PutRequest': {'Item': marshal_item(item)}} for item in puts}
@@ -1670,9 +1690,9 @@ class Table:
         for id in writes:
             check_id(id)
 
-        def send(page: list[str], sleep: Sleep) -> list[str]:
+        def send(page: list[str], budget: Budget) -> list[str]:
             asked = {self.name: [writes[id] for id in page]}
-            response = self._request('batch_write_item', {'RequestItems': asked}, deadline, sleep)
+            response = self._request('batch_write_item', {'RequestItems': asked}, budget)
             unprocessed = []
             for write in _of_the_table(response.get('UnprocessedItems'), ()):
                 put = write.get('PutRequest', {}).get('Item')
@@ -1680,7 +1700,7 @@ class Table:
                 unprocessed.append((put or write['DeleteRequest']['Key'])['id']['S'])
             return unprocessed
 
-        self._in_pages('BatchWriteItem', writes, _WRITE_BATCH, send, deadline)
+        self._in_pages('BatchWriteItem', writes, _WRITE_BATCH, send, budget)
 
     def insert_many(self, items: Iterable[Item]) -> set[str]:
         """Writes items where there is none, by one request that is attempted once.
@@ -1699,7 +1719,7 @@ class Table:
         try:
             self._ensure_ttl()
             response = self.client.send(
-                'batch_execute_statement', {'Statements': statements}, deadline=-math.inf)
+                'batch_execute_statement', {'Statements': statements}, ONE_ATTEMPT)
             errors = [each.get('Error') for each in response['Responses']]
             codes = [error.get('Code') for error in errors if error is not None]
             denied = next((code for code in codes if code in _DENIALS), None)
@@ -1750,12 +1770,12 @@ class Table:
 
     def _in_pages(
             self, operation: str, ids: Iterable[str], size: int, send: SendPage,
-            deadline: float) -> None:
+            budget: Budget) -> None:
         backoff = self.client.backoff
         if not self.options.retry_if_throttled:
             backoff = dataclasses.replace(backoff, max_retries=0)
         try:
-            Pages(ids, size, send, backoff, deadline).send_all(self.overlapped)
+            Pages(ids, size, send, backoff, budget).send_all(self.overlapped)
         except Unprocessed as exc:
             raise ClientError({'Error': {
                 'Code': 'ProvisionedThroughputExceededException',
@@ -1764,18 +1784,15 @@ class Table:
 
     # --- requests ---------------------------------------------------------------------------------
 
-    def request(
-            self, method: str, deadline: float = math.inf, sleep: Sleep = time.sleep,
-            **params: Any) -> Any:
+    def request(self, method: str, budget: Budget = UNLIMITED, **params: Any) -> Any:
         """The response to a request about this table.  Creates the table if it is missing."""
-        return self._request(method, {'TableName': self.name, **params}, deadline, sleep)
+        return self._request(method, {'TableName': self.name, **params}, budget)
 
-    def _request(
-            self, method: str, params: Mapping[str, Any], deadline: float, sleep: Sleep) -> Any:
+    def _request(self, method: str, params: Mapping[str, Any], budget: Budget) -> Any:
         if method not in ('get_item', 'batch_get_item'):  # a read may have little time
             self._ensure_ttl()
         try:
-            return self.client.send(method, params, deadline=deadline, sleep=sleep)
+            return self.client.send(method, params, budget)
         except ClientError as exc:
             if error_code(exc) == 'ValidationException':
                 self._explain_invalid()
@@ -1783,8 +1800,7 @@ class Table:
                 raise
         self.bootstrap()
         # ACTIVE is what the control plane says; the data plane can still need a moment
-        return self.client.send(
-            method, params, deadline=deadline, sleep=sleep, transient='ResourceNotFoundException')
+        return self.client.send(method, params, budget, transient='ResourceNotFoundException')
 
     # --- bootstrap --------------------------------------------------------------------------------
 
@@ -1915,7 +1931,7 @@ class Table:
             return
         self._ttl_due = time.monotonic() + _TTL_PAUSE  # also if a signal ends it
         try:
-            self.enable_ttl(time.monotonic() + patience)
+            self.enable_ttl(Budget(time.monotonic() + patience))
         except FAILURES as exc:
             passing = classify(exc).transient or error_code(exc) in (
                 'LimitExceededException', 'ResourceInUseException')
@@ -1927,18 +1943,18 @@ class Table:
                          'stay: %s', self.name, summary(exc))
         self._ttl_due = math.inf
 
-    def enable_ttl(self, deadline: float = math.inf) -> None:
+    def enable_ttl(self, budget: Budget = UNLIMITED) -> None:
         """Turns on time to live, unless it is on, or the table is missing."""
         named = {'TableName': self.name}
         try:
             response = self.client.send_unless(
-                ('ResourceNotFoundException',), 'describe_time_to_live', named, deadline=deadline)
+                ('ResourceNotFoundException',), 'describe_time_to_live', named, budget)
             found = response['TimeToLiveDescription'] if response else {}
             if found.get('TimeToLiveStatus') in ('DISABLED', 'DISABLING'):
                 specification = {'Enabled': True, 'AttributeName': 'ttl'}
                 self.client.send(
                     'update_time_to_live', {**named, 'TimeToLiveSpecification': specification},
-                    deadline=deadline)
+                    budget)
                 logger.info('DynamoDB table %s: time to live enabled', self.name)
             elif found and found.get('AttributeName') != 'ttl':
                 logger.error(
@@ -2276,7 +2292,7 @@ class BlobStore:
 
     def _is_kept(self, item: Item, keep: str | None, status_of: StatusOf | None) -> bool:
         """Whether an item can be read, and its value has the status to keep."""
-        stored = self._read({item['id']: item}, math.inf, patient=False).get(item['id'])
+        stored = self._read({item['id']: item}, UNLIMITED, patient=False).get(item['id'])
         if stored is None or stored.error is not None:
             return False
         return (status_of(stored.value) if status_of else item.get('status')) == keep
@@ -2284,12 +2300,12 @@ class BlobStore:
     def _discard(self, item: Item) -> None:
         """Deletes the chunks of an item whose store failed, unless it was written all the same."""
         chunks = chunk_ids(item)
-        deadline = time.monotonic() + _CLEANING
+        budget = Budget(time.monotonic() + _CLEANING)
         try:
             # the response to the last attempt may have been lost
-            found = self.table.get(item['id'], deadline=deadline) if chunks else None
+            found = self.table.get(item['id'], budget=budget) if chunks else None
             if chunks and (found or {}).get('version') != item['version']:
-                self.table.write_many(deletes=chunks, deadline=deadline)
+                self.table.write_many(deletes=chunks, budget=budget)
         except FAILURES as exc:
             logger.warning('DynamoDB table %s: %d chunks of item %s stay until they expire or are '
                            'purged: %s', self.table.name, len(chunks), item['id'], summary(exc))
@@ -2297,42 +2313,42 @@ class BlobStore:
     # --- reading ----------------------------------------------------------------------------------
 
     def get(
-            self, id: str, *, consistent: bool = True, deadline: float = math.inf,
+            self, id: str, *, consistent: bool = True, budget: Budget = UNLIMITED,
     ) -> StoredValue | None:
         """A value; None if there is none, or it has expired.  Raises ReplacedMeanwhile."""
-        return self.get_many([id], consistent=consistent, deadline=deadline).get(id)
+        return self.get_many([id], consistent=consistent, budget=budget).get(id)
 
     def get_many(
-            self, ids: Iterable[str], *, consistent: bool = True, deadline: float = math.inf,
+            self, ids: Iterable[str], *, consistent: bool = True, budget: Budget = UNLIMITED,
             patient: bool = True) -> dict[str, StoredValue]:
         """The values that exist and have not expired, by id.
 
-        patient: one that is replaced again and again is read again and again, until the deadline or
-        for ``retry_timeout``; then ReplacedMeanwhile is raised.  Otherwise it is left out.
+        patient: one that is replaced again and again is read again and again, within the budget
+        and for ``retry_timeout``; then ReplacedMeanwhile is raised.  Otherwise it is left out.
         """
         ids = list(ids)
         if len(ids) == 1:
-            item = self.table.get(ids[0], consistent=consistent, deadline=deadline)
+            item = self.table.get(ids[0], consistent=consistent, budget=budget)
             items = {ids[0]: item} if item else {}
         else:
-            items = self.table.get_many(ids, consistent=consistent, deadline=deadline)
-        return self._read(items, deadline, patient)
+            items = self.table.get_many(ids, consistent=consistent, budget=budget)
+        return self._read(items, budget, patient)
 
     def _read(
-            self, items: Mapping[str, Item], deadline: float, patient: bool,
+            self, items: Mapping[str, Item], budget: Budget, patient: bool,
     ) -> dict[str, StoredValue]:
         values: dict[str, StoredValue] = {}
         torn: dict[str, bytes] = {}  # by id, the version of which chunks were missing
         attempts = Backoff(_FIRST_REREAD, _LAST_REREAD, self.table.options.retry_timeout)
-        for again in itertools.chain([False], (True for _ in attempts.attempts(deadline))):
+        for again in itertools.chain([False], (True for _ in attempts.attempts(budget))):
             if again:  # at once, then after pauses
-                items = self.table.get_many(torn, deadline=deadline)
+                items = self.table.get_many(torn, budget=budget)
             seen, torn = torn, {}
             for id, item in items.items():
                 if is_expired(item):
                     continue
                 try:
-                    value = self._value(item, deadline)
+                    value = self._value(item, budget)
                 except (TypeError, ValueError, AttributeError, KeyError) as exc:
                     values[id] = self._unreadable(id, f'{type(exc).__name__}: {exc}')
                     continue
@@ -2352,7 +2368,7 @@ class BlobStore:
         error = UnreadableValue(f'DynamoDB table {self.table.name}, item {id}: {why}')
         return StoredValue(b'', (id,), error)
 
-    def _value(self, item: Item, deadline: float) -> bytes | None:
+    def _value(self, item: Item, budget: Budget) -> bytes | None:
         """The value of an item; None if chunks are missing.  Raises for one of the wrong form."""
         if 'result' in item:
             return _bytes(item['result'])
@@ -2364,7 +2380,7 @@ class BlobStore:
         pieces: list[bytes] = []
         for start in range(0, len(ids), GET_BATCH):  # one by one: the first may be missing
             page = ids[start:start + GET_BATCH]
-            chunks = self.table.get_many(page, deadline=deadline)
+            chunks = self.table.get_many(page, budget=budget)
             if len(chunks) < len(page):
                 return None
             pieces += [_bytes(chunks[id]['result']) for id in page]
@@ -3116,7 +3132,8 @@ def read_values(
         patient: bool = True) -> dict[str, StoredValue]:
     """Stored values by id.  Raises TimeoutError if DynamoDB did not answer before the deadline."""
     try:
-        return store.get_many(ids, consistent=consistent, deadline=deadline, patient=patient)
+        return store.get_many(
+            ids, consistent=consistent, budget=Budget(deadline), patient=patient)
     except Exception as exc:
         actionable = isinstance(exc, ImproperlyConfigured)  # what a person can do
         if classify(exc).transient and not actionable and time.monotonic() >= deadline:
@@ -5517,10 +5534,12 @@ def scan(
         if stopped.wait(seconds):
             raise SystemExit  # the thread's
 
+    budget = Budget(sleep=sleep)
+
     def read(segment: int, start: Mapping[str, Any]) -> None:
         parallel = {'Segment': segment, 'TotalSegments': segments} if segments > 1 else {}
         try:
-            response = table.request('scan', sleep=sleep, **parallel, **start, **params())
+            response = table.request('scan', budget, **parallel, **start, **params())
             responses.put((segment, response))
         except BaseException as exc:
             responses.put((segment, exc))
@@ -5625,16 +5644,16 @@ def delete_orphans(table: Table, ids: Iterable[str]) -> int:
 def _delete_where(condition: str, table: Table, ids: Iterable[str]) -> int:
     deleted: list[str] = []
 
-    def delete(page: list[str], sleep: Sleep) -> list[str]:
+    def delete(page: list[str], budget: Budget) -> list[str]:
         id, = page
         still = expressions(_purge_values(), ConditionExpression=condition)
         params = {'TableName': table.name, 'Key': marshal_item({'id': id}), **still}
         if table.client.send_unless(
-                ('ConditionalCheckFailedException',), 'delete_item', params, sleep) is not None:
+                ('ConditionalCheckFailedException',), 'delete_item', params, budget) is not None:
             deleted.append(id)
         return []
 
-    Pages(ids, 1, delete, table.client.backoff, math.inf).send_all(table.overlapped)
+    Pages(ids, 1, delete, table.client.backoff).send_all(table.overlapped)
     return len(deleted)
 
 
