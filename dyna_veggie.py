@@ -5,8 +5,7 @@
 One file: install it, or copy it in.  It needs only Celery and botocore, and speaks raw DynamoDB
 JSON.  Read it from top to bottom: a section depends only on those above it.
 
-    options             the settings of a backend, and how each value is checked
-    configuration       what the URL, the transport options and Celery's settings say, parsed once
+    options             all settings, from the URL, the transport options and Celery, validated once
     attributes          Python values to DynamoDB attribute values and back; expressions
     errors and retries  what an error means, what to do about it, and when to retry
     client              sessions, credentials, the request loop; what belongs to a process
@@ -127,15 +126,33 @@ __version__ = '1.1.0'
 __all__ = ('DynamoDBBackend', 'Options', 'ResultTooLarge', 'parse_options')
 
 logger = get_logger(__name__)
+T = TypeVar('T')
 
 
 # --------------------------------------------------------------------------------------------------
 # Options
 # --------------------------------------------------------------------------------------------------
 #
-# One frozen object holds all settings of a backend, each value checked, so that nothing below
-# this section parses or doubts a setting.  A parser takes what was given and returns the value, or
-# raises a ValueError that says what would be right.
+# All settings, validated once: nothing below parses or re-checks one.
+#
+#   parsers     take what was given and return the value, or raise a ValueError that says what would
+#               be right.
+#   sources     The first that names an option wins: the URL's query, the transport options,
+#               Celery's other settings, the rest of the URL.
+#   secrets     Error messages never contain credentials or fragments of them.
+
+MASK = '**'
+LARGEST_RESULT = 400_000_000  # bytes, 1,000 items: bounds what one value can cost
+_LOCAL_PORT = 8000
+
+_TABLE_NAME = '[A-Za-z0-9_.-]{3,255}'
+TABLE_ARN = re.compile(
+    'arn:(?P<partition>aws[a-z-]*):dynamodb:(?P<region>[a-z0-9-]+):(?P<account>[0-9]{12})'
+    f':table/(?P<name>{_TABLE_NAME})')
+# us-east-1, us-gov-west-1, eu-isoe-west-1, eusc-de-east-1, ...: a region can be newer than botocore
+_AWS_REGION = re.compile(
+    r'[a-z]{2,4}(-[a-z]{2,4})?-(north|south|east|west|central|(north|south)(east|west))-\d+')
+
 
 def configuration_error(
         text: str, cls: type[ImproperlyConfigured] = ImproperlyConfigured) -> ImproperlyConfigured:
@@ -145,6 +162,8 @@ def configuration_error(
 def option_error(name: str, given: Any, expected: str) -> ImproperlyConfigured:
     return configuration_error(f'{name}={given!r} must be {expected}')
 
+
+# --- parsers --------------------------------------------------------------------------------------
 
 def _text(given: Any) -> str:
     if isinstance(given, str) and given.strip():
@@ -159,9 +178,9 @@ def _boolean(given: Any) -> bool:
         raise ValueError('true or false') from None
 
 
-def number_parser(
+def _number(
         expected: str, convert: Callable[[Any], Any],
-        fits: Callable[[Any], bool] = lambda value: True) -> Callable[[Any], Any]:
+        fits: Callable[[Any], bool]) -> Callable[[Any], Any]:
     def parse(given: Any) -> Any:
         try:
             if isinstance(given, bool) or '_' in str(given):  # Python would read 1_0 as 10
@@ -188,13 +207,7 @@ def _choice(**choices: str) -> Callable[[Any], str]:
     return parse
 
 
-_TABLE_NAME = '[A-Za-z0-9_.-]{3,255}'
-TABLE_ARN = re.compile(
-    'arn:(?P<partition>aws[a-z-]*):dynamodb:(?P<region>[a-z0-9-]+):(?P<account>[0-9]{12})'
-    f':table/(?P<name>{_TABLE_NAME})')
-
-
-def parse_table_name(given: Any) -> str:
+def _table(given: Any) -> str:
     # docs.aws.amazon.com/amazondynamodb/latest/developerguide/HowItWorks.NamingRulesDataTypes.html
     if isinstance(given, str) and (
             re.fullmatch(_TABLE_NAME, given) or TABLE_ARN.fullmatch(given)):
@@ -219,10 +232,8 @@ def _endpoint_url(given: Any) -> str:
 
 
 def is_key(given: Any) -> bool:
-    """Whether it can be an access key, a secret key or a session token.
-
-    One that was read from a file can end in a newline, which no header takes.
-    """
+    """Whether it can be an access key, a secret key or a session token."""
+    # one read from a file can end in a newline, which is not allowed in a header
     return isinstance(given, str) and re.fullmatch('[!-~]+', given) is not None
 
 
@@ -239,22 +250,20 @@ def _tags(given: Any) -> tuple[tuple[str, str], ...]:
     raise ValueError('key:value,key:value or a dict')
 
 
-LARGEST_RESULT = 400_000_000  # bytes, 1,000 items: what one value can cost has a bound
-
-parse_seconds = number_parser('seconds, 0 or more', float, lambda value: 0 <= value < math.inf)
-_above_zero = number_parser('seconds, more than 0', float, lambda value: 0 < value < math.inf)
-_positive = number_parser('a whole number, 1 or more', int, lambda value: value > 0)
-# bounded, since an item takes no number of more than 38 digits
-_lifetime = number_parser(
-    'a whole number of at most ten digits', int, lambda value: abs(value) < 1e10)
-_whole_not_negative = number_parser('a whole number, 0 or more', int, lambda value: value >= 0)
-_result_size = number_parser(
+parse_seconds = _number('seconds, 0 or more', float, lambda value: 0 <= value < math.inf)
+_above_zero = _number('seconds, more than 0', float, lambda value: 0 < value < math.inf)
+_not_negative = _number('a number, 0 or more', float, lambda value: value >= 0)
+_positive = _number('a whole number, 1 or more', int, lambda value: value > 0)
+_inline_limit = _number('a whole number, 0 or more', int, lambda value: value >= 0)
+_result_size = _number(
     f'a whole number, 1 to {LARGEST_RESULT:,}', int, lambda value: 0 < value <= LARGEST_RESULT)
-
-# of a task, or of Celery's settings, with the same bounds
-parse_result_expires = number_parser(
+# lifetimes are bounded, since DynamoDB takes no number of more than 38 digits
+_lifetime = _number('a whole number of at most ten digits', int, lambda value: abs(value) < 1e10)
+parse_result_expires = _number(
     'seconds, a timedelta, or None for ever', _to_seconds, lambda value: abs(value) < 1e10)
 
+
+# --- options --------------------------------------------------------------------------------------
 
 def _option(default: Any, parse: Callable[[Any], Any], doc: str) -> Any:
     return field(default=default, metadata={'parse': parse, 'doc': doc})
@@ -262,7 +271,7 @@ def _option(default: Any, parse: Callable[[Any], Any], doc: str) -> Any:
 
 @dataclass(frozen=True)
 class Options:
-    """The settings of a backend, each value checked.  Durations are in seconds, sizes in bytes.
+    """The settings of a backend.  Durations are in seconds, sizes in bytes.
 
     Fields with a ``parse`` in their metadata are options of the URL's query and of
     ``result_backend_transport_options``; the others come from the URL's other parts, and
@@ -278,12 +287,6 @@ class Options:
     endpoint_url: str | None = _option(
         None, _endpoint_url, 'endpoint to use in place of the one that the URL or the region names')
     profile: str | None = _option(None, _text, "profile of AWS's shared configuration files")
-    use_fips_endpoint: bool | None = _option(
-        None, _boolean,
-        "use the FIPS endpoint of the region; default: as AWS's tools are configured")
-    use_dualstack_endpoint: bool | None = _option(
-        None, _boolean, 'use the endpoint of the region that also speaks IPv6; '
-        "default: as AWS's tools are configured")
     max_pool_connections: int = _option(
         10, _positive, 'connections kept open, in each process: '
         'at least as many as a worker has threads')
@@ -318,8 +321,8 @@ class Options:
     max_result_size: int = _option(
         16 * 2**20, _result_size, 'largest result, in bytes as it is stored')
     chord_inline_limit: int = _option(
-        100_000, _whole_not_negative, "bytes of a chord's values that the message of its body may "
-        'hold; if there are more, they are read when the body is called; 0: no limit')
+        100_000, _inline_limit, "bytes of a chord's values that the message of its body may hold; "
+        'if there are more, they are read when the body is called; 0: no limit')
     celery_keys: bool = _option(
         False, _boolean, "write ids in the form of Celery's own DynamoDB backend, "
         'to share its table while you migrate')
@@ -329,7 +332,7 @@ class Options:
     global_keyprefix: str | None = _option(
         None, str, 'prefix of every id, as on other backends (transport options only)')
 
-    # patience
+    # retries
     retry_if_throttled: bool = _option(
         True, _boolean, 'retry when DynamoDB throttles; otherwise raise at once')
     retry_base_delay: float = _option(
@@ -345,43 +348,31 @@ class Options:
         '(a saved group, a part of a chord) waits for it')
 
 
-# --------------------------------------------------------------------------------------------------
-# Configuration
-# --------------------------------------------------------------------------------------------------
-#
-# From a URL, the transport options and Celery's settings to Options.  The first of these that names
-# an option wins: the URL's query, the transport options, Celery's other settings, the URL's place.
-# No message shows a key, nor a piece of one.
-
-_SYNONYMS = {'read': 'read_throughput', 'write': 'write_throughput'}
 _PARSERS: dict[str, Callable[[Any], Any]] = {
     f.name: f.metadata['parse'] for f in dataclasses.fields(Options) if 'parse' in f.metadata}
+_SYNONYMS = {'read': 'read_throughput', 'write': 'write_throughput'}
+# botocore reads them itself, from the environment and the profile
+_OF_BOTOCORE = ('use_fips_endpoint', 'use_dualstack_endpoint')
 
-#: what Celery's and kombu's documentation also puts into result_backend_transport_options, for
-#: brokers and for other backends.  "region" is not here: somebody may mean ours.
+# Broker and other-backend options that share the transport options, by the documentation of Celery
+# and kombu.  Not "region": users may mean ours.
 _FOREIGN_OPTIONS = frozenset({
-    'ack_deadline_seconds', 'ack_emulation', 'body_encoding', 'bulk_max_messages',
-    'client-config', 'client_name', 'confirm_publish', 'deadletter_queue',
-    'enable_exactly_once_delivery', 'expiration_seconds', 'fanout_patterns', 'fanout_prefix',
-    'fetch_message_attributes', 'health_check_interval', 'interval_max', 'interval_start',
-    'interval_step', 'is_secure', 'master_name', 'max_connections', 'max_lock_renewal_duration',
-    'max_retries', 'min_other_sentinels', 'peek_lock_seconds', 'polling_interval',
-    'predefined_exchanges', 'predefined_queues', 'priority_steps', 'queue_name_prefix',
-    'queue_order_strategy', 'queue_tags', 'result_chord_ordered', 'retry_backoff_factor',
-    'retry_backoff_max', 'retry_errback', 'retry_on_timeout', 'retry_policy',
-    'retry_timeout_seconds', 'retry_total', 'sentinel_kwargs', 'sep', 'socket_connect_timeout',
-    'socket_keepalive', 'socket_keepalive_options', 'socket_timeout', 'sqs-creation-attributes',
-    'sts_role_arn', 'sts_token_buffer_time', 'sts_token_timeout', 'supports_fanout',
-    'unacked_index_key', 'unacked_key', 'unacked_mutex_expire', 'unacked_mutex_key',
-    'unacked_restore_interval', 'unacked_restore_limit', 'unacked_restore_throttle',
-    'use_lock_renewal', 'visibility_timeout', 'wait_time_seconds',
+    'ack_deadline_seconds', 'ack_emulation', 'body_encoding', 'bulk_max_messages', 'client-config',
+    'client_name', 'confirm_publish', 'deadletter_queue', 'enable_exactly_once_delivery',
+    'expiration_seconds', 'fanout_patterns', 'fanout_prefix', 'fetch_message_attributes',
+    'health_check_interval', 'interval_max', 'interval_start', 'interval_step', 'is_secure',
+    'master_name', 'max_connections', 'max_lock_renewal_duration', 'max_retries',
+    'min_other_sentinels', 'peek_lock_seconds', 'polling_interval', 'predefined_exchanges',
+    'predefined_queues', 'priority_steps', 'queue_name_prefix', 'queue_order_strategy',
+    'queue_tags', 'result_chord_ordered', 'retry_backoff_factor', 'retry_backoff_max',
+    'retry_errback', 'retry_on_timeout', 'retry_policy', 'retry_timeout_seconds', 'retry_total',
+    'sentinel_kwargs', 'sep', 'socket_connect_timeout', 'socket_keepalive',
+    'socket_keepalive_options', 'socket_timeout', 'sqs-creation-attributes', 'sts_role_arn',
+    'sts_token_buffer_time', 'sts_token_timeout', 'supports_fanout', 'unacked_index_key',
+    'unacked_key', 'unacked_mutex_expire', 'unacked_mutex_key', 'unacked_restore_interval',
+    'unacked_restore_limit', 'unacked_restore_throttle', 'use_lock_renewal', 'visibility_timeout',
+    'wait_time_seconds',
 })
-
-# us-east-1, us-gov-west-1, eu-isoe-west-1, eusc-de-east-1, ...: a region can be newer than botocore
-_AWS_REGION = re.compile(
-    r'[a-z]{2,4}(-[a-z]{2,4})?-(north|south|east|west|central|(north|south)(east|west))-\d+')
-_LOCAL_PORT = 8000
-MASK = '**'
 
 # Celery's own settings for a backend's retries: (setting, option, unit of the setting)
 _RETRY_SETTINGS = (
@@ -389,74 +380,57 @@ _RETRY_SETTINGS = (
     ('result_backend_max_sleep_between_retries_ms', 'retry_max_delay', 1e-3),
     ('result_backend_max_retries', 'max_retries', 1),
 )
-_number_not_negative = number_parser('a number, 0 or more', float, lambda value: value >= 0)
 
 
-def _parse(name: str, given: Any, parse: Callable[[Any], Any], masked: Any = None) -> Any:
-    """The value of one option.  Raises ImproperlyConfigured, which shows ``masked`` if given."""
-    try:
-        return parse(given)
-    except ValueError as exc:
-        raise option_error(name, given if masked is None else masked, str(exc)) from None
+# --- sources --------------------------------------------------------------------------------------
 
+def parse_options(url: str | None, settings: Any, table: str | None = None) -> Options:
+    """The options from a URL and from Celery's settings (``app.conf``).
 
-def parse_setting(name: str, given: Any, parse: Callable[[Any], Any]) -> Any:
-    """The value of one of Celery's settings, None if it is not set; like _parse()."""
-    return None if given is None else _parse(name, given, parse)
-
-
-def _near_miss(name: str) -> str | None:
-    """The option that was probably meant by a name that is none."""
-    near = difflib.get_close_matches(name, [*_PARSERS, *_SYNONYMS], n=1, cutoff=0.75)
-    return near[0] if near else None
-
-
-@functools.cache  # each thread has a backend, and one warning is enough
-def _warn_of_unknown(names: tuple[str, ...]) -> None:
-    logger.warning(
-        'dynamodb result backend: result_backend_transport_options has %s, which is no option of '
-        'this backend, and is ignored; the options are %s',
-        ', '.join(map(repr, names)), ', '.join(sorted(_PARSERS)))
-
-
-def _drop_foreign(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The transport options less those that are for brokers and other backends.
-
-    What is close to one of ours stays, for the error that says so.
+    table: its name, if the URL has none.  Raises ImproperlyConfigured.
     """
-    ours = {name: value for name, value in given.items()
-            if _SYNONYMS.get(name, name) in _PARSERS
-            or (name not in _FOREIGN_OPTIONS and _near_miss(str(name)))}
-    unknown = given.keys() - ours.keys() - _FOREIGN_OPTIONS
-    if unknown:
-        _warn_of_unknown(tuple(sorted(map(str, unknown))))
-    return ours
+    parts = _split_url(url or 'dynamodb://')
+    transport = settings.get('result_backend_transport_options') or {}
+    parsed = {
+        'table': parse_setting('table_name', table or Options.table, _table),
+        **_parse_place(parts), **_parse_settings(settings),
+        **_parse_named(transport, shared=True), **_parse_query(parts.query)}
+    _check_conflicts(parsed)
+    arn = TABLE_ARN.fullmatch(parsed['table'])
+    if arn:
+        region, host = arn['region'], parts.hostname or ''
+        if _AWS_REGION.fullmatch(host) and host != region:
+            raise option_error('region', host, f'{region}, as in the ARN of the table, or left out')
+        parsed.update(region=region, create_table=False)
+    return Options(**parsed)
 
 
-def _parse_named(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of options that were given by name.  Raises ImproperlyConfigured."""
-    parsed: dict[str, Any] = {}
-    for name, value in given.items():
-        if value is None:
-            continue  # as if it were left out
-        option = _SYNONYMS.get(name, name)
-        if option not in _PARSERS:
-            near = _near_miss(str(name))
-            hint = f'did you mean {near}?' if near else (
-                'the options are ' + ', '.join(sorted(_PARSERS)))
-            raise configuration_error(f'there is no option {name!r}; {hint}')
-        if option in parsed:
-            same = ' and '.join(each for each in given if _SYNONYMS.get(each, each) == option)
-            raise configuration_error(f'{same} are the same option; give one')
-        # an endpoint may be refused because it holds a password
-        masked = '…' if option == 'endpoint_url' else None
-        parsed[option] = _parse(name, value, _PARSERS[option], masked)
-    return parsed
+def _check_conflicts(parsed: Mapping[str, Any]) -> None:
+    on_demand = parsed.get('billing_mode') == 'PAY_PER_REQUEST'
+    for name, conflicts, reason in (
+            ('read_throughput', on_demand, 'billing_mode=on_demand'),
+            ('write_throughput', on_demand, 'billing_mode=on_demand'),
+            ('profile', 'access_key' in parsed, 'the URL has keys'),
+            ('create_table', TABLE_ARN.fullmatch(parsed['table']),
+             'the table is an ARN: it is created where it belongs')):
+        if conflicts and parsed.get(name):
+            raise option_error(name, parsed[name], f'left out if {reason}')
+
+
+def parse_setting(
+        name: str, given: Any, parse: Callable[[Any], Any], shown: Any = None) -> Any:
+    """The value of an option or setting; None if it is not set.
+
+    Raises ImproperlyConfigured, whose message has ``shown``, if given, in place of the value.
+    """
+    try:
+        return None if given is None else parse(given)
+    except ValueError as exc:
+        raise option_error(name, given if shown is None else shown, str(exc)) from None
 
 
 def _split_url(url: str) -> SplitResult:
-    # No message shows a piece of the URL that may be a piece of a key: an unquoted "/" moves the
-    # end of a key into the table's name.
+    # an unquoted "/" moves the end of a key into the table's name: show no piece of the URL
     authority, _, path = url.partition('?')[0].partition('://')[2].partition('/')
     first_option = url.partition('?')[2].partition('=')[0]
     if authority.count('@') > 1 or '@' in path + first_option or '#' in url:
@@ -475,12 +449,35 @@ def _split_url(url: str) -> SplitResult:
         'the port a number from 1 to 65535; the keys and the port may be left out')
 
 
+def _parse_place(parts: SplitResult) -> dict[str, Any]:
+    """The values that the URL gives by position: keys, region or endpoint, and table."""
+    parsed = _parse_keys(parts)
+    host, port = parts.hostname or '', parts.port
+    local = host == 'local'
+    loopback = host == 'localhost' or ':' in host or re.fullmatch(r'[\d.]+', host) is not None
+    if _AWS_REGION.fullmatch(host):
+        parsed['region'] = host
+    elif host and (port or local or loopback):
+        address = 'localhost' if local else f'[{host}]' if ':' in host else host
+        endpoint_url = f'http://{address}:{port or _LOCAL_PORT}'
+        if not is_endpoint_url(endpoint_url):
+            raise option_error('host', host, 'a host name, of letters, digits, "-" and "."')
+        parsed.update(local=local, region='us-east-1', endpoint_url=endpoint_url)
+    elif host:
+        raise option_error(
+            'region', host,
+            'an AWS region such as eu-west-1, "local" for DynamoDB Local, or host:port')
+    table = unquote(parts.path.strip('/'))
+    if table:
+        parsed['table'] = parse_setting('table', table, _table)
+    return parsed
+
+
 def _parse_keys(parts: SplitResult) -> dict[str, Any]:
     access_key, secret_key = unquote(parts.username or ''), unquote(parts.password or '')
     if bool(access_key) != bool(secret_key):
-        found = 'a secret key without an access key'
-        if access_key:
-            found = 'an access key without a secret key'
+        found = ('an access key without a secret key' if access_key
+                 else 'a secret key without an access key')
         raise configuration_error(
             f'the URL has {found}; give both, or none to use the credentials that botocore finds')
     if secret_key == MASK:
@@ -494,99 +491,66 @@ def _parse_keys(parts: SplitResult) -> dict[str, Any]:
     return {'access_key': access_key, 'secret_key': secret_key} if access_key else {}
 
 
-def _parse_place(parts: SplitResult) -> dict[str, Any]:
-    """The values of options that the URL gives by position.  Raises ImproperlyConfigured."""
-    parsed = _parse_keys(parts)
-    host, port = parts.hostname or '', parts.port
-    loopback = host == 'localhost' or ':' in host or re.fullmatch(r'[\d.]+', host) is not None
-    if host == 'local':
-        endpoint_url = f'http://localhost:{port or _LOCAL_PORT}'
-        parsed.update(local=True, region='us-east-1', endpoint_url=endpoint_url)
-    elif _AWS_REGION.fullmatch(host):
-        parsed.update(region=host)
-    elif host and (port or loopback):
-        address = f'[{host}]' if ':' in host else host
-        endpoint_url = f'http://{address}:{port or _LOCAL_PORT}'
-        if not is_endpoint_url(endpoint_url):
-            raise option_error('host', host, 'a host name, of letters, digits, "-" and "."')
-        parsed.update(region='us-east-1', endpoint_url=endpoint_url)
-    elif host:
-        raise option_error(
-            'region', host,
-            'an AWS region such as eu-west-1, "local" for DynamoDB Local, or host:port')
-
-    table = unquote(parts.path.strip('/'))
-    if table:
-        parsed.update(table=_parse('table', table, parse_table_name))
-    return parsed
-
-
 def _parse_settings(settings: Any) -> dict[str, Any]:
-    """The values of options that Celery's settings give.  Raises ImproperlyConfigured."""
-    parsed: dict[str, Any] = {}
+    """The values of Celery's own settings."""
+    parsed = _parse_named({'endpoint_url': settings.get('dynamodb_endpoint_url') or None})
     for setting, option, unit in _RETRY_SETTINGS:
         if settings.value_set_for(setting) and settings.get(setting) is not None:
-            parsed[option] = _parse(setting, settings.get(setting), _number_not_negative) * unit
-    endpoint_url = settings.get('dynamodb_endpoint_url')
-    if endpoint_url:
-        parsed.update(_parse_named({'endpoint_url': endpoint_url}))
+            parsed[option] = parse_setting(setting, settings.get(setting), _not_negative) * unit
     return parsed
 
 
-def parse_options(url: str | None, settings: Any, table: str | None = None) -> Options:
-    """The options from a URL and from Celery's settings (``app.conf``).
-
-    table: its name, if the URL has none.  The URL's query wins over
-    ``result_backend_transport_options``, these over Celery's other settings, and all of them over
-    the URL's host.  Raises ImproperlyConfigured, which never shows a key.
-    """
-    parts = _split_url(url or 'dynamodb://')
-    query = parse_qsl(parts.query, keep_blank_values=True)
-    twice = [name for name, times in Counter(name for name, _ in query).items() if times > 1]
-    if twice:
-        raise configuration_error(f'the URL has the option {twice[0]} twice; give it once')
-    in_query = _parse_named(dict(query))
-    if 'global_keyprefix' in in_query:
+def _parse_query(query: str) -> dict[str, Any]:
+    given = parse_qsl(query, keep_blank_values=True)
+    for name, times in Counter(name for name, _ in given).items():
+        if times > 1:
+            raise configuration_error(f'the URL has the option {name} twice; give it once')
+    parsed = _parse_named(dict(given))
+    if 'global_keyprefix' in parsed:
         raise configuration_error(
             'give global_keyprefix in result_backend_transport_options, where Celery reads it')
-    transport = settings.get('result_backend_transport_options') or {}
-    in_transport = _parse_named(_drop_foreign(transport))
+    return parsed
+
+
+def _parse_named(given: Mapping[str, Any], shared: bool = False) -> dict[str, Any]:
+    """The values of options given by name; shared: by a setting that has others' options, too."""
     parsed: dict[str, Any] = {}
-    if table:
-        parsed['table'] = _parse('table_name', table, parse_table_name)
-    parsed.update(_parse_place(parts))
-    parsed.update(_parse_settings(settings))
-    parsed.update(in_transport)
-    parsed.update(in_query)
-    _check_conflicts(parsed)
-    arn = TABLE_ARN.fullmatch(parsed.get('table', ''))
-    if arn:
-        parsed.update(_parse_arn(arn, parts.hostname or '', parsed))
-    return Options(**parsed)
+    unknown = []
+    for name, value in given.items():
+        option = _SYNONYMS.get(name, name)
+        if value is None or (shared and name in _FOREIGN_OPTIONS):
+            continue  # None: as if it were left out
+        if option in parsed:
+            same = ' and '.join(each for each in given if _SYNONYMS.get(each, each) == option)
+            raise configuration_error(f'{same} are the same option; give one')
+        if option in _PARSERS:
+            # an endpoint can contain a password
+            shown = '…' if option == 'endpoint_url' else None
+            parsed[option] = parse_setting(name, value, _PARSERS[option], shown)
+        elif shared and not _hint(str(name)):
+            unknown.append(str(name))
+        else:
+            hint = _hint(str(name)) or 'the options are ' + ', '.join(sorted(_PARSERS))
+            raise configuration_error(f'there is no option {name!r}; {hint}')
+    if unknown:
+        _warn_of_unknown(tuple(sorted(unknown)))
+    return parsed
 
 
-def _parse_arn(arn: re.Match[str], host: str, parsed: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of options that follow from a table's ARN.  Raises ImproperlyConfigured."""
-    region = arn['region']
-    if _AWS_REGION.fullmatch(host) and host != region:
-        raise option_error('region', host, f'{region}, as in the ARN of the table, or left out')
-    if parsed.get('create_table'):
-        raise option_error(
-            'create_table', True, 'left out if the table is an ARN: it is created where it belongs')
-    return {'region': region, 'create_table': False}
+def _hint(name: str) -> str:
+    """What was probably meant by a name that is no option; '' if there is no telling."""
+    if name in _OF_BOTOCORE:
+        return f'set AWS_{name.upper()}'
+    near = difflib.get_close_matches(name, [*_PARSERS, *_SYNONYMS], n=1, cutoff=0.75)
+    return f'did you mean {near[0]}?' if near else ''
 
 
-def _check_conflicts(parsed: Mapping[str, Any]) -> None:
-    if parsed.get('billing_mode') == 'PAY_PER_REQUEST':
-        for name in ('read_throughput', 'write_throughput'):
-            if name in parsed:
-                raise option_error(name, parsed[name], 'left out if billing_mode=on_demand')
-    for name in ('use_fips_endpoint', 'use_dualstack_endpoint'):
-        if parsed.get(name) and parsed.get('endpoint_url'):
-            raise option_error(
-                name, True, 'left out if the endpoint is given: it is for those of a region')
-    if parsed.get('access_key') and parsed.get('profile'):
-        raise option_error('profile', parsed['profile'], 'left out if the URL has keys')
+@functools.cache  # each thread has a backend, and one warning is enough
+def _warn_of_unknown(names: tuple[str, ...]) -> None:
+    logger.warning(
+        'dynamodb result backend: result_backend_transport_options has %s, which is no option of '
+        'this backend, and is ignored; the options are %s',
+        ', '.join(map(repr, names)), ', '.join(sorted(_PARSERS)))
 
 
 def mask_secret(url: str) -> str:
@@ -601,12 +565,12 @@ def mask_secret(url: str) -> str:
 
 def unmask_secret(
         url: str, configured: Iterable[tuple[T, Any]]) -> tuple[T, str] | tuple[None, str]:
-    """The first of the configured URLs that a pickled backend's stands for, and whose it is.
+    """The first configured URL that a masked one, of a pickled backend, stands for; and its owner.
 
-    url: its secret key is masked.  configured: (owner, URL) pairs.  It is the same URL, or else
-    names the same place by another access key.  (None, url) if there is none.
+    configured: (owner, URL) pairs.  The URL is the same, or else names the same place by another
+    access key.  (None, url) if there is none.
     """
-    found = []
+    same_place = []
     for owner, other in configured:
         scheme, separator, rest = str(other).partition('://')
         own = scheme.rpartition('+')[2] + separator + rest
@@ -617,8 +581,8 @@ def unmask_secret(
         if masked == url:
             return owner, own
         if masked.rpartition('@')[2] == url.rpartition('@')[2]:
-            found.append((owner, own))
-    return found[0] if found else (None, url)
+            same_place.append((owner, own))
+    return same_place[0] if same_place else (None, url)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -977,7 +941,7 @@ def interruption(exc: BaseException) -> Exception | None:
 #   the same    What botocore raises when AWS's configuration is broken, of a dozen classes, is one
 #   error       BrokenConfiguration: see _configured().
 #   masking     botocore's logs show neither tokens nor secret keys: see _mask_credentials().  Keys
-#               in a URL are masked in "Configuration".
+#               in a URL are masked in "Options".
 #   a process   shares one object for each set of options among its threads.  A forked child starts
 #               without any: see shared_by_process().
 
@@ -991,8 +955,6 @@ _CREDENTIAL = re.compile(
     r'(?i)(token|secret-?access-?key|client-?secret)'
     r'''([\\"']*\s*[:>=]\s*b?[\\"']*)(?:[^\n"'<>,;}\\]|\\.)+''')
 _LONG_WORD = re.compile('[A-Za-z0-9/+=_-]{16,}')
-
-T = TypeVar('T')
 
 
 def _mask_credentials(record: logging.LogRecord) -> bool:
@@ -1128,8 +1090,7 @@ def connect(options: Options) -> Any:
             retries={'total_max_attempts': 1, 'mode': 'standard'},  # the retries are ours
             max_pool_connections=options.max_pool_connections,
             connect_timeout=options.connect_timeout, read_timeout=options.read_timeout,
-            use_fips_endpoint=options.use_fips_endpoint,
-            use_dualstack_endpoint=options.use_dualstack_endpoint, tcp_keepalive=True,
+            tcp_keepalive=True,
             # botocore would validate what we marshal, and build its user agent for each request
             parameter_validation=False,
             user_agent=f'Botocore/{botocore.__version__} dyna-veggie/{__version__}'))

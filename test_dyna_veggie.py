@@ -933,8 +933,6 @@ GOOD_URLS: list[tuple[str, dict[str, Any]]] = [
      {'consistency_wait_time': 0, 'max_result_size': 1000, 'celery_keys': True}),
     ('dynamodb://eu-west-1?max_pool_connections=3&connect_timeout=1&read_timeout=2',
      {'max_pool_connections': 3, 'connect_timeout': 1, 'read_timeout': 2}),
-    ('dynamodb://eu-west-1?use_fips_endpoint=true&use_dualstack_endpoint=true',
-     {'use_fips_endpoint': True, 'use_dualstack_endpoint': True}),
 ]
 
 
@@ -995,7 +993,9 @@ BAD_URLS = [
     ('dynamodb://eu-west-1?endpoint_url=ftp://x', 'endpoint_url='),
     (f'dynamodb://eu-west-1?endpoint_url=http://user:{quote(SECRET, safe="")}@host',
      'without user name or password'),
-    ('dynamodb://localhost:8000?use_fips_endpoint=true', 'use_fips_endpoint=True must be left out'),
+    ('dynamodb://eu-west-1?use_fips_endpoint=true',
+     "there is no option 'use_fips_endpoint'; set AWS_USE_FIPS_ENDPOINT"),
+    ('dynamodb://eu-west-1?use_dualstack_endpoint=1', 'set AWS_USE_DUALSTACK_ENDPOINT'),
     ('dynamodb://AKID:secret@eu-west-1?profile=prod',
      "profile='prod' must be left out if the URL has keys"),
     ('dynamodb://eu-west-1?global_keyprefix=abc', 'result_backend_transport_options'),
@@ -1075,6 +1075,8 @@ def test_transport_options_for_brokers_and_other_backends_are_let_pass(
 
     with pytest.raises(ImproperlyConfigured, match="'retry_timout'; did you mean retry_timeout"):
         options(url, result_backend_transport_options={**transport, 'retry_timout': 5})
+    with pytest.raises(ImproperlyConfigured, match='set AWS_USE_FIPS_ENDPOINT'):
+        options(url, result_backend_transport_options={'use_fips_endpoint': True})
     with pytest.raises(ImproperlyConfigured, match="no option 'visibility_timeout'"):
         options(url + '?visibility_timeout=5')
 
@@ -1341,11 +1343,10 @@ def test_an_error_of_python_is_not_a_signals_nor_the_networks(met: Exception) ->
 
 def test_the_client_is_configured_by_the_options() -> None:
     client = dv.connect(options(
-        'dynamodb://AKID:secret@us-east-1?max_pool_connections=3&connect_timeout=1&read_timeout=2'
-        '&use_fips_endpoint=true'))
+        'dynamodb://AKID:secret@us-east-1?max_pool_connections=3&connect_timeout=1&read_timeout=2'))
     config = client.meta.config
     assert (config.max_pool_connections, config.connect_timeout, config.read_timeout) == (3, 1, 2)
-    assert client.meta.endpoint_url == 'https://dynamodb-fips.us-east-1.amazonaws.com'
+    assert client.meta.endpoint_url == 'https://dynamodb.us-east-1.amazonaws.com'
     assert config.retries['total_max_attempts'] == 1
 
 
@@ -1891,6 +1892,17 @@ KEYS = {'AWS_ACCESS_KEY_ID': 'AKIDEXAMPLE', 'AWS_SECRET_ACCESS_KEY': SECRET}
 TOKEN = 'IQoJb3JpZ2luX2VjEPz'
 ASSUMING = ('[profile p]\nrole_arn = arn:aws:iam::123456789012:role/worker\n'
             'credential_source = Environment\n')
+
+
+@pytest.mark.parametrize(('config', 'variables'), [
+    ('', {'AWS_USE_FIPS_ENDPOINT': 'true'}),
+    ('[default]\nuse_fips_endpoint = true\n', {}),
+], ids=['environment', 'profile'])
+def test_botocore_is_configured_to_use_fips_endpoints(
+        config: str, variables: dict[str, str], configure_aws: Any) -> None:
+    configure_aws(config, **KEYS, **variables)
+    client = dv.connect(options('dynamodb://us-east-1'))
+    assert client.meta.endpoint_url == 'https://dynamodb-fips.us-east-1.amazonaws.com'
 
 
 @pytest.mark.parametrize(('config', 'variables'), [
