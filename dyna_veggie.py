@@ -590,7 +590,7 @@ def unmask_secret(
 # --------------------------------------------------------------------------------------------------
 #
 # Pure functions between Python values and DynamoDB's JSON, and from expressions to parameters of a
-# request.  They send nothing.
+# request.
 
 Item = dict[str, Any]  # attribute name to str, int, float, bytes, bool or a set of bytes
 
@@ -624,7 +624,7 @@ def unmarshal(attribute: Mapping[str, Any]) -> Any:
 
 
 def _binary(value: bytes | str) -> bytes:
-    # bytes if botocore has parsed the response: see _parse_response
+    # bytes if botocore parsed the response: see _parse_response()
     return value if isinstance(value, bytes) else base64.b64decode(value)
 
 
@@ -637,10 +637,9 @@ def unmarshal_item(attributes: Mapping[str, Any]) -> Item:
 
 
 def expressions(values: Mapping[str, Any], **texts: str | None) -> dict[str, Any]:
-    """The request parameters for expressions, with names and values filled in.
+    """The parameters of a request with expressions, their names and values filled in.
 
-    Every attribute is written ``#name``, since many of ours are reserved words, and every value
-    ``:name``.
+    They write attributes as ``#name``, since many are reserved words, and values as ``:name``.
     """
     params: dict[str, Any] = {name: text for name, text in texts.items() if text}
     used = ' '.join(params.values())
@@ -659,11 +658,8 @@ def expressions(values: Mapping[str, Any], **texts: str | None) -> dict[str, Any
 # Errors and retries
 # --------------------------------------------------------------------------------------------------
 #
-# classify() maps each error, by the table _BY_CODE, to one policy: whether the same request may
-# succeed later, whether DynamoDB wants fewer requests, whether to refresh the credentials, and what
-# a person can do.  How long to wait between attempts, and when to give up, is the job of Backoff;
-# Client.send() makes them.  Knows nothing of Celery, but for the class of errors that only a person
-# can mend.
+# classify() maps each error to one policy: transient?  throttled?  refresh the credentials?  what
+# should the operator do?  Backoff paces attempts, within a Budget; Client.send() makes them.
 
 Sleep = Callable[[float], Any]
 
@@ -726,7 +722,7 @@ class DeniedAction(ImproperlyConfigured):
 
 
 class ExpiredCredentials(ImproperlyConfigured):
-    """Nobody has renewed the credentials yet, or where they come from has none right now."""
+    """The credentials have not been renewed yet, or their source has none at the moment."""
 
 
 class BrokenConfiguration(ImproperlyConfigured):
@@ -745,7 +741,7 @@ class ReplacedMeanwhile(Exception):
     """A large value was replaced each time before all of it was read."""
 
 
-#: what a request raises when it is given up
+#: everything that requests raise
 FAILURES = (ClientError, BotoCoreError, ResponseParserError, ImproperlyConfigured, InvalidId,
             ReplacedMeanwhile)
 
@@ -755,8 +751,8 @@ class ErrorPolicy:
     """What an error of a request calls for.
 
     transient: the same request may succeed later.  throttled: because DynamoDB wants fewer
-    requests.  refresh: other credentials may be there now, where these came from.  hint: what a
-    person can do, in an error of the class ``raises``.
+    requests.  refresh: look for credentials again.  hint: what a person can do, in an error of the
+    class ``raises``.
     """
 
     transient: bool = False
@@ -777,16 +773,14 @@ _LATE_CREDENTIALS = ErrorPolicy(
     transient=True, raises=ExpiredCredentials,
     hint='where the credentials come from there are none right now')
 _UNKNOWN_CREDENTIALS = ErrorPolicy(
-    refresh=True,
-    hint='AWS does not know these credentials there: check the access key, '
-         'and that the region is one of its account')
+    refresh=True, hint='AWS does not know these credentials there: check the access key, '
+                       'and that the region is one of its account')
 _WRONG_SIGNATURE = ErrorPolicy(
     refresh=True,
     hint='the signature is not accepted: check the secret key, and the clock of this machine')
 _NO_CREDENTIALS = ErrorPolicy(
-    refresh=True,
-    hint='there are no credentials: put keys into the URL, '
-           "or into one of the places where AWS's tools look for them")
+    refresh=True, hint='there are no credentials: put keys into the URL, '
+                       "or into one of the places where AWS's tools look for them")
 _BROKEN = ErrorPolicy(
     refresh=True, raises=BrokenConfiguration, hint="mend AWS's configuration: it cannot be used")
 _DENIED = ErrorPolicy(raises=DeniedAction, hint='the IAM action {action} is needed, and denied')
@@ -803,8 +797,8 @@ _BY_CODE = {
     'RequestTimeout': _TRANSIENT,
     'RequestTimeoutException': _TRANSIENT,
     'ReplicatedWriteConflictException': _TRANSIENT,  # a global table with strong consistency
-    'TransactionConflictException': _TRANSIENT,  # somebody's transaction holds the item
-    'IDPCommunicationError': _TRANSIENT,  # STS did not reach who knows a web identity
+    'TransactionConflictException': _TRANSIENT,  # another client's transaction holds the item
+    'IDPCommunicationError': _TRANSIENT,  # STS did not reach the provider of a web identity
     'ExpiredTokenException': _EXPIRED,
     'ExpiredToken': _EXPIRED,
     'UnrecognizedClientException': _UNKNOWN_CREDENTIALS,
@@ -816,12 +810,18 @@ _BY_CODE = {
     'AccessDeniedException': _DENIED,
     'AccessDenied': _DENIED,
 }
-# of errors with other codes: a gateway's, whose answer can be any text
+# of responses with other codes: a gateway's can contain any text
 _BY_STATUS = {408: _TRANSIENT, 429: _THROTTLED}
-
-
+# of errors without a response; the first class that fits
+_BY_CLASS: tuple[tuple[Any, ErrorPolicy], ...] = (
+    (NoCredentialsError, _NO_CREDENTIALS),
+    (ExpiredCredentials, _EXPIRED),
+    ((CredentialRetrievalError, MetadataRetrievalError), _LATE_CREDENTIALS),
+    ((BotoConnectionError, HTTPClientError, ResponseParserError, ReplacedMeanwhile), _TRANSIENT),
+    ((BotoCoreError, BrokenConfiguration), _BROKEN),
+)
 # https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/throttling-diagnosing.html
-_BY_REASON = {
+_THROTTLING_HINTS = {
     # the only one that is also in the code of an error
     'ProvisionedThroughputExceeded': 'more is asked of the table than its provisioned units: '
                                      'raise them, turn on auto scaling, or make it on-demand',
@@ -837,50 +837,52 @@ def error_code(exc: BaseException) -> str:
     return exc.response.get('Error', {}).get('Code', '') if isinstance(exc, ClientError) else ''
 
 
-def denied_key_action(exc: BaseException) -> str:
-    """The action on a table's KMS key that is denied; '' if it is none of these."""
-    found = re.search(r'not authorized to perform: (kms:\w+)', str(exc))
-    return found[1] if found else 'kms:Decrypt' if 'KMS key access denied' in str(exc) else ''
-
-
 def classify(exc: BaseException) -> ErrorPolicy:
     """What an error of a request calls for."""
     if isinstance(exc, ClientError):
         status = exc.response.get('ResponseMetadata', {}).get('HTTPStatusCode', 0)
         by_status = _TRANSIENT if status >= 500 else _BY_STATUS.get(status, _PERMANENT)
         return _BY_CODE.get(error_code(exc), by_status)
-    if isinstance(exc, NoCredentialsError):
-        return _NO_CREDENTIALS
-    if isinstance(exc, ExpiredCredentials):
-        return _EXPIRED
-    if isinstance(exc, (CredentialRetrievalError, MetadataRetrievalError)):
-        return _LATE_CREDENTIALS
-    if isinstance(exc, ReplacedMeanwhile):
-        return _TRANSIENT
     if isinstance(exc, SSLError) and 'CERTIFICATE_VERIFY_FAILED' in str(exc):
         return _PERMANENT
     if isinstance(exc, HTTPClientError) and type(exc) is HTTPClientError:
-        return _diagnose_wrapped(exc.kwargs.get('error'))
-    if isinstance(exc, (BotoConnectionError, HTTPClientError, ResponseParserError)):
-        return _TRANSIENT
-    return _BROKEN if isinstance(exc, (BotoCoreError, BrokenConfiguration)) else _PERMANENT
+        return _classify_wrapped(exc.kwargs.get('error'))
+    return next((policy for cls, policy in _BY_CLASS if isinstance(exc, cls)), _PERMANENT)
 
 
-def _diagnose_wrapped(met: object) -> ErrorPolicy:
-    """What it means that botocore wrapped this, which it does with all that it meets."""
-    if _origin(met) == 'urllib3' and isinstance(met, ValueError):
+def _classify_wrapped(exc: object) -> ErrorPolicy:
+    # botocore wraps whatever is raised while it sends
+    if _origin(exc) == 'urllib3' and isinstance(exc, ValueError):
         return _BROKEN  # the URL of a proxy
-    network = isinstance(met, OSError) or _origin(met) in ('urllib3', 'http', 'botocore')
+    network = isinstance(exc, OSError) or _origin(exc) in ('urllib3', 'http', 'botocore')
     return _TRANSIENT if network else _PERMANENT
+
+
+def interruption(exc: BaseException) -> Exception | None:
+    """What a signal handler raised during a request, which botocore wraps like a network error.
+
+    That is Celery's soft time limit, or a class that is neither Python's nor of a library that
+    sends requests.
+    """
+    inner = exc.kwargs.get('error') if isinstance(exc, HTTPClientError) else None
+    senders = ('builtins', 'http', 'urllib3', 'botocore', 'OpenSSL')
+    if not isinstance(inner, Exception) or isinstance(inner, OSError) or _origin(inner) in senders:
+        return None
+    return inner
 
 
 def _origin(exc: object) -> str:
     return type(exc).__module__.partition('.')[0]
 
 
+def denied_key_action(exc: BaseException) -> str:
+    """The denied action on a table's KMS key; '' for other errors."""
+    found = re.search(r'not authorized to perform: (kms:\w+)', str(exc))
+    return found[1] if found else 'kms:Decrypt' if 'KMS key access denied' in str(exc) else ''
+
+
 def _throttling_reasons(exc: BaseException) -> str:
     """Which limits were exceeded, if DynamoDB says so, which botocore passes on since 1.40.10."""
-    # https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/throttling-diagnosing.html
     if not isinstance(exc, ClientError):
         return ''
     reasons = exc.response.get('ThrottlingReasons') or ()
@@ -888,11 +890,11 @@ def _throttling_reasons(exc: BaseException) -> str:
 
 
 def throttling_hint(exc: BaseException) -> str:
-    """What a person can do about an error that is throttling; '' for others."""
+    """What a person can do about throttling; '' for other errors."""
     if not classify(exc).throttled:
         return ''
     found = _throttling_reasons(exc) or error_code(exc)
-    return '; '.join(hint for reason, hint in _BY_REASON.items() if reason in found)
+    return '; '.join(hint for reason, hint in _THROTTLING_HINTS.items() if reason in found)
 
 
 def summary(exc: BaseException) -> str:
@@ -905,7 +907,7 @@ def summary(exc: BaseException) -> str:
 
 
 def with_reasons(exc: Exception) -> Exception:
-    """The error; for one with throttling reasons, one whose message names them."""
+    """The error; with DynamoDB's throttling reasons, if any, in its message."""
     if isinstance(exc, ClientError) and _throttling_reasons(exc) not in str(exc):
         error = exc.response['Error']
         message = f'{error.get("Message")} ({_throttling_reasons(exc)})'
@@ -914,36 +916,20 @@ def with_reasons(exc: Exception) -> Exception:
     return exc
 
 
-def interruption(exc: BaseException) -> Exception | None:
-    """What a signal handler raised during a request: Celery's soft time limit, or a class that is
-    neither Python's nor of a library that sends requests.
-
-    botocore wraps it like an error of the network.
-    """
-    inner = exc.kwargs.get('error') if isinstance(exc, HTTPClientError) else None
-    senders = ('builtins', 'http', 'urllib3', 'botocore', 'OpenSSL')
-    if not isinstance(inner, Exception) or isinstance(inner, OSError) or _origin(inner) in senders:
-        return None
-    return inner
-
-
 # --------------------------------------------------------------------------------------------------
 # Client
 # --------------------------------------------------------------------------------------------------
 #
-# Sends requests and owns what a process shares.  Knows nothing of Celery, nor of tables, but for
-# what an error says of them.
+# Sends requests, and owns what a process shares.  No Celery and no tables here.
 #
-#   retries     A request is attempted until it succeeds, its error is one that cannot pass by
-#               itself, or time is up; see Client.send().
-#   credentials If an error says that they are no good, the next request looks for others.  They
-#               are read, and checked, before each request: see read_keys().
-#   the same    What botocore raises when AWS's configuration is broken, of a dozen classes, is one
-#   error       BrokenConfiguration: see _configured().
-#   masking     botocore's logs show neither tokens nor secret keys: see _mask_credentials().  Keys
-#               in a URL are masked in "Options".
-#   a process   shares one object for each set of options among its threads.  A forked child starts
-#               without any: see shared_by_process().
+#   attempts      A request is attempted until it succeeds, its error is permanent, or time is up:
+#                 see Client.send().
+#   credentials   are read, and checked, before each request: see read_keys().  If AWS does not
+#                 accept them, the next attempt looks for others.
+#   configuration When AWS's configuration is broken, botocore raises errors of a dozen classes.
+#                 Here they are one, BrokenConfiguration: see _configured().
+#   secrets       botocore's log shows no token and no secret key: see _mask_credentials().
+#   a process     has one object for each set of options: see shared_by_process().
 
 _WARN_INTERVAL = 60.0  # seconds between two warnings that requests fail
 # what credentials_source() says besides botocore's words
@@ -958,25 +944,20 @@ _LONG_WORD = re.compile('[A-Za-z0-9/+=_-]{16,}')
 
 
 def _mask_credentials(record: logging.LogRecord) -> bool:
-    # at DEBUG botocore logs whole requests, with their session token, and what STS answers, with
-    # new keys
+    # botocore's DEBUG log contains session tokens, and the credentials that STS returns
     text = _CREDENTIAL.sub(rf'\1\2{MASK}', record.getMessage())
-    if record.name == 'botocore.utils':  # what a metadata service answers can have any form
+    if record.name == 'botocore.utils':  # a metadata service's response can have any form
         text = _LONG_WORD.sub(MASK, text)
     record.msg, record.args = text, ()
     return True
 
 
-@functools.cache
-def _data_loader(data_path: str | None) -> Any:
-    """botocore's loader of its models: pure data, which a process, and its forks, parse once."""
-    return botocore.loaders.create_loader(data_path)
-
+# --- AWS's configuration --------------------------------------------------------------------------
 
 def _configured(read: Callable[[], T], session: Any = None) -> T:
     """What a function returns that has botocore read AWS's configuration.
 
-    Raises BrokenConfiguration, and botocore's errors that may pass.
+    Raises BrokenConfiguration, and botocore's errors that are transient.
     """
     error: Exception
     try:
@@ -986,21 +967,19 @@ def _configured(read: Callable[[], T], session: Any = None) -> T:
     except (BotoCoreError, OSError, ValueError, TypeError, AttributeError, LookupError) as exc:
         if isinstance(exc, BotoCoreError) and classify(exc) is not _BROKEN:
             raise
+        text = summary(exc)
+        if isinstance(exc, (SSOError, TokenRetrievalError)):
+            text += '; run "aws sso login"'
+        elif not isinstance(exc, BotoCoreError):
+            text = f'{type(exc).__name__}: {text}'
         error = configuration_error(
-            f'{_BROKEN.hint}: {_shown(exc)}{_where(session)}', BrokenConfiguration)
-    # not from within the handler: what was met there can show a line of a file of keys
+            f'{_BROKEN.hint}: {text}{_settings_in_use(session)}', BrokenConfiguration)
+    # outside of the handler: the error's context could show a line of a file of keys
     raise error
 
 
-def _shown(exc: Exception) -> str:
-    text = summary(exc)
-    if isinstance(exc, (SSOError, TokenRetrievalError)):
-        return f'{text}; run "aws sso login"'
-    return text if isinstance(exc, BotoCoreError) else f'{type(exc).__name__}: {text}'
-
-
-def _where(session: Any) -> str:
-    """The names of the settings that led there."""
+def _settings_in_use(session: Any) -> str:
+    """The names of AWS's settings in the profile and the environment."""
     profile = session.get_scoped_config() if session else {}
     variables = sorted(name for name in os.environ if name.startswith('AWS_'))
     places = [f'profile {session.profile or "default"} has {", ".join(profile)}'] if profile else []
@@ -1008,8 +987,12 @@ def _where(session: Any) -> str:
     return f' ({"; ".join(places)})' if places else ''
 
 
+# of botocore's models: pure data, which a process, and its forks, parse once
+_data_loader = functools.cache(botocore.loaders.create_loader)
+
+
 def open_session(options: Options) -> Any:
-    """A botocore session whose profile exists, and which knows a region, wherever that is set.
+    """A botocore session whose profile exists, and which has a region.
 
     Raises ImproperlyConfigured.
     """
@@ -1033,7 +1016,7 @@ def open_session(options: Options) -> Any:
     if not re.fullmatch('[A-Za-z0-9-]{1,63}', region):
         raise option_error(
             'region', region, "an AWS region such as eu-west-1, also where AWS's tools look for it")
-    session.register('before-send', _check_headers)  # also of what STS and others are asked for
+    session.register('before-send', _check_headers)  # also of requests to STS and others
     return session
 
 
@@ -1048,7 +1031,7 @@ def _check_headers(request: Any, **kwargs: Any) -> None:
 def read_keys(session: Any) -> Any:
     """The keys that botocore signs with, renewed if it is time; None if there are none.
 
-    Raises BrokenConfiguration, and botocore's errors that may pass.
+    Raises BrokenConfiguration, and botocore's errors that are transient.
     """
     def read() -> Any:
         found = session.get_credentials()
@@ -1077,50 +1060,48 @@ def credentials_source(options: Options, session: Any) -> str | None:
 
 
 def connect(options: Options) -> Any:
-    """A botocore client.  Raises ImproperlyConfigured."""
+    """botocore's client of DynamoDB.  Raises ImproperlyConfigured."""
     session = open_session(options)
     access_key, secret_key = options.access_key, options.secret_key
     source = credentials_source(options, session)
     if source == NOT_NEEDED:
-        access_key = secret_key = 'local'  # DynamoDB Local wants keys, whichever
+        access_key = secret_key = 'local'  # DynamoDB Local wants some keys
     client = create_client(
         session, 'dynamodb', region_name=options.region, endpoint_url=options.endpoint_url,
         aws_access_key_id=access_key, aws_secret_access_key=secret_key,
         config=Config(
             retries={'total_max_attempts': 1, 'mode': 'standard'},  # the retries are ours
-            max_pool_connections=options.max_pool_connections,
+            max_pool_connections=options.max_pool_connections, tcp_keepalive=True,
             connect_timeout=options.connect_timeout, read_timeout=options.read_timeout,
-            tcp_keepalive=True,
             # botocore would validate what we marshal, and build its user agent for each request
             parameter_validation=False,
             user_agent=f'Botocore/{botocore.__version__} dyna-veggie/{__version__}'))
     events = client.meta.events
     if source not in (FROM_URL, NOT_NEEDED, None):
         # the first event of a request, before botocore asks for an account's endpoint
-        events.register(
-            'before-parameter-build.dynamodb', functools.partial(_check_keys, session))
+        events.register('before-parameter-build.dynamodb', lambda **kwargs: read_keys(session))
     events.register('before-parse.dynamodb', _parse_response)
-    events.register('response-received.dynamodb', _check_answer)
+    events.register('response-received.dynamodb', _check_response)
     # it would only write "reached max retries: 0" into each error
     events.unregister('needs-retry.dynamodb', unique_id='retry-config-dynamodb')
     return client
 
 
-def _check_keys(session: Any, **kwargs: Any) -> None:
-    read_keys(session)
-
-
 def create_client(session: Any, service: str, **settings: Any) -> Any:
     """A botocore client.  Raises BrokenConfiguration."""
+    bad_endpoint = InvalidConfigError(error_msg=(
+        'the endpoint in AWS_ENDPOINT_URL, in its like for one service, or in a profile must be '
+        'http(s)://host:port without user name or password'))
+
     def create() -> Any:
         try:
             client = session.create_client(service, **settings)
-        except ValueError as exc:
-            if isinstance(exc, BotoCoreError):
-                raise
-            return None  # botocore's error would show the endpoint
+        except BotoCoreError:
+            raise
+        except ValueError:  # botocore's error would show the endpoint
+            raise bad_endpoint from None
         if not is_endpoint_url(client.meta.endpoint_url):
-            return None
+            raise bad_endpoint
         bundle = session.get_config_variable('ca_bundle') or os.environ.get('REQUESTS_CA_BUNDLE')
         try:
             if bundle and client.meta.endpoint_url.startswith('https:'):
@@ -1129,20 +1110,15 @@ def create_client(session: Any, service: str, **settings: Any) -> Any:
             raise InvalidConfigError(
                 error_msg=f'ca_bundle={bundle!r} must be a file of certificates: {exc}') from None
         return client
-    client = _configured(create, session)
-    if client is None:
-        raise configuration_error(
-            'the endpoint in AWS_ENDPOINT_URL, in its like for one service, or in a profile must '
-            'be http(s)://host:port without user name or password', BrokenConfiguration)
-    return client
+    return _configured(create, session)
 
 
 def _parse_response(
         response_dict: dict[str, Any], customized_response_dict: dict[str, Any],
         **kwargs: Any) -> None:
     # botocore walks over every attribute of a response with its model of the service, which takes
-    # longer than all else that it does for a batch.  Versions before 1.36 do not ask; then
-    # unmarshal() gets what botocore made of it.
+    # longer than all else that it does for a batch.  Versions before 1.36 have no such event; then
+    # unmarshal() gets what botocore parsed.
     if response_dict['status_code'] == 200:
         try:
             customized_response_dict.update(json.loads(response_dict['body']))
@@ -1151,28 +1127,33 @@ def _parse_response(
         response_dict['body'] = b'{}'
 
 
-def _check_answer(
+def _check_response(
         response_dict: dict[str, Any] | None, parsed_response: dict[str, Any] | None,
         **kwargs: Any) -> None:
-    # botocore checks it only as a reason for one of its own retries
+    # botocore compares the checksum only to decide on one of its own retries
     if response_dict is None or parsed_response is None:
         return
     body = response_dict['body']
     checksum = response_dict['headers'].get('x-amz-crc32')
     if checksum and checksum != str(zlib.crc32(body)):
-        raise ResponseParserError(f'an answer whose x-amz-crc32 is not that of its {len(body)} '
-                                  'bytes')
-    parsed_response['ResponseMetadata']['Bytes'] = len(body)  # which a header need not say
+        raise ResponseParserError(
+            f'a response whose x-amz-crc32 is not that of its {len(body)} bytes')
+    parsed_response['ResponseMetadata']['Bytes'] = len(body)  # a header need not say so
 
 
 class Client:
-    """Sends requests to DynamoDB, and again while they fail for a reason that may pass."""
+    """Sends requests to DynamoDB.
 
-    def __init__(self, options: Options) -> None:
+    denial_hint: given an action that IAM denies, what else its operator can do.
+    """
+
+    def __init__(
+            self, options: Options, denial_hint: Callable[[str], str] = lambda action: '') -> None:
         self.options = options
         self.backoff = Backoff(
             options.retry_base_delay, options.retry_max_delay, options.retry_timeout,
             options.max_retries)
+        self._denial_hint = denial_hint
         self._lock = threading.Lock()  # guards the making of _botocore
         self._botocore: Any = None
         self._failing_since: float | None = None
@@ -1192,45 +1173,45 @@ class Client:
     def send(
             self, method: str, params: Mapping[str, Any], budget: Budget = UNLIMITED, *,
             transient: str | None = None) -> Any:
-        """The response to a request.
+        """The response to a request, attempted until its error is permanent or time is up.
 
         method: of botocore's client.  transient: a code of errors that are expected to pass.
-        Raises botocore's error when it is permanent or time is up; ImproperlyConfigured if a person
-        has to act.
+        Raises botocore's error, or ImproperlyConfigured if a person has to act.
         """
         error: Exception | None = None
         for _ in self.backoff.attempts(budget):
-            client = None
+            if error is not None:
+                self._log_retry(method, error)
             try:
-                client = self.botocore
-                response = getattr(client, method)(**params)
+                response = self._attempt(method, params)
                 self._log_recovery()
                 return response
             except (ClientError, BotoCoreError, ResponseParserError) as exc:
                 error = exc
-            except BrokenConfiguration:
-                self.refresh_credentials(client)
-                raise
-            interrupted = interruption(error)
-            if interrupted:
-                raise interrupted from None
             policy = classify(error)
-            if policy.refresh:
-                self.refresh_credentials(client)
             if policy.throttled and not self.options.retry_if_throttled:
                 break
             if not policy.transient and error_code(error) != transient:
                 if isinstance(error, ClientError) and not policy.hint:
-                    self._log_recovery()  # a response: an earlier attempt may have made it
+                    # DynamoDB responded, so the outage is over; our own first attempt may have
+                    # made the condition fail
+                    self._log_recovery()
                 break
-            self._log_failure(method, error)
         assert error is not None
         raise self._explain(error)
 
-    def refresh_credentials(self, client: Any) -> None:
-        """Lets the next request look for credentials; client: of botocore, whose are no good."""
-        if self._botocore is client:
-            self._botocore = None
+    def _attempt(self, method: str, params: Mapping[str, Any]) -> Any:
+        client = None
+        try:
+            client = self.botocore
+            return getattr(client, method)(**params)
+        except (BotoCoreError, ClientError, BrokenConfiguration) as exc:
+            interrupted = interruption(exc)
+            if interrupted:
+                raise interrupted from None
+            if classify(exc).refresh and self._botocore is client:
+                self._botocore = None  # the next attempt looks for credentials
+            raise
 
     def send_unless(
             self, codes: tuple[str, ...], method: str, params: Mapping[str, Any],
@@ -1244,28 +1225,23 @@ class Client:
             raise
 
     def _explain(self, error: Exception) -> Exception:
-        """What is raised for an error: one that only a person can mend says what there is to do."""
+        """What to raise for an error: if only a person can mend it, with a hint."""
         policy, action = classify(error), getattr(error, 'operation_name', '')
         if not policy.hint:
             return with_reasons(error)
-        # the actions of STS are named as they are
+        # the actions of STS have no such prefix
         known = self._botocore.meta.service_model.operation_names if self._botocore else ()
         service = 'dynamodb:' if action in known else ''
         hint = policy.hint.format(action=denied_key_action(error) or service + action)
-        creates = self.options.create_table and action in ('CreateTable', 'DescribeTable')
-        if creates and policy.raises is DeniedAction:
-            hint += ('; or create the table, with the string hash key "id" and time to live on '
-                     '"ttl", with the rights of an operator')
-        if policy.raises is DeniedAction and TABLE_ARN.fullmatch(self.options.table):
-            hint += ('; for the table of another account, its resource policy has to allow it, '
-                     "and the caller's own policy, too")
+        if policy.raises is DeniedAction:
+            hint += self._denial_hint(action)
         region = self.options.region or 'of the configuration'
         return configuration_error(
             f'table={self.options.table!r} in region {region}: {hint} ({summary(error)})',
             policy.raises)
 
-    def _log_failure(self, method: str, error: Exception) -> None:
-        # one line per outage, and one a minute if requests fail now and then; not one per attempt
+    def _log_retry(self, method: str, error: Exception) -> None:
+        # one warning per outage, and one a minute if requests fail now and then
         now = time.monotonic()
         first = self._failing_since is None and now - self._warned > _WARN_INTERVAL
         self._failing_since = self._failing_since or now
@@ -1284,30 +1260,29 @@ class Client:
                            self.options.table, time.monotonic() - since)
 
 
-_made_in_process: list[dict[Options, Any]] = []
+# --- a process ------------------------------------------------------------------------------------
+
+_shared: dict[Any, Any] = {}
 
 
 def shared_by_process(make: Callable[[Options], T]) -> Callable[[Options], T]:
     """Makes one object for each set of options in a process, for all of its threads.
 
-    Two threads may both make one, of which one is kept: making it must send nothing.
+    Threads may race; one object wins.  So ``make`` must not send anything.
     """
-    made: dict[Options, T] = {}
-    _made_in_process.append(made)
-
     @functools.wraps(make)
     def get(options: Options) -> T:
         try:
-            return made[options]
+            found: T = _shared[make, options]
         except KeyError:
-            return made.setdefault(options, make(options))
+            found = _shared.setdefault((make, options), make(options))
+        return found
     return get
 
 
 def drop_shared() -> None:
-    """Forgets what belongs to this process; whoever holds some of it keeps that."""
-    for made in _made_in_process:
-        made.clear()
+    """Forgets the objects of this process; their users keep them."""
+    _shared.clear()
 
 
 # a child must not share its parent's connections, nor wait for a lock that a thread of the parent
@@ -1319,11 +1294,8 @@ if hasattr(os, 'register_at_fork'):
 def start_thread(
         target: Callable[..., Any], *args: Any, name: str = 'dyna-veggie',
 ) -> threading.Thread | None:
-    """A thread that keeps no process from ending; None if no more can be started.
-
-    That is so at the end of a process, at a limit of the system, and in a sub-interpreter, which
-    may refuse daemon threads when they are made.
-    """
+    """A daemon thread; None at the end of a process, at a limit of the system, and in a
+    sub-interpreter, which may refuse such threads when they are made."""
     try:
         thread = threading.Thread(target=target, args=args, name=name, daemon=True)
         thread.start()
@@ -1336,16 +1308,16 @@ def start_thread(
 # Paging
 # --------------------------------------------------------------------------------------------------
 #
-# Sends in pages what is more than one request takes, some of them at once.  Knows nothing of what
-# is sent.
+# Splits a list of ids into request-sized pages and sends several concurrently.  No DynamoDB here:
+# a function sends a page.
 #
-#   pages       The caller and its helper threads take page after page; each page is sent until
+#   pages       The caller and its helper threads take page after page.  Each page is sent until
 #               nothing of it comes back unprocessed.
-#   the end     The first error ends the call for all: whoever sleeps between two attempts wakes up.
-#               An exception that a signal raises in the caller (a soft time limit, Ctrl-C) is such
-#               an error; then the caller does not even wait for what its helpers have under way.
+#   errors      The first error stops every thread, including those sleeping between attempts.  If a
+#               signal raises it in the caller (a soft time limit, Ctrl-C), the call does not wait
+#               for the helpers' requests in flight.
 
-OVERLAPPED = 8  # pages of one call that are under way at once
+OVERLAPPED = 8  # pages of one call that are in flight together
 
 #: sends a page within a budget, and returns those of it that came back unprocessed
 SendPage = Callable[[list[str], Budget], list[str]]
@@ -1376,8 +1348,7 @@ class Pages:
             budget: Budget = UNLIMITED) -> None:
         work = list(ids)
         self._pages = deque(work[start:start + size] for start in range(0, len(work), size))
-        self._send, self._backoff = send, backoff
-        self._budget = Budget(budget.deadline, self._sleep)
+        self._send, self._backoff, self._deadline = send, backoff, budget.deadline
         self._stopped = threading.Event()
         self._failures = deque[BaseException]()
 
@@ -1402,7 +1373,7 @@ class Pages:
     def _work(self) -> None:
         try:
             for page in drain(self._pages):
-                self._send_page(page)
+                self._send_page(page, Budget(self._deadline, self._sleep))
         except _Stopped:
             pass
         except BaseException as exc:
@@ -1417,18 +1388,17 @@ class Pages:
         if self._stopped.wait(seconds):
             raise _Stopped
 
-    def _send_page(self, page: list[str]) -> None:
+    def _send_page(self, page: list[str], budget: Budget) -> None:
         while page:
-            for _ in self._backoff.attempts(self._budget):
-                unprocessed = self._send(page, self._budget)
+            for _ in self._backoff.attempts(budget):
+                unprocessed = self._send(page, budget)
                 if len(unprocessed) < len(page):
-                    break  # not a failure, whatever patience was left: the next attempt starts anew
-            if unprocessed and (
-                    len(unprocessed) == len(page) or self._budget.is_spent):
+                    break  # progress: restart the backoff
+            if unprocessed and (len(unprocessed) == len(page) or budget.is_spent):
                 raise Unprocessed(f'{len(unprocessed)} of {len(page)}')
             page = unprocessed
             if page:
-                self._sleep(self._backoff.pause(0, random.random()))
+                budget.sleep(self._backoff.pause(0, random.random()))
 
 
 # --------------------------------------------------------------------------------------------------
@@ -1567,7 +1537,7 @@ class Table:
     def __init__(self, options: Options) -> None:
         self.options = options
         self.name = options.table
-        self.client = Client(options)
+        self.client = Client(options, self._denial_hint)
         #: whether insert_many() can work at all; a table is not known to PartiQL by its ARN
         self.inserts = TABLE_ARN.fullmatch(self.name) is None
         self._inserting = Breaker()
@@ -1762,6 +1732,16 @@ class Table:
         self.bootstrap()
         # ACTIVE is what the control plane says; the data plane can still need a moment
         return self.client.send(method, params, budget, transient='ResourceNotFoundException')
+
+    def _denial_hint(self, action: str) -> str:
+        """What an operator can do, besides a grant, if IAM denies an action."""
+        if TABLE_ARN.fullmatch(self.name):
+            return ('; for the table of another account, its resource policy has to allow it, '
+                    "and the caller's own policy, too")
+        if self.options.create_table and action in ('CreateTable', 'DescribeTable'):
+            return ('; or create the table, with the string hash key "id" and time to live on '
+                    '"ttl", with the rights of an operator')
+        return ''
 
     # --- bootstrap --------------------------------------------------------------------------------
 
@@ -2801,33 +2781,14 @@ class SentTasks:
             if is_too_long(item['id']):  # which says nothing of the next
                 logger.error('track_sent: %s', id_error(item['id']))
             else:
-                self._try_to_put(item)
+                self._table.client.send_unless(
+                    ('ConditionalCheckFailedException',), 'put_item', {
+                        'TableName': self._table.name, 'Item': marshal_item(item),
+                        **expressions({'now': int(time.time())}, ConditionExpression=(
+                            'attribute_not_exists(#id) OR #ttl <= :now'))},
+                    Budget(time.monotonic() + self.PATIENCE / 2))
         except Exception as exc:  # also of a serializer, or of what instruments botocore
             errors.append(exc)
-
-    def _try_to_put(self, item: Item) -> None:
-        params = {
-            'TableName': self._table.name, 'Item': marshal_item(item),
-            **expressions({'now': int(time.time())},
-                          ConditionExpression='attribute_not_exists(#id) OR #ttl <= :now')}
-        # not by Client.send(), whose warning would say that it goes on trying
-        error: Exception | None = None
-        for _ in Backoff(0.05, 0.2, self.PATIENCE / 2).attempts():
-            client = None
-            try:
-                client = self._table.client.botocore
-                client.put_item(**params)
-                return
-            except FAILURES as exc:
-                if error_code(exc) == 'ConditionalCheckFailedException':
-                    return
-                error = exc
-            if classify(error).refresh:
-                self._table.client.refresh_credentials(client)
-            if not classify(error).transient:
-                break
-        assert error is not None
-        raise error
 
 
 #: what all threads of this process share to note which tasks they sent

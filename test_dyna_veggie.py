@@ -1498,6 +1498,22 @@ def test_a_retry_is_logged_once_as_a_warning(
     assert 'put_item' in caplog.text and 'ProvisionedThroughputExceeded' in caplog.text
 
 
+@pytest.mark.parametrize('query', ['', 'retry_timeout=0'])
+def test_a_request_that_is_sent_once_logs_no_retry(
+        query: str, make_app: MakeApp, proxy: Proxy, caplog: pytest.LogCaptureFixture) -> None:
+    backend = ready(make_app(query), proxy)
+    caplog.set_level(logging.DEBUG, dv.__name__)
+    proxy.faults = first(2, Throttle())
+    with pytest.raises(botocore.exceptions.ClientError):
+        backend.store.table.client.send(
+            'describe_table', {'TableName': backend.store.table.name}, dv.ONE_ATTEMPT)
+    with pytest.raises(TimeoutError):
+        backend.app.AsyncResult('id').get(timeout=0)
+    assert len(proxy.requests) == 2 and caplog.records == []
+    backend.set('key', b'1')
+    assert caplog.records == []  # nor a recovery
+
+
 @pytest.mark.skipif(
     Version(botocore.__version__) < Version('1.40.10'),
     reason='this botocore does not know the reasons')
@@ -1814,7 +1830,7 @@ app.backend.store.table.write_many(puts=[
 assert results.get(timeout=60) == list(range(250))
 assert len([item for _, page in dv.scan(app.backend.store.table, 2) for item in page]) == 250
 results.forget()
-dv.shared_poller(app.backend.options).serve()  # as gevent and eventlet would have it
+dv.shared_poller(app.backend.options).poll_in_background()  # as gevent and eventlet would have it
 assert [item for _, page in dv.scan(app.backend.store.table, 2) for item in page] == []
 assert app.send_task('task', task_id='sent').id == 'sent'
 """
@@ -2486,6 +2502,21 @@ def test_a_table_deleted_meanwhile_is_created_again(
     client.delete_table(TableName=table_name)
     backend.store_result('id', 1, states.SUCCESS)
     assert backend.get_result('id') == 1
+
+
+@pytest.mark.parametrize('denied', ['DescribeTable', 'CreateTable'])
+def test_who_may_not_create_the_table_learns_how_to(
+        denied: str, make_app: MakeApp, proxy: Proxy) -> None:
+    hint = 'or create the table, with the string hash key "id" and time to live on "ttl"'
+    proxy.faults = first(99, Error('AccessDeniedException', 'no'), denied)
+    for query, expected in (('', True), ('create_table=false', False)):
+        with pytest.raises(ImproperlyConfigured) as caught:
+            make_app(query).backend.get('key')
+        assert (hint in str(caught.value)) is expected
+    proxy.faults = lambda operation, body: Error('AccessDeniedException', 'no')
+    with pytest.raises(ImproperlyConfigured, match='GetItem is needed') as caught:
+        make_app().backend.get('key')
+    assert hint not in str(caught.value)
 
 
 def arn_app(make_app: MakeApp, proxy: Proxy, name: str) -> Celery:
@@ -7297,9 +7328,9 @@ def test_a_task_that_is_sent_is_distinguished_from_an_id_that_never_was(
 def test_a_task_is_sent_whatever_becomes_of_its_tracking(
         make_app: MakeApp, proxy: Proxy, caplog: pytest.LogCaptureFixture,
         monkeypatch: pytest.MonkeyPatch) -> None:
-    def lines() -> list[str]:
-        return [record.getMessage() for record in caplog.records
-                if record.name == dv.__name__ and record.levelno >= logging.WARNING]
+    def lines(text: str = 'track_sent') -> list[str]:
+        return [record.getMessage() for record in caplog.records if record.name == dv.__name__
+                and record.levelno >= logging.WARNING and text in record.getMessage()]
 
     app = make_app('track_sent=true')
     sent: list[str] = []
@@ -7310,7 +7341,7 @@ def test_a_task_is_sent_whatever_becomes_of_its_tracking(
     celery.signals.after_task_publish.connect(note)
     app.send_task('task')  # the table is missing: it is not made to wait for one
     assert 'CreateTable' not in operations(proxy)
-    assert len(lines()) == 1 and 'track_sent: tasks are sent, but it is not stored' in lines()[0]
+    assert len(lines('')) == 1 and 'track_sent: tasks are sent, but it is not stored' in lines()[0]
     assert 'ResourceNotFoundException' in lines()[0]
     app.send_task('task')  # and the next one does not try
     assert operations(proxy) == ['PutItem']
