@@ -133,13 +133,9 @@ T = TypeVar('T')
 # Options
 # --------------------------------------------------------------------------------------------------
 #
-# All settings, validated once: nothing below parses or re-checks one.
-#
-#   parsers     take what was given and return the value, or raise a ValueError that says what would
-#               be right.
-#   sources     The first that names an option wins: the URL's query, the transport options,
-#               Celery's other settings, the rest of the URL.
-#   secrets     Error messages never contain credentials or fragments of them.
+# All settings, validated once: nothing below parses or re-checks one.  A parser takes what was
+# given and returns the value, or raises a ValueError that says what would be right.  Error messages
+# never contain credentials or fragments of them.
 
 MASK = '**'
 LARGEST_RESULT = 400_000_000  # bytes, 1,000 items: bounds what one value can cost
@@ -233,7 +229,7 @@ def _endpoint_url(given: Any) -> str:
 
 def is_key(given: Any) -> bool:
     """Whether it can be an access key, a secret key or a session token."""
-    # one read from a file can end in a newline, which is not allowed in a header
+    # one that is read from a file can end in a newline, which no header may contain
     return isinstance(given, str) and re.fullmatch('[!-~]+', given) is not None
 
 
@@ -334,7 +330,7 @@ class Options:
 
     # retries
     retry_if_throttled: bool = _option(
-        True, _boolean, 'retry when DynamoDB throttles; otherwise raise at once')
+        True, _boolean, 'retry when DynamoDB throttles; otherwise raise immediately')
     retry_base_delay: float = _option(
         0.05, _above_zero, 'upper bound of the first pause between two attempts, in seconds; '
         'doubled for each further one')
@@ -374,20 +370,15 @@ _FOREIGN_OPTIONS = frozenset({
     'wait_time_seconds',
 })
 
-# Celery's own settings for a backend's retries: (setting, option, unit of the setting)
-_RETRY_SETTINGS = (
-    ('result_backend_base_sleep_between_retries_ms', 'retry_base_delay', 1e-3),
-    ('result_backend_max_sleep_between_retries_ms', 'retry_max_delay', 1e-3),
-    ('result_backend_max_retries', 'max_retries', 1),
-)
-
 
 # --- sources --------------------------------------------------------------------------------------
 
 def parse_options(url: str | None, settings: Any, table: str | None = None) -> Options:
     """The options from a URL and from Celery's settings (``app.conf``).
 
-    table: its name, if the URL has none.  Raises ImproperlyConfigured.
+    The first of these that names an option wins: the URL's query, the transport options, Celery's
+    other settings, the URL's other parts.  table: its name, if the URL has none.  Raises
+    ImproperlyConfigured.
     """
     parts = _split_url(url or 'dynamodb://')
     transport = settings.get('result_backend_transport_options') or {}
@@ -494,7 +485,10 @@ def _parse_keys(parts: SplitResult) -> dict[str, Any]:
 def _parse_settings(settings: Any) -> dict[str, Any]:
     """The values of Celery's own settings."""
     parsed = _parse_named({'endpoint_url': settings.get('dynamodb_endpoint_url') or None})
-    for setting, option, unit in _RETRY_SETTINGS:
+    for setting, option, unit in (
+            ('result_backend_base_sleep_between_retries_ms', 'retry_base_delay', 1e-3),
+            ('result_backend_max_sleep_between_retries_ms', 'retry_max_delay', 1e-3),
+            ('result_backend_max_retries', 'max_retries', 1)):
         if settings.value_set_for(setting) and settings.get(setting) is not None:
             parsed[option] = parse_setting(setting, settings.get(setting), _not_negative) * unit
     return parsed
@@ -920,7 +914,7 @@ def with_reasons(exc: Exception) -> Exception:
 # Client
 # --------------------------------------------------------------------------------------------------
 #
-# Sends requests, and owns what a process shares.  No Celery and no tables here.
+# Sends requests, and owns what a process shares.  No Celery here, and of tables only the name.
 #
 #   attempts      A request is attempted until it succeeds, its error is permanent, or time is up:
 #                 see Client.send().
