@@ -5,8 +5,7 @@
 One file: install it, or copy it in.  It needs only Celery and botocore, and speaks raw DynamoDB
 JSON.  Read it from top to bottom: a section depends only on those above it.
 
-    options             the settings of a backend, and how each value is checked
-    configuration       what the URL, the transport options and Celery's settings say, parsed once
+    options             all settings, from the URL, the transport options and Celery, validated once
     attributes          Python values to DynamoDB attribute values and back; expressions
     errors and retries  what an error means, what to do about it, and when to retry
     client              sessions, credentials, the request loop; what belongs to a process
@@ -123,15 +122,29 @@ __version__ = '1.1.0'
 __all__ = ('DynamoDBBackend', 'Options', 'ResultTooLarge', 'parse_options')
 
 logger = get_logger(__name__)
+T = TypeVar('T')
 
 
 # --------------------------------------------------------------------------------------------------
 # Options
 # --------------------------------------------------------------------------------------------------
 #
-# One frozen object holds all settings of a backend, each value checked, so that nothing below
-# this section parses or doubts a setting.  A parser takes what was given and returns the value, or
-# raises a ValueError that says what would be right.
+# All settings, validated once: nothing below parses or re-checks one.  A parser takes what was
+# given and returns the value, or raises a ValueError that says what would be right.  Error messages
+# never contain credentials or fragments of them.
+
+MASK = '**'
+LARGEST_RESULT = 400_000_000  # bytes, 1,000 items: bounds what one value can cost
+_LOCAL_PORT = 8000
+
+_TABLE_NAME = '[A-Za-z0-9_.-]{3,255}'
+TABLE_ARN = re.compile(
+    'arn:(?P<partition>aws[a-z-]*):dynamodb:(?P<region>[a-z0-9-]+):(?P<account>[0-9]{12})'
+    f':table/(?P<name>{_TABLE_NAME})')
+# us-east-1, us-gov-west-1, eu-isoe-west-1, eusc-de-east-1, ...: a region can be newer than botocore
+_AWS_REGION = re.compile(
+    r'[a-z]{2,4}(-[a-z]{2,4})?-(north|south|east|west|central|(north|south)(east|west))-\d+')
+
 
 def configuration_error(
         text: str, cls: type[ImproperlyConfigured] = ImproperlyConfigured) -> ImproperlyConfigured:
@@ -141,6 +154,8 @@ def configuration_error(
 def option_error(name: str, given: Any, expected: str) -> ImproperlyConfigured:
     return configuration_error(f'{name}={given!r} must be {expected}')
 
+
+# --- parsers --------------------------------------------------------------------------------------
 
 def _text(given: Any) -> str:
     if isinstance(given, str) and given.strip():
@@ -155,9 +170,9 @@ def _boolean(given: Any) -> bool:
         raise ValueError('true or false') from None
 
 
-def number_parser(
+def _number(
         expected: str, convert: Callable[[Any], Any],
-        fits: Callable[[Any], bool] = lambda value: True) -> Callable[[Any], Any]:
+        fits: Callable[[Any], bool]) -> Callable[[Any], Any]:
     def parse(given: Any) -> Any:
         try:
             if isinstance(given, bool) or '_' in str(given):  # Python would read 1_0 as 10
@@ -184,13 +199,7 @@ def _choice(**choices: str) -> Callable[[Any], str]:
     return parse
 
 
-_TABLE_NAME = '[A-Za-z0-9_.-]{3,255}'
-TABLE_ARN = re.compile(
-    'arn:(?P<partition>aws[a-z-]*):dynamodb:(?P<region>[a-z0-9-]+):(?P<account>[0-9]{12})'
-    f':table/(?P<name>{_TABLE_NAME})')
-
-
-def parse_table_name(given: Any) -> str:
+def _table(given: Any) -> str:
     # docs.aws.amazon.com/amazondynamodb/latest/developerguide/HowItWorks.NamingRulesDataTypes.html
     if isinstance(given, str) and (
             re.fullmatch(_TABLE_NAME, given) or TABLE_ARN.fullmatch(given)):
@@ -215,10 +224,8 @@ def _endpoint_url(given: Any) -> str:
 
 
 def is_key(given: Any) -> bool:
-    """Whether it can be an access key, a secret key or a session token.
-
-    One that was read from a file can end in a newline, which no header takes.
-    """
+    """Whether it can be an access key, a secret key or a session token."""
+    # one that is read from a file can end in a newline, which no header may contain
     return isinstance(given, str) and re.fullmatch('[!-~]+', given) is not None
 
 
@@ -235,22 +242,20 @@ def _tags(given: Any) -> tuple[tuple[str, str], ...]:
     raise ValueError('key:value,key:value or a dict')
 
 
-LARGEST_RESULT = 400_000_000  # bytes, 1,000 items: what one value can cost has a bound
-
-parse_seconds = number_parser('seconds, 0 or more', float, lambda value: 0 <= value < math.inf)
-_above_zero = number_parser('seconds, more than 0', float, lambda value: 0 < value < math.inf)
-_positive = number_parser('a whole number, 1 or more', int, lambda value: value > 0)
-# bounded, since an item takes no number of more than 38 digits
-_lifetime = number_parser(
-    'a whole number of at most ten digits', int, lambda value: abs(value) < 1e10)
-_whole_not_negative = number_parser('a whole number, 0 or more', int, lambda value: value >= 0)
-_result_size = number_parser(
+parse_seconds = _number('seconds, 0 or more', float, lambda value: 0 <= value < math.inf)
+_above_zero = _number('seconds, more than 0', float, lambda value: 0 < value < math.inf)
+_not_negative = _number('a number, 0 or more', float, lambda value: value >= 0)
+_positive = _number('a whole number, 1 or more', int, lambda value: value > 0)
+_inline_limit = _number('a whole number, 0 or more', int, lambda value: value >= 0)
+_result_size = _number(
     f'a whole number, 1 to {LARGEST_RESULT:,}', int, lambda value: 0 < value <= LARGEST_RESULT)
-
-# of a task, or of Celery's settings, with the same bounds
-parse_result_expires = number_parser(
+# lifetimes are bounded, since DynamoDB takes no number of more than 38 digits
+_lifetime = _number('a whole number of at most ten digits', int, lambda value: abs(value) < 1e10)
+parse_result_expires = _number(
     'seconds, a timedelta, or None for ever', _to_seconds, lambda value: abs(value) < 1e10)
 
+
+# --- options --------------------------------------------------------------------------------------
 
 def _option(default: Any, parse: Callable[[Any], Any], doc: str) -> Any:
     return field(default=default, metadata={'parse': parse, 'doc': doc})
@@ -258,7 +263,7 @@ def _option(default: Any, parse: Callable[[Any], Any], doc: str) -> Any:
 
 @dataclass(frozen=True)
 class Options:
-    """The settings of a backend, each value checked.  Durations are in seconds, sizes in bytes.
+    """The settings of a backend.  Durations are in seconds, sizes in bytes.
 
     Fields with a ``parse`` in their metadata are options of the URL's query and of
     ``result_backend_transport_options``; the others come from the URL's other parts, and
@@ -274,12 +279,6 @@ class Options:
     endpoint_url: str | None = _option(
         None, _endpoint_url, 'endpoint to use in place of the one that the URL or the region names')
     profile: str | None = _option(None, _text, "profile of AWS's shared configuration files")
-    use_fips_endpoint: bool | None = _option(
-        None, _boolean,
-        "use the FIPS endpoint of the region; default: as AWS's tools are configured")
-    use_dualstack_endpoint: bool | None = _option(
-        None, _boolean, 'use the endpoint of the region that also speaks IPv6; '
-        "default: as AWS's tools are configured")
     max_pool_connections: int = _option(
         10, _positive, 'connections kept open, in each process: '
         'at least as many as a worker has threads')
@@ -314,8 +313,8 @@ class Options:
     max_result_size: int = _option(
         16 * 2**20, _result_size, 'largest result, in bytes as it is stored')
     chord_inline_limit: int = _option(
-        100_000, _whole_not_negative, "bytes of a chord's values that the message of its body may "
-        'hold; if there are more, they are read when the body is called; 0: no limit')
+        100_000, _inline_limit, "bytes of a chord's values that the message of its body may hold; "
+        'if there are more, they are read when the body is called; 0: no limit')
     celery_keys: bool = _option(
         False, _boolean, "write ids in the form of Celery's own DynamoDB backend, "
         'to share its table while you migrate')
@@ -325,9 +324,9 @@ class Options:
     global_keyprefix: str | None = _option(
         None, str, 'prefix of every id, as on other backends (transport options only)')
 
-    # patience
+    # retries
     retry_if_throttled: bool = _option(
-        True, _boolean, 'retry when DynamoDB throttles; otherwise raise at once')
+        True, _boolean, 'retry when DynamoDB throttles; otherwise raise immediately')
     retry_base_delay: float = _option(
         0.05, _above_zero, 'upper bound of the first pause between two attempts, in seconds; '
         'doubled for each further one')
@@ -341,118 +340,84 @@ class Options:
         '(a saved group, a part of a chord) waits for it')
 
 
-# --------------------------------------------------------------------------------------------------
-# Configuration
-# --------------------------------------------------------------------------------------------------
-#
-# From a URL, the transport options and Celery's settings to Options.  The first of these that names
-# an option wins: the URL's query, the transport options, Celery's other settings, the URL's place.
-# No message shows a key, nor a piece of one.
-
-_SYNONYMS = {'read': 'read_throughput', 'write': 'write_throughput'}
 _PARSERS: dict[str, Callable[[Any], Any]] = {
     f.name: f.metadata['parse'] for f in dataclasses.fields(Options) if 'parse' in f.metadata}
+_SYNONYMS = {'read': 'read_throughput', 'write': 'write_throughput'}
+# botocore reads them itself, from the environment and the profile
+_OF_BOTOCORE = ('use_fips_endpoint', 'use_dualstack_endpoint')
 
-#: what Celery's and kombu's documentation also puts into result_backend_transport_options, for
-#: brokers and for other backends.  "region" is not here: somebody may mean ours.
+# Broker and other-backend options that share the transport options, by the documentation of Celery
+# and kombu.  Not "region": users may mean ours.
 _FOREIGN_OPTIONS = frozenset({
-    'ack_deadline_seconds', 'ack_emulation', 'body_encoding', 'bulk_max_messages',
-    'client-config', 'client_name', 'confirm_publish', 'deadletter_queue',
-    'enable_exactly_once_delivery', 'expiration_seconds', 'fanout_patterns', 'fanout_prefix',
-    'fetch_message_attributes', 'health_check_interval', 'interval_max', 'interval_start',
-    'interval_step', 'is_secure', 'master_name', 'max_connections', 'max_lock_renewal_duration',
-    'max_retries', 'min_other_sentinels', 'peek_lock_seconds', 'polling_interval',
-    'predefined_exchanges', 'predefined_queues', 'priority_steps', 'queue_name_prefix',
-    'queue_order_strategy', 'queue_tags', 'result_chord_ordered', 'retry_backoff_factor',
-    'retry_backoff_max', 'retry_errback', 'retry_on_timeout', 'retry_policy',
-    'retry_timeout_seconds', 'retry_total', 'sentinel_kwargs', 'sep', 'socket_connect_timeout',
-    'socket_keepalive', 'socket_keepalive_options', 'socket_timeout', 'sqs-creation-attributes',
-    'sts_role_arn', 'sts_token_buffer_time', 'sts_token_timeout', 'supports_fanout',
-    'unacked_index_key', 'unacked_key', 'unacked_mutex_expire', 'unacked_mutex_key',
-    'unacked_restore_interval', 'unacked_restore_limit', 'unacked_restore_throttle',
-    'use_lock_renewal', 'visibility_timeout', 'wait_time_seconds',
+    'ack_deadline_seconds', 'ack_emulation', 'body_encoding', 'bulk_max_messages', 'client-config',
+    'client_name', 'confirm_publish', 'deadletter_queue', 'enable_exactly_once_delivery',
+    'expiration_seconds', 'fanout_patterns', 'fanout_prefix', 'fetch_message_attributes',
+    'health_check_interval', 'interval_max', 'interval_start', 'interval_step', 'is_secure',
+    'master_name', 'max_connections', 'max_lock_renewal_duration', 'max_retries',
+    'min_other_sentinels', 'peek_lock_seconds', 'polling_interval', 'predefined_exchanges',
+    'predefined_queues', 'priority_steps', 'queue_name_prefix', 'queue_order_strategy',
+    'queue_tags', 'result_chord_ordered', 'retry_backoff_factor', 'retry_backoff_max',
+    'retry_errback', 'retry_on_timeout', 'retry_policy', 'retry_timeout_seconds', 'retry_total',
+    'sentinel_kwargs', 'sep', 'socket_connect_timeout', 'socket_keepalive',
+    'socket_keepalive_options', 'socket_timeout', 'sqs-creation-attributes', 'sts_role_arn',
+    'sts_token_buffer_time', 'sts_token_timeout', 'supports_fanout', 'unacked_index_key',
+    'unacked_key', 'unacked_mutex_expire', 'unacked_mutex_key', 'unacked_restore_interval',
+    'unacked_restore_limit', 'unacked_restore_throttle', 'use_lock_renewal', 'visibility_timeout',
+    'wait_time_seconds',
 })
 
-# us-east-1, us-gov-west-1, eu-isoe-west-1, eusc-de-east-1, ...: a region can be newer than botocore
-_AWS_REGION = re.compile(
-    r'[a-z]{2,4}(-[a-z]{2,4})?-(north|south|east|west|central|(north|south)(east|west))-\d+')
-_LOCAL_PORT = 8000
-MASK = '**'
 
-# Celery's own settings for a backend's retries: (setting, option, unit of the setting)
-_RETRY_SETTINGS = (
-    ('result_backend_base_sleep_between_retries_ms', 'retry_base_delay', 1e-3),
-    ('result_backend_max_sleep_between_retries_ms', 'retry_max_delay', 1e-3),
-    ('result_backend_max_retries', 'max_retries', 1),
-)
-_number_not_negative = number_parser('a number, 0 or more', float, lambda value: value >= 0)
+# --- sources --------------------------------------------------------------------------------------
 
+def parse_options(url: str | None, settings: Any, table: str | None = None) -> Options:
+    """The options from a URL and from Celery's settings (``app.conf``).
 
-def _parse(name: str, given: Any, parse: Callable[[Any], Any], masked: Any = None) -> Any:
-    """The value of one option.  Raises ImproperlyConfigured, which shows ``masked`` if given."""
-    try:
-        return parse(given)
-    except ValueError as exc:
-        raise option_error(name, given if masked is None else masked, str(exc)) from None
-
-
-def parse_setting(name: str, given: Any, parse: Callable[[Any], Any]) -> Any:
-    """The value of one of Celery's settings, None if it is not set; like _parse()."""
-    return None if given is None else _parse(name, given, parse)
-
-
-def _near_miss(name: str) -> str | None:
-    """The option that was probably meant by a name that is none."""
-    near = difflib.get_close_matches(name, [*_PARSERS, *_SYNONYMS], n=1, cutoff=0.75)
-    return near[0] if near else None
-
-
-@functools.cache  # each thread has a backend, and one warning is enough
-def _warn_of_unknown(names: tuple[str, ...]) -> None:
-    logger.warning(
-        'dynamodb result backend: result_backend_transport_options has %s, which is no option of '
-        'this backend, and is ignored; the options are %s',
-        ', '.join(map(repr, names)), ', '.join(sorted(_PARSERS)))
-
-
-def _drop_foreign(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The transport options less those that are for brokers and other backends.
-
-    What is close to one of ours stays, for the error that says so.
+    The first of these that names an option wins: the URL's query, the transport options, Celery's
+    other settings, the URL's other parts.  table: its name, if the URL has none.  Raises
+    ImproperlyConfigured.
     """
-    ours = {name: value for name, value in given.items()
-            if _SYNONYMS.get(name, name) in _PARSERS
-            or (name not in _FOREIGN_OPTIONS and _near_miss(str(name)))}
-    unknown = given.keys() - ours.keys() - _FOREIGN_OPTIONS
-    if unknown:
-        _warn_of_unknown(tuple(sorted(map(str, unknown))))
-    return ours
+    parts = _split_url(url or 'dynamodb://')
+    transport = settings.get('result_backend_transport_options') or {}
+    parsed = {
+        'table': parse_setting('table_name', table or Options.table, _table),
+        **_parse_place(parts), **_parse_settings(settings),
+        **_parse_named(transport, shared=True), **_parse_query(parts.query)}
+    _check_conflicts(parsed)
+    arn = TABLE_ARN.fullmatch(parsed['table'])
+    if arn:
+        region, host = arn['region'], parts.hostname or ''
+        if _AWS_REGION.fullmatch(host) and host != region:
+            raise option_error('region', host, f'{region}, as in the ARN of the table, or left out')
+        parsed.update(region=region, create_table=False)
+    return Options(**parsed)
 
 
-def _parse_named(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of options that were given by name.  Raises ImproperlyConfigured."""
-    parsed: dict[str, Any] = {}
-    for name, value in given.items():
-        if value is None:
-            continue  # as if it were left out
-        option = _SYNONYMS.get(name, name)
-        if option not in _PARSERS:
-            near = _near_miss(str(name))
-            hint = f'did you mean {near}?' if near else (
-                'the options are ' + ', '.join(sorted(_PARSERS)))
-            raise configuration_error(f'there is no option {name!r}; {hint}')
-        if option in parsed:
-            same = ' and '.join(each for each in given if _SYNONYMS.get(each, each) == option)
-            raise configuration_error(f'{same} are the same option; give one')
-        # an endpoint may be refused because it holds a password
-        masked = '…' if option == 'endpoint_url' else None
-        parsed[option] = _parse(name, value, _PARSERS[option], masked)
-    return parsed
+def _check_conflicts(parsed: Mapping[str, Any]) -> None:
+    on_demand = parsed.get('billing_mode') == 'PAY_PER_REQUEST'
+    for name, conflicts, reason in (
+            ('read_throughput', on_demand, 'billing_mode=on_demand'),
+            ('write_throughput', on_demand, 'billing_mode=on_demand'),
+            ('profile', 'access_key' in parsed, 'the URL has keys'),
+            ('create_table', TABLE_ARN.fullmatch(parsed['table']),
+             'the table is an ARN: it is created where it belongs')):
+        if conflicts and parsed.get(name):
+            raise option_error(name, parsed[name], f'left out if {reason}')
+
+
+def parse_setting(
+        name: str, given: Any, parse: Callable[[Any], Any], shown: Any = None) -> Any:
+    """The value of an option or setting; None if it is not set.
+
+    Raises ImproperlyConfigured, whose message has ``shown``, if given, in place of the value.
+    """
+    try:
+        return None if given is None else parse(given)
+    except ValueError as exc:
+        raise option_error(name, given if shown is None else shown, str(exc)) from None
 
 
 def _split_url(url: str) -> SplitResult:
-    # No message shows a piece of the URL that may be a piece of a key: an unquoted "/" moves the
-    # end of a key into the table's name.
+    # an unquoted "/" moves the end of a key into the table's name: show no piece of the URL
     authority, _, path = url.partition('?')[0].partition('://')[2].partition('/')
     first_option = url.partition('?')[2].partition('=')[0]
     if authority.count('@') > 1 or '@' in path + first_option or '#' in url:
@@ -471,12 +436,35 @@ def _split_url(url: str) -> SplitResult:
         'the port a number from 1 to 65535; the keys and the port may be left out')
 
 
+def _parse_place(parts: SplitResult) -> dict[str, Any]:
+    """The values that the URL gives by position: keys, region or endpoint, and table."""
+    parsed = _parse_keys(parts)
+    host, port = parts.hostname or '', parts.port
+    local = host == 'local'
+    loopback = host == 'localhost' or ':' in host or re.fullmatch(r'[\d.]+', host) is not None
+    if _AWS_REGION.fullmatch(host):
+        parsed['region'] = host
+    elif host and (port or local or loopback):
+        address = 'localhost' if local else f'[{host}]' if ':' in host else host
+        endpoint_url = f'http://{address}:{port or _LOCAL_PORT}'
+        if not is_endpoint_url(endpoint_url):
+            raise option_error('host', host, 'a host name, of letters, digits, "-" and "."')
+        parsed.update(local=local, region='us-east-1', endpoint_url=endpoint_url)
+    elif host:
+        raise option_error(
+            'region', host,
+            'an AWS region such as eu-west-1, "local" for DynamoDB Local, or host:port')
+    table = unquote(parts.path.strip('/'))
+    if table:
+        parsed['table'] = parse_setting('table', table, _table)
+    return parsed
+
+
 def _parse_keys(parts: SplitResult) -> dict[str, Any]:
     access_key, secret_key = unquote(parts.username or ''), unquote(parts.password or '')
     if bool(access_key) != bool(secret_key):
-        found = 'a secret key without an access key'
-        if access_key:
-            found = 'an access key without a secret key'
+        found = ('an access key without a secret key' if access_key
+                 else 'a secret key without an access key')
         raise configuration_error(
             f'the URL has {found}; give both, or none to use the credentials that botocore finds')
     if secret_key == MASK:
@@ -490,99 +478,69 @@ def _parse_keys(parts: SplitResult) -> dict[str, Any]:
     return {'access_key': access_key, 'secret_key': secret_key} if access_key else {}
 
 
-def _parse_place(parts: SplitResult) -> dict[str, Any]:
-    """The values of options that the URL gives by position.  Raises ImproperlyConfigured."""
-    parsed = _parse_keys(parts)
-    host, port = parts.hostname or '', parts.port
-    loopback = host == 'localhost' or ':' in host or re.fullmatch(r'[\d.]+', host) is not None
-    if host == 'local':
-        endpoint_url = f'http://localhost:{port or _LOCAL_PORT}'
-        parsed.update(local=True, region='us-east-1', endpoint_url=endpoint_url)
-    elif _AWS_REGION.fullmatch(host):
-        parsed.update(region=host)
-    elif host and (port or loopback):
-        address = f'[{host}]' if ':' in host else host
-        endpoint_url = f'http://{address}:{port or _LOCAL_PORT}'
-        if not is_endpoint_url(endpoint_url):
-            raise option_error('host', host, 'a host name, of letters, digits, "-" and "."')
-        parsed.update(region='us-east-1', endpoint_url=endpoint_url)
-    elif host:
-        raise option_error(
-            'region', host,
-            'an AWS region such as eu-west-1, "local" for DynamoDB Local, or host:port')
-
-    table = unquote(parts.path.strip('/'))
-    if table:
-        parsed.update(table=_parse('table', table, parse_table_name))
-    return parsed
-
-
 def _parse_settings(settings: Any) -> dict[str, Any]:
-    """The values of options that Celery's settings give.  Raises ImproperlyConfigured."""
-    parsed: dict[str, Any] = {}
-    for setting, option, unit in _RETRY_SETTINGS:
+    """The values of Celery's own settings."""
+    parsed = _parse_named({'endpoint_url': settings.get('dynamodb_endpoint_url') or None})
+    for setting, option, unit in (
+            ('result_backend_base_sleep_between_retries_ms', 'retry_base_delay', 1e-3),
+            ('result_backend_max_sleep_between_retries_ms', 'retry_max_delay', 1e-3),
+            ('result_backend_max_retries', 'max_retries', 1)):
         if settings.value_set_for(setting) and settings.get(setting) is not None:
-            parsed[option] = _parse(setting, settings.get(setting), _number_not_negative) * unit
-    endpoint_url = settings.get('dynamodb_endpoint_url')
-    if endpoint_url:
-        parsed.update(_parse_named({'endpoint_url': endpoint_url}))
+            parsed[option] = parse_setting(setting, settings.get(setting), _not_negative) * unit
     return parsed
 
 
-def parse_options(url: str | None, settings: Any, table: str | None = None) -> Options:
-    """The options from a URL and from Celery's settings (``app.conf``).
-
-    table: its name, if the URL has none.  The URL's query wins over
-    ``result_backend_transport_options``, these over Celery's other settings, and all of them over
-    the URL's host.  Raises ImproperlyConfigured, which never shows a key.
-    """
-    parts = _split_url(url or 'dynamodb://')
-    query = parse_qsl(parts.query, keep_blank_values=True)
-    twice = [name for name, times in Counter(name for name, _ in query).items() if times > 1]
-    if twice:
-        raise configuration_error(f'the URL has the option {twice[0]} twice; give it once')
-    in_query = _parse_named(dict(query))
-    if 'global_keyprefix' in in_query:
+def _parse_query(query: str) -> dict[str, Any]:
+    given = parse_qsl(query, keep_blank_values=True)
+    for name, times in Counter(name for name, _ in given).items():
+        if times > 1:
+            raise configuration_error(f'the URL has the option {name} twice; give it once')
+    parsed = _parse_named(dict(given))
+    if 'global_keyprefix' in parsed:
         raise configuration_error(
             'give global_keyprefix in result_backend_transport_options, where Celery reads it')
-    transport = settings.get('result_backend_transport_options') or {}
-    in_transport = _parse_named(_drop_foreign(transport))
+    return parsed
+
+
+def _parse_named(given: Mapping[str, Any], shared: bool = False) -> dict[str, Any]:
+    """The values of options given by name; shared: by a setting that has others' options, too."""
     parsed: dict[str, Any] = {}
-    if table:
-        parsed['table'] = _parse('table_name', table, parse_table_name)
-    parsed.update(_parse_place(parts))
-    parsed.update(_parse_settings(settings))
-    parsed.update(in_transport)
-    parsed.update(in_query)
-    _check_conflicts(parsed)
-    arn = TABLE_ARN.fullmatch(parsed.get('table', ''))
-    if arn:
-        parsed.update(_parse_arn(arn, parts.hostname or '', parsed))
-    return Options(**parsed)
+    unknown = []
+    for name, value in given.items():
+        option = _SYNONYMS.get(name, name)
+        if value is None or (shared and name in _FOREIGN_OPTIONS):
+            continue  # None: as if it were left out
+        if option in parsed:
+            same = ' and '.join(each for each in given if _SYNONYMS.get(each, each) == option)
+            raise configuration_error(f'{same} are the same option; give one')
+        if option in _PARSERS:
+            # an endpoint can contain a password
+            shown = '…' if option == 'endpoint_url' else None
+            parsed[option] = parse_setting(name, value, _PARSERS[option], shown)
+        elif shared and not _hint(str(name)):
+            unknown.append(str(name))
+        else:
+            hint = _hint(str(name)) or 'the options are ' + ', '.join(sorted(_PARSERS))
+            raise configuration_error(f'there is no option {name!r}; {hint}')
+    if unknown:
+        _warn_of_unknown(tuple(sorted(unknown)))
+    return parsed
 
 
-def _parse_arn(arn: re.Match[str], host: str, parsed: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of options that follow from a table's ARN.  Raises ImproperlyConfigured."""
-    region = arn['region']
-    if _AWS_REGION.fullmatch(host) and host != region:
-        raise option_error('region', host, f'{region}, as in the ARN of the table, or left out')
-    if parsed.get('create_table'):
-        raise option_error(
-            'create_table', True, 'left out if the table is an ARN: it is created where it belongs')
-    return {'region': region, 'create_table': False}
+def _hint(name: str) -> str:
+    """What was probably meant by a name that is no option; '' if there is no telling."""
+    if name in _OF_BOTOCORE:
+        return f'set AWS_{name.upper()}'
+    near = difflib.get_close_matches(name, [*_PARSERS, *_SYNONYMS], n=1, cutoff=0.75)
+    return f'did you mean {near[0]}?' if near else ''
 
 
-def _check_conflicts(parsed: Mapping[str, Any]) -> None:
-    if parsed.get('billing_mode') == 'PAY_PER_REQUEST':
-        for name in ('read_throughput', 'write_throughput'):
-            if name in parsed:
-                raise option_error(name, parsed[name], 'left out if billing_mode=on_demand')
-    for name in ('use_fips_endpoint', 'use_dualstack_endpoint'):
-        if parsed.get(name) and parsed.get('endpoint_url'):
-            raise option_error(
-                name, True, 'left out if the endpoint is given: it is for those of a region')
-    if parsed.get('access_key') and parsed.get('profile'):
-        raise option_error('profile', parsed['profile'], 'left out if the URL has keys')
+@functools.cache  # each thread has a backend, and one warning is enough
+def _warn_of_unknown(names: tuple[str, ...]) -> None:
+    logger.warning(
+        'dynamodb result backend: result_backend_transport_options has %s, which is no option of '
+        'this backend, and is ignored; the options are %s',
+        ', '.join(map(repr, names)), ', '.join(sorted(_PARSERS)))
 
 
 def mask_secret(url: str) -> str:
@@ -597,12 +555,12 @@ def mask_secret(url: str) -> str:
 
 def unmask_secret(
         url: str, configured: Iterable[tuple[T, Any]]) -> tuple[T, str] | tuple[None, str]:
-    """The first of the configured URLs that a pickled backend's stands for, and whose it is.
+    """The first configured URL that a masked one, of a pickled backend, stands for; and its owner.
 
-    url: its secret key is masked.  configured: (owner, URL) pairs.  It is the same URL, or else
-    names the same place by another access key.  (None, url) if there is none.
+    configured: (owner, URL) pairs.  The URL is the same, or else names the same place by another
+    access key.  (None, url) if there is none.
     """
-    found = []
+    same_place = []
     for owner, other in configured:
         scheme, separator, rest = str(other).partition('://')
         own = scheme.rpartition('+')[2] + separator + rest
@@ -613,8 +571,8 @@ def unmask_secret(
         if masked == url:
             return owner, own
         if masked.rpartition('@')[2] == url.rpartition('@')[2]:
-            found.append((owner, own))
-    return found[0] if found else (None, url)
+            same_place.append((owner, own))
+    return same_place[0] if same_place else (None, url)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -622,7 +580,7 @@ def unmask_secret(
 # --------------------------------------------------------------------------------------------------
 #
 # Pure functions between Python values and DynamoDB's JSON, and from expressions to parameters of a
-# request.  They send nothing.
+# request.
 
 Item = dict[str, Any]  # attribute name to str, int, float, bytes, bool or a set of bytes
 
@@ -656,7 +614,7 @@ def unmarshal(attribute: Mapping[str, Any]) -> Any:
 
 
 def _binary(value: bytes | str) -> bytes:
-    # bytes if botocore has parsed the response: see _parse_response
+    # bytes if botocore parsed the response: see _parse_response()
     return value if isinstance(value, bytes) else base64.b64decode(value)
 
 
@@ -669,10 +627,9 @@ def unmarshal_item(attributes: Mapping[str, Any]) -> Item:
 
 
 def expressions(values: Mapping[str, Any], **texts: str | None) -> dict[str, Any]:
-    """The request parameters for expressions, with names and values filled in.
+    """The parameters of a request with expressions, their names and values filled in.
 
-    Every attribute is written ``#name``, since many of ours are reserved words, and every value
-    ``:name``.
+    They write attributes as ``#name``, since many are reserved words, and values as ``:name``.
     """
     params: dict[str, Any] = {name: text for name, text in texts.items() if text}
     used = ' '.join(params.values())
@@ -691,11 +648,30 @@ def expressions(values: Mapping[str, Any], **texts: str | None) -> dict[str, Any
 # Errors and retries
 # --------------------------------------------------------------------------------------------------
 #
-# classify() maps each error, by the table _BY_CODE, to one policy: whether the same request may
-# succeed later, whether DynamoDB wants fewer requests, whether to refresh the credentials, and what
-# a person can do.  How long to wait between attempts, and when to give up, is the job of Backoff;
-# Client.send() makes them.  Knows nothing of Celery, but for the class of errors that only a person
-# can mend.
+# classify() maps each error to one policy: transient?  throttled?  refresh the credentials?  what
+# should the operator do?  Backoff paces attempts, within a Budget; Client.send() makes them.
+
+Sleep = Callable[[float], Any]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The time that a caller has.
+
+    deadline: of ``time.monotonic``.  sleep: pauses between attempts; it may raise.
+    """
+
+    deadline: float = math.inf
+    sleep: Sleep = time.sleep
+
+    @property
+    def is_spent(self) -> bool:
+        return time.monotonic() >= self.deadline
+
+
+UNLIMITED = Budget()
+ONE_ATTEMPT = Budget(deadline=-math.inf)
+
 
 @dataclass(frozen=True)
 class Backoff:
@@ -716,21 +692,19 @@ class Backoff:
         # Celery's setting for the base may be 0
         return jitter * min(self.maximum, max(self.base, 0.001) * 2.0 ** min(retry, 64))
 
-    def attempts(
-            self, deadline: float = math.inf, sleep: Callable[[float], Any] = time.sleep,
-    ) -> Iterator[int]:
+    def attempts(self, budget: Budget = UNLIMITED) -> Iterator[int]:
         """Yields the number of each attempt, from 0, and sleeps before each but the first.
 
-        Ends after the timeout, or at the deadline (of ``time.monotonic``) if that comes first: the
-        last pause is cut so that one more attempt is made right then.
+        Ends after the timeout, or at the budget's deadline if that comes first: the last pause is
+        cut so that one more attempt is made right then.
         """
-        end = min(time.monotonic() + self.timeout, deadline)
+        end = min(time.monotonic() + self.timeout, budget.deadline)
         for number in itertools.count():
             yield number
             remaining = end - time.monotonic()
             if remaining <= 0 or number >= self.max_retries:
                 return
-            sleep(min(remaining, self.pause(number, random.random())))
+            budget.sleep(min(remaining, self.pause(number, random.random())))
 
 
 class DeniedAction(ImproperlyConfigured):
@@ -738,7 +712,7 @@ class DeniedAction(ImproperlyConfigured):
 
 
 class ExpiredCredentials(ImproperlyConfigured):
-    """Nobody has renewed the credentials yet, or where they come from has none right now."""
+    """The credentials have not been renewed yet, or their source has none at the moment."""
 
 
 class BrokenConfiguration(ImproperlyConfigured):
@@ -757,7 +731,7 @@ class ReplacedMeanwhile(Exception):
     """A large value was replaced each time before all of it was read."""
 
 
-#: what a request raises when it is given up
+#: everything that requests raise
 FAILURES = (ClientError, BotoCoreError, ResponseParserError, ImproperlyConfigured, InvalidId,
             ReplacedMeanwhile)
 
@@ -767,8 +741,8 @@ class ErrorPolicy:
     """What an error of a request calls for.
 
     transient: the same request may succeed later.  throttled: because DynamoDB wants fewer
-    requests.  refresh: other credentials may be there now, where these came from.  hint: what a
-    person can do, in an error of the class ``raises``.
+    requests.  refresh: look for credentials again.  hint: what a person can do, in an error of the
+    class ``raises``.
     """
 
     transient: bool = False
@@ -789,16 +763,14 @@ _LATE_CREDENTIALS = ErrorPolicy(
     transient=True, raises=ExpiredCredentials,
     hint='where the credentials come from there are none right now')
 _UNKNOWN_CREDENTIALS = ErrorPolicy(
-    refresh=True,
-    hint='AWS does not know these credentials there: check the access key, '
-         'and that the region is one of its account')
+    refresh=True, hint='AWS does not know these credentials there: check the access key, '
+                       'and that the region is one of its account')
 _WRONG_SIGNATURE = ErrorPolicy(
     refresh=True,
     hint='the signature is not accepted: check the secret key, and the clock of this machine')
 _NO_CREDENTIALS = ErrorPolicy(
-    refresh=True,
-    hint='there are no credentials: put keys into the URL, '
-           "or into one of the places where AWS's tools look for them")
+    refresh=True, hint='there are no credentials: put keys into the URL, '
+                       "or into one of the places where AWS's tools look for them")
 _BROKEN = ErrorPolicy(
     refresh=True, raises=BrokenConfiguration, hint="mend AWS's configuration: it cannot be used")
 _DENIED = ErrorPolicy(raises=DeniedAction, hint='the IAM action {action} is needed, and denied')
@@ -815,8 +787,8 @@ _BY_CODE = {
     'RequestTimeout': _TRANSIENT,
     'RequestTimeoutException': _TRANSIENT,
     'ReplicatedWriteConflictException': _TRANSIENT,  # a global table with strong consistency
-    'TransactionConflictException': _TRANSIENT,  # somebody's transaction holds the item
-    'IDPCommunicationError': _TRANSIENT,  # STS did not reach who knows a web identity
+    'TransactionConflictException': _TRANSIENT,  # another client's transaction holds the item
+    'IDPCommunicationError': _TRANSIENT,  # STS did not reach the provider of a web identity
     'ExpiredTokenException': _EXPIRED,
     'ExpiredToken': _EXPIRED,
     'UnrecognizedClientException': _UNKNOWN_CREDENTIALS,
@@ -828,12 +800,18 @@ _BY_CODE = {
     'AccessDeniedException': _DENIED,
     'AccessDenied': _DENIED,
 }
-# of errors with other codes: a gateway's, whose answer can be any text
+# of responses with other codes: a gateway's can contain any text
 _BY_STATUS = {408: _TRANSIENT, 429: _THROTTLED}
-
-
+# of errors without a response; the first class that fits
+_BY_CLASS: tuple[tuple[Any, ErrorPolicy], ...] = (
+    (NoCredentialsError, _NO_CREDENTIALS),
+    (ExpiredCredentials, _EXPIRED),
+    ((CredentialRetrievalError, MetadataRetrievalError), _LATE_CREDENTIALS),
+    ((BotoConnectionError, HTTPClientError, ResponseParserError, ReplacedMeanwhile), _TRANSIENT),
+    ((BotoCoreError, BrokenConfiguration), _BROKEN),
+)
 # https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/throttling-diagnosing.html
-_BY_REASON = {
+_THROTTLING_HINTS = {
     # the only one that is also in the code of an error
     'ProvisionedThroughputExceeded': 'more is asked of the table than its provisioned units: '
                                      'raise them, turn on auto scaling, or make it on-demand',
@@ -849,50 +827,52 @@ def error_code(exc: BaseException) -> str:
     return exc.response.get('Error', {}).get('Code', '') if isinstance(exc, ClientError) else ''
 
 
-def denied_key_action(exc: BaseException) -> str:
-    """The action on a table's KMS key that is denied; '' if it is none of these."""
-    found = re.search(r'not authorized to perform: (kms:\w+)', str(exc))
-    return found[1] if found else 'kms:Decrypt' if 'KMS key access denied' in str(exc) else ''
-
-
 def classify(exc: BaseException) -> ErrorPolicy:
     """What an error of a request calls for."""
     if isinstance(exc, ClientError):
         status = exc.response.get('ResponseMetadata', {}).get('HTTPStatusCode', 0)
         by_status = _TRANSIENT if status >= 500 else _BY_STATUS.get(status, _PERMANENT)
         return _BY_CODE.get(error_code(exc), by_status)
-    if isinstance(exc, NoCredentialsError):
-        return _NO_CREDENTIALS
-    if isinstance(exc, ExpiredCredentials):
-        return _EXPIRED
-    if isinstance(exc, (CredentialRetrievalError, MetadataRetrievalError)):
-        return _LATE_CREDENTIALS
-    if isinstance(exc, ReplacedMeanwhile):
-        return _TRANSIENT
     if isinstance(exc, SSLError) and 'CERTIFICATE_VERIFY_FAILED' in str(exc):
         return _PERMANENT
     if isinstance(exc, HTTPClientError) and type(exc) is HTTPClientError:
-        return _diagnose_wrapped(exc.kwargs.get('error'))
-    if isinstance(exc, (BotoConnectionError, HTTPClientError, ResponseParserError)):
-        return _TRANSIENT
-    return _BROKEN if isinstance(exc, (BotoCoreError, BrokenConfiguration)) else _PERMANENT
+        return _classify_wrapped(exc.kwargs.get('error'))
+    return next((policy for cls, policy in _BY_CLASS if isinstance(exc, cls)), _PERMANENT)
 
 
-def _diagnose_wrapped(met: object) -> ErrorPolicy:
-    """What it means that botocore wrapped this, which it does with all that it meets."""
-    if _origin(met) == 'urllib3' and isinstance(met, ValueError):
+def _classify_wrapped(exc: object) -> ErrorPolicy:
+    # botocore wraps whatever is raised while it sends
+    if _origin(exc) == 'urllib3' and isinstance(exc, ValueError):
         return _BROKEN  # the URL of a proxy
-    network = isinstance(met, OSError) or _origin(met) in ('urllib3', 'http', 'botocore')
+    network = isinstance(exc, OSError) or _origin(exc) in ('urllib3', 'http', 'botocore')
     return _TRANSIENT if network else _PERMANENT
+
+
+def interruption(exc: BaseException) -> Exception | None:
+    """What a signal handler raised during a request, which botocore wraps like a network error.
+
+    That is Celery's soft time limit, or a class that is neither Python's nor of a library that
+    sends requests.
+    """
+    inner = exc.kwargs.get('error') if isinstance(exc, HTTPClientError) else None
+    senders = ('builtins', 'http', 'urllib3', 'botocore', 'OpenSSL')
+    if not isinstance(inner, Exception) or isinstance(inner, OSError) or _origin(inner) in senders:
+        return None
+    return inner
 
 
 def _origin(exc: object) -> str:
     return type(exc).__module__.partition('.')[0]
 
 
+def denied_key_action(exc: BaseException) -> str:
+    """The denied action on a table's KMS key; '' for other errors."""
+    found = re.search(r'not authorized to perform: (kms:\w+)', str(exc))
+    return found[1] if found else 'kms:Decrypt' if 'KMS key access denied' in str(exc) else ''
+
+
 def _throttling_reasons(exc: BaseException) -> str:
     """Which limits were exceeded, if DynamoDB says so, which botocore passes on since 1.40.10."""
-    # https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/throttling-diagnosing.html
     if not isinstance(exc, ClientError):
         return ''
     reasons = exc.response.get('ThrottlingReasons') or ()
@@ -900,11 +880,11 @@ def _throttling_reasons(exc: BaseException) -> str:
 
 
 def throttling_hint(exc: BaseException) -> str:
-    """What a person can do about an error that is throttling; '' for others."""
+    """What a person can do about throttling; '' for other errors."""
     if not classify(exc).throttled:
         return ''
     found = _throttling_reasons(exc) or error_code(exc)
-    return '; '.join(hint for reason, hint in _BY_REASON.items() if reason in found)
+    return '; '.join(hint for reason, hint in _THROTTLING_HINTS.items() if reason in found)
 
 
 def summary(exc: BaseException) -> str:
@@ -917,7 +897,7 @@ def summary(exc: BaseException) -> str:
 
 
 def with_reasons(exc: Exception) -> Exception:
-    """The error; for one with throttling reasons, one whose message names them."""
+    """The error; with DynamoDB's throttling reasons, if any, in its message."""
     if isinstance(exc, ClientError) and _throttling_reasons(exc) not in str(exc):
         error = exc.response['Error']
         message = f'{error.get("Message")} ({_throttling_reasons(exc)})'
@@ -926,36 +906,20 @@ def with_reasons(exc: Exception) -> Exception:
     return exc
 
 
-def interruption(exc: BaseException) -> Exception | None:
-    """What a signal handler raised during a request: Celery's soft time limit, or a class that is
-    neither Python's nor of a library that sends requests.
-
-    botocore wraps it like an error of the network.
-    """
-    inner = exc.kwargs.get('error') if isinstance(exc, HTTPClientError) else None
-    senders = ('builtins', 'http', 'urllib3', 'botocore', 'OpenSSL')
-    if not isinstance(inner, Exception) or isinstance(inner, OSError) or _origin(inner) in senders:
-        return None
-    return inner
-
-
 # --------------------------------------------------------------------------------------------------
 # Client
 # --------------------------------------------------------------------------------------------------
 #
-# Sends requests and owns what a process shares.  Knows nothing of Celery, nor of tables, but for
-# what an error says of them.
+# Sends requests, and owns what a process shares.  No Celery here, and of tables only the name.
 #
-#   retries     A request is attempted until it succeeds, its error is one that cannot pass by
-#               itself, or time is up; see Client.send().
-#   credentials If an error says that they are no good, the next request looks for others.  They
-#               are read, and checked, before each request: see read_keys().
-#   the same    What botocore raises when AWS's configuration is broken, of a dozen classes, is one
-#   error       BrokenConfiguration: see _configured().
-#   masking     botocore's logs show neither tokens nor secret keys: see _mask_credentials().  Keys
-#               in a URL are masked in "Configuration".
-#   a process   shares one object for each set of options among its threads.  A forked child starts
-#               without any: see shared_by_process().
+#   attempts      A request is attempted until it succeeds, its error is permanent, or time is up:
+#                 see Client.send().
+#   credentials   are read, and checked, before each request: see read_keys().  If AWS does not
+#                 accept them, the next attempt looks for others.
+#   configuration When AWS's configuration is broken, botocore raises errors of a dozen classes.
+#                 Here they are one, BrokenConfiguration: see _configured().
+#   secrets       botocore's log shows no token and no secret key: see _mask_credentials().
+#   a process     has one object for each set of options: see shared_by_process().
 
 _WARN_INTERVAL = 60.0  # seconds between two warnings that requests fail
 # what credentials_source() says besides botocore's words
@@ -968,30 +932,22 @@ _CREDENTIAL = re.compile(
     r'''([\\"']*\s*[:>=]\s*b?[\\"']*)(?:[^\n"'<>,;}\\]|\\.)+''')
 _LONG_WORD = re.compile('[A-Za-z0-9/+=_-]{16,}')
 
-Sleep = Callable[[float], Any]
-T = TypeVar('T')
-
 
 def _mask_credentials(record: logging.LogRecord) -> bool:
-    # at DEBUG botocore logs whole requests, with their session token, and what STS answers, with
-    # new keys
+    # botocore's DEBUG log contains session tokens, and the credentials that STS returns
     text = _CREDENTIAL.sub(rf'\1\2{MASK}', record.getMessage())
-    if record.name == 'botocore.utils':  # what a metadata service answers can have any form
+    if record.name == 'botocore.utils':  # a metadata service's response can have any form
         text = _LONG_WORD.sub(MASK, text)
     record.msg, record.args = text, ()
     return True
 
 
-@functools.cache
-def _data_loader(data_path: str | None) -> Any:
-    """botocore's loader of its models: pure data, which a process, and its forks, parse once."""
-    return botocore.loaders.create_loader(data_path)
-
+# --- AWS's configuration --------------------------------------------------------------------------
 
 def _configured(read: Callable[[], T], session: Any = None) -> T:
     """What a function returns that has botocore read AWS's configuration.
 
-    Raises BrokenConfiguration, and botocore's errors that may pass.
+    Raises BrokenConfiguration, and botocore's errors that are transient.
     """
     error: Exception
     try:
@@ -1001,21 +957,19 @@ def _configured(read: Callable[[], T], session: Any = None) -> T:
     except (BotoCoreError, OSError, ValueError, TypeError, AttributeError, LookupError) as exc:
         if isinstance(exc, BotoCoreError) and classify(exc) is not _BROKEN:
             raise
+        text = summary(exc)
+        if isinstance(exc, (SSOError, TokenRetrievalError)):
+            text += '; run "aws sso login"'
+        elif not isinstance(exc, BotoCoreError):
+            text = f'{type(exc).__name__}: {text}'
         error = configuration_error(
-            f'{_BROKEN.hint}: {_shown(exc)}{_where(session)}', BrokenConfiguration)
-    # not from within the handler: what was met there can show a line of a file of keys
+            f'{_BROKEN.hint}: {text}{_settings_in_use(session)}', BrokenConfiguration)
+    # outside of the handler: the error's context could show a line of a file of keys
     raise error
 
 
-def _shown(exc: Exception) -> str:
-    text = summary(exc)
-    if isinstance(exc, (SSOError, TokenRetrievalError)):
-        return f'{text}; run "aws sso login"'
-    return text if isinstance(exc, BotoCoreError) else f'{type(exc).__name__}: {text}'
-
-
-def _where(session: Any) -> str:
-    """The names of the settings that led there."""
+def _settings_in_use(session: Any) -> str:
+    """The names of AWS's settings in the profile and the environment."""
     profile = session.get_scoped_config() if session else {}
     variables = sorted(name for name in os.environ if name.startswith('AWS_'))
     places = [f'profile {session.profile or "default"} has {", ".join(profile)}'] if profile else []
@@ -1023,8 +977,12 @@ def _where(session: Any) -> str:
     return f' ({"; ".join(places)})' if places else ''
 
 
+# of botocore's models: pure data, which a process, and its forks, parse once
+_data_loader = functools.cache(botocore.loaders.create_loader)
+
+
 def open_session(options: Options) -> Any:
-    """A botocore session whose profile exists, and which knows a region, wherever that is set.
+    """A botocore session whose profile exists, and which has a region.
 
     Raises ImproperlyConfigured.
     """
@@ -1048,7 +1006,7 @@ def open_session(options: Options) -> Any:
     if not re.fullmatch('[A-Za-z0-9-]{1,63}', region):
         raise option_error(
             'region', region, "an AWS region such as eu-west-1, also where AWS's tools look for it")
-    session.register('before-send', _check_headers)  # also of what STS and others are asked for
+    session.register('before-send', _check_headers)  # also of requests to STS and others
     return session
 
 
@@ -1063,7 +1021,7 @@ def _check_headers(request: Any, **kwargs: Any) -> None:
 def read_keys(session: Any) -> Any:
     """The keys that botocore signs with, renewed if it is time; None if there are none.
 
-    Raises BrokenConfiguration, and botocore's errors that may pass.
+    Raises BrokenConfiguration, and botocore's errors that are transient.
     """
     def read() -> Any:
         found = session.get_credentials()
@@ -1092,51 +1050,48 @@ def credentials_source(options: Options, session: Any) -> str | None:
 
 
 def connect(options: Options) -> Any:
-    """A botocore client.  Raises ImproperlyConfigured."""
+    """botocore's client of DynamoDB.  Raises ImproperlyConfigured."""
     session = open_session(options)
     access_key, secret_key = options.access_key, options.secret_key
     source = credentials_source(options, session)
     if source == NOT_NEEDED:
-        access_key = secret_key = 'local'  # DynamoDB Local wants keys, whichever
+        access_key = secret_key = 'local'  # DynamoDB Local wants some keys
     client = create_client(
         session, 'dynamodb', region_name=options.region, endpoint_url=options.endpoint_url,
         aws_access_key_id=access_key, aws_secret_access_key=secret_key,
         config=Config(
             retries={'total_max_attempts': 1, 'mode': 'standard'},  # the retries are ours
-            max_pool_connections=options.max_pool_connections,
+            max_pool_connections=options.max_pool_connections, tcp_keepalive=True,
             connect_timeout=options.connect_timeout, read_timeout=options.read_timeout,
-            use_fips_endpoint=options.use_fips_endpoint,
-            use_dualstack_endpoint=options.use_dualstack_endpoint, tcp_keepalive=True,
             # botocore would validate what we marshal, and build its user agent for each request
             parameter_validation=False,
             user_agent=f'Botocore/{botocore.__version__} dyna-veggie/{__version__}'))
     events = client.meta.events
     if source not in (FROM_URL, NOT_NEEDED, None):
         # the first event of a request, before botocore asks for an account's endpoint
-        events.register(
-            'before-parameter-build.dynamodb', functools.partial(_check_keys, session))
+        events.register('before-parameter-build.dynamodb', lambda **kwargs: read_keys(session))
     events.register('before-parse.dynamodb', _parse_response)
-    events.register('response-received.dynamodb', _check_answer)
+    events.register('response-received.dynamodb', _check_response)
     # it would only write "reached max retries: 0" into each error
     events.unregister('needs-retry.dynamodb', unique_id='retry-config-dynamodb')
     return client
 
 
-def _check_keys(session: Any, **kwargs: Any) -> None:
-    read_keys(session)
-
-
 def create_client(session: Any, service: str, **settings: Any) -> Any:
     """A botocore client.  Raises BrokenConfiguration."""
+    bad_endpoint = InvalidConfigError(error_msg=(
+        'the endpoint in AWS_ENDPOINT_URL, in its like for one service, or in a profile must be '
+        'http(s)://host:port without user name or password'))
+
     def create() -> Any:
         try:
             client = session.create_client(service, **settings)
-        except ValueError as exc:
-            if isinstance(exc, BotoCoreError):
-                raise
-            return None  # botocore's error would show the endpoint
+        except BotoCoreError:
+            raise
+        except ValueError:  # botocore's error would show the endpoint
+            raise bad_endpoint from None
         if not is_endpoint_url(client.meta.endpoint_url):
-            return None
+            raise bad_endpoint
         bundle = session.get_config_variable('ca_bundle') or os.environ.get('REQUESTS_CA_BUNDLE')
         try:
             if bundle and client.meta.endpoint_url.startswith('https:'):
@@ -1145,20 +1100,15 @@ def create_client(session: Any, service: str, **settings: Any) -> Any:
             raise InvalidConfigError(
                 error_msg=f'ca_bundle={bundle!r} must be a file of certificates: {exc}') from None
         return client
-    client = _configured(create, session)
-    if client is None:
-        raise configuration_error(
-            'the endpoint in AWS_ENDPOINT_URL, in its like for one service, or in a profile must '
-            'be http(s)://host:port without user name or password', BrokenConfiguration)
-    return client
+    return _configured(create, session)
 
 
 def _parse_response(
         response_dict: dict[str, Any], customized_response_dict: dict[str, Any],
         **kwargs: Any) -> None:
     # botocore walks over every attribute of a response with its model of the service, which takes
-    # longer than all else that it does for a batch.  Versions before 1.36 do not ask; then
-    # unmarshal() gets what botocore made of it.
+    # longer than all else that it does for a batch.  Versions before 1.36 have no such event; then
+    # unmarshal() gets what botocore parsed.
     if response_dict['status_code'] == 200:
         try:
             customized_response_dict.update(json.loads(response_dict['body']))
@@ -1167,28 +1117,33 @@ def _parse_response(
         response_dict['body'] = b'{}'
 
 
-def _check_answer(
+def _check_response(
         response_dict: dict[str, Any] | None, parsed_response: dict[str, Any] | None,
         **kwargs: Any) -> None:
-    # botocore checks it only as a reason for one of its own retries
+    # botocore compares the checksum only to decide on one of its own retries
     if response_dict is None or parsed_response is None:
         return
     body = response_dict['body']
     checksum = response_dict['headers'].get('x-amz-crc32')
     if checksum and checksum != str(zlib.crc32(body)):
-        raise ResponseParserError(f'an answer whose x-amz-crc32 is not that of its {len(body)} '
-                                  'bytes')
-    parsed_response['ResponseMetadata']['Bytes'] = len(body)  # which a header need not say
+        raise ResponseParserError(
+            f'a response whose x-amz-crc32 is not that of its {len(body)} bytes')
+    parsed_response['ResponseMetadata']['Bytes'] = len(body)  # a header need not say so
 
 
 class Client:
-    """Sends requests to DynamoDB, and again while they fail for a reason that may pass."""
+    """Sends requests to DynamoDB.
 
-    def __init__(self, options: Options) -> None:
+    denial_hint: given an action that IAM denies, what else its operator can do.
+    """
+
+    def __init__(
+            self, options: Options, denial_hint: Callable[[str], str] = lambda action: '') -> None:
         self.options = options
         self.backoff = Backoff(
             options.retry_base_delay, options.retry_max_delay, options.retry_timeout,
             options.max_retries)
+        self._denial_hint = denial_hint
         self._lock = threading.Lock()  # guards the making of _botocore
         self._botocore: Any = None
         self._failing_since: float | None = None
@@ -1206,83 +1161,77 @@ class Client:
         return client
 
     def send(
-            self, method: str, params: Mapping[str, Any], *, deadline: float = math.inf,
-            sleep: Sleep = time.sleep, transient: str | None = None) -> Any:
-        """The response to a request.
+            self, method: str, params: Mapping[str, Any], budget: Budget = UNLIMITED, *,
+            transient: str | None = None) -> Any:
+        """The response to a request, attempted until its error is permanent or time is up.
 
-        method: of botocore's client.  deadline: of ``time.monotonic``.  sleep: pauses between
-        attempts; it may raise.  transient: a code of errors that are expected to pass.  Raises
-        botocore's error when it is permanent or time is up; ImproperlyConfigured if a person has to
-        act.
+        method: of botocore's client.  transient: a code of errors that are expected to pass.
+        Raises botocore's error, or ImproperlyConfigured if a person has to act.
         """
         error: Exception | None = None
-        for _ in self.backoff.attempts(deadline, sleep):
-            client = None
+        for _ in self.backoff.attempts(budget):
+            if error is not None:
+                self._log_retry(method, error)
             try:
-                client = self.botocore
-                response = getattr(client, method)(**params)
+                response = self._attempt(method, params)
                 self._log_recovery()
                 return response
             except (ClientError, BotoCoreError, ResponseParserError) as exc:
                 error = exc
-            except BrokenConfiguration:
-                self.refresh_credentials(client)
-                raise
-            interrupted = interruption(error)
-            if interrupted:
-                raise interrupted from None
             policy = classify(error)
-            if policy.refresh:
-                self.refresh_credentials(client)
             if policy.throttled and not self.options.retry_if_throttled:
                 break
             if not policy.transient and error_code(error) != transient:
                 if isinstance(error, ClientError) and not policy.hint:
-                    self._log_recovery()  # a response: an earlier attempt may have made it
+                    # DynamoDB responded, so the outage is over; our own first attempt may have
+                    # made the condition fail
+                    self._log_recovery()
                 break
-            self._log_failure(method, error)
         assert error is not None
         raise self._explain(error)
 
-    def refresh_credentials(self, client: Any) -> None:
-        """Lets the next request look for credentials; client: of botocore, whose are no good."""
-        if self._botocore is client:
-            self._botocore = None
+    def _attempt(self, method: str, params: Mapping[str, Any]) -> Any:
+        client = None
+        try:
+            client = self.botocore
+            return getattr(client, method)(**params)
+        except (BotoCoreError, ClientError, BrokenConfiguration) as exc:
+            interrupted = interruption(exc)
+            if interrupted:
+                raise interrupted from None
+            if classify(exc).refresh and self._botocore is client:
+                self._botocore = None  # the next attempt looks for credentials
+            raise
 
     def send_unless(
             self, codes: tuple[str, ...], method: str, params: Mapping[str, Any],
-            sleep: Sleep = time.sleep, deadline: float = math.inf) -> Any:
+            budget: Budget = UNLIMITED) -> Any:
         """The response to a request; None if it fails with one of the codes."""
         try:
-            return self.send(method, params, deadline=deadline, sleep=sleep)
+            return self.send(method, params, budget)
         except ClientError as exc:
             if error_code(exc) in codes:
                 return None
             raise
 
     def _explain(self, error: Exception) -> Exception:
-        """What is raised for an error: one that only a person can mend says what there is to do."""
+        """What to raise for an error: if only a person can mend it, with a hint."""
         policy, action = classify(error), getattr(error, 'operation_name', '')
         if not policy.hint:
             return with_reasons(error)
-        # the actions of STS are named as they are
+        # the actions of STS have no such prefix
         known = self._botocore.meta.service_model.operation_names if self._botocore else ()
         service = 'dynamodb:' if action in known else ''
         hint = policy.hint.format(action=denied_key_action(error) or service + action)
-        creates = self.options.create_table and action in ('CreateTable', 'DescribeTable')
-        if creates and policy.raises is DeniedAction:
-            hint += ('; or create the table, with the string hash key "id" and time to live on '
-                     '"ttl", with the rights of an operator')
-        if policy.raises is DeniedAction and TABLE_ARN.fullmatch(self.options.table):
-            hint += ('; for the table of another account, its resource policy has to allow it, '
-                     "and the caller's own policy, too")
+        if policy.raises is DeniedAction:
+            hint += self._denial_hint(action)
         region = self.options.region or 'of the configuration'
         return configuration_error(
             f'table={self.options.table!r} in region {region}: {hint} ({summary(error)})',
             policy.raises)
 
-    def _log_failure(self, method: str, error: Exception) -> None:
-        # one line per outage, and one a minute if requests fail now and then; not one per attempt
+    def _log_retry(self, method: str, error: Exception) -> None:
+        # one warning per outage, and one a minute if requests fail now and then
         now = time.monotonic()
         first = self._failing_since is None and now - self._warned > _WARN_INTERVAL
         self._failing_since = self._failing_since or now
@@ -1301,30 +1250,29 @@ class Client:
                            self.options.table, time.monotonic() - since)
 
 
-_made_in_process: list[dict[Options, Any]] = []
+# --- a process ------------------------------------------------------------------------------------
+
+_shared: dict[Any, Any] = {}
 
 
 def shared_by_process(make: Callable[[Options], T]) -> Callable[[Options], T]:
     """Makes one object for each set of options in a process, for all of its threads.
 
-    Two threads may both make one, of which one is kept: making it must send nothing.
+    Threads may race; one object wins.  So ``make`` must not send anything.
     """
-    made: dict[Options, T] = {}
-    _made_in_process.append(made)
-
     @functools.wraps(make)
     def get(options: Options) -> T:
         try:
-            return made[options]
+            found: T = _shared[make, options]
         except KeyError:
-            return made.setdefault(options, make(options))
+            found = _shared.setdefault((make, options), make(options))
+        return found
     return get
 
 
 def drop_shared() -> None:
-    """Forgets what belongs to this process; whoever holds some of it keeps that."""
-    for made in _made_in_process:
-        made.clear()
+    """Forgets the objects of this process; their users keep them."""
+    _shared.clear()
 
 
 # a child must not share its parent's connections, nor wait for a lock that a thread of the parent
@@ -1336,11 +1284,8 @@ if hasattr(os, 'register_at_fork'):
 def start_thread(
         target: Callable[..., Any], *args: Any, name: str = 'dyna-veggie',
 ) -> threading.Thread | None:
-    """A thread that keeps no process from ending; None if no more can be started.
-
-    That is so at the end of a process, at a limit of the system, and in a sub-interpreter, which
-    may refuse daemon threads when they are made.
-    """
+    """A daemon thread; None at the end of a process, at a limit of the system, and in a
+    sub-interpreter, which may refuse such threads when they are made."""
     try:
         thread = threading.Thread(target=target, args=args, name=name, daemon=True)
         thread.start()
@@ -1353,19 +1298,19 @@ def start_thread(
 # Paging
 # --------------------------------------------------------------------------------------------------
 #
-# Sends in pages what is more than one request takes, some of them at once.  Knows nothing of what
-# is sent.
+# Splits a list of ids into request-sized pages and sends several concurrently.  No DynamoDB here:
+# a function sends a page.
 #
-#   pages       The caller and its helper threads take page after page; each page is sent until
+#   pages       The caller and its helper threads take page after page.  Each page is sent until
 #               nothing of it comes back unprocessed.
-#   the end     The first error ends the call for all: whoever sleeps between two attempts wakes up.
-#               An exception that a signal raises in the caller (a soft time limit, Ctrl-C) is such
-#               an error; then the caller does not even wait for what its helpers have under way.
+#   errors      The first error stops every thread, including those sleeping between attempts.  If a
+#               signal raises it in the caller (a soft time limit, Ctrl-C), the call does not wait
+#               for the helpers' requests in flight.
 
-OVERLAPPED = 8  # pages of one call that are under way at once
+OVERLAPPED = 8  # pages of one call that are in flight together
 
-#: sends a page, sleeping by the function given, and returns those of it that came back unprocessed
-SendPage = Callable[[list[str], Sleep], list[str]]
+#: sends a page within a budget, and returns those of it that came back unprocessed
+SendPage = Callable[[list[str], Budget], list[str]]
 
 
 def drain(queue: deque[Any]) -> Iterator[Any]:
@@ -1390,10 +1335,10 @@ class Pages:
 
     def __init__(
             self, ids: Iterable[str], size: int, send: SendPage, backoff: Backoff,
-            deadline: float) -> None:
+            budget: Budget = UNLIMITED) -> None:
         work = list(ids)
         self._pages = deque(work[start:start + size] for start in range(0, len(work), size))
-        self._send, self._backoff, self._deadline = send, backoff, deadline
+        self._send, self._backoff, self._deadline = send, backoff, budget.deadline
         self._stopped = threading.Event()
         self._failures = deque[BaseException]()
 
@@ -1418,7 +1363,7 @@ class Pages:
     def _work(self) -> None:
         try:
             for page in drain(self._pages):
-                self._send_page(page)
+                self._send_page(page, Budget(self._deadline, self._sleep))
         except _Stopped:
             pass
         except BaseException as exc:
@@ -1433,18 +1378,17 @@ class Pages:
         if self._stopped.wait(seconds):
             raise _Stopped
 
-    def _send_page(self, page: list[str]) -> None:
+    def _send_page(self, page: list[str], budget: Budget) -> None:
         while page:
-            for _ in self._backoff.attempts(self._deadline, self._sleep):
-                unprocessed = self._send(page, self._sleep)
+            for _ in self._backoff.attempts(budget):
+                unprocessed = self._send(page, budget)
                 if len(unprocessed) < len(page):
-                    break  # not a failure, whatever patience was left: the next attempt starts anew
-            if unprocessed and (
-                    len(unprocessed) == len(page) or time.monotonic() >= self._deadline):
+                    break  # progress: restart the backoff
+            if unprocessed and (len(unprocessed) == len(page) or budget.is_spent):
                 raise Unprocessed(f'{len(unprocessed)} of {len(page)}')
             page = unprocessed
             if page:
-                self._sleep(self._backoff.pause(0, random.random()))
+                budget.sleep(self._backoff.pause(0, random.random()))
 
 
 # --------------------------------------------------------------------------------------------------
@@ -1579,14 +1523,14 @@ class WriteResult(NamedTuple):
 class Table:
     """One DynamoDB table, its items plain dicts with an ``id``.
 
-    Methods retry until ``retry_timeout`` or the caller's ``deadline`` (of ``time.monotonic``), and
-    raise what Client.send() raises, or InvalidId before a request.
+    Methods retry until ``retry_timeout``, or within the caller's budget, and raise what
+    Client.send() raises, or InvalidId before a request.
     """
 
     def __init__(self, options: Options) -> None:
         self.options = options
         self.name = options.table
-        self.client = Client(options)
+        self.client = Client(options, self._denial_hint)
         self._inserts = Breaker()
         if TABLE_ARN.fullmatch(self.name):  # PartiQL takes none
             self._inserts.open_for_good()
@@ -1599,24 +1543,25 @@ class Table:
 
     # --- items ------------------------------------------------------------------------------------
 
-    def get(self, id: str, *, consistent: bool = True, deadline: float = math.inf) -> Item | None:
+    def get(
+            self, id: str, *, consistent: bool = True, budget: Budget = UNLIMITED) -> Item | None:
         """An item, or None.  Unless consistent, it can be a second old, and costs half."""
         response = self.request(
-            'get_item', deadline, Key=_key(id), ConsistentRead=consistent)
+            'get_item', budget, Key=_key(id), ConsistentRead=consistent)
         return unmarshal_item(response['Item']) if 'Item' in response else None
 
     def get_many(
-            self, ids: Iterable[str], *, consistent: bool = True, deadline: float = math.inf,
+            self, ids: Iterable[str], *, consistent: bool = True, budget: Budget = UNLIMITED,
     ) -> dict[str, Item]:
         """The items that exist, by id."""
         found: dict[str, Item] = {}
         keys = {id: _key(id) for id in ids}
 
-        def send(page: list[str], sleep: Sleep) -> list[str]:
+        def send(page: list[str], budget: Budget) -> list[str]:
             while True:
                 read = {'Keys': [keys[id] for id in page], 'ConsistentRead': consistent}
                 asked = {self.name: read}
-                response = self._request('batch_get_item', {'RequestItems': asked}, deadline, sleep)
+                response = self._request('batch_get_item', {'RequestItems': asked}, budget)
                 for attributes in _of_the_table(response['Responses'], ()):
                     found[attributes['id']['S']] = unmarshal_item(attributes)
                 unprocessed = _of_the_table(response.get('UnprocessedKeys'), {}).get('Keys', ())
@@ -1624,7 +1569,7 @@ class Table:
                 if not page or response['ResponseMetadata'].get('Bytes', 0) < _FULL_RESPONSE:
                     return page
 
-        self._in_pages('BatchGetItem', keys, GET_BATCH, send, deadline)
+        self._in_pages('BatchGetItem', keys, GET_BATCH, send, budget)
         return found
 
     def put(
@@ -1662,7 +1607,7 @@ class Table:
 
     def write_many(
             self, puts: Iterable[Item] = (), deletes: Iterable[str] = (),
-            deadline: float = math.inf) -> None:
+            budget: Budget = UNLIMITED) -> None:
         """Puts and deletes, unconditionally and in no order."""
         writes: dict[str, Any] = {
             item['id']: {'PutRequest': {'Item': marshal_item(item)}} for item in puts}
@@ -1671,9 +1616,9 @@ class Table:
         for id in writes:
             check_id(id)
 
-        def send(page: list[str], sleep: Sleep) -> list[str]:
+        def send(page: list[str], budget: Budget) -> list[str]:
             asked = {self.name: [writes[id] for id in page]}
-            response = self._request('batch_write_item', {'RequestItems': asked}, deadline, sleep)
+            response = self._request('batch_write_item', {'RequestItems': asked}, budget)
             unprocessed = []
             for write in _of_the_table(response.get('UnprocessedItems'), ()):
                 put = write.get('PutRequest', {}).get('Item')
@@ -1681,7 +1626,7 @@ class Table:
                 unprocessed.append((put or write['DeleteRequest']['Key'])['id']['S'])
             return unprocessed
 
-        self._in_pages('BatchWriteItem', writes, _WRITE_BATCH, send, deadline)
+        self._in_pages('BatchWriteItem', writes, _WRITE_BATCH, send, budget)
 
     def insert_many(self, items: Iterable[Item]) -> set[str]:
         """Writes items where there is none, by one request that is attempted once.
@@ -1701,7 +1646,7 @@ class Table:
         try:
             self._ensure_ttl()
             response = self.client.send(
-                'batch_execute_statement', {'Statements': statements}, deadline=-math.inf)
+                'batch_execute_statement', {'Statements': statements}, ONE_ATTEMPT)
             errors = [each.get('Error') for each in response['Responses']]
             codes = {error.get('Code') for error in errors if error is not None}
             failed = None not in errors and codes <= _NOT_DONE
@@ -1733,12 +1678,12 @@ class Table:
 
     def _in_pages(
             self, operation: str, ids: Iterable[str], size: int, send: SendPage,
-            deadline: float) -> None:
+            budget: Budget) -> None:
         backoff = self.client.backoff
         if not self.options.retry_if_throttled:
             backoff = dataclasses.replace(backoff, max_retries=0)
         try:
-            Pages(ids, size, send, backoff, deadline).send_all(self.overlapped)
+            Pages(ids, size, send, backoff, budget).send_all(self.overlapped)
         except Unprocessed as exc:
             raise ClientError({'Error': {
                 'Code': 'ProvisionedThroughputExceededException',
@@ -1747,18 +1692,15 @@ class Table:
 
     # --- requests ---------------------------------------------------------------------------------
 
-    def request(
-            self, method: str, deadline: float = math.inf, sleep: Sleep = time.sleep,
-            **params: Any) -> Any:
+    def request(self, method: str, budget: Budget = UNLIMITED, **params: Any) -> Any:
         """The response to a request about this table.  Creates the table if it is missing."""
-        return self._request(method, {'TableName': self.name, **params}, deadline, sleep)
+        return self._request(method, {'TableName': self.name, **params}, budget)
 
-    def _request(
-            self, method: str, params: Mapping[str, Any], deadline: float, sleep: Sleep) -> Any:
+    def _request(self, method: str, params: Mapping[str, Any], budget: Budget) -> Any:
         if method not in ('get_item', 'batch_get_item'):  # a read may have little time
             self._ensure_ttl()
         try:
-            return self.client.send(method, params, deadline=deadline, sleep=sleep)
+            return self.client.send(method, params, budget)
         except ClientError as exc:
             if error_code(exc) == 'ValidationException':
                 self._explain_invalid()
@@ -1766,8 +1708,17 @@ class Table:
                 raise
         self.bootstrap()
         # ACTIVE is what the control plane says; the data plane can still need a moment
-        return self.client.send(
-            method, params, deadline=deadline, sleep=sleep, transient='ResourceNotFoundException')
+        return self.client.send(method, params, budget, transient='ResourceNotFoundException')
+
+    def _denial_hint(self, action: str) -> str:
+        """What an operator can do, besides a grant, if IAM denies an action."""
+        if TABLE_ARN.fullmatch(self.name):
+            return ('; for the table of another account, its resource policy has to allow it, '
+                    "and the caller's own policy, too")
+        if self.options.create_table and action in ('CreateTable', 'DescribeTable'):
+            return ('; or create the table, with the string hash key "id" and time to live on '
+                    '"ttl", with the rights of an operator')
+        return ''
 
     # --- bootstrap --------------------------------------------------------------------------------
 
@@ -1885,7 +1836,7 @@ class Table:
             return
         self._ttl_due = time.monotonic() + _TTL_PAUSE  # also if a signal ends it
         try:
-            self.enable_ttl(time.monotonic() + patience)
+            self.enable_ttl(Budget(time.monotonic() + patience))
         except FAILURES as exc:
             passing = classify(exc).transient or error_code(exc) in (
                 'LimitExceededException', 'ResourceInUseException')
@@ -1896,18 +1847,18 @@ class Table:
                 return
         self._ttl_due = math.inf
 
-    def enable_ttl(self, deadline: float = math.inf) -> None:
+    def enable_ttl(self, budget: Budget = UNLIMITED) -> None:
         """Turns on time to live, unless it is on, or the table is missing."""
         named = {'TableName': self.name}
         response = self.client.send_unless(
-            ('ResourceNotFoundException',), 'describe_time_to_live', named, deadline=deadline)
+            ('ResourceNotFoundException',), 'describe_time_to_live', named, budget)
         found = response['TimeToLiveDescription'] if response else {}
         if found.get('TimeToLiveStatus') in ('DISABLED', 'DISABLING'):
             specification = {'Enabled': True, 'AttributeName': 'ttl'}
             try:
                 self.client.send(
                     'update_time_to_live', {**named, 'TimeToLiveSpecification': specification},
-                    deadline=deadline)
+                    budget)
             except ClientError as exc:
                 if 'already enabled' not in str(exc):  # by another process
                     raise
@@ -2246,7 +2197,7 @@ class BlobStore:
         """Whether the value of an item can be read, and has the status."""
         if item.get('status', status) != status:
             return False
-        stored = self._read({item['id']: item}, math.inf, patient=False).get(item['id'])
+        stored = self._read({item['id']: item}, UNLIMITED, patient=False).get(item['id'])
         if stored is None or stored.error is not None:
             return False
         return self.status_of is None or self.status_of(stored.value) == status
@@ -2259,11 +2210,11 @@ class BlobStore:
         chunks = chunk_ids(item)
         if item is None or not chunks:
             return
-        deadline = time.monotonic() + _CLEANING if failed else math.inf
+        budget = Budget(time.monotonic() + _CLEANING) if failed else UNLIMITED
         try:
-            found = self.table.get(item['id'], deadline=deadline) if failed else None
+            found = self.table.get(item['id'], budget=budget) if failed else None
             if (found or {}).get('version') != item['version']:
-                self.table.write_many(deletes=chunks, deadline=deadline)
+                self.table.write_many(deletes=chunks, budget=budget)
         except FAILURES as exc:
             logger.warning('DynamoDB table %s: %d chunks of item %s stay until they expire or are '
                            'purged: %s', self.table.name, len(chunks), item['id'], summary(exc))
@@ -2271,37 +2222,37 @@ class BlobStore:
     # --- reading ----------------------------------------------------------------------------------
 
     def get(
-            self, id: str, *, consistent: bool = True, deadline: float = math.inf,
+            self, id: str, *, consistent: bool = True, budget: Budget = UNLIMITED,
     ) -> StoredValue | None:
         """A value; None if there is none, or it has expired.  Raises ReplacedMeanwhile."""
-        return self.get_many([id], consistent=consistent, deadline=deadline).get(id)
+        return self.get_many([id], consistent=consistent, budget=budget).get(id)
 
     def get_many(
-            self, ids: Iterable[str], *, consistent: bool = True, deadline: float = math.inf,
+            self, ids: Iterable[str], *, consistent: bool = True, budget: Budget = UNLIMITED,
             patient: bool = True) -> dict[str, StoredValue]:
         """The values that exist and have not expired, by id.
 
-        patient: one that is replaced again and again is read again and again, until the deadline or
-        for ``retry_timeout``; then ReplacedMeanwhile is raised.  Otherwise it is left out.
+        patient: one that is replaced again and again is read again and again, within the budget
+        and for ``retry_timeout``; then ReplacedMeanwhile is raised.  Otherwise it is left out.
         """
         ids = list(ids)
         if len(ids) == 1:
-            item = self.table.get(ids[0], consistent=consistent, deadline=deadline)
+            item = self.table.get(ids[0], consistent=consistent, budget=budget)
             items = {ids[0]: item} if item else {}
         else:
-            items = self.table.get_many(ids, consistent=consistent, deadline=deadline)
-        return self._read(items, deadline, patient)
+            items = self.table.get_many(ids, consistent=consistent, budget=budget)
+        return self._read(items, budget, patient)
 
     def _read(
-            self, items: Mapping[str, Item], deadline: float, patient: bool,
+            self, items: Mapping[str, Item], budget: Budget, patient: bool,
     ) -> dict[str, StoredValue]:
         values: dict[str, StoredValue] = {}
         torn: dict[str, bytes] = {}  # by id, the version of which chunks were missing
         backoff = Backoff(_FIRST_REREAD, _LAST_REREAD, self.table.options.retry_timeout)
-        for again in itertools.chain([False], (True for _ in backoff.attempts(deadline))):
+        for again in itertools.chain([False], (True for _ in backoff.attempts(budget))):
             if again:  # immediately, then after pauses
-                items = self.table.get_many(torn, deadline=deadline)
-            read = {id: self._stored(item, torn, deadline)
+                items = self.table.get_many(torn, budget=budget)
+            read = {id: self._stored(item, torn, budget)
                     for id, item in items.items() if not is_expired(item)}
             torn = {id: items[id]['version'] for id, stored in read.items() if stored is None}
             values.update((id, stored) for id, stored in read.items() if stored is not None)
@@ -2312,13 +2263,13 @@ class BlobStore:
             'before all of its chunks were read')
 
     def _stored(
-            self, item: Item, torn: Mapping[str, bytes], deadline: float) -> StoredValue | None:
+            self, item: Item, torn: Mapping[str, bytes], budget: Budget) -> StoredValue | None:
         """The value of an item; None if chunks are missing, unless they were before (torn)."""
         id = item['id']
         what = f'DynamoDB table {self.table.name}, item {id}'
         try:
             with refused_if_odd(what):
-                value = self._value(item, deadline)
+                value = self._value(item, budget)
             if value is None and torn.get(id) == item['version']:
                 raise UnreadableValue(f'{what}: chunks are missing')
         except UnreadableValue as exc:
@@ -2327,7 +2278,7 @@ class BlobStore:
             return None
         return StoredValue(value, (id, *chunk_ids(item)), chord=item.get('chord'))
 
-    def _value(self, item: Item, deadline: float) -> bytes | None:
+    def _value(self, item: Item, budget: Budget) -> bytes | None:
         """The value of an item; None if chunks are missing.  Raises for one of the wrong form."""
         if 'result' in item:
             return _bytes(item['result'])
@@ -2339,7 +2290,7 @@ class BlobStore:
         pieces: list[bytes] = []
         for start in range(0, len(ids), GET_BATCH):  # none after a page with a missing chunk
             page = ids[start:start + GET_BATCH]
-            chunks = self.table.get_many(page, deadline=deadline)
+            chunks = self.table.get_many(page, budget=budget)
             if len(chunks) < len(page):
                 return None
             pieces += [_bytes(chunks[id]['result']) for id in page]
@@ -2771,33 +2722,14 @@ class SentTasks:
             if is_too_long(item['id']):  # which says nothing of the next
                 logger.error('track_sent: %s', id_error(item['id']))
             else:
-                self._try_to_put(item)
+                self._table.client.send_unless(
+                    ('ConditionalCheckFailedException',), 'put_item', {
+                        'TableName': self._table.name, 'Item': marshal_item(item),
+                        **expressions({'now': int(time.time())}, ConditionExpression=(
+                            'attribute_not_exists(#id) OR #ttl <= :now'))},
+                    Budget(time.monotonic() + self.PATIENCE / 2))
         except Exception as exc:  # also of a serializer, or of what instruments botocore
             errors.append(exc)
-
-    def _try_to_put(self, item: Item) -> None:
-        params = {
-            'TableName': self._table.name, 'Item': marshal_item(item),
-            **expressions({'now': int(time.time())},
-                          ConditionExpression='attribute_not_exists(#id) OR #ttl <= :now')}
-        # not by Client.send(), whose warning would say that it goes on trying
-        error: Exception | None = None
-        for _ in Backoff(0.05, 0.2, self.PATIENCE / 2).attempts():
-            client = None
-            try:
-                client = self._table.client.botocore
-                client.put_item(**params)
-                return
-            except FAILURES as exc:
-                if error_code(exc) == 'ConditionalCheckFailedException':
-                    return
-                error = exc
-            if classify(error).refresh:
-                self._table.client.refresh_credentials(client)
-            if not classify(error).transient:
-                break
-        assert error is not None
-        raise error
 
 
 #: what all threads of this process share
@@ -3051,7 +2983,8 @@ def read_values(
         patient: bool = True) -> dict[str, StoredValue]:
     """Stored values by id.  Raises TimeoutError if DynamoDB did not respond before the deadline."""
     try:
-        return store.get_many(ids, consistent=consistent, deadline=deadline, patient=patient)
+        return store.get_many(
+            ids, consistent=consistent, budget=Budget(deadline), patient=patient)
     except Exception as exc:
         actionable = isinstance(exc, ImproperlyConfigured)  # a person has to act
         if classify(exc).transient and not actionable and time.monotonic() >= deadline:
@@ -5361,21 +5294,21 @@ def scan(
     """
     taking = threading.Lock()
 
-    def read(page: list[str], sleep: Sleep) -> list[str]:
+    def read(page: list[str], budget: Budget) -> list[str]:
         segment, = map(int, page)
         start: dict[str, Any] = {}
         while True:
             response = table.request(
-                'scan', sleep=sleep, Segment=segment, TotalSegments=segments, **start, **params())
+                'scan', budget, Segment=segment, TotalSegments=segments, **start, **params())
             with taking:
-                sleep(0)  # raises if another segment failed
+                budget.sleep(0)  # raises if another segment failed
                 advance(response['ScannedCount'])
                 take(list(map(unmarshal_item, response['Items'])))
             if 'LastEvaluatedKey' not in response:
                 return []
             start = {'ExclusiveStartKey': response['LastEvaluatedKey']}
 
-    Pages(map(str, range(segments)), 1, read, table.client.backoff, math.inf).send_all(segments)
+    Pages(map(str, range(segments)), 1, read, table.client.backoff).send_all(segments)
 
 
 def id_prefixes(*prefixes: Any) -> tuple[str, ...]:
@@ -5448,15 +5381,15 @@ def delete_if(condition: str, table: Table, ids: Iterable[str]) -> int:
     deleted: list[str] = []
     still = expressions(_purge_values(), ConditionExpression=condition)
 
-    def delete(page: list[str], sleep: Sleep) -> list[str]:
+    def delete(page: list[str], budget: Budget) -> list[str]:
         id, = page
         params = {'TableName': table.name, 'Key': marshal_item({'id': id}), **still}
         if table.client.send_unless(
-                ('ConditionalCheckFailedException',), 'delete_item', params, sleep) is not None:
+                ('ConditionalCheckFailedException',), 'delete_item', params, budget) is not None:
             deleted.append(id)
         return []
 
-    Pages(ids, 1, delete, table.client.backoff, math.inf).send_all(table.overlapped)
+    Pages(ids, 1, delete, table.client.backoff).send_all(table.overlapped)
     return len(deleted)
 
 

@@ -932,8 +932,6 @@ GOOD_URLS: list[tuple[str, dict[str, Any]]] = [
      {'consistency_wait_time': 0, 'max_result_size': 1000, 'celery_keys': True}),
     ('dynamodb://eu-west-1?max_pool_connections=3&connect_timeout=1&read_timeout=2',
      {'max_pool_connections': 3, 'connect_timeout': 1, 'read_timeout': 2}),
-    ('dynamodb://eu-west-1?use_fips_endpoint=true&use_dualstack_endpoint=true',
-     {'use_fips_endpoint': True, 'use_dualstack_endpoint': True}),
 ]
 
 
@@ -994,7 +992,9 @@ BAD_URLS = [
     ('dynamodb://eu-west-1?endpoint_url=ftp://x', 'endpoint_url='),
     (f'dynamodb://eu-west-1?endpoint_url=http://user:{quote(SECRET, safe="")}@host',
      'without user name or password'),
-    ('dynamodb://localhost:8000?use_fips_endpoint=true', 'use_fips_endpoint=True must be left out'),
+    ('dynamodb://eu-west-1?use_fips_endpoint=true',
+     "there is no option 'use_fips_endpoint'; set AWS_USE_FIPS_ENDPOINT"),
+    ('dynamodb://eu-west-1?use_dualstack_endpoint=1', 'set AWS_USE_DUALSTACK_ENDPOINT'),
     ('dynamodb://AKID:secret@eu-west-1?profile=prod',
      "profile='prod' must be left out if the URL has keys"),
     ('dynamodb://eu-west-1?global_keyprefix=abc', 'result_backend_transport_options'),
@@ -1074,6 +1074,8 @@ def test_transport_options_for_brokers_and_other_backends_are_let_pass(
 
     with pytest.raises(ImproperlyConfigured, match="'retry_timout'; did you mean retry_timeout"):
         options(url, result_backend_transport_options={**transport, 'retry_timout': 5})
+    with pytest.raises(ImproperlyConfigured, match='set AWS_USE_FIPS_ENDPOINT'):
+        options(url, result_backend_transport_options={'use_fips_endpoint': True})
     with pytest.raises(ImproperlyConfigured, match="no option 'visibility_timeout'"):
         options(url + '?visibility_timeout=5')
 
@@ -1229,11 +1231,11 @@ def test_pauses_are_jittered_and_bounded(retry: int, jitter: float) -> None:
 
 def test_attempts_end_at_the_timeout_the_deadline_and_the_count() -> None:
     assert list(dv.Backoff(1, 1, timeout=0).attempts()) == [0]
-    assert list(dv.Backoff(1, 1, timeout=60).attempts(deadline=time.monotonic() - 1)) == [0]
+    assert list(dv.Backoff(1, 1, timeout=60).attempts(dv.ONE_ATTEMPT)) == [0]
     assert list(dv.Backoff(1e-6, 1e-6, timeout=60, max_retries=3).attempts()) == [0, 1, 2, 3]
     # the last pause is cut short, for one more try right at the deadline
     soon = time.monotonic() + 0.01
-    assert list(dv.Backoff(1e6, 1e6, timeout=60).attempts(deadline=soon)) == [0, 1]
+    assert list(dv.Backoff(1e6, 1e6, timeout=60).attempts(dv.Budget(soon))) == [0, 1]
 
 
 def test_a_base_of_zero_does_not_hammer() -> None:
@@ -1340,11 +1342,10 @@ def test_an_error_of_python_is_not_a_signals_nor_the_networks(met: Exception) ->
 
 def test_the_client_is_configured_by_the_options() -> None:
     client = dv.connect(options(
-        'dynamodb://AKID:secret@us-east-1?max_pool_connections=3&connect_timeout=1&read_timeout=2'
-        '&use_fips_endpoint=true'))
+        'dynamodb://AKID:secret@us-east-1?max_pool_connections=3&connect_timeout=1&read_timeout=2'))
     config = client.meta.config
     assert (config.max_pool_connections, config.connect_timeout, config.read_timeout) == (3, 1, 2)
-    assert client.meta.endpoint_url == 'https://dynamodb-fips.us-east-1.amazonaws.com'
+    assert client.meta.endpoint_url == 'https://dynamodb.us-east-1.amazonaws.com'
     assert config.retries['total_max_attempts'] == 1
 
 
@@ -1494,6 +1495,22 @@ def test_a_retry_is_logged_once_as_a_warning(
     backend.set('key', b'1')
     assert [record.levelname for record in caplog.records] == ['WARNING', 'DEBUG', 'DEBUG']
     assert 'put_item' in caplog.text and 'ProvisionedThroughputExceeded' in caplog.text
+
+
+@pytest.mark.parametrize('query', ['', 'retry_timeout=0'])
+def test_a_request_that_is_sent_once_logs_no_retry(
+        query: str, make_app: MakeApp, proxy: Proxy, caplog: pytest.LogCaptureFixture) -> None:
+    backend = ready(make_app(query), proxy)
+    caplog.set_level(logging.DEBUG, dv.__name__)
+    proxy.faults = first(2, Throttle())
+    with pytest.raises(botocore.exceptions.ClientError):
+        backend.store.table.client.send(
+            'describe_table', {'TableName': backend.store.table.name}, dv.ONE_ATTEMPT)
+    with pytest.raises(TimeoutError):
+        backend.app.AsyncResult('id').get(timeout=0)
+    assert len(proxy.requests) == 2 and caplog.records == []
+    backend.set('key', b'1')
+    assert caplog.records == []  # nor a recovery
 
 
 @pytest.mark.skipif(
@@ -1894,6 +1911,17 @@ KEYS = {'AWS_ACCESS_KEY_ID': 'AKIDEXAMPLE', 'AWS_SECRET_ACCESS_KEY': SECRET}
 TOKEN = 'IQoJb3JpZ2luX2VjEPz'
 ASSUMING = ('[profile p]\nrole_arn = arn:aws:iam::123456789012:role/worker\n'
             'credential_source = Environment\n')
+
+
+@pytest.mark.parametrize(('config', 'variables'), [
+    ('', {'AWS_USE_FIPS_ENDPOINT': 'true'}),
+    ('[default]\nuse_fips_endpoint = true\n', {}),
+], ids=['environment', 'profile'])
+def test_botocore_is_configured_to_use_fips_endpoints(
+        config: str, variables: dict[str, str], configure_aws: Any) -> None:
+    configure_aws(config, **KEYS, **variables)
+    client = dv.connect(options('dynamodb://us-east-1'))
+    assert client.meta.endpoint_url == 'https://dynamodb-fips.us-east-1.amazonaws.com'
 
 
 @pytest.mark.parametrize(('config', 'variables'), [
@@ -2479,6 +2507,21 @@ def test_a_table_deleted_meanwhile_is_created_again(
     assert backend.get_result('id') == 1
 
 
+@pytest.mark.parametrize('denied', ['DescribeTable', 'CreateTable'])
+def test_who_may_not_create_the_table_learns_how_to(
+        denied: str, make_app: MakeApp, proxy: Proxy) -> None:
+    hint = 'or create the table, with the string hash key "id" and time to live on "ttl"'
+    proxy.faults = first(99, Error('AccessDeniedException', 'no'), denied)
+    for query, expected in (('', True), ('create_table=false', False)):
+        with pytest.raises(ImproperlyConfigured) as caught:
+            make_app(query).backend.get('key')
+        assert (hint in str(caught.value)) is expected
+    proxy.faults = lambda operation, body: Error('AccessDeniedException', 'no')
+    with pytest.raises(ImproperlyConfigured, match='GetItem is needed') as caught:
+        make_app().backend.get('key')
+    assert hint not in str(caught.value)
+
+
 def arn_app(make_app: MakeApp, proxy: Proxy, name: str) -> Celery:
     """An app whose table is given as an ARN, which the proxy takes as AWS does."""
     arn = f'arn:aws:dynamodb:eu-west-1:123456789012:table/{name}'
@@ -2528,7 +2571,7 @@ def test_a_full_page_is_known_by_its_bytes(make_app: MakeApp, proxy: Proxy) -> N
         }).encode())
     table.client.botocore.meta.events.register('before-send.dynamodb.BatchGetItem', answer)
     # with no time left it is not tried again, unless the page was full
-    assert set(table.get_many(['a', 'b', 'c'], deadline=0)) == {'a', 'b', 'c'}
+    assert set(table.get_many(['a', 'b', 'c'], budget=dv.Budget(0))) == {'a', 'b', 'c'}
     assert not pages
 
 
@@ -7326,9 +7369,9 @@ def test_a_task_that_is_sent_is_distinguished_from_an_id_that_never_was(
 def test_a_task_is_sent_whatever_becomes_of_its_tracking(
         make_app: MakeApp, proxy: Proxy, caplog: pytest.LogCaptureFixture,
         monkeypatch: pytest.MonkeyPatch) -> None:
-    def lines() -> list[str]:
-        return [record.getMessage() for record in caplog.records
-                if record.name == dv.__name__ and record.levelno >= logging.WARNING]
+    def lines(text: str = 'track_sent') -> list[str]:
+        return [record.getMessage() for record in caplog.records if record.name == dv.__name__
+                and record.levelno >= logging.WARNING and text in record.getMessage()]
 
     app = make_app('track_sent=true')
     sent: list[str] = []
@@ -7339,7 +7382,7 @@ def test_a_task_is_sent_whatever_becomes_of_its_tracking(
     celery.signals.after_task_publish.connect(note)
     app.send_task('task')  # the table is missing: it is not made to wait for one
     assert 'CreateTable' not in operations(proxy)
-    assert len(lines()) == 1 and 'track_sent: tasks are sent, but it is not stored' in lines()[0]
+    assert len(lines('')) == 1 and 'track_sent: tasks are sent, but it is not stored' in lines()[0]
     assert 'ResourceNotFoundException' in lines()[0]
     app.send_task('task')  # and the next one does not try
     assert operations(proxy) == ['PutItem']
