@@ -19,10 +19,9 @@ JSON.  Read it from top to bottom: a section depends only on those above it.
     waiting             WaitingBackend: what Celery's result classes ask for
     result classes      Celery's result classes, reading in batches
     chord tree          the counters that join a chord, as pure functions
-    chord store         the requests that count the parts of a chord, and the lease on its join
+    chord store         the requests that count the parts of a chord, and the lease to end it
     claim check         values of a chord that are not sent in the message of its body
-    join                how a chord ends: its body is published, or its errbacks are called
-    header              the values of a chord's header, as its body gets them
+    join                how a chord ends: acquire the lease, read, publish or fail, close
     chord backend       ChordBackend: what Celery asks of a backend for its chords
     backend             DynamoDBBackend: its constructor, URL and pickling
     operating           what an operator does with a table: look at it, check what a worker may do
@@ -3647,9 +3646,9 @@ def give_result_classes(app: Any) -> None:
 # Chord tree
 # --------------------------------------------------------------------------------------------------
 #
-# A chord is a barrier: its body is called once all parts of its header have returned.  The barrier
-# is a combining tree of idempotent counters.  Here are its items, its protocol, and as pure
-# functions what a counter says.  No requests, no Celery: a part is an index and an id.
+# A chord is a barrier: its body is called once all parts of its header have returned.  It is
+# counted on a combining tree of idempotent counters.  Here: the items, the protocol, and what a
+# counter says, as pure functions.  No requests, no Celery: a part is an index and an id.
 #
 #   items       Each has an id S, and a ttl N if it expires.
 #               POINTER                 the newest run of a group's id: run S
@@ -3660,25 +3659,22 @@ def give_result_classes(app: Any) -> None:
 #               RUN.copy.INDEX.TASK     a copy of a value that is not under the key of its task
 #               RUN.header, RUN.parts   a nested header's structure; what a claim check stands for
 #   counting    A part is counted on leaf ``index // 40`` (0 if the run is ``single_leaf``).  The
-#               delivery that fills a node counts the node on its parent, ``number // 200``.  The
-#               delivery that fills the root joins the chord.  One conditional update adds a member
-#               to one of three sets: ``members`` (its value is under its own key), ``copied`` and
-#               ``failed``.  A redelivery or a repeated request changes nothing, and gets what the
-#               node holds.
-#   batches     Parts that one process counts on a leaf concurrently share a request: see
-#               "Group commit".
+#               delivery that fills a node counts it on its parent, ``number // 200``; the one that
+#               fills the root joins the chord.  One conditional update adds a member to one of
+#               three sets: ``members`` (its value is under its own key), ``copied``, ``failed``.
+#               A redelivery or a repeated request changes nothing, and gets what the node holds.
 #   capacity    A node below 1 KB costs one write unit: 40 members of 20 bytes in a leaf, 200 of 4
-#               above.  So no item is hot, unless the run is ``single_leaf``.
-#   full        A node is full once it counted as many members as it expects, and all tasks that
-#               these added.  What it expects follows from its place and the header's size.  Only
-#               the last part of a generator knows the size, and leaves it on the nodes above it.
+#               above.  No item is hot, unless the run is ``single_leaf``.
+#   full        A node is full once it has the members that it expects, by its place and the size of
+#               the header, and all tasks that these added.  Only the last part of a generator knows
+#               the size, and leaves it on the nodes above it.
 #   the end     A run is closed once: by the delivery that filled the root, or found that it cannot
 #               be filled (the deadline has passed, a node is gone, the indexes have gaps).  Before
 #               it publishes, the owner of the lease records its intent: ``published_before`` holds
 #               the timestamps of the results under the body's id.
 #   take-over   The owner sends heartbeats.  A delivery that sees none for the duration of a lease
 #               takes over.  It publishes, unless the body has a result whose timestamp is not in
-#               ``published_before``: that body was published.
+#               ``published_before``: then the body was published.
 #
 # tools/chord_model.py plays this protocol over random schedules: `make model`.
 
@@ -3705,7 +3701,7 @@ SET_NAMES = ('members', 'copied', 'failed')
 
 
 class MiscountedChord(Exception):
-    """A chord that cannot complete; says what a person can do."""
+    """A chord that cannot complete, and what a person can do."""
 
 
 class Part(NamedTuple):
@@ -3975,31 +3971,22 @@ class ChordStore:
         self.table.update(
             run_id, 'SET #size = :size', {'size': size}, condition='attribute_exists(#lazy)')
 
-    def progress(self, pointer_id: str) -> Progress | None:
-        """How far the newest run of a chord is; None if there is none."""
-        item = self._newest_run(pointer_id)
-        return self._progress(item) if item else None
-
-    def progress_of_run(self, run_id: str) -> Progress | None:
-        """How far a run is; None if there is none."""
-        item = self._run_item(run_id)
-        return self._progress(item) if item else None
-
-    def _progress(self, item: Item) -> Progress:
+    def progress(self, id: str) -> Progress | None:
+        """How far a run is, or the newest run of a pointer; None if there is none."""
+        item = self._run_item(id)
+        if item is None:
+            return None
         run = self._run(item)
         leaves = self._leaves(run)
-        expected = run.size
-        if expected is not None:
-            expected += sum(
-                len(leaf.expected_members) - len(leaf.header_members) for leaf in leaves)
+        added = sum(len(leaf.expected_members) - len(leaf.header_members) for leaf in leaves)
         return Progress(
             sum(len(leaf.counted) for leaf in leaves),
             sum(len(leaf.item.get('failed', ())) for leaf in leaves),
-            expected, 'closed' in item)
+            None if run.size is None else run.size + added, 'closed' in item)
 
     def failed_parts(self, pointer_id: str) -> list[Part]:
         """The parts of a chord's newest run that were counted and failed, in the order of Part."""
-        item = self._newest_run(pointer_id)
+        item = self._run_item(pointer_id)
         leaves = self._leaves(self._run(item)) if item else []
         return sorted(part_of(member) for leaf in leaves for member in leaf.item.get('failed', ()))
 
@@ -4008,21 +3995,18 @@ class ChordStore:
 
         Empty for generators, and for headers with groups in them, whose places repeat.
         """
-        item = self._newest_run(pointer_id)
+        item = self._run_item(pointer_id)
         if not item or item['lazy'] or item['single_leaf'] or item.get('size') is None:
             return []
         counted = {part_of(member).group_index for leaf in self._leaves(self._run(item))
                    for member in leaf.header_members}
         return [place for place in range(item['size']) if place not in counted]
 
-    def _newest_run(self, pointer_id: str) -> Item | None:
-        pointer = self.table.get(pointer_id)
-        if not pointer or is_expired(pointer) or not isinstance(pointer.get('run'), str):
-            return None
-        return self._run_item(pointer['run'])
-
-    def _run_item(self, run_id: str) -> Item | None:
-        item = self.table.get(run_id)
+    def _run_item(self, id: str) -> Item | None:
+        """The item of a run, by its id or its pointer's."""
+        item = self.table.get(id)
+        if item and not is_expired(item) and isinstance(item.get('run'), str):
+            item = self.table.get(item['run'])
         return item if item and 'lazy' in item else None
 
     def _run(self, item: Item) -> Run:
@@ -4456,46 +4440,30 @@ def _carries_claim_checks(serializer: str) -> bool:
 _FORGOTTEN = 'it was forgotten, or has expired: if the chord takes long, raise result_chord_expires'
 
 
-def _tasks_of(signature: Any) -> list[Any]:
+def _members_of(signature: Any) -> list[Any]:
     tasks = getattr(signature, 'tasks', None) or ()
     return list(getattr(tasks, 'tasks', tasks))  # of a chord it can be a group
 
 
-def first_tasks(body: Any, app: Any) -> Iterator[Any]:
-    """The tasks that are called with what the header returned."""
-    body = maybe_signature(body, app=app)
-    tasks = _tasks_of(body)
-    if not tasks:
-        yield body
-    for task in tasks[:1] if body.subtask_type == 'chain' else tasks:
-        yield from first_tasks(task, app)
+def tasks_of(signature: Any, app: Any, role: str) -> Iterator[Any]:
+    """The tasks that have a role in a canvas.
 
-
-def _body_task_ids(body: Any, app: Any) -> Iterator[str]:
-    """The ids of tasks whose states change if a body was published, as far as it was frozen."""
-    body = maybe_signature(body, app=app)
-    tasks = _tasks_of(body)
-    if not tasks and body.options.get('task_id'):
-        yield body.options['task_id']
-    if body.subtask_type == 'chain' and tasks:
-        yield from _body_task_ids(tasks[0], app)
-    for task in tasks[-1:]:  # a group is sent in order
-        yield from _body_task_ids(task, app)
-    if body.subtask_type == 'chord':
-        yield from _body_task_ids(body.body, app)
-
-
-def _result_tasks(signature: Any, app: Any) -> Iterator[Any]:
-    """The tasks whose results are the result of a signature, as far as it was frozen."""
+    first: they are called with its arguments.  last: their results are its result.  sent: some of
+    their states change once it was published.
+    """
     signature = maybe_signature(signature, app=app)
-    tasks = _tasks_of(signature)
-    if signature.subtask_type == 'chord':
-        yield from _result_tasks(signature.body, app)
-    elif not tasks and signature.options.get('task_id'):
+    tasks, is_chain = _members_of(signature), signature.subtask_type == 'chain'
+    body = [signature.body] if signature.subtask_type == 'chord' else []
+    if role == 'first':
+        below = tasks[:1] if is_chain else tasks
+    elif role == 'last':
+        below = body or (tasks[-1:] if is_chain else tasks)
+    else:  # a group is sent in order
+        below = [*(tasks[:1] if is_chain else ()), *tasks[-1:], *body]
+    for each in below:
+        yield from tasks_of(each, app, role)
+    if not below:
         yield signature
-    else:
-        for task in tasks[-1:] if signature.subtask_type == 'chain' else tasks:
-            yield from _result_tasks(task, app)
 
 
 def enclosing_parts(signature: Any, app: Any) -> Iterator[Context]:
@@ -4503,11 +4471,11 @@ def enclosing_parts(signature: Any, app: Any) -> Iterator[Context]:
     signature = maybe_signature(signature, app=app)
     for each in (signature, *(signature.options.get('chain') or ())):
         each = maybe_signature(each, app=app)
-        for task in _result_tasks(each, app):
+        for task in tasks_of(each, app, 'last'):
             # a task was frozen before its run: the run option is only in the outer signature
             options = {**task.options, **{
                 name: each.options[name] for name in ('chord', 'group_id') if name in each.options}}
-            if options.get('chord'):
+            if options.get('chord') and options.get('task_id'):
                 yield Context({
                     'id': options['task_id'], 'group': options.get('group_id'),
                     'group_index': options.get('group_index'), 'chord': options['chord']})
@@ -4527,7 +4495,7 @@ def errbacks_of(body: Any, app: Any) -> list[Any]:
 def _drop_errbacks(body: Any) -> None:
     """Removes the errbacks that Celery calls when a body fails."""
     body['options']['link_error'] = []
-    for task in _tasks_of(body) if body.subtask_type == 'group' else ():
+    for task in _members_of(body) if body.subtask_type == 'group' else ():
         while task:  # of a chord, those of its body
             task['options']['link_error'] = []
             is_chord = task.get('subtask_type') == 'chord'
@@ -4540,7 +4508,7 @@ def can_carry_claim_check(body: Any, app: Any) -> bool:
         _carries_claim_checks(
             task.options.get('serializer') or body.options.get('serializer')
             or getattr(app.tasks.get(task.task), 'serializer', None) or app.conf.task_serializer)
-        for task in first_tasks(body, app))
+        for task in tasks_of(body, app, 'first'))
 
 
 def part_error(part: Part, value: Any) -> ChordError:
@@ -4577,7 +4545,7 @@ class HeaderValues:
             raise self._error_of_first(failed)
         copies = [run.copy_id(part) for part, set_name in parts if set_name == 'copied']
         copies += [run.header_id] if run.nested else []
-        if all(task.immutable for task in first_tasks(body, app)):
+        if all(task.immutable for task in tasks_of(body, app, 'first')):
             return [], copies
         size = sum(leaf.item.get('bytes', 0) for leaf in leaves)
         limit = self.backend.options.chord_inline_limit
@@ -4653,9 +4621,8 @@ class HeaderValues:
         if not self.run.nested:
             return self._error_of(failed[0])
         structure = self._structure()
-        places: dict[str, int] = {}
-        for place, leaf in enumerate(leaf_results(structure) if structure else ()):
-            places.setdefault(leaf.id, place)
+        leaves = list(leaf_results(structure)) if structure else []
+        places = {leaf.id: place for place, leaf in reversed(list(enumerate(leaves)))}
         error = self._error_of(min(failed, key=lambda part: places.get(part.task_id, math.inf)))
         cause = error.__cause__
         if isinstance(cause, ChordError):
@@ -4739,7 +4706,8 @@ class Join:
     def _read(self) -> None:
         """Reads the leaves, and whether the owner before has published the body."""
         store, backend = ChordStore(self.lease.table), self.backend
-        ids = [backend.item_id(id) for id in _body_task_ids(self.body, backend.app)]
+        ids = [backend.item_id(task.id)
+               for task in tasks_of(self.body, backend.app, 'sent') if task.id]
         if self.root is None:
             items = store.table.get_many(ids)
         else:
@@ -4802,7 +4770,7 @@ class Join:
             logger.exception('Chord %s raised: %r', self.group_id, exc)
             if not self.body.id:  # a chain has none; older Celerys would fail to store its error
                 self.body.options['task_id'] = str(uuid.uuid4())
-            self.backend.fail_parts(self.body, exc)
+            self.backend.fail_parts([self.body], exc)
             self.body.options['link_error'] = errbacks_of(self.body, self.backend.app)
             try:
                 self._store_error(exc)
@@ -4816,8 +4784,8 @@ class Join:
         # where the body is not one task, Celery stores it under an id that nobody asks for; for the
         # tasks of a group it stores, since 5.6, what the part raised
         stored = (error.__cause__ or error) if self.body.subtask_type == 'group' else error
-        for task in _result_tasks(self.body, self.backend.app):
-            if task.id != self.body.id:
+        for task in tasks_of(self.body, self.backend.app, 'last'):
+            if task.id and task.id != self.body.id:
                 self.backend.fail_from_current_stack(task.id, exc=stored)
 
     def _close(self) -> None:
@@ -4903,7 +4871,7 @@ def no_sleep(seconds: float) -> None:
 
 
 class ChordBackend(WaitingBackend):
-    """The part of the backend that counts and joins chords."""
+    """Counts and joins chords."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -4920,8 +4888,8 @@ class ChordBackend(WaitingBackend):
         """
         self.ensure_chords_allowed()
         group_id, results = header_result_args[0], header_result_args[1]
-        # Celery's lazy list, a subclass, must not be exhausted: the first parts are to run while it
-        # still yields.  One look ahead is what Celery does too before it sends.
+        # Celery's lazy list, a subclass, must not be exhausted: its first parts run while it still
+        # yields.  Celery, too, looks one ahead before it sends.
         is_lazy = type(results) is not list
         first_results = itertools.islice(results, 1) if is_lazy else results
         nested = any(isinstance(result, GroupResult) for result in first_results)
@@ -4935,7 +4903,7 @@ class ChordBackend(WaitingBackend):
             if not task_ids:
                 raise ChordError('the header has no task whose return could start the body: '
                                  'its chains and groups are empty')
-        run = self._run(
+        run = self._new_run(
             group_id, lazy=is_lazy, single_leaf=single_leaf, nested=nested and not is_lazy,
             size=None if is_lazy else len(task_ids))
         try:
@@ -4944,7 +4912,8 @@ class ChordBackend(WaitingBackend):
             raise ChordError(str(exc)) from None
         if run.nested:
             structure = self.app.GroupResult(*header_result_args).as_tuple()
-            self._put(run.header_id, self.encode({'result': structure}), None, run)
+            payload = ensure_bytes(self.encode({'result': structure}))
+            self.store.put(run.header_id, payload, None, run.lifetime)
         run_option = dataclasses.asdict(run)
         body['options'][RUN_OPTION] = run_option
         if is_lazy:
@@ -4953,22 +4922,16 @@ class ChordBackend(WaitingBackend):
     def _pointer_id(self, group_id: str) -> str:
         return self.key_id(self.get_key_for_chord(group_id))
 
-    def _run(self, group_id: str, **more: Any) -> Run:
+    def _new_run(self, group_id: str, **more: Any) -> Run:
         lifetime, deadline = self._chord_lifetime, None
         if lifetime is not None:
             deadline = math.ceil(time.time() + lifetime)
         return Run(f'{self._pointer_id(group_id)}.{os.urandom(4).hex()}', deadline, **more)
 
-    def _put(
-            self, id: str, payload: Any, state: str | None, run: Run,
-            keep: str | None = None) -> None:
-        self.store.put(id, ensure_bytes(payload), state, run.lifetime, keep=keep)
-
     def set_chord_size(self, group_id: str, chord_size: int) -> None:
-        """Called just before the last part is sent, by whoever called apply_chord().
+        """Called just before the last part is sent, in the process that called apply_chord().
 
-        A worker that sends a group of the header calls it too, with the size of that group: such a
-        call does nothing.
+        A worker that sends a group of the header calls it, too: that does nothing.
         """
         run_option = self._opened.pop(group_id, None)
         if run_option is not None:
@@ -4976,7 +4939,7 @@ class ChordBackend(WaitingBackend):
             ChordStore(self.store.table).resize(run_option['id'], chord_size)
 
     def add_to_chord(self, group_id: str, result: Any) -> None:
-        """Called by a task of the header, which has not returned yet, for a task that it adds."""
+        """Called in a task of the header, before it returns, for a task that it adds."""
         request = get_current_task().request
         chord, run_option = request.chord, run_option_of(request)
         if not run_option:
@@ -5012,30 +4975,29 @@ class ChordBackend(WaitingBackend):
     def mark_as_failure(
             self, task_id: str, exc: Exception, traceback: Any = None, request: Any = None,
             *args: Any, **kwargs: Any) -> None:
-        """Stores that a task failed, and counts it, and what follows it, for the chord around."""
-        # what the task raised over values that are missing would hide that they are
+        """Stores that a task failed; counts it, and the rest of its chain, for its chord."""
+        # the error of the missing values, rather than what the task raised over it
         exc = delivery_of(request).missing_values or exc
         try:
             super().mark_as_failure(task_id, exc, traceback, request, *args, **kwargs)
         finally:  # also if an errback cannot be sent, which Celery does last
-            self._fail_rest(request, exc)
-
-    def _fail_rest(self, request: Any, exc: Exception) -> None:
-        """Counts what would have followed a task in its chain; Celery may have counted some."""
-        for signature in getattr(request, 'chain', None) or ():
-            self.fail_parts(signature, exc)
+            self.fail_parts(getattr(request, 'chain', None), exc)
 
     def mark_as_revoked(
             self, task_id: str, reason: str = '', request: Any = None, *args: Any,
             **kwargs: Any) -> None:
         """The same for a task that was revoked, or expired."""
         super().mark_as_revoked(task_id, reason, request, *args, **kwargs)
-        self._fail_rest(request, TaskRevokedError(reason))
+        self.fail_parts(getattr(request, 'chain', None), TaskRevokedError(reason))
 
-    def fail_parts(self, signature: Any, error: Exception) -> None:
-        """Counts as failed, for the chord around it, what will not be called."""
-        for request in enclosing_parts(signature, self.app):
-            self.on_chord_part_return(request, states.FAILURE, error)
+    def fail_parts(self, signatures: Iterable[Any] | None, error: Exception) -> None:
+        """Counts as failed, for the enclosing chord, what will not be called.
+
+        Celery may have counted some: a part counts once.
+        """
+        for signature in signatures or ():
+            for request in enclosing_parts(signature, self.app):
+                self.on_chord_part_return(request, states.FAILURE, error)
 
     # --- what is stored of a part -----------------------------------------------------------------
 
@@ -5064,25 +5026,18 @@ class ChordBackend(WaitingBackend):
             return meta
         try:
             with refused_if_odd(f'the counters of its chord, {stored.chord!r:.200}'):
-                done = self.is_done(stored.chord, task_id)
+                done = ChordStore(self.store.table).is_done(stored.chord, task_id)
         except UnreadableValue as exc:
             return super()._meta_of(task_id, stored._replace(error=exc))
         if not done:
-            # to Celery's worker, a part that has a result is done with: if its process was lost, it
-            # is not delivered again
+            # Celery 5.7 drops a redelivery whose task has succeeded: STARTED until it is counted
             return {**PENDING_META, 'status': states.STARTED, 'task_id': task_id}
         return meta
 
-    def is_done(self, label: str, task_id: str) -> bool:
-        """Whether nothing is left to do for a part that has a result with this label."""
-        return ChordStore(self.store.table).is_done(label, task_id)
-
     def on_chord_part_return(self, request: Any, state: str, result: Any, **kwargs: Any) -> None:
         """Counts a part of a chord, and joins the chord if it was the last."""
-        if not request.group or not request.id:
-            return
-        if getattr(request, 'subtask_type', None):
-            return  # a group or a chord after a task that failed: mark_as_failure() counts it
+        if not request.group or not request.id or getattr(request, 'subtask_type', None):
+            return  # a group or a chord that follows a failed task: mark_as_failure() counts it
         options = {name: value for name, value in request.chord['options'].items()
                    if name != RUN_OPTION}
         body = maybe_signature({**request.chord, 'options': options}, app=self.app)
@@ -5099,7 +5054,7 @@ class ChordBackend(WaitingBackend):
 
     def _without_run_option(self, request: Any) -> PartReturn:
         run = dataclasses.replace(
-            self._run(request.group), id=f'{self._pointer_id(request.group)}.unknown')
+            self._new_run(request.group), id=f'{self._pointer_id(request.group)}.unknown')
         return PartReturn(run, Part(0, False, request.id), problem=NO_RUN_OPTION)
 
     def _count(
@@ -5142,11 +5097,11 @@ class ChordBackend(WaitingBackend):
 
     def _copy_for_run(self, run: Run, part: Part, state: str, encoded: Any) -> str:
         """Copies a value to a key of the run; returns the name of the part's set."""
-        meta = {'task_id': part.task_id, 'status': state, 'result': encoded}
+        id, meta = run.copy_id(part), {'task_id': part.task_id, 'status': state, 'result': encoded}
         try:
-            check_id(run.copy_id(part), MiscountedChord)
-            payload = self.checked(run.copy_id(part), self.encode(meta))
-            self.retried(self._put, run.copy_id(part), payload, state, run, states.SUCCESS)
+            check_id(id, MiscountedChord)
+            payload = self.checked(id, self.encode(meta))
+            self.retried(self.store.put, id, payload, state, run.lifetime, keep=states.SUCCESS)
             return 'copied' if state == states.SUCCESS else 'failed'
         except (MiscountedChord, BackendStoreError) as exc:
             if state == states.SUCCESS and isinstance(exc, BackendStoreError):
@@ -5211,14 +5166,14 @@ class ChordBackend(WaitingBackend):
         run = Run(claim_check.run_id, nested=claim_check.nested)
         return HeaderValues(self, run).redeem(claim_check)
 
-    def retried(self, function: Callable[..., T], *args: Any) -> T:
-        """Calls a function; again and again, with result_backend_always_retry."""
+    def retried(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        """Calls a function; until it succeeds, with result_backend_always_retry."""
         retries = self.max_retries if self.always_retry else 0
         backoff = Backoff(self.base_sleep_between_retries_ms / 1000,
                           self.max_sleep_between_retries_ms / 1000, math.inf, retries)
         for _ in backoff.attempts():
             try:
-                return function(*args)
+                return function(*args, **kwargs)
             except Exception as exc:
                 if not self.exception_safe_to_retry(exc):
                     raise
@@ -6320,7 +6275,7 @@ def _list(
     for id, group_id in runs.items():
         try:
             with refused_if_odd('its counters'):
-                far = ChordStore(table).progress_of_run(id)
+                far = ChordStore(table).progress(id)
         except UnreadableValue as exc:
             running.append(unreadable_chord_row(group_id, exc))
             continue
