@@ -3780,7 +3780,7 @@ class Run:
     """One application of a chord, as its parts know it.
 
     deadline: seconds of the epoch (None: never).  lazy: the header is a generator.  single_leaf:
-    all parts are counted on one leaf, since their indexes say nothing.  nested: the header has
+    all parts are counted on one leaf, because their indexes say nothing.  nested: the header has
     groups in it, and RUN.header their structure.  size: of the header, if it is known.
     """
 
@@ -4397,7 +4397,7 @@ def _redeem_arguments(task: Any = None, args: Any = (), **kwargs: Any) -> None:
             redeem = getattr(task.backend, 'redeem', None)
             if redeem is None:
                 raise ChordError(
-                    f'{values[0]!r} cannot be read, since the result backend is '
+                    f'{values[0]!r} cannot be read, because the result backend is '
                     f'{type(task.backend).__name__}: the worker of a body must use the backend of '
                     'its chord')
             values[:] = redeem(values[0])
@@ -4427,7 +4427,8 @@ def _carries_claim_checks(serializer: str) -> bool:
 # --------------------------------------------------------------------------------------------------
 #
 # How a chord ends, once a delivery has filled its root, or found that it cannot be filled: its body
-# is published with the values of its header, or its errbacks are called.
+# is published with the values of its header, or its errbacks are called.  A Join is one delivery's
+# attempt to end it; ``backend`` is a ChordBackend.
 #
 #   steps       acquire the lease (unless this delivery has just filled the root), read the nodes
 #               and the results under the body's id, load the values, pass the fence and publish,
@@ -4440,7 +4441,7 @@ def _carries_claim_checks(serializer: str) -> bool:
 _FORGOTTEN = 'it was forgotten, or has expired: if the chord takes long, raise result_chord_expires'
 
 
-def _members_of(signature: Any) -> list[Any]:
+def _subtasks_of(signature: Any) -> list[Any]:
     tasks = getattr(signature, 'tasks', None) or ()
     return list(getattr(tasks, 'tasks', tasks))  # of a chord it can be a group
 
@@ -4452,7 +4453,7 @@ def tasks_of(signature: Any, app: Any, role: str) -> Iterator[Any]:
     their states change once it was published.
     """
     signature = maybe_signature(signature, app=app)
-    tasks, is_chain = _members_of(signature), signature.subtask_type == 'chain'
+    tasks, is_chain = _subtasks_of(signature), signature.subtask_type == 'chain'
     body = [signature.body] if signature.subtask_type == 'chord' else []
     if role == 'first':
         below = tasks[:1] if is_chain else tasks
@@ -4495,7 +4496,7 @@ def errbacks_of(body: Any, app: Any) -> list[Any]:
 def _drop_errbacks(body: Any) -> None:
     """Removes the errbacks that Celery calls when a body fails."""
     body['options']['link_error'] = []
-    for task in _members_of(body) if body.subtask_type == 'group' else ():
+    for task in _subtasks_of(body) if body.subtask_type == 'group' else ():
         while task:  # of a chord, those of its body
             task['options']['link_error'] = []
             is_chord = task.get('subtask_type') == 'chord'
@@ -4661,7 +4662,7 @@ class Join:
 
     def __init__(self, backend: Any, body: Any, lease: Lease, group_id: str) -> None:
         self.backend, self.body, self.lease, self.run = backend, body, lease, lease.run
-        self.group_id = group_id  # the name of the chord for people
+        self.group_id = group_id  # the name of the chord in logs
         self.root: Node | None = None
         self.error: Exception | None = None
         self.stage = Stage.WAITING
@@ -4781,8 +4782,8 @@ class Join:
 
     def _store_error(self, error: ChordError) -> None:
         self.backend.chord_error_from_stack(self.body, error)
-        # where the body is not one task, Celery stores it under an id that nobody asks for; for the
-        # tasks of a group it stores, since 5.6, what the part raised
+        # Celery stores the error of a canvas under an id that is no task's; for the tasks of a
+        # group it stores, from 5.6 on, what the part raised
         stored = (error.__cause__ or error) if self.body.subtask_type == 'group' else error
         for task in tasks_of(self.body, self.backend.app, 'last'):
             if task.id and task.id != self.body.id:

@@ -5518,7 +5518,7 @@ def test_a_body_in_a_process_with_another_backend_is_a_clear_error() -> None:
     values: list[Any] = [dv.ClaimCheck('chord.run', 2, False)]
     task.push_request(args=[values])
     celery.signals.task_prerun.send(sender=task, task=task, args=[values], kwargs={})
-    with pytest.raises(ChordError, match='since the result backend is CacheBackend'):
+    with pytest.raises(ChordError, match='because the result backend is CacheBackend'):
         sum(values)
 
 
