@@ -4019,11 +4019,9 @@ class ChordStore:
             positions = [position for position in run.positions() if not position.level]
             return self.nodes(run, positions)
         leaves: list[Node] = []
-        for start in itertools.count(0, GET_BATCH):
-            found = self.nodes(run, [Position(0, start + more) for more in range(GET_BATCH)])
+        pages = (range(start, start + GET_BATCH) for start in itertools.count(0, GET_BATCH))
+        while found := self.nodes(run, [Position(0, number) for number in next(pages)]):
             leaves += found
-            if not found:
-                break
         return leaves
 
     def nodes(self, run: Run, positions: Iterable[Position]) -> list[Node]:
@@ -4813,8 +4811,8 @@ class Join:
 #               options would be lost by a signature that is pickled).  set_chord_size() completes
 #               that very dict just before the last part of a generator is sent.  It is removed
 #               before the body is published.
-#   additions   add_to_chord() notes in the run option of the running task what it adds, which is
-#               counted when that task returns, and in that of the added task that it was added.
+#   additions   What a task adds by add_to_chord() is counted with it when it returns: its run
+#               option lists them in ``adds``.  That of an added task says ``added``.
 #   values      A part's value is under its own key, if this delivery stored it there.  If results
 #               are ignored, or another execution's success is there, it is copied to a key of the
 #               run.
