@@ -7896,7 +7896,7 @@ SUCCEEDED = {'status': {'S': 'SUCCESS'}, 'result': {'B': b'{"status": "SUCCESS",
 
 def test_malformed_labels_of_chords_are_clear_errors(
         backend: dv.DynamoDBBackend, client: Any, table_name: str) -> None:
-    put_raw(client, table_name, 'RUN', lazy={'BOOL': False}, single={'BOOL': False})
+    put_raw(client, table_name, 'RUN', lazy={'BOOL': False}, single_leaf={'BOOL': False})
     labels: list[dict[str, Any]] = [
         {'N': '5'}, {'L': [{'S': 'x'}]}, {'BS': [b'x']}, {'S': '.5'}, {'S': 'x' * 3000 + '.5'},
         {'S': 'RUN.'}, {'S': 'RUN.many'}]
