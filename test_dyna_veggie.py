@@ -4734,7 +4734,7 @@ def test_a_task_joins_its_chord_itself_after_a_soft_limit_where_no_thread_can_be
     def limit(number: int, frame: Any) -> None:
         # between requests: what is interrupted loses its connection, and the proxy needs a thread
         # for each
-        if frame.f_code.co_name == 'acquire':
+        if frame.f_code is dv.Lease.acquire.__code__:
             signal.setitimer(signal.ITIMER_REAL, 0)
             raise SoftTimeLimitExceeded
 
