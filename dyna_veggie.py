@@ -18,10 +18,9 @@ JSON.  Read it from top to bottom: a section depends only on those above it.
     waiting             WaitingBackend: what Celery's result classes ask for
     result classes      Celery's result classes, reading in batches
     chord tree          the counters that join a chord, as pure functions
-    chord store         the requests that count the parts of a chord, and the lease on its join
+    chord store         the requests that count the parts of a chord, and the lease to end it
     claim check         values of a chord that are not sent in the message of its body
-    join                how a chord ends: its body is published, or its errbacks are called
-    header              the values of a chord's header, as its body gets them
+    join                how a chord ends: acquire the lease, read, publish or fail, close
     chord backend       ChordBackend: what Celery asks of a backend for its chords
     backend             DynamoDBBackend: its constructor, URL and pickling
     operations          what an operator does: check, policy, list, show, purge
@@ -36,6 +35,7 @@ import base64
 import contextlib
 import dataclasses
 import difflib
+import enum
 import functools
 import hashlib
 import importlib
@@ -3478,48 +3478,40 @@ def give_result_classes(app: Any) -> None:
 # Chord tree
 # --------------------------------------------------------------------------------------------------
 #
-# What the counters of a chord say, as pure functions of what was read; the requests are in
-# "Chord store".  Knows nothing of Celery: a part is an index and an id, and a run is one
-# application of a chord.
+# A chord is a barrier: its body is called once all parts of its header have returned.  It is
+# counted on a combining tree of idempotent counters.  Here: the items, the protocol, and what a
+# counter says, as pure functions.  No requests, no Celery: a part is an index and an id.
 #
 #   items       Each has an id S, and a ttl N if it expires.
-#               POINTER                 the newest run, for whoever has only the group's id: run S
+#               POINTER                 the newest run of a group's id: run S
 #               RUN = POINTER.RANDOM    the lease: owner B, heartbeat N, published_before BS; closed
 #                                       BOOL; the header: lazy BOOL, single_leaf BOOL, size N
 #               RUN.LEVEL.NUMBER        a node: members BS, copied BS, failed BS, added BS, owner B
 #                                       (who counted last); of a leaf bytes N; if lazy, size N
 #               RUN.copy.INDEX.TASK     a copy of a value that is not under the key of its task
-#               RUN.header, RUN.parts   a nested header's structure; where a body finds its values
-#   counting    A part counts itself on a leaf, number ``index // 40`` (0 if the run is
-#               ``single_leaf``); whoever fills a node counts it on its parent, number ``number //
-#               200``; whoever fills the root owns the join.  One conditional update puts a member
-#               into one of the sets ``members`` (its value is under its own key), ``copied`` (it is
-#               a copy of the run) and ``failed``.  A part that is delivered again, or a request
-#               that is repeated after a lost response, changes nothing and gets what the node
-#               holds.
-#   batches     Parts that one process counts on a leaf concurrently share a request: see
-#               "Group commit".
-#   capacity    A node under 1 KB costs one write unit: 40 members of 20 bytes in a leaf, 200 of 4
-#               above.  So, unless the run is ``single_leaf``, no item is written by all parts.
-#   full        A node is full if it counted as many members as it expects, which follows from its
-#               place and the size of the header, and all tasks that these added.  The size of a
-#               generator is known to its last part only, which leaves it on the nodes above it;
-#               until then a node expects as many as it holds.
-#   the end     is noted on RUN, once: by whoever filled the root, or finds that the chord cannot
-#               complete (its deadline has passed, a node is gone, the indexes have gaps).  Whoever
-#               is about to publish says so there, with the timestamps under the body's id
-#               (``published_before``); once it is done RUN is closed.
-#   take-over   The owner sends heartbeats while it joins.  Once another delivery has seen
-#               ``heartbeat`` unchanged for the time of a lease it takes over.  It publishes, unless
-#               ``published_before`` is there and a timestamp under the body's id is not in it: then
-#               the body was published.
+#               RUN.header, RUN.parts   a nested header's structure; what a claim check stands for
+#   counting    A part is counted on leaf ``index // 40`` (0 if the run is ``single_leaf``).  The
+#               delivery that fills a node counts it on its parent, ``number // 200``; the one that
+#               fills the root joins the chord.  One conditional update adds a member to one of
+#               three sets: ``members`` (its value is under its own key), ``copied``, ``failed``.
+#               A redelivery or a repeated request changes nothing, and gets what the node holds.
+#   capacity    A node below 1 KB costs one write unit: 40 members of 20 bytes in a leaf, 200 of 4
+#               above.  No item is hot, unless the run is ``single_leaf``.
+#   full        A node is full once it has the members that it expects, by its place and the size of
+#               the header, and all tasks that these added.  Only the last part of a generator knows
+#               the size, and leaves it on the nodes above it.
+#   the end     A run is closed once: by the delivery that filled the root, or found that it cannot
+#               be filled (the deadline has passed, a node is gone, the indexes have gaps).  Before
+#               it publishes, the owner of the lease records its intent: ``published_before`` holds
+#               the timestamps of the results under the body's id.
+#   take-over   The owner sends heartbeats.  A delivery that sees none for the duration of a lease
+#               takes over.  It publishes, unless the body has a result whose timestamp is not in
+#               ``published_before``: then the body was published.
 #
 # tools/chord_model.py plays this protocol over random schedules: `make model`.
 
-_LEAF_CAPACITY = 40
-_NODE_CAPACITY = 200
 SINGLE_LEAF_LIMIT = 15_000  # members of 20 bytes, and their item is limited to 400 KB
-CLOSED_TTL = 14 * 86400  # seconds that the end of a run is known after its deadline: for duplicates
+CLOSED_TTL = 14 * 86400  # seconds after its deadline that a run is known as closed: for duplicates
 POINTER_TTL = 30 * 86400  # seconds, if results never expire
 
 # flags in a member's index
@@ -3536,13 +3528,12 @@ UNEXPECTED = ('a task was counted that the header does not have: what replaces a
 TOO_LARGE = ('a counter of this chord would exceed the 400 KB of an item: '
              'too many tasks were added by parts of one batch, or ids are too long')
 
-#: the sets of a node: parts whose value is under their own key, whose value is copied, and that
-#: failed
+#: the sets of a node: by where the value of a part is, if it has one
 SET_NAMES = ('members', 'copied', 'failed')
 
 
 class MiscountedChord(Exception):
-    """A chord that cannot complete; says what a person can do."""
+    """A chord that cannot complete, and what a person can do."""
 
 
 class Part(NamedTuple):
@@ -3585,19 +3576,28 @@ def _ends_of(edge: bytes) -> tuple[bytes, bytes]:
     return edge[2:end], edge[end:]
 
 
-class Position(NamedTuple):
+@dataclass(frozen=True)
+class Position:
     """A node's place in the tree; level 0 holds the leaves."""
+
+    LEAF_CAPACITY: ClassVar[int] = 40
+    NODE_CAPACITY: ClassVar[int] = 200
 
     level: int
     number: int
 
     @property
     def capacity(self) -> int:
-        return _NODE_CAPACITY if self.level else _LEAF_CAPACITY
+        return self.NODE_CAPACITY if self.level else self.LEAF_CAPACITY
 
     @property
     def parent(self) -> Position:
-        return Position(self.level + 1, self.number // _NODE_CAPACITY)
+        return Position(self.level + 1, self.number // self.NODE_CAPACITY)
+
+    @property
+    def member(self) -> bytes:
+        """What is counted on the parent for a full node."""
+        return self.number.to_bytes(4, 'big')
 
 
 def width(size: int, level: int) -> int:
@@ -3612,12 +3612,12 @@ class Run:
     """One application of a chord, as its parts know it.
 
     deadline: seconds of the epoch (None: never).  lazy: the header is a generator.  single_leaf:
-    all parts are counted on one leaf, since their indexes say nothing.  nested: RUN.header says how
-    the body gets the values.  size: of the header, if it is known.
+    all parts are counted on one leaf, because their indexes say nothing.  nested: the header has
+    groups in it, and RUN.header their structure.  size: of the header, if it is known.
     """
 
     id: str
-    deadline: int | None
+    deadline: int | None = None
     lazy: bool = False
     single_leaf: bool = False
     nested: bool = False
@@ -3637,6 +3637,10 @@ class Run:
     def parts_id(self) -> str:
         return f'{self.id}.parts'
 
+    def label(self, part: Part) -> str:
+        """Leads from a part's stored result to its counters; parse_label() reads it."""
+        return f'{self.id}.{part.group_index}'
+
     @property
     def lifetime(self) -> float | None:
         """Seconds that are left."""
@@ -3646,8 +3650,12 @@ class Run:
     def ttl(self) -> Item:
         return {} if self.deadline is None else {'ttl': self.deadline}
 
+    @property
+    def closed_ttl(self) -> Item:
+        return {} if self.deadline is None else {'ttl': self.deadline + CLOSED_TTL}
+
     def leaf(self, group_index: int) -> Position:
-        return Position(0, 0 if self.single_leaf else group_index // _LEAF_CAPACITY)
+        return Position(0, 0 if self.single_leaf else group_index // Position.LEAF_CAPACITY)
 
     def positions(self) -> Iterator[Position]:
         """The places of all nodes, leaves first."""
@@ -3656,6 +3664,12 @@ class Run:
             yield from (Position(level, number) for number in range(nodes))
             if nodes == 1:
                 return
+
+
+def parse_label(label: str) -> tuple[str, int]:
+    """The id of a run and the index of a part, from Run.label().  Raises ValueError."""
+    run_id, _, index = label.rpartition('.')
+    return run_id, int(index)
 
 
 @dataclass(frozen=True)
@@ -3674,7 +3688,8 @@ class Node:
     def expected(self) -> float:
         if self.run.single_leaf:
             return math.inf if self.size is None else self.size
-        (level, number), capacity = self.position, self.position.capacity
+        level, number, capacity = (
+            self.position.level, self.position.number, self.position.capacity)
         if self.size is None:
             return capacity
         if self.run.lazy and number != width(self.size, level + 1) - 1:
@@ -3685,6 +3700,13 @@ class Node:
     def is_root(self) -> bool:
         return self.size is not None and (
             self.run.single_leaf or width(self.size, self.position.level) <= self.position.capacity)
+
+    @property
+    def children(self) -> list[Position]:
+        """The nodes that were counted on this one."""
+        level = self.position.level
+        return [Position(level - 1, int.from_bytes(member, 'big'))
+                for member in sorted(self.counted)] if level else []
 
     @functools.cached_property
     def counted(self) -> frozenset[bytes]:
@@ -3722,14 +3744,182 @@ class Node:
         return len(self.header_members) > self.expected
 
 
+def parts_of(leaves: Iterable[Node]) -> list[tuple[Part, str]]:
+    """All parts that a body waits for, each with its set's name.  Raises MiscountedChord."""
+    parts = sorted((part_of(member), set_name) for leaf in leaves for set_name in SET_NAMES
+                   for member in leaf.expected_members & leaf.item.get(set_name, frozenset()))
+    sizes = [leaf.size for leaf in leaves if leaf.size is not None]
+    if not sizes or sum(not part.added for part, _ in parts) != sizes[-1]:
+        raise MiscountedChord(GONE)
+    return parts
+
+
 # --------------------------------------------------------------------------------------------------
 # Chord store
 # --------------------------------------------------------------------------------------------------
 #
-# The requests of the protocol of "Chord tree": for a part (PartCounter), and for whoever opens a
-# chord or asks about it (ChordStore).  Knows nothing of Celery either.
-#
-#   who waits   acquire() waits while another delivery owns the join and sends heartbeats.
+# The requests of the protocol of "Chord tree".  ChordStore opens and reads runs, PartCounter counts
+# a part and the nodes that it fills, Lease is the right to end a run.  No Celery here either.
+
+class Progress(NamedTuple):
+    """How far a chord is.
+
+    counted: parts that have returned, of which ``failed`` failed.  expected: how many there are;
+    None if that is not known yet.  closed: its body was called, or its errbacks were.
+    """
+
+    counted: int
+    failed: int
+    expected: int | None
+    closed: bool
+
+
+class ChordStore:
+    """The chords of a table: opens runs, and reads how far they are."""
+
+    def __init__(self, table: Table) -> None:
+        self.table = table
+
+    def open(self, pointer_id: str, run: Run, task_ids: Iterable[str] = ()) -> None:
+        """Writes what the parts of a run need.  Raises MiscountedChord for what is too large."""
+        if run.single_leaf and (run.size or 0) > SINGLE_LEAF_LIMIT:
+            raise MiscountedChord(
+                f'the header of this chord has {run.size:,} tasks, some in chains that end in '
+                f'groups, and such a header can have {SINGLE_LEAF_LIMIT:,}: give it as a plain '
+                'list of tasks, or split it')
+        for index, task_id in enumerate(task_ids):
+            check_id(run.copy_id(Part(index, False, task_id)), MiscountedChord)
+        size = {} if run.size is None else {'size': run.size}
+        items: list[Item] = [
+            {'id': pointer_id, 'run': run.id, **(run.closed_ttl or expiry(POINTER_TTL))},
+            {'id': run.id, 'lazy': run.lazy, 'single_leaf': run.single_leaf, **size,
+             **run.closed_ttl}]
+        if run.size is not None:
+            items += ({'id': run.node_id(position), **run.ttl} for position in run.positions())
+        self.table.write_many(puts=items)
+
+    def resize(self, run_id: str, size: int) -> None:
+        """Stores the size of a generator, for progress()."""
+        self.table.update(
+            run_id, 'SET #size = :size', {'size': size}, condition='attribute_exists(#lazy)')
+
+    def progress(self, id: str) -> Progress | None:
+        """How far a run is, or the newest run of a pointer; None if there is none."""
+        item = self._run_item(id)
+        if item is None:
+            return None
+        run = self._run(item)
+        leaves = self._leaves(run)
+        added = sum(len(leaf.expected_members) - len(leaf.header_members) for leaf in leaves)
+        return Progress(
+            sum(len(leaf.counted) for leaf in leaves),
+            sum(len(leaf.item.get('failed', ())) for leaf in leaves),
+            None if run.size is None else run.size + added, 'closed' in item)
+
+    def failed_parts(self, pointer_id: str) -> list[Part]:
+        """The parts of a chord's newest run that were counted and failed, in the order of Part."""
+        item = self._run_item(pointer_id)
+        leaves = self._leaves(self._run(item)) if item else []
+        return sorted(part_of(member) for leaf in leaves for member in leaf.item.get('failed', ()))
+
+    def missing_places(self, pointer_id: str) -> list[int]:
+        """The places in the header, from 0, whose parts a chord's newest run has not counted.
+
+        Empty for generators, and for headers with groups in them, whose places repeat.
+        """
+        item = self._run_item(pointer_id)
+        if not item or item['lazy'] or item['single_leaf'] or item.get('size') is None:
+            return []
+        counted = {part_of(member).group_index for leaf in self._leaves(self._run(item))
+                   for member in leaf.header_members}
+        return [place for place in range(item['size']) if place not in counted]
+
+    def _run_item(self, id: str) -> Item | None:
+        """The item of a run, by its id or its pointer's."""
+        item = self.table.get(id)
+        if item and not is_expired(item) and isinstance(item.get('run'), str):
+            item = self.table.get(item['run'])
+        return item if item and 'lazy' in item else None
+
+    def _run(self, item: Item) -> Run:
+        if not 0 <= item.get('size', 0) <= COPIED:  # there would be no end to its nodes
+            raise ValueError(f'its size is {item["size"]}')
+        return Run(item['id'], None, item['lazy'], item['single_leaf'], size=item.get('size'))
+
+    def _leaves(self, run: Run) -> list[Node]:
+        if run.size is not None:
+            positions = [position for position in run.positions() if not position.level]
+            return self.nodes(run, positions)
+        leaves: list[Node] = []
+        pages = (range(start, start + GET_BATCH) for start in itertools.count(0, GET_BATCH))
+        while found := self.nodes(run, [Position(0, number) for number in next(pages)]):
+            leaves += found
+        return leaves
+
+    def nodes(self, run: Run, positions: Iterable[Position]) -> list[Node]:
+        """Those nodes that exist, in order."""
+        return self._nodes_and_items(run, positions, ())[0]
+
+    def _nodes_and_items(
+            self, run: Run, positions: Iterable[Position], ids: Iterable[str],
+    ) -> tuple[list[Node], dict[str, Item]]:
+        places = {run.node_id(position): position for position in positions}
+        items = self.table.get_many([*places, *ids])
+        nodes = [Node(run, place, items[id]) for id, place in places.items() if id in items]
+        return nodes, {id: items[id] for id in ids if id in items}
+
+    def collect(self, root: Node, ids: list[str]) -> tuple[list[Node], dict[str, Item]]:
+        """The leaves below a root, as far as they exist, and the items with some other ids.
+
+        The items are read with the first level below the root: it takes no request more.
+        """
+        nodes, items = [root], None
+        while nodes and nodes[0].position.level:
+            children = [child for node in nodes for child in node.children]
+            nodes, found = self._nodes_and_items(root.run, children, ids if items is None else ())
+            items = found if items is None else items
+        return nodes, self.table.get_many(ids) if items is None else items
+
+    def is_done(self, label: str, task_id: str) -> bool:
+        """Whether nothing is left to do for a part that stored its result with this label."""
+        run_id, index = parse_label(label)
+        item = self.table.get(run_id) or {'closed': True}
+        if 'closed' in item or 'lazy' not in item:
+            return True
+        if _is_owner(item.get('owner'), task_id):
+            return False  # it has to publish
+        run = self._run(item)
+        if run.lazy:
+            run = dataclasses.replace(run, size=None)  # the nodes know it once it holds
+        position = run.leaf(index)
+        counting = {member_of(Part(index, added, task_id)) for added in (False, True)}
+        while True:
+            counters = self.table.get(run.node_id(position))
+            if counters is None and item.get('ttl', math.inf) - CLOSED_TTL <= time.time():
+                return True  # the nodes have expired with the chord's deadline; the result stays
+            node = Node(run, position, counters or {})
+            if node.counted.isdisjoint(counting) or node.overflows:
+                return False
+            filled = position.level or _is_owner(node.item.get('owner'), task_id)
+            if not node.is_full or not filled:
+                return True  # or another part is responsible for the way up
+            if node.is_root:
+                return False
+            counting, position = {position.member}, position.parent
+
+
+def _owner_prefix(task_id: str) -> bytes:
+    return hashlib.blake2b(task_id.encode(), digest_size=8).digest()
+
+
+def _is_owner(owner: bytes | None, task_id: str) -> bool:
+    return owner is not None and owner.startswith(_owner_prefix(task_id))
+
+
+def new_owner(task_id: str) -> bytes:
+    """Names one delivery of a task, as the owner of nodes and of a lease."""
+    return _owner_prefix(task_id) + os.urandom(4)
+
 
 class Entry(NamedTuple):
     """What is counted on a node: a part with what it added, or a node of the level below."""
@@ -3749,186 +3939,22 @@ class _Counted(NamedTuple):
     entries: list[Entry]
 
 
-class Progress(NamedTuple):
-    """How far a chord is.
-
-    counted: parts that have returned, of which ``failed`` failed.  expected: how many there are;
-    None if that is not known yet.  closed: its body was called, or its errbacks were.
-    """
-
-    counted: int
-    failed: int
-    expected: int | None
-    closed: bool
-
-
-class ChordStore:
-    """The chords of a table, for whoever is not one of their parts."""
-
-    def __init__(self, table: Table) -> None:
-        self.table = table
-
-    def open(self, pointer_id: str, run: Run, task_ids: Iterable[str] = ()) -> None:
-        """Writes what the parts of a run need.  Raises MiscountedChord for what is too large."""
-        if run.single_leaf and (run.size or 0) > SINGLE_LEAF_LIMIT:
-            raise MiscountedChord(
-                f'the header of this chord has {run.size:,} tasks, some in chains that end in '
-                f'groups, and such a header can have {SINGLE_LEAF_LIMIT:,}: give it as a plain '
-                'list of tasks, or split it')
-        for index, task_id in enumerate(task_ids):
-            check_id(run.copy_id(Part(index, False, task_id)), MiscountedChord)
-        size = {} if run.size is None else {'size': run.size}
-        late = {} if run.deadline is None else {'ttl': run.deadline + CLOSED_TTL}
-        items: list[Item] = [
-            {'id': pointer_id, 'run': run.id, **(late or expiry(POINTER_TTL))},
-            {'id': run.id, 'lazy': run.lazy, 'single_leaf': run.single_leaf, **size, **late}]
-        if run.size is not None:
-            items += ({'id': run.node_id(position), **run.ttl} for position in run.positions())
-        self.table.write_many(puts=items)
-
-    def resize(self, run_id: str, size: int) -> None:
-        """Notes the size of a generator, for whoever asks how far the chord is."""
-        self.table.update(
-            run_id, 'SET #size = :size', {'size': size}, condition='attribute_exists(#lazy)')
-
-    def progress(self, pointer_id: str) -> Progress | None:
-        """How far the newest run of a chord is; None if there is none."""
-        item = self._newest_run(pointer_id)
-        return self._progress(item) if item else None
-
-    def progress_of_run(self, run_id: str) -> Progress | None:
-        """How far a run is; None if there is none."""
-        item = self._run_item(run_id)
-        return self._progress(item) if item else None
-
-    def _progress(self, item: Item) -> Progress:
-        run = self._run(item)
-        leaves = self._leaves(run)
-        expected = run.size
-        if expected is not None:
-            expected += sum(
-                len(leaf.expected_members) - len(leaf.header_members) for leaf in leaves)
-        return Progress(
-            sum(len(leaf.counted) for leaf in leaves),
-            sum(len(leaf.item.get('failed', ())) for leaf in leaves),
-            expected, 'closed' in item)
-
-    def failed_parts(self, pointer_id: str) -> list[Part]:
-        """The parts of a chord's newest run that were counted and failed, in the order of Part."""
-        item = self._newest_run(pointer_id)
-        leaves = self._leaves(self._run(item)) if item else []
-        return sorted(part_of(member) for leaf in leaves for member in leaf.item.get('failed', ()))
-
-    def missing_places(self, pointer_id: str) -> list[int]:
-        """The places in the header, from 0, whose parts a chord's newest run has not counted.
-
-        Nothing is said of generators, nor of headers with groups in them, whose places repeat.
-        """
-        item = self._newest_run(pointer_id)
-        if not item or item['lazy'] or item['single_leaf'] or item.get('size') is None:
-            return []
-        counted = {part_of(member) for leaf in self._leaves(self._run(item))
-                   for member in leaf.counted}
-        own = {part.group_index for part in counted if not part.added}
-        return [place for place in range(item['size']) if place not in own]
-
-    def _newest_run(self, pointer_id: str) -> Item | None:
-        pointer = self.table.get(pointer_id)
-        if not pointer or is_expired(pointer) or not isinstance(pointer.get('run'), str):
-            return None
-        return self._run_item(pointer['run'])
-
-    def _run_item(self, run_id: str) -> Item | None:
-        item = self.table.get(run_id)
-        return item if item and 'lazy' in item else None
-
-    def _run(self, item: Item) -> Run:
-        if not 0 <= item.get('size', 0) <= COPIED:  # there would be no end to its nodes
-            raise ValueError(f'its size is {item["size"]}')
-        return Run(item['id'], None, item['lazy'], item['single_leaf'], size=item.get('size'))
-
-    def _leaves(self, run: Run) -> list[Node]:
-        if run.size is not None:
-            positions = [position for position in run.positions() if not position.level]
-            return self.nodes(run, positions)
-        leaves: list[Node] = []
-        for start in itertools.count(0, GET_BATCH):
-            found = self.nodes(run, [Position(0, start + more) for more in range(GET_BATCH)])
-            leaves += found
-            if not found:
-                break
-        return leaves
-
-    def nodes(self, run: Run, positions: Iterable[Position]) -> list[Node]:
-        """Those nodes that exist, in order."""
-        ids = {run.node_id(position): position for position in positions}
-        items = self.table.get_many(ids)
-        return [Node(run, position, items[id]) for id, position in ids.items() if id in items]
-
-    def is_done(self, label: str, task_id: str) -> bool:
-        """Whether nothing is left to do for a part that stored its result with this label.
-
-        label: RUN.INDEX, as ChordBackend.chord_label() makes it.
-        """
-        run_id, _, index = label.rpartition('.')
-        item = self.table.get(run_id) or {'closed': True}
-        if 'closed' in item or 'lazy' not in item:
-            return True
-        if _is_owner(item.get('owner'), task_id):
-            return False  # it has to publish
-        run = self._run(item)
-        if run.lazy:
-            run = dataclasses.replace(run, size=None)  # the nodes know it once it holds
-        position = run.leaf(int(index))
-        counting = {member_of(Part(int(index), added, task_id)) for added in (False, True)}
-        while True:
-            counters = self.table.get(run.node_id(position))
-            if counters is None and item.get('ttl', math.inf) - CLOSED_TTL <= time.time():
-                return True  # past the deadline of the chord they expire; what was stored, stays
-            node = Node(run, position, counters or {})
-            if node.counted.isdisjoint(counting) or node.overflows:
-                return False
-            filled = position.level or _is_owner(node.item.get('owner'), task_id)
-            if not node.is_full or not filled:
-                return True  # or somebody else is responsible for the way up
-            if node.is_root:
-                return False
-            counting, position = {position.number.to_bytes(4, 'big')}, position.parent
-
-
-def _owner_prefix(task_id: str) -> bytes:
-    return hashlib.blake2b(task_id.encode(), digest_size=8).digest()
-
-
-def _is_owner(owner: bytes | None, task_id: str) -> bool:
-    return owner is not None and owner.startswith(_owner_prefix(task_id))
-
-
 class PartCounter:
-    """Counts one delivery of a part, and owns the join of its chord for it."""
+    """Counts one delivery of a part.  owner: of nodes that this delivery is the last to count on"""
 
-    LEASE = 15.0  # seconds
-
-    _NOT_CLOSED = 'attribute_not_exists(#closed)'
-    _HELD_BY_US = 'attribute_not_exists(#owner) OR #owner = :owner'
-
-    def __init__(self, table: Table, run: Run, part: Part) -> None:
-        self.table, self.run, self.part = table, run, part
+    def __init__(self, table: Table, run: Run, part: Part, owner: bytes) -> None:
+        self.table, self.run, self.part, self.owner = table, run, part, owner
         self.member = member_of(part)
-        self.owner = _owner_prefix(part.task_id) + os.urandom(4)
-
-    # --- when a part returns ----------------------------------------------------------------------
 
     def count(self, entry: Entry) -> Node | None:
-        """Counts a part, and what it fills.  Returns the root if the chord is complete.
+        """Counts a part, and the nodes that it fills.  Returns the root if the chord is complete.
 
         Raises MiscountedChord if it cannot complete.
         """
         position = self.run.leaf(self.part.group_index)
 
         def send(entries: Mapping[Any, Any]) -> Sent:
-            batch = list(entries.values())
-            counted = _Counted(*self._count(position, batch), batch)
+            counted = self._count(position, list(entries.values()))
             return Sent(counted, entries if counted.applied else ())
 
         counted: _Counted | None = shared_batcher(self.table.options).submit(
@@ -3939,13 +3965,13 @@ class PartCounter:
                 return None
             if node.is_root:
                 return node
-            # each duplicate reports a full node again: the first to fill it may have died before
-            entry = Entry(position.number.to_bytes(4, 'big'), size=node.size)
+            # a duplicate counts a full node again: the delivery that filled it may have died
+            entry = Entry(position.member, size=node.size)
             position = position.parent
-            counted = _Counted(*self._count(position, [entry]), [entry])
+            counted = self._count(position, [entry])
         return None
 
-    def _count(self, position: Position, entries: list[Entry]) -> WriteResult:
+    def _count(self, position: Position, entries: list[Entry]) -> _Counted:
         values: Item = {'owner': self.owner, **self.run.ttl}
         sets: dict[str, set[bytes]] = {}
         terms = ['attribute_exists(#id)'] if not self.run.lazy else []
@@ -3966,29 +3992,28 @@ class PartCounter:
             values['bytes'] = sum(entry.length for entry in entries)
         update = f'SET {", ".join(changes)} ADD {", ".join(additions)}'
         try:
-            return self.table.update(
+            result = self.table.update(
                 self.run.node_id(position), update, {**values, **sets},
                 condition=' AND '.join(terms))
         except ClientError as exc:
             if error_code(exc) == 'ValidationException' and 'tem size' in str(exc):
                 raise MiscountedChord(TOO_LARGE) from exc
             raise
+        return _Counted(result.applied, result.item, entries)
 
     def _checked(self, position: Position, counted: _Counted) -> Node | None:
-        """The node that was counted on; None if the chord has ended.  Raises MiscountedChord."""
-        # read after the response: until then no node can have expired
-        if self.run.deadline is not None and time.time() >= self.run.deadline:
-            raise MiscountedChord(GONE)
-        if counted.item is None:
+        """The node that was counted on; None if the chord is closed.  Raises MiscountedChord."""
+        # the clock is read after the response: until then no node can have expired
+        late = self.run.deadline is not None and time.time() >= self.run.deadline
+        if late or counted.item is None:
             raise MiscountedChord(GONE)
         node = Node(self.run, position, counted.item)
         new = node.counted == {entry.member for entry in counted.entries}
         if self.run.lazy and (new or not counted.applied):
-            # made by this very request: is it the first of its chord, or was the table deleted?
+            # this request created the node: is it the first of its chord, or was the table deleted?
             item = self.table.get(self.run.id) or {}
             if 'closed' in item:
-                logger.debug('Chord %s is closed, part %s came late',
-                             self.run.id, self.part.task_id)
+                _log_late(self.run)
                 if self.run.deadline is None:
                     self.table.delete(self.run.node_id(position))
                 return None
@@ -3998,117 +4023,105 @@ class PartCounter:
             raise MiscountedChord(GAPS if self.run.lazy else UNEXPECTED)
         return node
 
-    # --- who joins --------------------------------------------------------------------------------
+
+def _log_late(run: Run) -> None:
+    logger.debug('Chord %s is closed, and a part came late', run.id)
+
+
+class Lease:
+    """The right to end a run, kept by heartbeats.
+
+    As in the DynamoDB Lock Client: a delivery that sees the heartbeat counter unchanged for
+    DURATION, by its own monotonic clock, may take over.  start_publishing() is the fence: it fails
+    for an owner that was replaced.
+    https://aws.amazon.com/blogs/database/building-distributed-locks-with-the-dynamodb-lock-client/
+    """
+
+    DURATION = 15.0  # seconds
+
+    _HELD_BY_US = 'attribute_not_exists(#owner) OR #owner = :owner'
+
+    def __init__(self, table: Table, run: Run, owner: bytes) -> None:
+        self.table, self.run, self.owner = table, run, owner
 
     def acquire(self, sleep: Sleep) -> Item | None:
-        """The item of the run, once this delivery owns its join; None once it is closed.
+        """The item of the run, once this delivery owns the lease; None once the run is closed.
 
-        Sleeps while another delivery has the lease.  Its clock does not matter: a lease is as long
-        as it was seen unchanged here.
+        Sleeps while another delivery has the lease.
         """
         since, last_heartbeat = time.monotonic(), -1
         while True:
             item = self.table.get(self.run.id) or {}
             if 'closed' in item:
-                logger.debug('Chord %s is closed, part %s came late',
-                             self.run.id, self.part.task_id)
+                _log_late(self.run)
                 return None
             if item.get('owner') == self.owner:
                 return item
             heartbeat, now = item.get('heartbeat', 0), time.monotonic()
             if heartbeat != last_heartbeat:
                 since, last_heartbeat = now, heartbeat
-            wait = since + self.LEASE - now
+            wait = since + self.DURATION - now
             if 'owner' in item and wait > 0:
                 # to give up would leave the chord hanging if its owner is dead
-                sleep(min(wait, self.LEASE / 10))
+                sleep(min(wait, self.DURATION / 10))
                 continue
             unchanged = '#heartbeat = :seen' if heartbeat else 'attribute_not_exists(#heartbeat)'
-            acquired, item = self._update_lease(unchanged, seen=heartbeat)
+            acquired, item = self._update(unchanged, seen=heartbeat)
             if acquired:
                 return item
 
     def renew(self) -> bool:
-        """Sends a heartbeat; False if the join is no longer ours, or is done."""
-        return self._update_lease(self._HELD_BY_US)[0]
+        """Sends a heartbeat; False if the lease is no longer ours, or the run is closed."""
+        return self._update(self._HELD_BY_US)[0]
 
     def start_publishing(self, published_before: frozenset[bytes]) -> bool:
-        """The fence before publishing; False if the join is no longer ours: then it must not begin.
+        """The fence before publishing; False if the lease is no longer ours: then nothing may be.
 
         published_before: the timestamps under the body's id.
         """
-        return self._update_lease(self._HELD_BY_US, published_before=published_before)[0]
+        # DynamoDB has no empty sets
+        return self._update(self._HELD_BY_US, published_before=published_before | {b'-'})[0]
 
-    def _update_lease(self, condition: str, **values: Any) -> tuple[bool, Item]:
+    def _update(self, condition: str, **values: Any) -> tuple[bool, Item]:
         update = 'SET #owner = :owner'
         if self.run.deadline is not None:
             update += ', #ttl = if_not_exists(#ttl, :ttl)'
-            values['ttl'] = self.run.deadline + CLOSED_TTL
         if 'published_before' in values:
             update += ', #published_before = :published_before'
-        values.update(owner=self.owner, one=1)
         applied, item = self.table.update(
-            self.run.id, f'{update} ADD #heartbeat :one', values,
-            condition=f'{self._NOT_CLOSED} AND ({condition})')
+            self.run.id, f'{update} ADD #heartbeat :one',
+            {'owner': self.owner, 'one': 1, **values, **self.run.closed_ttl},
+            condition=f'attribute_not_exists(#closed) AND ({condition})')
         return applied, item or {}
 
     @contextlib.contextmanager
     def heartbeats(self) -> Iterator[None]:
-        """Sends heartbeats from a thread of its own, so that nobody takes over.
+        """Sends heartbeats from a thread of its own, so that no delivery takes over.
 
-        Without a thread somebody may: start_publishing() will tell.
+        If no thread can be started one may, and start_publishing() fails here.
         """
         stopped = threading.Event()
 
         def send_heartbeats() -> None:
-            while not stopped.wait(self.LEASE / 3):
+            while not stopped.wait(self.DURATION / 3):
                 try:
                     if not self.renew():
                         return
                 except FAILURES as exc:
-                    logger.warning('Task %s: the lease of its chord was not renewed: %s',
-                                   self.part.task_id, summary(exc))
+                    logger.warning('The lease of the chord %s was not renewed: %s',
+                                   self.run.id, summary(exc))
         start_thread(send_heartbeats, name='dyna-veggie-heartbeat')
         try:
             yield
         finally:
             stopped.set()
 
-    # --- while joining ----------------------------------------------------------------------------
-
-    def collect(self, root: Node, ids: Iterable[str]) -> tuple[list[Node], dict[str, Item]]:
-        """The leaves below a root, as far as they exist, and the items with some other ids."""
-        nodes, ids, items = [root], list(ids), None
-        while nodes and nodes[0].position.level:
-            below = {}
-            for node in nodes:
-                for number in sorted(node.counted):
-                    position = Position(
-                        node.position.level - 1, int.from_bytes(number, 'big'))
-                    below[self.run.node_id(position)] = position
-            found = self.table.get_many([*below, *(ids if items is None else ())])
-            items = found if items is None else items
-            nodes = [Node(self.run, position, found[id])
-                     for id, position in below.items() if id in found]
-        if items is None:
-            items = self.table.get_many(ids)
-        return nodes, {id: items[id] for id in ids if id in items}
-
-    def parts(self, leaves: list[Node]) -> list[tuple[Part, str]]:
-        """All parts that the body waits for, each with its set's name.  Raises MiscountedChord."""
-        parts = sorted((part_of(member), set_name) for leaf in leaves for set_name in SET_NAMES
-                       for member in leaf.expected_members & leaf.item.get(set_name, frozenset()))
-        sizes = [leaf.size for leaf in leaves if leaf.size is not None]
-        if not sizes or sum(not part.added for part, _ in parts) != sizes[-1]:
-            raise MiscountedChord(GONE)
-        return parts
-
     def close(self, size: int | None) -> None:
-        """Says that the chord has ended.  Its nodes expire, or are deleted if nothing does."""
-        late = time.time() + CLOSED_TTL
+        """Closes the run.  Its nodes expire, or are deleted if nothing does."""
+        late = math.ceil(time.time() + CLOSED_TTL)
         self.table.update(
             self.run.id, 'SET #closed = :closed, #ttl = if_not_exists(#ttl, :late)',
-            {'closed': True, 'late': math.ceil(late)})
+            {'closed': True, 'late': late})
         if self.run.deadline is None and size is not None:
             run = dataclasses.replace(self.run, size=size)
             self.table.write_many(deletes=map(run.node_id, run.positions()))
@@ -4118,15 +4131,15 @@ class PartCounter:
 # Claim check
 # --------------------------------------------------------------------------------------------------
 #
-# The values of a large chord are not sent in the message of its body.  The argument there is a
-# list with one ClaimCheck; before the task is called, the values take its place in that very list.
-# Knows nothing of how values are stored and read: the task's backend does.
+# A claim check (Hohpe and Woolf) stands in a message for the values of a large chord, which stay in
+# the table.  The body's argument is a list with one ClaimCheck; before the task is called, the
+# values take its place in that very list.
 #
-#   decoding    makes no request, since a worker's main process decodes messages too.
+#   decoding    makes no request, because a worker's main process decodes messages too.
 #   redeeming   is done by a receiver of Celery's signal task_prerun, in the task's own thread.
-#   again       The request keeps the ClaimCheck: it is what self.retry() sends.
-#   errors      Celery takes no error from a receiver.  So the list then holds a _Missing, which
-#               raises it when it is used; and a body that has not used it fails when it returns.
+#   retries     The request keeps the ClaimCheck: it is what self.retry() sends.
+#   errors      Celery swallows errors of signal receivers.  So the list holds a _Missing, which
+#               raises the error on its first use; a body that never uses it fails on return.
 
 @dataclass(frozen=True)
 class ClaimCheck:
@@ -4147,7 +4160,7 @@ register_type(
 
 
 class _Missing:
-    """A value that could not be read: whatever uses it raises the reason."""
+    """A value that could not be read: any use of it raises the reason."""
 
     def __init__(self, error: Exception) -> None:
         self._error = error
@@ -4162,7 +4175,7 @@ class _Missing:
 
 
 def pack(parts: Iterable[tuple[Part, str]]) -> bytes:
-    """Where the values of parts are, as RUN.parts keeps it: some 20 bytes each."""
+    """Where the values of parts are, as RUN.parts holds it: some 20 bytes each."""
     packed = []
     for part, set_name in parts:
         member = member_of(part, COPIED if set_name == 'copied' else 0)
@@ -4173,7 +4186,7 @@ def pack(parts: Iterable[tuple[Part, str]]) -> bytes:
 
 
 def unpack(packed: bytes) -> Iterator[tuple[Part, str]]:
-    """What pack() made this of."""
+    """The parts that pack() made this of."""
     start = 0
     while start < len(packed):
         begin, length = start + 4, 16
@@ -4187,7 +4200,7 @@ def unpack(packed: bytes) -> Iterator[tuple[Part, str]]:
 
 
 def describe_args(arguments: Any) -> Any:
-    """Arguments as they are stored with a result: what stands for values as a text."""
+    """Arguments as they are stored with a result: each claim check as a text."""
     if not isinstance(arguments, (list, tuple)):
         return arguments
     if not any(map(is_claim_check, arguments)):
@@ -4213,7 +4226,7 @@ def _redeem_arguments(task: Any = None, args: Any = (), **kwargs: Any) -> None:
             redeem = getattr(task.backend, 'redeem', None)
             if redeem is None:
                 raise ChordError(
-                    f'{values[0]!r} cannot be read, since the result backend is '
+                    f'{values[0]!r} cannot be read, because the result backend is '
                     f'{type(task.backend).__name__}: the worker of a body must use the backend of '
                     'its chord')
             values[:] = redeem(values[0])
@@ -4224,110 +4237,6 @@ def _redeem_arguments(task: Any = None, args: Any = (), **kwargs: Any) -> None:
 
 
 task_prerun.connect(_redeem_arguments, weak=False, dispatch_uid=f'{__name__}.redeem')
-
-
-# --------------------------------------------------------------------------------------------------
-# Join
-# --------------------------------------------------------------------------------------------------
-#
-# How a chord ends, once a delivery has filled its root, or has found that it cannot complete: the
-# body is published, or its errbacks are called.  Knows nothing of how values are kept: ``backend``
-# is a ChordBackend.
-#
-#   the order   acquire the lease, unless it is ours; read the nodes, and what stands under the
-#               body's id; read the values; start_publishing(); publish; close; delete the copies.
-#               Nothing is said to anybody before start_publishing(), so that all of it can be done
-#               again.
-#   errors      Errors before start_publishing() fail the chord, but for a soft
-#               time limit, after which it is all done again: here if the lease is ours, else by a
-#               thread that may wait.  What fails after start_publishing() is done again here, and
-#               does not reach Celery, which would count the part as another delivery.
-#   around      If the body was to be a part of another chord, that one counts it as failed, before
-#               the error is under the body's id, which says that this chord has ended.
-
-def arrange(result: ResultBase, values: Mapping[str, Any]) -> Any:
-    """Values by task id, in the structure of a header's result."""
-    if isinstance(result, GroupResult):
-        return [arrange(child, values) for child in result.results]
-    return values[result.id]
-
-
-def _tasks_of(signature: Any) -> list[Any]:
-    tasks = getattr(signature, 'tasks', None) or ()
-    return list(getattr(tasks, 'tasks', tasks))  # of a chord it can be a group
-
-
-def first_tasks(body: Any, app: Any) -> Iterator[Any]:
-    """The tasks that are called with what the header returned."""
-    body = maybe_signature(body, app=app)
-    tasks = _tasks_of(body)
-    if not tasks:
-        yield body
-    for task in tasks[:1] if body.subtask_type == 'chain' else tasks:
-        yield from first_tasks(task, app)
-
-
-def _body_task_ids(body: Any, app: Any) -> Iterator[str]:
-    """The ids of tasks whose states change if a body was published, as far as it was frozen."""
-    body = maybe_signature(body, app=app)
-    tasks = _tasks_of(body)
-    if not tasks and body.options.get('task_id'):
-        yield body.options['task_id']
-    if body.subtask_type == 'chain' and tasks:
-        yield from _body_task_ids(tasks[0], app)
-    for task in tasks[-1:]:  # a group is sent in order
-        yield from _body_task_ids(task, app)
-    if body.subtask_type == 'chord':
-        yield from _body_task_ids(body.body, app)
-
-
-def _result_tasks(signature: Any, app: Any) -> Iterator[Any]:
-    """The tasks whose results are the result of a signature, as far as it was frozen."""
-    signature = maybe_signature(signature, app=app)
-    tasks = _tasks_of(signature)
-    if signature.subtask_type == 'chord':
-        yield from _result_tasks(signature.body, app)
-    elif not tasks and signature.options.get('task_id'):
-        yield signature
-    else:
-        for task in tasks[-1:] if signature.subtask_type == 'chain' else tasks:
-            yield from _result_tasks(task, app)
-
-
-def enclosing_parts(signature: Any, app: Any) -> Iterator[Context]:
-    """What the chord around a signature counts once that was called: requests of its last tasks."""
-    signature = maybe_signature(signature, app=app)
-    for each in (signature, *(signature.options.get('chain') or ())):
-        each = maybe_signature(each, app=app)
-        for task in _result_tasks(each, app):
-            # what was frozen into the task knows nothing of the run: it came before
-            options = {**task.options, **{
-                name: each.options[name] for name in ('chord', 'group_id') if name in each.options}}
-            if options.get('chord'):
-                yield Context({
-                    'id': options['task_id'], 'group': options.get('group_id'),
-                    'group_index': options.get('group_index'), 'chord': options['chord']})
-
-
-def errbacks_of(body: Any, app: Any) -> list[Any]:
-    """The errbacks of a body, without those that the chord around it will call for its error."""
-    def call(errback: Any) -> tuple[Any, ...]:  # link_error() gives a header an immutable copy
-        return errback['task'], list(errback['args']), errback['kwargs']
-
-    around = [call(errback) for part in enclosing_parts(body, app)
-              for errback in maybe_list(part.chord['options'].get('link_error')) or ()]
-    return [errback for errback in maybe_list(body.options.get('link_error')) or ()
-            if call(errback) not in around]
-
-
-def _drop_errbacks(body: Any) -> None:
-    """Leaves a body none of the errbacks that Celery calls when it fails."""
-    body['options']['link_error'] = []
-    for task in _tasks_of(body) if body.subtask_type == 'group' else ():
-        while task:  # of a chord, those of its body
-            task['options']['link_error'] = []
-            is_chord = task.get('subtask_type') == 'chord'
-            task = task['kwargs'].get('body') if is_chord else None
 
 
 @functools.cache
@@ -4342,16 +4251,94 @@ def _carries_claim_checks(serializer: str) -> bool:
         return False
 
 
+# --------------------------------------------------------------------------------------------------
+# Join
+# --------------------------------------------------------------------------------------------------
+#
+# How a chord ends, once a delivery has filled its root, or found that it cannot be filled: its body
+# is published with the values of its header, or its errbacks are called.  A Join is one delivery's
+# attempt to end it; ``backend`` is a ChordBackend.
+#
+#   steps       acquire the lease (unless this delivery has just filled the root), read the nodes
+#               and the results under the body's id, load the values, pass the fence and publish,
+#               close the run, delete the copies.
+#   repeats     Each step may be repeated.  Stage says what cannot be undone.  Until the chord has
+#               ended a repeat reads again, because another owner may have ended it.
+#   nested      A body can be a part of another chord.  That chord counts it as failed before the
+#               error is stored under the body's id, which marks this chord as ended.
+
+_FORGOTTEN = 'it was forgotten, or has expired: if the chord takes long, raise result_chord_expires'
+
+
+def _subtasks_of(signature: Any) -> list[Any]:
+    tasks = getattr(signature, 'tasks', None) or ()
+    return list(getattr(tasks, 'tasks', tasks))  # of a chord it can be a group
+
+
+def tasks_of(signature: Any, app: Any, role: str) -> Iterator[Any]:
+    """The tasks that have a role in a canvas.
+
+    first: they are called with its arguments.  last: their results are its result.  sent: some of
+    their states change once it was published.
+    """
+    signature = maybe_signature(signature, app=app)
+    tasks, is_chain = _subtasks_of(signature), signature.subtask_type == 'chain'
+    body = [signature.body] if signature.subtask_type == 'chord' else []
+    if role == 'first':
+        below = tasks[:1] if is_chain else tasks
+    elif role == 'last':
+        below = body or (tasks[-1:] if is_chain else tasks)
+    else:  # a group is sent in order
+        below = [*(tasks[:1] if is_chain else ()), *tasks[-1:], *body]
+    for each in below:
+        yield from tasks_of(each, app, role)
+    if not below:
+        yield signature
+
+
+def enclosing_parts(signature: Any, app: Any) -> Iterator[Context]:
+    """The parts of an enclosing chord that a signature is: requests of its last tasks."""
+    signature = maybe_signature(signature, app=app)
+    for each in (signature, *(signature.options.get('chain') or ())):
+        each = maybe_signature(each, app=app)
+        for task in tasks_of(each, app, 'last'):
+            # a task was frozen before its run: the run option is only in the outer signature
+            options = {**task.options, **{
+                name: each.options[name] for name in ('chord', 'group_id') if name in each.options}}
+            if options.get('chord') and options.get('task_id'):
+                yield Context({
+                    'id': options['task_id'], 'group': options.get('group_id'),
+                    'group_index': options.get('group_index'), 'chord': options['chord']})
+
+
+def errbacks_of(body: Any, app: Any) -> list[Any]:
+    """The errbacks of a body, without those that the enclosing chord will call for its error."""
+    def call(errback: Any) -> tuple[Any, ...]:  # link_error() gives a header an immutable copy
+        return errback['task'], list(errback['args']), errback['kwargs']
+
+    around = [call(errback) for part in enclosing_parts(body, app)
+              for errback in maybe_list(part.chord['options'].get('link_error')) or ()]
+    return [errback for errback in maybe_list(body.options.get('link_error')) or ()
+            if call(errback) not in around]
+
+
+def _drop_errbacks(body: Any) -> None:
+    """Removes the errbacks that Celery calls when a body fails."""
+    body['options']['link_error'] = []
+    for task in _subtasks_of(body) if body.subtask_type == 'group' else ():
+        while task:  # of a chord, those of its body
+            task['options']['link_error'] = []
+            is_chord = task.get('subtask_type') == 'chord'
+            task = task['kwargs'].get('body') if is_chord else None
+
+
 def can_carry_claim_check(body: Any, app: Any) -> bool:
     """Whether all that receive the values are sent by serializers that carry a ClaimCheck."""
-    default = app.conf.task_serializer
-    for task in first_tasks(body, app):
-        of_task = getattr(app.tasks.get(task.task), 'serializer', None)
-        if not _carries_claim_checks(
-                task.options.get('serializer') or body.options.get('serializer')
-                or of_task or default):
-            return False
-    return True
+    return all(
+        _carries_claim_checks(
+            task.options.get('serializer') or body.options.get('serializer')
+            or getattr(app.tasks.get(task.task), 'serializer', None) or app.conf.task_serializer)
+        for task in tasks_of(body, app, 'first'))
 
 
 def part_error(part: Part, value: Any) -> ChordError:
@@ -4361,225 +4348,56 @@ def part_error(part: Part, value: Any) -> ChordError:
     return error
 
 
-class Join:
-    """One delivery's way from a full root, or an error, to the end of the chord."""
-
-    def __init__(self, backend: Any, body: Any, counter: PartCounter, group_id: str) -> None:
-        self.backend, self.body, self.counter = backend, body, counter
-        self.group_id = group_id  # the name of the chord for people
-        self.root: Node | None = None
-        self.error: Exception | None = None
-        self.acquired = False  # the lease is ours
-        self.publish_started = False  # from here on, no error may fail it
-        self.errbacks_called = False
-        self.ended = False  # it is published, or the error is stored
-        self.claim_check_sent = False  # whoever runs the body reads the copies
-        self.copies: list[str] = []
-
-    def execute(self, sleep: Sleep) -> None:
-        """Ends the chord, unless another delivery does.  Sleeps while one has the lease."""
-        counter, retried = self.counter, self.backend.retried
-        mine = self.root is not None and self.root.item.get('owner') == counter.owner
-        state: Item | None = {}
-        if self.publish_started or not mine:
-            state = retried(counter.acquire, sleep)
-        if state is None:
-            return
-        self.acquired = True
-        with counter.heartbeats():
-            if self.ended or self._end(state):
-                size = self.root.size if self.root else counter.run.size
-                retried(counter.close, size)
-                if counter.run.nested and not self.claim_check_sent:
-                    self.copies.append(counter.run.header_id)
-                self._delete_copies()
-
-    def _delete_copies(self) -> None:
-        """Deletes the copies of the run; the chord has ended, so a failure fails no task."""
-        try:
-            self.backend.store.delete_many(self.copies)
-        except FAILURES as exc:
-            logger.warning('Chord %s: %d values that were copied for it stay: %s',
-                           self.group_id, len(self.copies), summary(exc))
-
-    def start(self, in_task: bool) -> None:
-        """The same in a thread of its own, which may wait; a task waits itself if there is none."""
-        if start_thread(self.execute_alone, name='dyna-veggie-join') is None:
-            if in_task:
-                self.execute_alone()
-            else:
-                logger.error(
-                    'Chord %s was not joined here: no thread can be started', self.group_id)
-
-    def execute_alone(self) -> None:
-        """The same, and an error is only logged."""
-        try:
-            self.execute(time.sleep)
-        except Exception:
-            logger.exception('Chord %s was not joined here', self.group_id)
-
-    def _end(self, state: Item) -> bool:
-        """Publishes the body, or calls the errbacks, unless the owner before has done so."""
-        counter, retried, run = self.counter, self.backend.retried, self.counter.run
-        ids = [self.backend.item_id(id) for id in _body_task_ids(self.body, self.backend.app)]
-        values: Any = []
-        leaves: list[Node] = []
-        if self.root is None:
-            items = retried(counter.table.get_many, ids)
-        else:
-            leaves, items = retried(counter.collect, self.root, ids)
-        # PENDING is stored before a body is published: see track_sent
-        timestamps = frozenset(repr(item.get('timestamp')).encode() for item in items.values()
-                               if item.get('status') != states.PENDING and not is_expired(item))
-        if ('published_before' in state and timestamps - state['published_before']
-                and not self.errbacks_called):
-            # it may be: what tasks of the body may still read has to expire
-            self.claim_check_sent = True
-            return True
-        if self.error is None:
-            try:
-                values, self.copies = retried(
-                    self.backend.argument, self.body, run, leaves, counter)
-                self.claim_check_sent = is_claim_check(values)
-            except SoftTimeLimitExceeded:
-                raise
-            except Exception as exc:
-                self.error = exc
-        # whoever stalled past its lease must not publish: another may have, meanwhile
-        not_empty = timestamps | {b'-'}  # DynamoDB takes no empty set
-        if not retried(counter.start_publishing, not_empty):
-            logger.warning('Chord %s: it is not ended here, another worker has taken over',
-                           self.group_id)
-            return False
-        self.publish_started = True
-        if self.error is None:
-            self._publish(values)
-        else:
-            self._fail(self.error)
-        self.ended = True
-        return True
-
-    def _publish(self, values: Any) -> None:
-        try:
-            # in versions of Celery that have it, this waits between its attempts to publish
-            amqp = self.backend.app.amqp
-            publish = getattr(amqp, '_retry_publish', lambda call, *args: call(*args))
-            publish(self.body.delay, values)
-        except SoftTimeLimitExceeded:
-            raise
-        except Exception as exc:
-            self._fail(ChordError(f'Callback error: {exc!r}'))
-
-    def _fail(self, error: Exception) -> None:
-        if isinstance(error, MiscountedChord):
-            error = ChordError(str(error))
-        elif not isinstance(error, ChordError):
-            error = ChordError(f'Join error: {error!r}')
-        self.error = error  # if the stores below fail, it is done again
-        try:
-            raise error  # Celery stores the traceback of what is being handled
-        except ChordError as exc:
-            logger.exception('Chord %s raised: %r', self.group_id, exc)
-            if not self.body.id:  # a chain has none; older Celerys would fail to store its error
-                self.body.options['task_id'] = str(uuid.uuid4())
-            self.backend.fail_parts(self.body, exc)
-            if self.errbacks_called:
-                _drop_errbacks(self.body)
-            else:
-                self.body.options['link_error'] = errbacks_of(self.body, self.backend.app)
-            try:
-                self._store_error(exc)
-            except Exception:  # Celery calls the errbacks before it stores, and takes their errors
-                self.errbacks_called = True
-                raise
-
-    def _store_error(self, error: ChordError) -> None:
-        self.backend.chord_error_from_stack(self.body, error)
-        # where the body is not one task, Celery stores it under an id that nobody asks for; for the
-        # tasks of a group it stores, since 5.6, what the part raised
-        stored = (error.__cause__ or error) if self.body.subtask_type == 'group' else error
-        for task in _result_tasks(self.body, self.backend.app):
-            if task.id != self.body.id:
-                self.backend.fail_from_current_stack(task.id, exc=stored)
+def arrange(result: ResultBase, values: Mapping[str, Any]) -> Any:
+    """Values by task id, in the structure of a header's result."""
+    if isinstance(result, GroupResult):
+        return [arrange(child, values) for child in result.results]
+    return values[result.id]
 
 
-# --------------------------------------------------------------------------------------------------
-# Header
-# --------------------------------------------------------------------------------------------------
-#
-# The values of a chord's header: what its body is called with, inline or by claim check.
+class HeaderValues:
+    """Reads what the parts of a run returned."""
 
-_FORGOTTEN = 'it was forgotten, or has expired: if the chord takes long, raise result_chord_expires'
+    def __init__(self, backend: Any, run: Run) -> None:
+        self.backend, self.run = backend, run
+        self.store: BlobStore = backend.store
 
-
-class HeaderBackend(WaitingBackend):
-    """The part of the backend that reads what the parts of a chord returned."""
-
-    join_timeout: float
-
-    def argument(self, body: Any, run: Run, leaves: list[Node], counter: PartCounter) -> Any:
-        """What a body is called with, and the ids of copies.
+    def argument(self, body: Any, leaves: list[Node]) -> tuple[list[Any], list[str]]:
+        """What a body is called with, and the ids of items that nothing reads after that.
 
         Raises ChordError for the first part that failed (what it raised, if the header has groups),
         and if a value is not there.
         """
-        parts = counter.parts(leaves)
-        copies = [run.copy_id(part) for part, set_name in parts if set_name == 'copied']
+        run, app = self.run, self.backend.app
+        parts = parts_of(leaves)
         failed = [part for part, set_name in parts if set_name == 'failed']
         if failed:
-            raise self._error_of_first(run, failed)
-        if all(task.immutable for task in first_tasks(body, self.app)):
+            raise self._error_of_first(failed)
+        copies = [run.copy_id(part) for part, set_name in parts if set_name == 'copied']
+        copies += [run.header_id] if run.nested else []
+        if all(task.immutable for task in tasks_of(body, app, 'first')):
             return [], copies
         size = sum(leaf.item.get('bytes', 0) for leaf in leaves)
-        limit = self.options.chord_inline_limit
-        if limit and size > limit and can_carry_claim_check(body, self.app):
+        limit = self.backend.options.chord_inline_limit
+        if limit and size > limit and can_carry_claim_check(body, app):
             self.store.put(run.parts_id, pack(parts), None, run.lifetime or CLOSED_TTL)
             if run.nested and run.deadline is None:
                 self.store.expire(run.header_id, CLOSED_TTL)
             return [ClaimCheck(run.id, len(parts), run.nested)], []
-        values, chunks = self._read_values(run.id, parts)
-        return self._arranged(run.id, parts, values, run.nested), [*copies, *chunks]
+        values, chunks = self._read(parts)
+        return values, [*copies, *chunks]
 
-    def _error_of_first(self, run: Run, failed: list[Part]) -> ChordError:
-        """The error of a chord of which some parts failed."""
-        if not run.nested:
-            return self._error_of(run, failed[0])
-        structure = self._structure(run.id)
-        leaves = leaf_results(structure) if structure else ()
-        places: dict[str, int] = {}
-        for place, leaf in enumerate(leaves):
-            places.setdefault(leaf.id, place)
-        error = self._error_of(run, min(
-            failed, key=lambda part: places.get(part.task_id, math.inf)))
-        cause = error.__cause__
-        if isinstance(cause, ChordError):
-            return cause
-        if isinstance(cause, Exception):
-            # as on Redis; but not as it is: it may be a soft time limit, which would be taken for
-            # one of this thread
-            return ChordError(f'Join error: {cause!r}')
-        return error
+    def redeem(self, claim_check: ClaimCheck) -> list[Any]:
+        """The values that a claim check stands for.  Raises ChordError if they have expired."""
+        stored = self.store.get(self.run.parts_id)
+        if stored is None:
+            raise ChordError(f'{claim_check!r} are gone: {_FORGOTTEN}')
+        return self._read(list(unpack(stored.read())))[0]
 
-    def _error_of(self, run: Run, part: Part) -> ChordError:
-        ids = (run.copy_id(part), self.item_id(part.task_id))
-        found = self.store.get_many(id for id in ids if not is_too_long(id))
-        for id in ids:
-            meta = self.decode_stored(part.task_id, found[id]).value if id in found else {}
-            if meta.get('status') in states.PROPAGATE_STATES:
-                return part_error(part, meta['result'])
-        try:
-            check_id(ids[0], ChordError)
-        except ChordError as exc:
-            return exc
-        return ChordError(f'Dependency {part.task_id} failed, and its error was replaced or '
-                          'forgotten since')
-
-    def _read_values(
-            self, run_id: str, parts: list[tuple[Part, str]]) -> tuple[list[Any], list[str]]:
-        """The values of parts in order, and the ids of chunks of copies."""
-        run = Run(run_id, None)
-        places = [(run.copy_id(part) if set_name == 'copied' else self.item_id(part.task_id), part)
-                  for part, set_name in parts]
+    def _read(self, parts: list[tuple[Part, str]]) -> tuple[list[Any], list[str]]:
+        """The values of parts as a body gets them, and the ids of chunks of copies."""
+        places = [(self.run.copy_id(part) if set_name == 'copied'
+                   else self.backend.item_id(part.task_id), part) for part, set_name in parts]
         values: list[Any] = []
         chunks: list[str] = []
         for start in range(0, len(places), OVERLAPPED * GET_BATCH):
@@ -4592,108 +4410,298 @@ class HeaderBackend(WaitingBackend):
                 if meta['status'] != states.SUCCESS:
                     raise part_error(part, meta['result'])
                 values.append(meta['result'])
-                if id == run.copy_id(part):
+                if id == self.run.copy_id(part):
                     chunks += ids[1:]
+        if self.run.nested:
+            structure = self._structure()
+            if structure is None:
+                raise ChordError(f'The structure of the header is gone: {_FORGOTTEN}')
+            values = arrange(
+                structure, {part.task_id: value for (_, part), value in zip(places, values)})
         return values, chunks
 
     def _read_page(self, parts: dict[str, Part]) -> dict[str, tuple[dict[str, Any], Any]]:
         """The metas by id, with the ids of their items; waits for those that are no success yet."""
-        patience = max(self.options.consistency_wait_time, self.join_timeout)
+        patience = max(self.backend.options.consistency_wait_time, self.backend.join_timeout)
         attempts = Backoff(0.05, 0.5, patience).attempts()
         found: dict[str, tuple[dict[str, Any], Any]] = {}
         missing = list(parts)
         for first in itertools.chain([True], (False for _ in attempts)):
             for id, stored in self.store.get_many(missing, consistent=not first).items():
-                found[id] = self.decode_stored(parts[id].task_id, stored).value, stored.ids
+                meta = self.backend.decode_stored(parts[id].task_id, stored).value
+                found[id] = meta, stored.ids
             missing = [id for id in missing
                        if id not in found or found[id][0]['status'] != states.SUCCESS]
             if not missing:
                 break
         return found
 
-    def _arranged(
-            self, run_id: str, parts: list[tuple[Part, str]], values: list[Any],
-            nested: bool) -> list[Any]:
-        if not nested:
-            return values
-        structure = self._structure(run_id)
-        if structure is None:
-            raise ChordError(f'The structure of the header is gone: {_FORGOTTEN}')
-        by_id = {part.task_id: value for (part, _), value in zip(parts, values)}
-        arranged: list[Any] = arrange(structure, by_id)
-        return arranged
-
-    def _structure(self, run_id: str) -> ResultBase | None:
+    def _structure(self) -> ResultBase | None:
         """The results of a header that has groups; None if it is gone."""
-        stored = self.store.get(Run(run_id, None).header_id)
+        stored = self.store.get(self.run.header_id)
         if stored is None:
             return None
-        structure: ResultBase = result_from_tuple(self.decode(stored.read())['result'], self.app)
+        backend = self.backend
+        structure: ResultBase = result_from_tuple(
+            backend.decode(stored.read())['result'], backend.app)
         return structure
 
-    def redeem(self, claim_check: ClaimCheck) -> list[Any]:
-        """The values that a claim check stands for.  Raises ChordError if they have expired."""
-        stored = self.store.get(Run(claim_check.run_id, None).parts_id)
-        if stored is None:
-            raise ChordError(f'{claim_check!r} are gone: {_FORGOTTEN}')
-        parts = list(unpack(stored.read()))
-        values, _ = self._read_values(claim_check.run_id, parts)
-        return self._arranged(claim_check.run_id, parts, values, claim_check.nested)
+    def _error_of_first(self, failed: list[Part]) -> ChordError:
+        """The error of a chord of which some parts failed."""
+        if not self.run.nested:
+            return self._error_of(failed[0])
+        structure = self._structure()
+        leaves = list(leaf_results(structure)) if structure else []
+        places = {leaf.id: place for place, leaf in reversed(list(enumerate(leaves)))}
+        error = self._error_of(min(failed, key=lambda part: places.get(part.task_id, math.inf)))
+        cause = error.__cause__
+        if isinstance(cause, ChordError):
+            return cause
+        if isinstance(cause, Exception):
+            # as on Redis; not the cause itself, which could be taken for this thread's time limit
+            return ChordError(f'Join error: {cause!r}')
+        return error
+
+    def _error_of(self, part: Part) -> ChordError:
+        ids = (self.run.copy_id(part), self.backend.item_id(part.task_id))
+        found = self.store.get_many(id for id in ids if not is_too_long(id))
+        for id in ids:
+            meta = (self.backend.decode_stored(part.task_id, found[id]).value
+                    if id in found else {})
+            if meta.get('status') in states.PROPAGATE_STATES:
+                return part_error(part, meta['result'])
+        if is_too_long(ids[0]):
+            return ChordError(id_error(ids[0]))
+        return ChordError(f'Dependency {part.task_id} failed, and its error was replaced or '
+                          'forgotten since')
+
+
+class Stage(enum.IntEnum):
+    """What of a join cannot be undone."""
+
+    WAITING = 0  # the lease is not ours
+    ACQUIRED = 1  # nothing was published: an error fails the chord, or is Celery's
+    PUBLISHING = 2  # the body may be published: Celery must not see an error
+    ERRBACKS_CALLED = 3  # the chord failed, and its error is to be stored
+    ENDED = 4  # the body is published, or the error is stored
+
+
+class Join:
+    """One delivery's way from a full root, or an error, to the end of the chord."""
+
+    def __init__(self, backend: Any, body: Any, lease: Lease, group_id: str) -> None:
+        self.backend, self.body, self.lease, self.run = backend, body, lease, lease.run
+        self.group_id = group_id  # the name of the chord in logs
+        self.root: Node | None = None
+        self.error: Exception | None = None
+        self.stage = Stage.WAITING
+        self.published_before: Any = None  # the timestamps of the owner before, if it published
+        self.timestamps: frozenset[bytes] = frozenset()  # of the results under the body's id
+        self.leaves: list[Node] = []
+        self.argument: list[Any] | None = None
+        # the ids of items that nothing reads once the chord has ended
+        self.leftovers = [self.run.header_id] if self.run.nested else []
+
+    def execute(self, sleep: Sleep) -> None:
+        """Ends the chord, unless another delivery does.  Sleeps while one has the lease."""
+        retried = self.backend.retried
+        if not retried(self._acquire, sleep):
+            return
+        with self.lease.heartbeats():
+            for step in self._steps():
+                retried(step)
+
+    def _acquire(self, sleep: Sleep) -> bool:
+        filled = self.root is not None and self.root.item.get('owner') == self.lease.owner
+        state: Item | None = {}  # as it is where this delivery has just filled the root
+        if not filled or self.stage >= Stage.PUBLISHING:
+            state = self.lease.acquire(sleep)
+        if state is None:
+            return False
+        self.published_before = state.get('published_before')
+        self.stage = max(self.stage, Stage.ACQUIRED)
+        return True
+
+    def _steps(self) -> Iterator[Callable[[], None]]:
+        """The steps that are left."""
+        if self.stage < Stage.ENDED:
+            yield self._read
+        if self.stage < Stage.ENDED:  # the owner before has not published
+            yield self._load
+            yield self._publish
+        if self.stage == Stage.ENDED:  # no other worker has taken over
+            yield self._close
+            yield self._clean_up
+
+    def _read(self) -> None:
+        """Reads the leaves, and whether the owner before has published the body."""
+        store, backend = ChordStore(self.lease.table), self.backend
+        ids = [backend.item_id(task.id)
+               for task in tasks_of(self.body, backend.app, 'sent') if task.id]
+        if self.root is None:
+            items = store.table.get_many(ids)
+        else:
+            self.leaves, items = store.collect(self.root, ids)
+        # PENDING is stored before a body is published: see track_sent
+        self.timestamps = frozenset(
+            repr(item.get('timestamp')).encode() for item in items.values()
+            if item.get('status') != states.PENDING and not is_expired(item))
+        if self.published_before is None or self.stage == Stage.ERRBACKS_CALLED:
+            return  # what is stored there by now are our own errors
+        if self.timestamps - self.published_before:
+            self.stage = Stage.ENDED
+            if self.argument is None:
+                self.leftovers = []  # tasks of the body may still read them, until they expire
+
+    def _load(self) -> None:
+        """Loads the values of the header."""
+        if self.error is not None:
+            return
+        values = HeaderValues(self.backend, self.run)
+        try:  # retried here: the error that remains fails the chord
+            self.argument, self.leftovers = self.backend.retried(
+                values.argument, self.body, self.leaves)
+        except SoftTimeLimitExceeded:
+            raise
+        except Exception as exc:
+            self.error = exc
+
+    def _publish(self) -> None:
+        """Publishes the body, or calls its errbacks, unless another worker has taken over."""
+        if not self.lease.start_publishing(self.timestamps):
+            # after a stall for longer than a lease: the other worker may have published
+            logger.warning('Chord %s: it is not ended here, another worker has taken over',
+                           self.group_id)
+            return
+        self.stage = max(self.stage, Stage.PUBLISHING)
+        if self.error is None:
+            try:
+                # in versions of Celery that have it, this waits between its attempts to publish
+                amqp = self.backend.app.amqp
+                publish = getattr(amqp, '_retry_publish', lambda call, *args: call(*args))
+                publish(self.body.delay, self.argument)
+            except SoftTimeLimitExceeded:
+                raise
+            except Exception as exc:
+                self.error = ChordError(f'Callback error: {exc!r}')
+                self.error.__context__ = exc  # a part of the traceback that is stored
+        if self.error is not None:
+            self._fail(self.error)
+        self.stage = Stage.ENDED
+
+    def _fail(self, error: Exception) -> None:
+        if isinstance(error, MiscountedChord):
+            error = ChordError(str(error))
+        elif not isinstance(error, ChordError):
+            error = ChordError(f'Join error: {error!r}')
+        try:
+            raise error  # Celery stores the traceback of what is being handled
+        except ChordError as exc:
+            logger.exception('Chord %s raised: %r', self.group_id, exc)
+            if not self.body.id:  # a chain has none; older Celerys would fail to store its error
+                self.body.options['task_id'] = str(uuid.uuid4())
+            self.backend.fail_parts([self.body], exc)
+            self.body.options['link_error'] = errbacks_of(self.body, self.backend.app)
+            try:
+                self._store_error(exc)
+            except Exception:  # Celery has called the errbacks, and swallowed their errors
+                self.stage = Stage.ERRBACKS_CALLED
+                _drop_errbacks(self.body)
+                raise
+
+    def _store_error(self, error: ChordError) -> None:
+        self.backend.chord_error_from_stack(self.body, error)
+        # Celery stores the error of a canvas under an id that is no task's; for the tasks of a
+        # group it stores, from 5.6 on, what the part raised
+        stored = (error.__cause__ or error) if self.body.subtask_type == 'group' else error
+        for task in tasks_of(self.body, self.backend.app, 'last'):
+            if task.id and task.id != self.body.id:
+                self.backend.fail_from_current_stack(task.id, exc=stored)
+
+    def _close(self) -> None:
+        self.lease.close(self.root.size if self.root else self.run.size)
+
+    def _clean_up(self) -> None:
+        """Deletes the copies of the run; the chord has ended, so a failure fails no task."""
+        try:
+            self.backend.store.delete_many(self.leftovers)
+        except FAILURES as exc:
+            logger.warning('Chord %s: %d values that were copied for it stay: %s',
+                           self.group_id, len(self.leftovers), summary(exc))
 
 
 # --------------------------------------------------------------------------------------------------
 # Chord backend
 # --------------------------------------------------------------------------------------------------
 #
-# What Celery asks of a backend for its chords; the protocol is that of "Chord tree".
+# Celery's interface for chords.  apply_chord() opens a run; on_chord_part_return() counts a part on
+# the tree, and joins the chord if that filled the root.
 #
-#   run option  apply_chord() puts what each part must know of the run into the body's signature,
-#               which Celery puts into each part's message: its option ``dynamodb_run`` (a key
-#               beside the options would be lost by a signature that is pickled).
-#               set_chord_size() completes that very dict just before the last part is sent.  It is
-#               taken out before the body is published.  add_to_chord() notes in the run option of
-#               the running task what it adds, which is counted when that task returns, and in that
-#               of the added task that it was.
-#   values      A part's value is under its own key, if this delivery stored it there.  If it is
-#               ignored, or if a success of another execution stands there, it is copied to a key
-#               of the run.
-#   who waits   Only a task's own thread may wait for another's lease.  For a worker's main process,
-#               and for a task that meets its soft time limit there, a thread is started that waits.
+#   run option  What the parts must know of the run is an option of the body's signature,
+#               ``dynamodb_run``, which Celery puts into the message of each part (a key beside the
+#               options would be lost by a signature that is pickled).  set_chord_size() completes
+#               that very dict just before the last part of a generator is sent.  It is removed
+#               before the body is published.
+#   additions   What a task adds by add_to_chord() is counted with it when it returns: its run
+#               option lists them in ``adds``.  That of an added task says ``added``.
+#   values      A part's value is under its own key, if this delivery stored it there.  If results
+#               are ignored, or another execution's success is there, it is copied to a key of the
+#               run.
+#   threads     Only a task's own thread may wait for another's lease.  A worker's main process, and
+#               a task that meets its soft time limit there, start a thread that waits.
 
 #: the tasks of a generator header come without group_index
 LAZY_PARTS_LACK_INDEX = celery.VERSION[:2] < (5, 4)
 
-_RUN_OPTION = 'dynamodb_run'
+RUN_OPTION = 'dynamodb_run'
 NO_RUN_OPTION = ('the chord was applied with another result backend than that of its parts: '
                  'sender and workers must use the same')
 
 
+class PartReturn(NamedTuple):
+    """The return of a part, as its message says it."""
+
+    run: Run
+    part: Part
+    adds: tuple[str, ...] = ()  # the ids of the tasks that it added
+    problem: str | None = None  # why it cannot be counted
+
+
 def run_option_of(request: Any) -> dict[str, Any]:
-    """What a part's message says of its run; empty if it is no part, or was sent otherwise."""
+    """The run option of a message; empty if it is no part's, or another backend's."""
     chord = getattr(request, 'chord', None) or {}
-    run_option: dict[str, Any] = (chord.get('options') or {}).get(_RUN_OPTION) or {}
+    run_option: dict[str, Any] = (chord.get('options') or {}).get(RUN_OPTION) or {}
     return run_option
 
 
-def _index_of(request: Any) -> int:
-    """The index under which a part is counted.
+def part_return_of(request: Any) -> PartReturn | None:
+    """What a message with a run option says."""
+    run_option = run_option_of(request)
+    if not run_option:
+        return None
+    # a sender of another version may know other fields
+    run = Run(**{each.name: run_option[each.name] for each in dataclasses.fields(Run)
+                 if each.name in run_option})
+    # the index of a task in a group of the header depends on the version of Celery, and a frozen
+    # task can be twice in such a header: it counts by its id
+    index = 0 if run.nested else request.group_index
+    problem = None
+    if index is None and not run.single_leaf:
+        problem = GAPS if run.lazy else UNEXPECTED
+    part = Part(index or 0, bool(run_option.get('added')), request.id)
+    return PartReturn(run, part, tuple(run_option.get('adds', ())), problem)
 
-    In a header with groups it is 0, so that a task counts by its id: which index the tasks of these
-    groups have depends on the version of Celery, and a frozen one can be twice in a header.
-    """
-    return 0 if run_option_of(request).get('nested') else request.group_index or 0
 
-
-class _WouldBlock(Exception):
-    """The caller may not sleep."""
+class WouldBlock(Exception):
+    """Raised in place of sleeping."""
 
 
 def no_sleep(seconds: float) -> None:
-    raise _WouldBlock
+    raise WouldBlock
 
 
-class ChordBackend(HeaderBackend):
-    """The part of the backend that counts and joins chords."""
+class ChordBackend(WaitingBackend):
+    """Counts and joins chords."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -4710,8 +4718,8 @@ class ChordBackend(HeaderBackend):
         """
         self.ensure_chords_allowed()
         group_id, results = header_result_args[0], header_result_args[1]
-        # Celery's lazy list, a subclass, must not be exhausted: the first parts are to run while it
-        # still yields.  One look ahead is what Celery does too before it sends.
+        # Celery's lazy list, a subclass, must not be exhausted: its first parts run while it still
+        # yields.  Celery, too, looks one ahead before it sends.
         is_lazy = type(results) is not list
         first_results = itertools.islice(results, 1) if is_lazy else results
         nested = any(isinstance(result, GroupResult) for result in first_results)
@@ -4721,11 +4729,11 @@ class ChordBackend(HeaderBackend):
         if not is_lazy:
             task_ids = [leaf.id for result in results for leaf in leaf_results(result)]
             if nested:
-                task_ids = list(dict.fromkeys(task_ids))  # see _index_of()
+                task_ids = list(dict.fromkeys(task_ids))  # see part_return_of()
             if not task_ids:
                 raise ChordError('the header has no task whose return could start the body: '
                                  'its chains and groups are empty')
-        run = self._run(
+        run = self._new_run(
             group_id, lazy=is_lazy, single_leaf=single_leaf, nested=nested and not is_lazy,
             size=None if is_lazy else len(task_ids))
         try:
@@ -4734,31 +4742,26 @@ class ChordBackend(HeaderBackend):
             raise ChordError(str(exc)) from None
         if run.nested:
             structure = self.app.GroupResult(*header_result_args).as_tuple()
-            self._put(run.header_id, self.encode({'result': structure}), None, run)
+            payload = ensure_bytes(self.encode({'result': structure}))
+            self.store.put(run.header_id, payload, None, run.lifetime)
         run_option = dataclasses.asdict(run)
-        body['options'][_RUN_OPTION] = run_option
+        body['options'][RUN_OPTION] = run_option
         if is_lazy:
             self._opened[group_id] = run_option
 
     def _pointer_id(self, group_id: str) -> str:
         return self.key_id(self.get_key_for_chord(group_id))
 
-    def _run(self, group_id: str, **more: Any) -> Run:
+    def _new_run(self, group_id: str, **more: Any) -> Run:
         lifetime, deadline = self._chord_lifetime, None
         if lifetime is not None:
             deadline = math.ceil(time.time() + lifetime)
         return Run(f'{self._pointer_id(group_id)}.{os.urandom(4).hex()}', deadline, **more)
 
-    def _put(
-            self, id: str, payload: Any, state: str | None, run: Run,
-            keep: str | None = None) -> None:
-        self.store.put(id, ensure_bytes(payload), state, run.lifetime, keep=keep)
-
     def set_chord_size(self, group_id: str, chord_size: int) -> None:
-        """Called just before the last part is sent, by whoever called apply_chord().
+        """Called just before the last part is sent, in the process that called apply_chord().
 
-        A worker that sends a group of the header calls it too, with the size of that group: such a
-        call does nothing.
+        A worker that sends a group of the header calls it, too: that does nothing.
         """
         run_option = self._opened.pop(group_id, None)
         if run_option is not None:
@@ -4766,7 +4769,7 @@ class ChordBackend(HeaderBackend):
             ChordStore(self.store.table).resize(run_option['id'], chord_size)
 
     def add_to_chord(self, group_id: str, result: Any) -> None:
-        """Called by a task of the header, which has not returned yet, for a task that it adds."""
+        """Called in a task of the header, before it returns, for a task that it adds."""
         request = get_current_task().request
         chord, run_option = request.chord, run_option_of(request)
         if not run_option:
@@ -4775,9 +4778,9 @@ class ChordBackend(HeaderBackend):
             raise ChordError('a group cannot be added to a chord: add its tasks one by one')
         options = chord['options']
         adds = [*run_option.get('adds', ()), result.id]
-        request.chord = {**chord, 'options': {**options, _RUN_OPTION: {**run_option, 'adds': adds}}}
+        request.chord = {**chord, 'options': {**options, RUN_OPTION: {**run_option, 'adds': adds}}}
         # this very dict is in the message of the task that is added
-        chord['options'] = {**options, _RUN_OPTION: {**run_option, 'adds': [], 'added': True}}
+        chord['options'] = {**options, RUN_OPTION: {**run_option, 'adds': [], 'added': True}}
 
     def chord_progress(self, group_id: str) -> Progress | None:
         """How far the newest run of a chord is, by its group's id; None if there is none.
@@ -4802,30 +4805,29 @@ class ChordBackend(HeaderBackend):
     def mark_as_failure(
             self, task_id: str, exc: Exception, traceback: Any = None, request: Any = None,
             *args: Any, **kwargs: Any) -> None:
-        """Stores that a task failed, and counts it, and what follows it, for the chord around."""
-        # what the task raised over values that are missing would hide that they are
+        """Stores that a task failed; counts it, and the rest of its chain, for its chord."""
+        # the error of the missing values, rather than what the task raised over it
         exc = delivery_of(request).missing_values or exc
         try:
             super().mark_as_failure(task_id, exc, traceback, request, *args, **kwargs)
         finally:  # also if an errback cannot be sent, which Celery does last
-            self._fail_rest(request, exc)
-
-    def _fail_rest(self, request: Any, exc: Exception) -> None:
-        """Counts what would have followed a task in its chain; Celery may have counted some."""
-        for signature in getattr(request, 'chain', None) or ():
-            self.fail_parts(signature, exc)
+            self.fail_parts(getattr(request, 'chain', None), exc)
 
     def mark_as_revoked(
             self, task_id: str, reason: str = '', request: Any = None, *args: Any,
             **kwargs: Any) -> None:
         """The same for a task that was revoked, or expired."""
         super().mark_as_revoked(task_id, reason, request, *args, **kwargs)
-        self._fail_rest(request, TaskRevokedError(reason))
+        self.fail_parts(getattr(request, 'chain', None), TaskRevokedError(reason))
 
-    def fail_parts(self, signature: Any, error: Exception) -> None:
-        """Counts as failed, for the chord around it, what will not be called."""
-        for request in enclosing_parts(signature, self.app):
-            self.on_chord_part_return(request, states.FAILURE, error)
+    def fail_parts(self, signatures: Iterable[Any] | None, error: Exception) -> None:
+        """Counts as failed, for the enclosing chord, what will not be called.
+
+        Celery may have counted some: a part counts once.
+        """
+        for signature in signatures or ():
+            for request in enclosing_parts(signature, self.app):
+                self.on_chord_part_return(request, states.FAILURE, error)
 
     # --- what is stored of a part -----------------------------------------------------------------
 
@@ -4837,8 +4839,8 @@ class ChordBackend(HeaderBackend):
 
     def _put_result(
             self, task_id: str, meta: dict[str, Any], request: Any, **more: Any) -> bool:
-        ready = meta['status'] in states.READY_STATES
-        label = self.chord_label(request) if ready else None
+        returned = part_return_of(request) if meta['status'] in states.READY_STATES else None
+        label = returned and returned.run.label(returned.part)
         return super()._put_result(task_id, meta, request, chord=label, **more)
 
     def _state_lifetime(self, state: str | None, request: Any = None) -> int | None:
@@ -4854,145 +4856,154 @@ class ChordBackend(HeaderBackend):
             return meta
         try:
             with refused_if_odd(f'the counters of its chord, {stored.chord!r:.200}'):
-                done = self.is_done(stored.chord, task_id)
+                done = ChordStore(self.store.table).is_done(stored.chord, task_id)
         except UnreadableValue as exc:
             return super()._meta_of(task_id, stored._replace(error=exc))
         if not done:
-            # to Celery's worker, a part that has a result is done with: if its process was lost, it
-            # is not delivered again
+            # Celery 5.7 drops a redelivery whose task has succeeded: STARTED until it is counted
             return {**PENDING_META, 'status': states.STARTED, 'task_id': task_id}
         return meta
 
-    def is_done(self, label: str, task_id: str) -> bool:
-        """Whether nothing is left to do for a part that has a result with this label."""
-        return ChordStore(self.store.table).is_done(label, task_id)
-
-    def chord_label(self, request: Any) -> str | None:
-        """What leads from the stored result of a part to the counters of its chord."""
-        run_option = run_option_of(request)
-        return f'{run_option["id"]}.{_index_of(request)}' if run_option else None
-
     def on_chord_part_return(self, request: Any, state: str, result: Any, **kwargs: Any) -> None:
         """Counts a part of a chord, and joins the chord if it was the last."""
-        if not request.group or not request.id:
-            return
-        if getattr(request, 'subtask_type', None):
-            return  # a group or a chord after a task that failed: mark_as_failure() counts it
+        if not request.group or not request.id or getattr(request, 'subtask_type', None):
+            return  # a group or a chord that follows a failed task: mark_as_failure() counts it
         options = {name: value for name, value in request.chord['options'].items()
-                   if name != _RUN_OPTION}
+                   if name != RUN_OPTION}
         body = maybe_signature({**request.chord, 'options': options}, app=self.app)
-        part = Part(_index_of(request), bool(run_option_of(request).get('added')), request.id)
-        counter = PartCounter(self.store.table, self._run_of(request), part)
-        join = Join(self, body, counter, request.group)
+        returned = part_return_of(request) or self._without_run_option(request)
+        lease = Lease(self.store.table, returned.run, new_owner(request.id))
+        join = Join(self, body, lease, request.group)
         try:
-            join.root = self._count(counter, request, state, result)
+            join.root = self._count(returned, lease.owner, state, result, delivery_of(request))
             if join.root is None:
                 return
         except MiscountedChord as exc:
             join.error = exc
         self._join(join)
 
-    def _join(self, join: Join) -> None:
-        """Runs a join; once publishing has started, whatever happens.
-
-        Celery would fail the task for an error and count it again, as another delivery, which would
-        publish again.
-        """
-        in_task = get_current_task() is not None
-        try:
-            try:
-                join.execute(time.sleep if in_task else no_sleep)
-            except SoftTimeLimitExceeded:
-                if not join.acquired:
-                    raise
-                join.execute(time.sleep)  # the lease is ours, and this limit comes once
-            except Exception as exc:
-                if not join.publish_started or isinstance(exc, _WouldBlock):
-                    raise
-                logger.warning('Chord %s: retrying the join: %s', join.group_id, summary(exc))
-                if not in_task:
-                    raise _WouldBlock from exc
-                join.execute(time.sleep)  # here: the process may exit after this task
-        except (_WouldBlock, SoftTimeLimitExceeded):
-            join.start(in_task)
-        except (KeyboardInterrupt, SystemExit):  # the process ends: nothing is to keep it
-            raise
-        except BaseException as exc:
-            if not join.publish_started:
-                raise
-            join.start(in_task)
-            if not isinstance(exc, Exception):  # a time limit of gevent or eventlet
-                raise
-
-    def _run_of(self, request: Any) -> Run:
-        run_option = run_option_of(request)
-        if not run_option:
-            id = f'{self._pointer_id(request.group)}.unknown'
-            return dataclasses.replace(self._run(request.group), id=id)
-        return Run(**{each.name: run_option[each.name] for each in dataclasses.fields(Run)
-                      if each.name in run_option})
+    def _without_run_option(self, request: Any) -> PartReturn:
+        run = dataclasses.replace(
+            self._new_run(request.group), id=f'{self._pointer_id(request.group)}.unknown')
+        return PartReturn(run, Part(0, False, request.id), problem=NO_RUN_OPTION)
 
     def _count(
-            self, counter: PartCounter, request: Any, state: str, result: Any) -> Node | None:
+            self, returned: PartReturn, owner: bytes, state: str, result: Any,
+            delivery: Delivery) -> Node | None:
         """The root, if the chord is complete with this part.  Raises MiscountedChord."""
-        run_option = run_option_of(request)
-        if not run_option:
-            raise MiscountedChord(NO_RUN_OPTION)
-        if request.group_index is None and not counter.run.single_leaf:
-            raise MiscountedChord(GAPS if counter.run.lazy else UNEXPECTED)
-        kept = delivery_of(request).stored.get(request.id)
-        entry = self._entry(counter, state, result, run_option.get('adds', ()), kept)
+        if returned.problem:
+            raise MiscountedChord(returned.problem)
+        counter = PartCounter(self.store.table, returned.run, returned.part, owner)
+        entry = self._entry(
+            returned, state, result, delivery.stored.get(returned.part.task_id))
         try:
             return self.retried(counter.count, entry)
         except SoftTimeLimitExceeded:  # it comes once; a task that has returned must be counted
             return self.retried(counter.count, entry)
 
     def _entry(
-            self, counter: PartCounter, state: str, result: Any, adds: Iterable[str],
+            self, returned: PartReturn, state: str, result: Any,
             stored: tuple[str, bool] | None) -> Entry:
         """What is counted for a part; copies its value if it is not under the task's key.
 
         stored: what this delivery stored there, if it did.
         """
-        run, part = counter.run, counter.part
+        run, part = returned.run, returned.part
         set_name = 'members' if state == states.SUCCESS else 'failed'
         encoded = self.encode_result(result, state)
         if stored != (state, True):
-            if stored == (state, False):  # for whoever asks for the state of this task
+            if stored == (state, False):  # the state of this task, too, says whether it is counted
                 self.store.table.update(
-                    self.item_id(part.task_id), 'SET #chord = :chord',
-                    {'chord': f'{run.id}.{part.group_index}'},
+                    self.item_id(part.task_id), 'SET #chord = :chord', {'chord': run.label(part)},
                     condition='attribute_exists(#id)')
-            set_name = self._copy_for_run(counter, state, encoded, set_name)
+            set_name = self._copy_for_run(run, part, state, encoded)
         size = 0
         if set_name != 'failed' and self.options.chord_inline_limit:
             size = len(ensure_bytes(self._encode(encoded)[-1])) + 2  # and what separates it
+        member = member_of(part)
         added = tuple(
-            edge(counter.member, member_of(Part(part.group_index, True, id))) for id in adds)
-        return Entry(counter.member, set_name, size, added, run.size)
+            edge(member, member_of(Part(part.group_index, True, id))) for id in returned.adds)
+        return Entry(member, set_name, size, added, run.size)
 
-    def _copy_for_run(self, counter: PartCounter, state: str, encoded: Any, set_name: str) -> str:
-        run, part = counter.run, counter.part
-        meta = {'task_id': part.task_id, 'status': state, 'result': encoded}
+    def _copy_for_run(self, run: Run, part: Part, state: str, encoded: Any) -> str:
+        """Copies a value to a key of the run; returns the name of the part's set."""
+        id, meta = run.copy_id(part), {'task_id': part.task_id, 'status': state, 'result': encoded}
         try:
-            check_id(run.copy_id(part), MiscountedChord)
-            payload = self.checked(run.copy_id(part), self.encode(meta))
-            self.retried(self._put, run.copy_id(part), payload, state, run, states.SUCCESS)
-            return 'copied' if set_name == 'members' else set_name
+            check_id(id, MiscountedChord)
+            payload = self.checked(id, self.encode(meta))
+            self.retried(self.store.put, id, payload, state, run.lifetime, keep=states.SUCCESS)
+            return 'copied' if state == states.SUCCESS else 'failed'
         except (MiscountedChord, BackendStoreError) as exc:
-            if set_name == 'members' and isinstance(exc, BackendStoreError):
+            if state == states.SUCCESS and isinstance(exc, BackendStoreError):
                 raise  # and the worker fails the task
             logger.error('Task %s: its result was not copied for its chord: %s', part.task_id, exc)
             return 'failed'
 
-    def retried(self, function: Callable[..., T], *args: Any) -> T:
-        """Calls a function; again and again, with result_backend_always_retry."""
+    # --- joining ----------------------------------------------------------------------------------
+
+    def _join(self, join: Join) -> None:
+        """Runs a join.  Once it may have published, no error reaches Celery.
+
+        Celery would fail the task, and count it again as another delivery, which would publish
+        again.  In a task a join is executed twice at most, and then left to a thread:
+
+            error                         before publishing              while and after it
+            soft time limit               repeat; a thread if it waits   repeat
+            WouldBlock                    thread                         thread
+            any other Exception           raise                          repeat
+            SystemExit, KeyboardInterrupt raise                          raise
+            gevent's, eventlet's limits   raise                          thread, and raise
+        """
+        in_task = get_current_task() is not None
+        for sleep in (time.sleep, time.sleep) if in_task else (no_sleep,):
+            try:
+                join.execute(sleep)
+                return
+            except SoftTimeLimitExceeded:  # it comes once
+                if join.stage == Stage.WAITING:
+                    break
+            except WouldBlock:
+                break
+            except Exception as exc:
+                if join.stage < Stage.PUBLISHING:
+                    raise
+                logger.warning('Chord %s: retrying the join: %s', join.group_id, summary(exc))
+            except (KeyboardInterrupt, SystemExit):  # the process ends: nothing may delay that
+                raise
+            except BaseException:
+                if join.stage >= Stage.PUBLISHING:
+                    self._join_in_thread(join, in_task)
+                raise
+        self._join_in_thread(join, in_task)
+
+    def _join_in_thread(self, join: Join, in_task: bool) -> None:
+        """Runs a join in a thread, which may wait; a task waits itself if there is none."""
+        def execute() -> None:
+            try:
+                join.execute(time.sleep)
+            except Exception:
+                logger.exception('Chord %s was not joined here', join.group_id)
+
+        if start_thread(execute, name='dyna-veggie-join') is not None:
+            return
+        if in_task:
+            execute()
+        else:
+            logger.error('Chord %s was not joined here: no thread can be started', join.group_id)
+
+    def redeem(self, claim_check: ClaimCheck) -> list[Any]:
+        """The values that a claim check stands for.  Raises ChordError if they have expired."""
+        run = Run(claim_check.run_id, nested=claim_check.nested)
+        return HeaderValues(self, run).redeem(claim_check)
+
+    def retried(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        """Calls a function; until it succeeds, with result_backend_always_retry."""
         retries = self.max_retries if self.always_retry else 0
         backoff = Backoff(self.base_sleep_between_retries_ms / 1000,
                           self.max_sleep_between_retries_ms / 1000, math.inf, retries)
         for _ in backoff.attempts():
             try:
-                return function(*args)
+                return function(*args, **kwargs)
             except Exception as exc:
                 if not self.exception_safe_to_retry(exc):
                     raise
@@ -5631,7 +5642,7 @@ class Listing:
         tasks = self._sorted()
         unread = {row['id']: item for row, item in tasks if item}
         read = {row['id']: row for row in read_rows(self._backend, self._store, unread)}
-        progress = ChordStore(self._table).progress_of_run
+        progress = ChordStore(self._table).progress
         chords = [chord_row(group_id, functools.partial(progress, run_id))
                   for run_id, group_id in self._runs.items()]
         # a chord may have ended since the scan read its run

@@ -292,9 +292,9 @@ class Hook:
 @pytest.fixture
 def small_tree(monkeypatch: pytest.MonkeyPatch) -> None:
     """Deep trees of few parts, and short leases."""
-    monkeypatch.setattr(dv, '_LEAF_CAPACITY', 2)
-    monkeypatch.setattr(dv, '_NODE_CAPACITY', 2)
-    monkeypatch.setattr(dv.PartCounter, 'LEASE', 0.06)
+    monkeypatch.setattr(dv.Position, 'LEAF_CAPACITY', 2)
+    monkeypatch.setattr(dv.Position, 'NODE_CAPACITY', 2)
+    monkeypatch.setattr(dv.Lease, 'DURATION', 0.06)
 
 
 class Writers:
@@ -3743,11 +3743,11 @@ def test_the_progress_of_a_chord_of_many_leaves(
     assert len(all_items(client, table_name)) == 102 + 2
     for index in (0, 4000, 4019):
         part = dv.Part(index, False, str(uuid.uuid4()))
-        counter = dv.PartCounter(table, run, part)
+        counter = dv.PartCounter(table, run, part, b'owner')
         set_name = 'failed' if index else 'members'
         assert counter.count(dv.Entry(counter.member, set_name)) is None
     assert chords.progress('chord') == dv.Progress(3, 2, 4020, False)
-    counter.close(4020)
+    dv.Lease(table, run, b'owner').close(4020)
     assert chords.progress('chord') == dv.Progress(0, 0, 4020, True)
     assert len(all_items(client, table_name)) == 2
 
@@ -3853,7 +3853,7 @@ class Rounds:
 def test_the_body_is_published_a_few_requests_after_the_last_part_was_stored(
         parts: int, limit: int, most: int, make_app: MakeApp, proxy: Proxy,
         monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dv.PartCounter, 'LEASE', 600.0)  # no heartbeats
+    monkeypatch.setattr(dv.Lease, 'DURATION', 600.0)  # no heartbeats
     backend = ready(make_app(f'chord_inline_limit={limit}'), proxy)
     drive = Drive(backend.app, parts)
     drive.apply()
@@ -4116,7 +4116,7 @@ def counting(backend: dv.DynamoDBBackend, parts: int) -> tuple[dv.Run, Callable[
 
     def count(index: int) -> tuple[Any, dv.PartCounter]:
         counter = dv.PartCounter(
-            backend.store.table, run, dv.Part(index, False, f'task-{index}'))
+            backend.store.table, run, dv.Part(index, False, f'task-{index}'), b'owner')
         return counter.count(dv.Entry(counter.member)), counter
     return run, count
 
@@ -4596,7 +4596,7 @@ def test_a_chord_that_another_backend_applied_is_a_clear_error(
 
 def test_once_the_end_of_a_chord_has_begun_no_failure_begins_it_again(
         make_app: MakeApp, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dv.PartCounter, 'LEASE', 1.0)
+    monkeypatch.setattr(dv.Lease, 'DURATION', 1.0)
     app = make_app('retry_timeout=0')
     called: list[str] = []
 
@@ -4779,7 +4779,7 @@ def test_header_results_live_while_the_chord_runs(
 
 def test_a_task_joins_its_chord_itself_after_a_soft_limit_where_no_thread_can_be_started(
         backend: dv.DynamoDBBackend, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dv.PartCounter, 'LEASE', 0.3)
+    monkeypatch.setattr(dv.Lease, 'DURATION', 0.3)
     drive = Drive(backend.app, 1)
     drive.apply()
     dies_publishing(drive, 0)
@@ -4787,7 +4787,7 @@ def test_a_task_joins_its_chord_itself_after_a_soft_limit_where_no_thread_can_be
     def limit(number: int, frame: Any) -> None:
         # between requests: what is interrupted loses its connection, and the proxy needs a thread
         # for each
-        if frame.f_code.co_name == 'acquire':
+        if frame.f_code is dv.Lease.acquire.__code__:
             signal.setitimer(signal.ITIMER_REAL, 0)
             raise SoftTimeLimitExceeded
 
@@ -4816,17 +4816,18 @@ class Owners:
         self.part = dv.Part(0, False, str(uuid.uuid4()))
         dv.ChordStore(self.table).open('chord', self.run)
         self.first, self.other = self.delivery(), self.delivery()
-        root = self.first.count(dv.Entry(self.first.member))
+        counter = dv.PartCounter(self.table, self.run, self.part, self.first.owner)
+        root = counter.count(dv.Entry(counter.member))
         assert root is not None and root.item['owner'] == self.first.owner
         assert self.first.renew()
 
-    def delivery(self) -> dv.PartCounter:
-        return dv.PartCounter(self.table, self.run, self.part)
+    def delivery(self) -> dv.Lease:
+        return dv.Lease(self.table, self.run, dv.new_owner(self.part.task_id))
 
 
 def test_a_duplicate_waits_while_the_owner_is_alive(
         app: Celery, backend: dv.DynamoDBBackend, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dv.PartCounter, 'LEASE', 3.0)
+    monkeypatch.setattr(dv.Lease, 'DURATION', 3.0)
     drive = Drive(app, 2)
     drive.apply()
     drive.returns(0)
@@ -4857,7 +4858,7 @@ def test_a_duplicate_takes_over_what_nobody_has_begun(backend: dv.DynamoDBBacken
 
 def test_leases_do_not_depend_on_the_clocks_of_hosts(
         backend: dv.DynamoDBBackend, small_tree: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    dv.PartCounter.LEASE = 0.6
+    dv.Lease.DURATION = 0.6
     owners = Owners(backend)
     assert owners.first.start_publishing(frozenset({b'-'}))
     real = time.time
@@ -4870,7 +4871,7 @@ def test_leases_do_not_depend_on_the_clocks_of_hosts(
 
 def test_a_lease_that_is_renewed_is_waited_for_anew(
         backend: dv.DynamoDBBackend, small_tree: None) -> None:
-    dv.PartCounter.LEASE = 0.6
+    dv.Lease.DURATION = 0.6
     owners = Owners(backend)
     acquired: list[Any] = []
     waiter = threading.Thread(target=lambda: acquired.append(owners.other.acquire(time.sleep)))
@@ -4884,7 +4885,7 @@ def test_a_lease_that_is_renewed_is_waited_for_anew(
 
 
 def test_one_of_two_that_wait_takes_over(backend: dv.DynamoDBBackend, small_tree: None) -> None:
-    dv.PartCounter.LEASE = 0.5
+    dv.Lease.DURATION = 0.5
     owners = Owners(backend)  # whose first dies
     met: list[bool] = []
     together = threading.Barrier(2, action=lambda: met.append(True))
@@ -4895,14 +4896,14 @@ def test_one_of_two_that_wait_takes_over(backend: dv.DynamoDBBackend, small_tree
 
     acquired = []
 
-    def deliver(counter: dv.PartCounter) -> None:
-        if counter.acquire(time.sleep) is not None:
-            acquired.append(counter)
-            counter.close(1)
+    def deliver(lease: dv.Lease) -> None:
+        if lease.acquire(time.sleep) is not None:
+            acquired.append(lease)
+            lease.close(1)
 
     with Hook(backend, meet):
-        workers = [threading.Thread(target=deliver, args=(counter,))
-                   for counter in (owners.other, owners.delivery())]
+        workers = [threading.Thread(target=deliver, args=(lease,))
+                   for lease in (owners.other, owners.delivery())]
         for worker in workers:
             worker.start()
         for worker in workers:
@@ -4912,7 +4913,7 @@ def test_one_of_two_that_wait_takes_over(backend: dv.DynamoDBBackend, small_tree
 
 def test_nobody_takes_over_while_the_owner_lives_however_long_it_publishes(
         backend: dv.DynamoDBBackend, small_tree: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dv.PartCounter, 'LEASE', 0.4)
+    monkeypatch.setattr(dv.Lease, 'DURATION', 0.4)
     drive = Drive(backend.app, 1)
     drive.apply()
     publishing = threading.Event()
@@ -4937,7 +4938,7 @@ def test_a_worker_that_stalled_past_its_lease_publishes_nothing(
     drive = Drive(app, 2)
     drive.apply()
     drive.returns(0)
-    dv.PartCounter.LEASE = 60.0  # no heartbeat registers the owner; small_tree puts it back
+    dv.Lease.DURATION = 60.0  # no heartbeat registers the owner; small_tree puts it back
     stalled, go_on = threading.Event(), threading.Event()
     name = 'stalling'
 
@@ -5008,7 +5009,7 @@ def test_a_dead_owner_is_replaced_though_the_body_had_a_state_before(
 
 def test_a_process_that_runs_no_task_does_not_wait(
         backend: dv.DynamoDBBackend, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dv.PartCounter, 'LEASE', 3.0)
+    monkeypatch.setattr(dv.Lease, 'DURATION', 3.0)
     drive = Drive(backend.app, 2)
     drive.apply()
     drive.returns(0)
@@ -5027,7 +5028,7 @@ def test_a_process_that_runs_no_task_does_not_wait(
 
 def test_a_soft_time_limit_ends_the_wait_for_a_lease(
         backend: dv.DynamoDBBackend, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dv.PartCounter, 'LEASE', 3.0)
+    monkeypatch.setattr(dv.Lease, 'DURATION', 3.0)
     drive = Drive(backend.app, 1)
     drive.apply()
     dies_publishing(drive, 0)
@@ -5225,7 +5226,7 @@ def test_any_interleaving_publishes_the_body_once(
         data: st.DataObject, backend: dv.DynamoDBBackend, small_tree: None) -> None:
     """Parts, duplicates, lost responses and deaths in any order: each part counts once."""
     app = backend.app
-    dv.PartCounter.LEASE = 0.4  # small_tree puts it back
+    dv.Lease.DURATION = 0.4  # small_tree puts it back
     parts = data.draw(st.integers(1, 7), 'parts')
     duplicates = data.draw(st.lists(st.integers(0, parts - 1), max_size=3), 'duplicates')
     deliveries = data.draw(st.permutations([*range(parts), *duplicates]))
@@ -5570,7 +5571,7 @@ def test_a_body_in_a_process_with_another_backend_is_a_clear_error() -> None:
     values: list[Any] = [dv.ClaimCheck('chord.run', 2, False)]
     task.push_request(args=[values])
     celery.signals.task_prerun.send(sender=task, task=task, args=[values], kwargs={})
-    with pytest.raises(ChordError, match='since the result backend is CacheBackend'):
+    with pytest.raises(ChordError, match='because the result backend is CacheBackend'):
         sum(values)
 
 
@@ -7979,7 +7980,7 @@ SUCCEEDED = {'status': {'S': 'SUCCESS'}, 'result': {'B': b'{"status": "SUCCESS",
 
 def test_malformed_labels_of_chords_are_clear_errors(
         backend: dv.DynamoDBBackend, client: Any, table_name: str) -> None:
-    put_raw(client, table_name, 'RUN', lazy={'BOOL': False}, single={'BOOL': False})
+    put_raw(client, table_name, 'RUN', lazy={'BOOL': False}, single_leaf={'BOOL': False})
     labels: list[dict[str, Any]] = [
         {'N': '5'}, {'L': [{'S': 'x'}]}, {'BS': [b'x']}, {'S': '.5'}, {'S': 'x' * 3000 + '.5'},
         {'S': 'RUN.'}, {'S': 'RUN.many'}]
