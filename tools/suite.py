@@ -17,8 +17,12 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PROCESSES = '4'     # on two cores: most tests wait more than they compute
-GUESS = 0.35        # seconds a test, where the tests have not been run before
+GUESS = 0.25        # seconds a test, where the tests have not been run before
 LOG_LINES = 200     # of the engine's log, after a failure
+
+
+def _count(number: int, one: str, more: str = '') -> str:
+    return f'{number} {one}' if number == 1 else f'{number:,} {more or one + "s"}'
 
 
 class Suite:
@@ -53,8 +57,8 @@ class Suite:
         about = f'{seconds / 60:.0f} min' if seconds >= 90 else f'{seconds:.0f} s'
         terminal = self.config.pluginmanager.get_plugin('terminalreporter')
         terminal.write_line(
-            f'{tests} tests in {self.processes} processes: about {about}, '
-            + ('as in the last run here' if each else 'on two cores'))
+            f'{_count(tests, "test")} in {_count(self.processes, "process", "processes")}: about '
+            f'{about}, ' + ('as in the last run here' if each else 'on two cores'))
 
     def pytest_sessionfinish(self, exitstatus: int) -> None:
         if exitstatus == 0 and self.tests >= 100:
