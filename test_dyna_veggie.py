@@ -1,7 +1,8 @@
 """Tests of Dyna-Veggie, on a real DynamoDB API: `make test`.
 
 Faults are injected by a proxy between the backend and the engine (tools/proxy.py), which also
-counts requests and capacity units.  The sections are those of dyna_veggie.py.
+counts requests and capacity units.  The sections have the names of those in dyna_veggie.py; those of
+chords are by behaviour.
 """
 from __future__ import annotations
 
