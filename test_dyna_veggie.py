@@ -1,8 +1,8 @@
 """Tests of Dyna-Veggie, on a real DynamoDB API: `make test`.
 
 Faults are injected by a proxy between the backend and the engine (tools/proxy.py), which also
-counts requests and capacity units.  The sections have the names of those in dyna_veggie.py; those of
-chords are by behaviour.
+counts requests and capacity units.  The sections are much those of dyna_veggie.py, but for chords,
+where they are by behaviour.
 """
 from __future__ import annotations
 
@@ -5978,14 +5978,12 @@ def test_a_header_in_which_nothing_can_run_is_an_error(tasks: Tasks) -> None:
         timeout=30, disable_sync_subtasks=False) == ['total', []]
 
 
-def test_a_result_that_is_too_large_fails_its_task(
-        tasks: Tasks, monkeypatch: pytest.MonkeyPatch) -> None:
-    backend = tasks.identity.app.backend
-    small = backend.options.__class__(**{**vars(backend.options), 'max_result_size': 3000})
-    # the worker's threads make their backends now
-    monkeypatch.setattr(dv, 'parse_options', lambda *args: small)
-    with pytest.raises(dv.ResultTooLarge, match='max_result_size is 3,000'):
-        tasks.identity.delay('x' * 4000).get(timeout=30, disable_sync_subtasks=False)
+def test_a_result_that_is_too_large_fails_its_task(make_app: MakeApp) -> None:
+    app = make_app('max_result_size=3000')
+    app.finalize()
+    identity = Tasks(app).identity
+    with working(app), pytest.raises(dv.ResultTooLarge, match='max_result_size is 3,000'):
+        identity.delay('x' * 4000).get(timeout=30, disable_sync_subtasks=False)
 
 
 # --------------------------------------------------------------------------------------------------
