@@ -1031,8 +1031,7 @@ def read_keys(session: Any) -> Any:
             key = getattr(keys, attribute)
             if key and not is_key(key):
                 raise InvalidConfigError(error_msg=(
-                    f'the {name} must be printable ASCII without whitespace, as it is not where it '
-                    f'comes from: {found.method}'))
+                    f'the {name} from {found.method} must be printable ASCII without whitespace'))
         return keys
     return _configured(read, session)
 
@@ -1080,7 +1079,7 @@ def connect(options: Options) -> Any:
 def create_client(session: Any, service: str, **settings: Any) -> Any:
     """A botocore client.  Raises BrokenConfiguration."""
     bad_endpoint = InvalidConfigError(error_msg=(
-        'the endpoint in AWS_ENDPOINT_URL, in its like for one service, or in a profile must be '
+        'the endpoint in AWS_ENDPOINT_URL, AWS_ENDPOINT_URL_<SERVICE> or a profile must be '
         'http(s)://host:port without user name or password'))
 
     def create() -> Any:

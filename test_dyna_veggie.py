@@ -2025,7 +2025,7 @@ BROKEN = {
     'not JSON': (process(*ECHO, 'hello'), {}, 'default has credential_process'),
     'a list': (process(*ECHO, '[]'), {}, 'default has credential_process'),
     'a number': (process(*ECHO, '{"Version": 1, "AccessKeyId": 1, "SecretAccessKey": 2}'), {},
-                 'the access key must be'),
+                 'the access key from custom-process must be'),
     'no date': (process(*ECHO, json.dumps(FUTURE_KEYS)), {}, 'soon'),
     'loop': (f'[default]\n{role("a", "b")}[profile b]\n{role("b", "default")}', {},
              'Infinite loop'),
