@@ -74,8 +74,8 @@ clean:
 	rm -rf $(VENV) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
-# The venv is made again if setup.py changed, if its Python is gone, and if it was moved: its scripts
-# hold its path.
+# The venv is made again if setup.py changed, if its Python is gone, and if it was moved: its
+# scripts hold its path.
 ifneq ($(shell { $(VENV)/bin/python -c "" && cat $(DEMO_READY); } 2>/dev/null),$(CURDIR))
 .PHONY: $(DEMO_READY)
 endif

@@ -1031,8 +1031,7 @@ def read_keys(session: Any) -> Any:
             key = getattr(keys, attribute)
             if key and not is_key(key):
                 raise InvalidConfigError(error_msg=(
-                    f'the {name} must be printable ASCII without whitespace, as it is not where it '
-                    f'comes from: {found.method}'))
+                    f'the {name} from {found.method} must be printable ASCII without whitespace'))
         return keys
     return _configured(read, session)
 
@@ -1080,7 +1079,7 @@ def connect(options: Options) -> Any:
 def create_client(session: Any, service: str, **settings: Any) -> Any:
     """A botocore client.  Raises BrokenConfiguration."""
     bad_endpoint = InvalidConfigError(error_msg=(
-        'the endpoint in AWS_ENDPOINT_URL, in its like for one service, or in a profile must be '
+        'the endpoint in AWS_ENDPOINT_URL, AWS_ENDPOINT_URL_<SERVICE> or a profile must be '
         'http(s)://host:port without user name or password'))
 
     def create() -> Any:
@@ -2126,7 +2125,7 @@ class BlobStore:
     status_of: gives the status that is in a value, which counts more than that of its item.
     """
 
-    # Conditions to write an item where a value with the status ``keep`` would stay:
+    # Conditions for a write that leaves a value with the status ``keep`` as it is:
     _MISSING = 'attribute_not_exists(#id)'
     _EXPIRED = '#ttl <= :now'  # and DynamoDB has not deleted it yet
     _HAS_ANOTHER = 'attribute_exists(#status) AND #status <> :keep'  # if none, its value has one
@@ -3940,7 +3939,7 @@ class _Counted(NamedTuple):
 
 
 class PartCounter:
-    """Counts one delivery of a part.  owner: of nodes that this delivery is the last to count on"""
+    """Counts one delivery of a part.  owner: of nodes that it is the last to count on."""
 
     def __init__(self, table: Table, run: Run, part: Part, owner: bytes) -> None:
         self.table, self.run, self.part, self.owner = table, run, part, owner
@@ -4098,7 +4097,7 @@ class Lease:
     def heartbeats(self) -> Iterator[None]:
         """Sends heartbeats from a thread of its own, so that no delivery takes over.
 
-        If no thread can be started one may, and start_publishing() fails here.
+        Without a thread a delivery may take over, and then start_publishing() fails here.
         """
         stopped = threading.Event()
 

@@ -1,7 +1,8 @@
 """Tests of Dyna-Veggie, on a real DynamoDB API: `make test`.
 
 Faults are injected by a proxy between the backend and the engine (tools/proxy.py), which also
-counts requests and capacity units.  The sections are those of dyna_veggie.py.
+counts requests and capacity units.  The sections are much those of dyna_veggie.py, but for chords,
+where they are by behaviour.
 """
 from __future__ import annotations
 
@@ -2027,7 +2028,7 @@ BROKEN = {
     'not JSON': (process(*ECHO, 'hello'), {}, 'default has credential_process'),
     'a list': (process(*ECHO, '[]'), {}, 'default has credential_process'),
     'a number': (process(*ECHO, '{"Version": 1, "AccessKeyId": 1, "SecretAccessKey": 2}'), {},
-                 'the access key must be'),
+                 'the access key from custom-process must be'),
     'no date': (process(*ECHO, json.dumps(FUTURE_KEYS)), {}, 'soon'),
     'loop': (f'[default]\n{role("a", "b")}[profile b]\n{role("b", "default")}', {},
              'Infinite loop'),
@@ -5980,14 +5981,12 @@ def test_a_header_in_which_nothing_can_run_is_an_error(tasks: Tasks) -> None:
         timeout=30, disable_sync_subtasks=False) == ['total', []]
 
 
-def test_a_result_that_is_too_large_fails_its_task(
-        tasks: Tasks, monkeypatch: pytest.MonkeyPatch) -> None:
-    backend = tasks.identity.app.backend
-    small = backend.options.__class__(**{**vars(backend.options), 'max_result_size': 3000})
-    # the worker's threads make their backends now
-    monkeypatch.setattr(dv, 'parse_options', lambda *args: small)
-    with pytest.raises(dv.ResultTooLarge, match='max_result_size is 3,000'):
-        tasks.identity.delay('x' * 4000).get(timeout=30, disable_sync_subtasks=False)
+def test_a_result_that_is_too_large_fails_its_task(make_app: MakeApp) -> None:
+    app = make_app('max_result_size=3000')
+    app.finalize()
+    identity = Tasks(app).identity
+    with working(app), pytest.raises(dv.ResultTooLarge, match='max_result_size is 3,000'):
+        identity.delay('x' * 4000).get(timeout=30, disable_sync_subtasks=False)
 
 
 # --------------------------------------------------------------------------------------------------
