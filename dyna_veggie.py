@@ -2109,13 +2109,19 @@ def _items_of(id: str, value: bytes, status: str | None, ttl: Item) -> tuple[Ite
     return item, chunks
 
 
+# https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/HowItWorks.NamingRulesDataTypes.html
+_SMALLEST = 2e-130  # magnitudes below 1e-130 are refused
+
+
 def _unchanged(item: Item) -> tuple[str, Item]:
     """The condition that an item is the one that was read, by its timestamp, with its values."""
     seen = item.get('timestamp')
     if isinstance(seen, bool) or not isinstance(seen, (int, float)):
         return 'NOT attribute_type(#timestamp, :number)', {'number': 'N'}
-    # DynamoDB may have more digits than a float
+    # DynamoDB may have more digits than a float, and takes none close to 0
     low, high = math.nextafter(seen, -math.inf), math.nextafter(seen, math.inf)
+    if abs(seen) < _SMALLEST:
+        low, high = -_SMALLEST, _SMALLEST
     return '#timestamp BETWEEN :low AND :high', {'low': low, 'high': high}
 
 

@@ -2106,7 +2106,12 @@ def test_credentials_that_never_come_are_one_error(configure_aws: Any, proxy: Pr
 
 @pytest.mark.parametrize('operation', ['get', 'put', 'mget', 'insert'])
 def test_an_answer_that_was_changed_on_its_way_is_asked_for_again(
-        operation: str, make_app: MakeApp, proxy: Proxy, client: Any, table_name: str) -> None:
+        operation: str, make_app: MakeApp, proxy: Proxy, client: Any, table_name: str,
+        needs: Callable[[str], None]) -> None:
+    if operation == 'insert':
+        needs('PartiQL INSERT')
+    if operation == 'put':
+        needs('the item in a refused condition')  # or it is read by one request more
     backend = ready(make_app(), proxy)
     backend.set('key', b'1')
     proxy.reset()
@@ -3358,7 +3363,9 @@ def test_a_soft_time_limit_while_chunks_are_written_leaves_none(
 ], ids=['as many as there may be', 'more than its size', 'without end'])
 def test_an_item_that_claims_thousands_of_chunks_costs_few_requests(
         attributes: dict[str, Any], backend: dv.DynamoDBBackend, proxy: Proxy, client: Any,
-        table_name: str) -> None:
+        table_name: str, endpoint: str) -> None:
+    # without it, the item is read by one request more
+    told = 'the item in a refused condition' not in dynamodb_local.lacks(endpoint)
     client.put_item(TableName=table_name, Item={
         'id': {'S': 'celery-task-meta-odd'}, 'version': {'B': bytes(16)}, **attributes})
     assert backend.get_state('odd') == states.FAILURE
@@ -3366,7 +3373,7 @@ def test_an_item_that_claims_thousands_of_chunks_costs_few_requests(
     proxy.reset()
     backend.store_result('odd', 1, states.SUCCESS)
     assert backend.get_result('odd') == 1
-    assert len(proxy.requests) <= 46  # 40 delete what may be there
+    assert len(proxy.requests) <= (46 if told else 47)  # 40 delete what may be there
 
 
 def test_a_value_whose_chunks_are_gone_is_a_clear_error(
@@ -9867,7 +9874,7 @@ def test_the_line_that_names_the_engine_says_its_version(engine: str, named: str
     if done.returncode == 2 and 'Docker' in done.stderr:
         pytest.skip(done.stderr.strip())
     assert done.stdout == 'ran\n', done.stderr
-    assert re.match(rf'dynamodb_local: {named}', done.stderr.splitlines()[-1]), done.stderr
+    assert re.match(rf'dynamodb_local: (?:{named})', done.stderr.splitlines()[-1]), done.stderr
 
 
 def test_dynamodb_local_is_started_as_the_readme_says() -> None:
