@@ -2666,11 +2666,11 @@ def raise_soft_time_limit(exc: Exception) -> None:
 class Delivery:
     """The memory of one delivery of a task, on Celery's request for it.
 
-    stored: by task id the last state, and whether it was stored: a success stays.
+    stored: the last state of its own task, and whether it was stored: a success stays.
     missing_values: why the values that the task was to be called with could not be read.
     """
 
-    stored: dict[str, tuple[str, bool]] = field(default_factory=dict)
+    stored: tuple[str, bool] | None = None
     missing_values: Exception | None = None
 
 
@@ -2893,13 +2893,16 @@ class StoringBackend(BaseKeyValueStoreBackend):
 
         chord: the label of the chord that the task is a part of.  limit: as of checked().
         """
-        id, state, delivery = self.item_id(task_id), meta['status'], delivery_of(request)
-        new = not (self.options.track_sent or getattr(request, 'retries', None)
-                   or task_id in delivery.stored)
+        id, state = self.item_id(task_id), meta['status']
+        # a task may store states of others; where none runs, Celery has one request, for ever
+        own = request is None or getattr(request, 'id', None) == task_id
+        delivery = delivery_of(request if own else None)
+        new = own and not (self.options.track_sent or getattr(request, 'retries', None)
+                           or delivery.stored)
         stored = self.store.put(
             id, self.checked(id, self.encode(meta), limit, state), state,
             self._state_lifetime(state, request), keep=states.SUCCESS, chord=chord, new=new)
-        delivery.stored[task_id] = state, stored
+        delivery.stored = state, stored
         return stored
 
     def decode_stored(self, task_id: str, stored: StoredValue) -> Observed:
@@ -4798,8 +4801,8 @@ class ChordBackend(WaitingBackend):
         delivery = delivery_of(request)
         if delivery.missing_values is not None:
             raise EncodeError(str(delivery.missing_values))  # for which Celery fails the task
-        if task_id in delivery.stored:  # a state that the task itself stored is no return
-            delivery.stored[task_id] = states.PENDING, False
+        if delivery.stored:  # a state that the task itself stored is no return
+            delivery.stored = states.PENDING, False
         super().mark_as_done(task_id, result, request, *args, **kwargs)
 
     def mark_as_failure(
@@ -4894,8 +4897,7 @@ class ChordBackend(WaitingBackend):
         if returned.problem:
             raise MiscountedChord(returned.problem)
         counter = PartCounter(self.store.table, returned.run, returned.part, owner)
-        entry = self._entry(
-            returned, state, result, delivery.stored.get(returned.part.task_id))
+        entry = self._entry(returned, state, result, delivery.stored)
         try:
             return self.retried(counter.count, entry)
         except SoftTimeLimitExceeded:  # it comes once; a task that has returned must be counted

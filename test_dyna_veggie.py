@@ -324,7 +324,7 @@ class Writers:
 
         def store(id: str) -> None:
             try:
-                context = celery.app.task.Context(**request)
+                context = celery.app.task.Context(id=id, **request)
                 self.backend.store_result(id, values[id], states.SUCCESS, request=context)
             except Died:
                 self.died.append(id)
@@ -3057,6 +3057,17 @@ def test_a_second_state_goes_alone(writers: Writers, proxy: Proxy) -> None:
     assert 'BatchExecuteStatement' in operations(proxy)
     assert proxy.usage().write_units == 10
     writers.check(**{id: id for id in 'abcde'})
+
+
+def test_the_states_of_other_tasks_are_not_remembered(backend: dv.DynamoDBBackend) -> None:
+    task = backend.app.tasks['celery.accumulate']
+    own = Context(id='own')
+    for _ in range(2):
+        task.update_state('other', 'PROGRESS')  # where no task runs, Celery has one request for all
+        backend.store_result('another', None, 'PROGRESS', request=own)
+    assert 'dynamodb_delivery' not in vars(task.request)
+    assert dv.delivery_of(own) == dv.Delivery()
+    assert backend.get_state('other') == backend.get_state('another') == 'PROGRESS'
 
 
 def store_in_threads(backend: dv.DynamoDBBackend, threads: int, each: int) -> list[str]:
