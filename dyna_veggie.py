@@ -4811,10 +4811,13 @@ class ChordBackend(WaitingBackend):
         """Stores that a task failed; counts it, and the rest of its chain, for its chord."""
         # the error of the missing values, rather than what the task raised over it
         exc = delivery_of(request).missing_values or exc
+        rest = getattr(request, 'chain', None)
         try:
             super().mark_as_failure(task_id, exc, traceback, request, *args, **kwargs)
-        finally:  # also if an errback cannot be sent, which Celery does last
-            self.fail_parts(getattr(request, 'chain', None), exc)
+        except Exception:  # such as of an errback that cannot be sent, which Celery does last
+            self.fail_parts(rest, exc)
+            raise
+        self.fail_parts(rest, exc)
 
     def mark_as_revoked(
             self, task_id: str, reason: str = '', request: Any = None, *args: Any,

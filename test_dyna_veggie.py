@@ -4524,6 +4524,31 @@ def test_a_revoked_part_fails_the_chord(backend: dv.DynamoDBBackend) -> None:
     assert f"Dependency {drive.ids[1]} raised TaskRevokedError('terminated'" in str(meta['result'])
 
 
+def failing_before(drive: Drive) -> Context:
+    """The request of a task that a part of a chord follows in a chain."""
+    part = drive.app.signature('tests.part', options={
+        'task_id': drive.ids[0], 'group_id': drive.group_id, 'group_index': 0,
+        'chord': drive.request(0).chord})
+    return Context(id=str(uuid.uuid4()), chain=[dict(part)], delivery_info={}, errbacks=None)
+
+
+@pytest.mark.parametrize('exc', [Died, KeyboardInterrupt])
+def test_the_end_of_a_process_is_not_delayed_to_count_the_rest_of_a_chain(
+        exc: type[BaseException], backend: dv.DynamoDBBackend) -> None:
+    drive = Drive(backend.app, 1)
+    drive.apply()
+    steps: list[str] = []
+
+    def end(step: str) -> None:
+        steps.append(step)
+        raise exc
+
+    request = failing_before(drive)
+    with Hook(backend, end), pytest.raises(exc):
+        drive.fails(0, ValueError('no'), request)
+    assert len(steps) == 1
+
+
 def test_a_body_that_cannot_be_published_fails(backend: dv.DynamoDBBackend) -> None:
     drive = Drive(backend.app, 2)
     drive.body['options']['serializer'] = 'no-such-serializer'
