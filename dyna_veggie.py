@@ -4807,17 +4807,18 @@ class ChordBackend(WaitingBackend):
 
     def mark_as_failure(
             self, task_id: str, exc: Exception, traceback: Any = None, request: Any = None,
-            *args: Any, **kwargs: Any) -> None:
+            store_result: bool = True, *args: Any, **kwargs: Any) -> None:
         """Stores that a task failed; counts it, and the rest of its chain, for its chord."""
         # the error of the missing values, rather than what the task raised over it
         exc = delivery_of(request).missing_values or exc
         rest = getattr(request, 'chain', None)
         try:
-            super().mark_as_failure(task_id, exc, traceback, request, *args, **kwargs)
+            super().mark_as_failure(
+                task_id, exc, traceback, request, store_result, *args, **kwargs)
         except Exception:  # such as of an errback that cannot be sent, which Celery does last
             self.fail_parts(rest, exc)
             raise
-        self.fail_parts(rest, exc)
+        self.fail_parts(rest, exc, stored=store_result)
 
     def mark_as_revoked(
             self, task_id: str, reason: str = '', request: Any = None, *args: Any,
@@ -4826,13 +4827,17 @@ class ChordBackend(WaitingBackend):
         super().mark_as_revoked(task_id, reason, request, *args, **kwargs)
         self.fail_parts(getattr(request, 'chain', None), TaskRevokedError(reason))
 
-    def fail_parts(self, signatures: Iterable[Any] | None, error: Exception) -> None:
+    def fail_parts(
+            self, signatures: Iterable[Any] | None, error: Exception, stored: bool = False) -> None:
         """Counts as failed, for the enclosing chord, what will not be called.
 
-        Celery may have counted some: a part counts once.
+        Celery may have counted some: a part counts once.  stored: Celery has stored the error under
+        the id of each signature, so that it needs no copy, which would come too late to be deleted.
         """
         for signature in signatures or ():
             for request in enclosing_parts(signature, self.app):
+                if stored and request.id == signature['options'].get('task_id'):
+                    delivery_of(request).stored = states.FAILURE, True
                 self.on_chord_part_return(request, states.FAILURE, error)
 
     # --- what is stored of a part -----------------------------------------------------------------

@@ -4549,6 +4549,15 @@ def test_the_end_of_a_process_is_not_delayed_to_count_the_rest_of_a_chain(
     assert len(steps) == 1
 
 
+def test_the_rest_of_a_chain_whose_error_is_stored_leaves_no_copy(
+        make_app: MakeApp, client: Any, table_name: str) -> None:
+    drive = Drive(make_app(result_expires=0).backend.app, 1)
+    drive.apply()
+    drive.fails(0, ValueError('no'), failing_before(drive))
+    assert f"Dependency {drive.ids[0]} raised ValueError('no')" in drive.error()
+    assert not [item for item in all_items(client, table_name) if '.copy.' in item['id']]
+
+
 def test_a_body_that_cannot_be_published_fails(backend: dv.DynamoDBBackend) -> None:
     drive = Drive(backend.app, 2)
     drive.body['options']['serializer'] = 'no-such-serializer'
