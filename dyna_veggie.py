@@ -2671,11 +2671,11 @@ def raise_soft_time_limit(exc: Exception) -> None:
 class Delivery:
     """The memory of one delivery of a task, on Celery's request for it.
 
-    stored: by task id the last state, and whether it was stored: a success stays.
+    stored: the last state of its own task, and whether it was stored: a success stays.
     missing_values: why the values that the task was to be called with could not be read.
     """
 
-    stored: dict[str, tuple[str, bool]] = field(default_factory=dict)
+    stored: tuple[str, bool] | None = None
     missing_values: Exception | None = None
 
 
@@ -2898,13 +2898,16 @@ class StoringBackend(BaseKeyValueStoreBackend):
 
         chord: the label of the chord that the task is a part of.  limit: as of checked().
         """
-        id, state, delivery = self.item_id(task_id), meta['status'], delivery_of(request)
-        new = not (self.options.track_sent or getattr(request, 'retries', None)
-                   or task_id in delivery.stored)
+        id, state = self.item_id(task_id), meta['status']
+        # a task may store states of others; where none runs, Celery has one request, for ever
+        own = request is None or getattr(request, 'id', None) == task_id
+        delivery = delivery_of(request if own else None)
+        new = own and not (self.options.track_sent or getattr(request, 'retries', None)
+                           or delivery.stored)
         stored = self.store.put(
             id, self.checked(id, self.encode(meta), limit, state), state,
             self._state_lifetime(state, request), keep=states.SUCCESS, chord=chord, new=new)
-        delivery.stored[task_id] = state, stored
+        delivery.stored = state, stored
         return stored
 
     def decode_stored(self, task_id: str, stored: StoredValue) -> Observed:
@@ -4803,20 +4806,24 @@ class ChordBackend(WaitingBackend):
         delivery = delivery_of(request)
         if delivery.missing_values is not None:
             raise EncodeError(str(delivery.missing_values))  # for which Celery fails the task
-        if task_id in delivery.stored:  # a state that the task itself stored is no return
-            delivery.stored[task_id] = states.PENDING, False
+        if delivery.stored:  # a state that the task itself stored is no return
+            delivery.stored = states.PENDING, False
         super().mark_as_done(task_id, result, request, *args, **kwargs)
 
     def mark_as_failure(
             self, task_id: str, exc: Exception, traceback: Any = None, request: Any = None,
-            *args: Any, **kwargs: Any) -> None:
+            store_result: bool = True, *args: Any, **kwargs: Any) -> None:
         """Stores that a task failed; counts it, and the rest of its chain, for its chord."""
         # the error of the missing values, rather than what the task raised over it
         exc = delivery_of(request).missing_values or exc
+        rest = getattr(request, 'chain', None)
         try:
-            super().mark_as_failure(task_id, exc, traceback, request, *args, **kwargs)
-        finally:  # also if an errback cannot be sent, which Celery does last
-            self.fail_parts(getattr(request, 'chain', None), exc)
+            super().mark_as_failure(
+                task_id, exc, traceback, request, store_result, *args, **kwargs)
+        except Exception:  # such as of an errback that cannot be sent, which Celery does last
+            self.fail_parts(rest, exc)
+            raise
+        self.fail_parts(rest, exc, stored=store_result)
 
     def mark_as_revoked(
             self, task_id: str, reason: str = '', request: Any = None, *args: Any,
@@ -4825,13 +4832,17 @@ class ChordBackend(WaitingBackend):
         super().mark_as_revoked(task_id, reason, request, *args, **kwargs)
         self.fail_parts(getattr(request, 'chain', None), TaskRevokedError(reason))
 
-    def fail_parts(self, signatures: Iterable[Any] | None, error: Exception) -> None:
+    def fail_parts(
+            self, signatures: Iterable[Any] | None, error: Exception, stored: bool = False) -> None:
         """Counts as failed, for the enclosing chord, what will not be called.
 
-        Celery may have counted some: a part counts once.
+        Celery may have counted some: a part counts once.  stored: Celery has stored the error under
+        the id of each signature, so that it needs no copy, which would come too late to be deleted.
         """
         for signature in signatures or ():
             for request in enclosing_parts(signature, self.app):
+                if stored and request.id == signature['options'].get('task_id'):
+                    delivery_of(request).stored = states.FAILURE, True
                 self.on_chord_part_return(request, states.FAILURE, error)
 
     # --- what is stored of a part -----------------------------------------------------------------
@@ -4899,8 +4910,7 @@ class ChordBackend(WaitingBackend):
         if returned.problem:
             raise MiscountedChord(returned.problem)
         counter = PartCounter(self.store.table, returned.run, returned.part, owner)
-        entry = self._entry(
-            returned, state, result, delivery.stored.get(returned.part.task_id))
+        entry = self._entry(returned, state, result, delivery.stored)
         try:
             return self.retried(counter.count, entry)
         except SoftTimeLimitExceeded:  # it comes once; a task that has returned must be counted

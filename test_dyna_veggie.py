@@ -326,7 +326,7 @@ class Writers:
 
         def store(id: str) -> None:
             try:
-                context = celery.app.task.Context(**request)
+                context = celery.app.task.Context(id=id, **request)
                 self.backend.store_result(id, values[id], states.SUCCESS, request=context)
             except Died:
                 self.died.append(id)
@@ -3068,6 +3068,17 @@ def test_a_second_state_goes_alone(writers: Writers, proxy: Proxy) -> None:
     writers.check(**{id: id for id in 'abcde'})
 
 
+def test_the_states_of_other_tasks_are_not_remembered(backend: dv.DynamoDBBackend) -> None:
+    task = backend.app.tasks['celery.accumulate']
+    own = Context(id='own')
+    for _ in range(2):
+        task.update_state('other', 'PROGRESS')  # where no task runs, Celery has one request for all
+        backend.store_result('another', None, 'PROGRESS', request=own)
+    assert 'dynamodb_delivery' not in vars(task.request)
+    assert dv.delivery_of(own) == dv.Delivery()
+    assert backend.get_state('other') == backend.get_state('another') == 'PROGRESS'
+
+
 def store_in_threads(backend: dv.DynamoDBBackend, threads: int, each: int) -> list[str]:
     """Stores results, as many in each thread, and returns the ids of those that are not there."""
     def store(thread: int) -> list[str]:
@@ -4522,6 +4533,40 @@ def test_a_revoked_part_fails_the_chord(backend: dv.DynamoDBBackend) -> None:
     backend.mark_as_revoked(request.id, 'terminated', request=request)
     meta = backend.get_task_meta(drive.body_id)
     assert f"Dependency {drive.ids[1]} raised TaskRevokedError('terminated'" in str(meta['result'])
+
+
+def failing_before(drive: Drive) -> Context:
+    """The request of a task that a part of a chord follows in a chain."""
+    part = drive.app.signature('tests.part', options={
+        'task_id': drive.ids[0], 'group_id': drive.group_id, 'group_index': 0,
+        'chord': drive.request(0).chord})
+    return Context(id=str(uuid.uuid4()), chain=[dict(part)], delivery_info={}, errbacks=None)
+
+
+@pytest.mark.parametrize('exc', [Died, KeyboardInterrupt])
+def test_the_end_of_a_process_is_not_delayed_to_count_the_rest_of_a_chain(
+        exc: type[BaseException], backend: dv.DynamoDBBackend) -> None:
+    drive = Drive(backend.app, 1)
+    drive.apply()
+    steps: list[str] = []
+
+    def end(step: str) -> None:
+        steps.append(step)
+        raise exc
+
+    request = failing_before(drive)
+    with Hook(backend, end), pytest.raises(exc):
+        drive.fails(0, ValueError('no'), request)
+    assert len(steps) == 1
+
+
+def test_the_rest_of_a_chain_whose_error_is_stored_leaves_no_copy(
+        make_app: MakeApp, client: Any, table_name: str) -> None:
+    drive = Drive(make_app(result_expires=0).backend.app, 1)
+    drive.apply()
+    drive.fails(0, ValueError('no'), failing_before(drive))
+    assert f"Dependency {drive.ids[0]} raised ValueError('no')" in drive.error()
+    assert not [item for item in all_items(client, table_name) if '.copy.' in item['id']]
 
 
 def test_a_body_that_cannot_be_published_fails(backend: dv.DynamoDBBackend) -> None:
