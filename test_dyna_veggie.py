@@ -5907,7 +5907,7 @@ def test_a_chord_ends_whatever_fails_in_its_header(
         for name, result in ends.items():
             print(name)  # the one that hangs, if one does
             with pytest.raises(ChordError, match=r'\bno\b|expired'):
-                result.get(timeout=30, follow_parents=False, disable_sync_subtasks=False)
+                result.get(timeout=120, follow_parents=False, disable_sync_subtasks=False)
     assert got == dict.fromkeys(FAILING, 1)
 
 
