@@ -50,6 +50,7 @@ setup(
         'demo': ['docker', *(f"{name}; python_version < '3.10'" for name in MOTO)],
         'test': [
             'pytest',
+            'pytest-rerunfailures',
             'pytest-xdist',
             'hypothesis',
             'docker',

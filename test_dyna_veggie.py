@@ -10394,7 +10394,7 @@ def test_nothing_is_left_of_an_emulator(engine: str, end: str) -> None:
         cwd=ROOT, env={**WITHOUT_ENDPOINT, 'ENGINE': engine}, text=True, start_new_session=True,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     with owner:
-        assert owner.stdout is not None and owner.stderr is not None
+        assert owner.stdin is not None and owner.stdout is not None and owner.stderr is not None
         log = Path(owner.stdout.readline().strip())
         children = psutil.Process(owner.pid).children()
         (server,) = [child for child in children if str(log) in child.cmdline()]
@@ -10407,6 +10407,7 @@ def test_nothing_is_left_of_an_emulator(engine: str, end: str) -> None:
             while server.status() != psutil.STATUS_STOPPED:
                 time.sleep(0.01)
         os.killpg(owner.pid, signal.SIGKILL if 'killed' in end else signal.SIGINT)
+        owner.stdin.close()  # a signal just before a read does not end it
         psutil.wait_procs([server], timeout=30)
         assert not server.is_running()
         deadline = time.monotonic() + 30
