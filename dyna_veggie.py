@@ -1575,6 +1575,7 @@ class Table:
             self, item: Item, *, condition: str | None = None, values: Mapping[str, Any] = {},
     ) -> WriteResult:
         """Writes an item, on a condition if one is given."""
+        check_id(item['id'])
         return self._write(
             'put_item', item['id'], Item=marshal_item(item), ReturnValues='ALL_OLD',
             **expressions(values, ConditionExpression=condition))
@@ -1592,7 +1593,6 @@ class Table:
         return self._write('delete_item', id, Key=_key(id), ReturnValues='ALL_OLD').item
 
     def _write(self, method: str, id: str, **params: Any) -> WriteResult:
-        check_id(id)
         applied = True
         try:
             item = self.request(method, **params).get('Attributes')
@@ -1611,7 +1611,7 @@ class Table:
         writes: dict[str, Any] = {
             item['id']: {'PutRequest': {'Item': marshal_item(item)}} for item in puts}
         for id in deletes:
-            writes[id] = {'DeleteRequest': {'Key': _key(id)}}
+            writes[id] = {'DeleteRequest': {'Key': marshal_item({'id': id})}}
         for id in writes:
             check_id(id)
 
@@ -2109,7 +2109,7 @@ def _items_of(id: str, value: bytes, status: str | None, ttl: Item) -> tuple[Ite
     return item, chunks
 
 
-# https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/HowItWorks.NamingRulesDataTypes.html
+# docs.aws.amazon.com/amazondynamodb/latest/developerguide/HowItWorks.NamingRulesDataTypes.html
 _SMALLEST = 2e-130  # magnitudes below 1e-130 are refused
 
 
