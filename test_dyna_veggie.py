@@ -3112,16 +3112,12 @@ def test_no_result_is_lost_under_mock_aws(monkeypatch: pytest.MonkeyPatch) -> No
     TypeError('a hook'), KeyError('a hook'), RuntimeError('a hook')], ids=repr)
 def test_whatever_a_request_for_many_raises_each_result_is_stored(
         error: Exception, writers: Writers) -> None:
-    def instrumentation(model: Any, **kwargs: Any) -> None:
-        if model.name == 'BatchExecuteStatement':
+    def instrumentation(operation: str) -> None:
+        if operation == 'BatchExecuteStatement':
             raise error
 
-    events = writers.backend.store.table.client.botocore.meta.events
-    events.register('before-call.dynamodb', instrumentation)
-    try:
+    with Hook(writers.backend, instrumentation):
         writers.store(9)
-    finally:
-        events.unregister('before-call.dynamodb', instrumentation)
     writers.check()
     writers.store(9)  # it has passed
     assert operations(writers.proxy)[-2:] == ['PutItem', 'BatchExecuteStatement']
@@ -3145,8 +3141,8 @@ def test_an_odd_answer_for_many_loses_no_result(answer: Any, writers: Writers) -
 
 def test_a_soft_time_limit_in_a_request_for_many_is_raised_and_others_are_stored(
         writers: Writers) -> None:
-    def limit(model: Any, **kwargs: Any) -> None:
-        if model.name == 'BatchExecuteStatement':
+    def limit(operation: str) -> None:
+        if operation == 'BatchExecuteStatement':
             raise SoftTimeLimitExceeded
 
     limited: list[str] = []
@@ -3159,12 +3155,8 @@ def test_a_soft_time_limit_in_a_request_for_many_is_raised_and_others_are_stored
             limited.append(id)
 
     writers.backend.store_result = storing  # of this writers alone
-    events = writers.backend.store.table.client.botocore.meta.events
-    events.register('before-call.dynamodb', limit)
-    try:
+    with Hook(writers.backend, limit):
         writers.store(9)
-    finally:
-        events.unregister('before-call.dynamodb', limit)
     stopped, = limited
     assert writers.written.pop(stopped)
     writers.check()
@@ -3354,16 +3346,12 @@ def test_a_large_value_that_was_stored_though_no_response_came_keeps_its_chunks(
 
 def test_a_soft_time_limit_while_chunks_are_written_leaves_none(
         backend: dv.DynamoDBBackend, proxy: Proxy, client: Any, table_name: str) -> None:
-    def limit(model: Any, **kwargs: Any) -> None:
-        if model.name == 'PutItem':
+    def limit(operation: str) -> None:
+        if operation == 'PutItem':
             raise celery.exceptions.SoftTimeLimitExceeded
-    events = backend.store.table.client.botocore.meta.events
-    events.register('before-call.dynamodb', limit)
-    try:
-        with pytest.raises(celery.exceptions.SoftTimeLimitExceeded):
-            backend.set('large', noise(3 * 400_000))
-    finally:
-        events.unregister('before-call.dynamodb', limit)
+
+    with Hook(backend, limit), pytest.raises(celery.exceptions.SoftTimeLimitExceeded):
+        backend.set('large', noise(3 * 400_000))
     assert all_items(client, table_name) == []
 
 
