@@ -84,7 +84,7 @@ from botocore.exceptions import (
 from botocore.exceptions import ConnectionError as BotoConnectionError
 from botocore.parsers import ResponseParserError
 from botocore.utils import is_valid_endpoint_url, is_valid_ipv6_endpoint_url
-from celery import maybe_signature, states
+from celery import Signature, group, maybe_signature, states
 from celery._state import _get_active_apps, get_current_app, get_current_task
 from celery.app.task import Context
 from celery.app.utils import find_app
@@ -3491,9 +3491,10 @@ def give_result_classes(app: Any) -> None:
 # counter says, as pure functions.  No requests, no Celery: a part is an index and an id.
 #
 #   items       Each has an id S, and a ttl N if it expires.
-#               POINTER                 the newest run of a group's id: run S
+#               POINTER                 the newest run of a group's id, or of a body's: run S
 #               RUN = POINTER.RANDOM    the lease: owner B, heartbeat N, published_before BS; closed
-#                                       BOOL; the header: lazy BOOL, single_leaf BOOL, size N
+#                                       BOOL; the header: lazy BOOL, single_leaf BOOL, size N; until
+#                                       it is closed, body B: what fail_chord() needs of the body
 #               RUN.LEVEL.NUMBER        a node: members BS, copied BS, failed BS, added BS, owner B
 #                                       (who counted last); of a leaf bytes N; if lazy, size N
 #               RUN.copy.INDEX.TASK     a copy of a value that is not under the key of its task
@@ -3788,8 +3789,13 @@ class ChordStore:
     def __init__(self, table: Table) -> None:
         self.table = table
 
-    def open(self, pointer_id: str, run: Run, task_ids: Iterable[str] = ()) -> None:
-        """Writes what the parts of a run need.  Raises MiscountedChord for what is too large."""
+    def open(
+            self, pointer_id: str, run: Run, task_ids: Iterable[str] = (), *, body: bytes = b'',
+            body_pointer_ids: Iterable[str] = ()) -> None:
+        """Writes what the parts of a run need.  Raises MiscountedChord for what is too large.
+
+        body: kept with the run until it is closed.  body_pointer_ids: further pointers to the run.
+        """
         if run.single_leaf and (run.size or 0) > SINGLE_LEAF_LIMIT:
             raise MiscountedChord(
                 f'the header of this chord has {run.size:,} tasks, some in chains that end in '
@@ -3797,11 +3803,15 @@ class ChordStore:
                 'list of tasks, or split it')
         for index, task_id in enumerate(task_ids):
             check_id(run.copy_id(Part(index, False, task_id)), MiscountedChord)
-        size = {} if run.size is None else {'size': run.size}
+        more: Item = {} if run.size is None else {'size': run.size}
+        if body:
+            more['body'] = body
         items: list[Item] = [
-            {'id': pointer_id, 'run': run.id, **(run.closed_ttl or expiry(POINTER_TTL))},
-            {'id': run.id, 'lazy': run.lazy, 'single_leaf': run.single_leaf, **size,
-             **run.closed_ttl}]
+            {'id': id, 'run': run.id, **(run.closed_ttl or expiry(POINTER_TTL))}
+            for id in (pointer_id, *body_pointer_ids)]
+        items.append({
+            'id': run.id, 'lazy': run.lazy, 'single_leaf': run.single_leaf, **more,
+            **run.closed_ttl})
         if run.size is not None:
             items += ({'id': run.node_id(position), **run.ttl} for position in run.positions())
         self.table.write_many(puts=items)
@@ -3842,6 +3852,16 @@ class ChordStore:
                    for member in leaf.header_members}
         return [place for place in range(item['size']) if place not in counted]
 
+    def open_run(self, pointer_id: str) -> tuple[Run, bytes] | None:
+        """A pointer's newest run and its body, as open() was given it; None if it is closed."""
+        item = self._run_item(pointer_id) or {'closed': True}
+        return None if 'closed' in item else (self._run(item), item.get('body', b''))
+
+    def copies(self, run: Run) -> list[str]:
+        """The ids of what was copied for the parts of a run."""
+        return [run.copy_id(part_of(member)) for leaf in self._leaves(run)
+                for set_name in ('copied', 'failed') for member in leaf.item.get(set_name, ())]
+
     def _run_item(self, id: str) -> Item | None:
         """The item of a run, by its id or its pointer's."""
         item = self.table.get(id)
@@ -3852,7 +3872,10 @@ class ChordStore:
     def _run(self, item: Item) -> Run:
         if not 0 <= item.get('size', 0) <= COPIED:  # there would be no end to its nodes
             raise ValueError(f'its size is {item["size"]}')
-        return Run(item['id'], None, item['lazy'], item['single_leaf'], size=item.get('size'))
+        deadline = item['ttl'] - CLOSED_TTL if 'ttl' in item else None
+        # nested: perhaps
+        return Run(item['id'], deadline, item['lazy'], item['single_leaf'], item['single_leaf'],
+                   item.get('size'))
 
     def _leaves(self, run: Run) -> list[Node]:
         if run.size is not None:
@@ -4082,13 +4105,15 @@ class Lease:
         """Sends a heartbeat; False if the lease is no longer ours, or the run is closed."""
         return self._update(self._HELD_BY_US)[0]
 
-    def start_publishing(self, published_before: frozenset[bytes]) -> bool:
-        """The fence before publishing; False if the lease is no longer ours: then nothing may be.
+    def start_publishing(self, published_before: frozenset[bytes]) -> bool | None:
+        """The fence before publishing, which may follow only if this is true.
 
-        published_before: the timestamps under the body's id.
+        False if the lease is no longer ours, None if the run is closed.  published_before: the
+        timestamps under the body's id.
         """
         # DynamoDB has no empty sets
-        return self._update(self._HELD_BY_US, published_before=published_before | {b'-'})[0]
+        started, item = self._update(self._HELD_BY_US, published_before=published_before | {b'-'})
+        return None if 'closed' in item else started
 
     def _update(self, condition: str, **values: Any) -> tuple[bool, Item]:
         update = 'SET #owner = :owner'
@@ -4128,7 +4153,7 @@ class Lease:
         """Closes the run.  Its nodes expire, or are deleted if nothing does."""
         late = math.ceil(time.time() + CLOSED_TTL)
         self.table.update(
-            self.run.id, 'SET #closed = :closed, #ttl = if_not_exists(#ttl, :late)',
+            self.run.id, 'SET #closed = :closed, #ttl = if_not_exists(#ttl, :late) REMOVE #body',
             {'closed': True, 'late': late})
         if self.run.deadline is None and size is not None:
             run = dataclasses.replace(self.run, size=size)
@@ -4319,6 +4344,21 @@ def enclosing_parts(signature: Any, app: Any) -> Iterator[Context]:
                     'group_index': options.get('group_index'), 'chord': options['chord']})
 
 
+def result_ids(signature: Any, app: Any) -> Iterator[str]:
+    """The ids of a canvas's result, as a client holds it: its own, and that of its last tasks.
+
+    Of what follows it in a chain, too, the last first.
+    """
+    signature = maybe_signature(signature, app=app)
+    is_chord, is_chain = (signature.subtask_type == kind for kind in ('chord', 'chain'))
+    if signature.id and not is_chord:  # which is that of its header
+        yield signature.id
+    tasks = _subtasks_of(signature)
+    last = [signature.body] if is_chord else tasks[-1:] if is_chain else tasks
+    for each in (*(signature.options.get('chain') or ()), *last):
+        yield from result_ids(each, app)
+
+
 def errbacks_of(body: Any, app: Any) -> list[Any]:
     """The errbacks of a body, without those that the enclosing chord will call for its error."""
     def call(errback: Any) -> tuple[Any, ...]:  # link_error() gives a header an immutable copy
@@ -4504,6 +4544,7 @@ class Join:
         self.error: Exception | None = None
         self.stage = Stage.WAITING
         self.published_before: Any = None  # the timestamps of the owner before, if it published
+        self.was_published = False  # by the owner before
         self.timestamps: frozenset[bytes] = frozenset()  # of the results under the body's id
         self.leaves: list[Node] = []
         self.argument: list[Any] | None = None
@@ -4557,6 +4598,7 @@ class Join:
         if self.published_before is None or self.stage == Stage.ERRBACKS_CALLED:
             return  # what is stored there by now are our own errors
         if self.timestamps - self.published_before:
+            self.was_published = True
             self.stage = Stage.ENDED
             if self.argument is None:
                 self.leftovers = []  # tasks of the body may still read them, until they expire
@@ -4576,10 +4618,12 @@ class Join:
 
     def _publish(self) -> None:
         """Publishes the body, or calls its errbacks, unless another worker has taken over."""
-        if not self.lease.start_publishing(self.timestamps):
+        started = self.lease.start_publishing(self.timestamps)
+        if started is False:
             # after a stall for longer than a lease: the other worker may have published
             logger.warning('Chord %s: it is not ended here, another worker has taken over',
                            self.group_id)
+        if not started:
             return
         self.stage = max(self.stage, Stage.PUBLISHING)
         if self.error is None:
@@ -4605,7 +4649,9 @@ class Join:
         try:
             raise error  # Celery stores the traceback of what is being handled
         except ChordError as exc:
-            logger.exception('Chord %s raised: %r', self.group_id, exc)
+            # our own traceback says nothing
+            logger.error('Chord %s raised: %r', self.group_id, exc,
+                         exc_info=bool(exc.__cause__ or exc.__context__))
             if not self.body.id:  # a chain has none; older Celerys would fail to store its error
                 self.body.options['task_id'] = str(uuid.uuid4())
             self.backend.fail_parts([self.body], exc)
@@ -4661,6 +4707,10 @@ class Join:
 #: the tasks of a generator header come without group_index
 LAZY_PARTS_LACK_INDEX = celery.VERSION[:2] < (5, 4)
 
+_BODY_LIMIT = 10_000  # bytes of a body that are kept with its run
+_BODY_IDS = 200  # of a body that is larger
+_BODY_POINTERS = 2
+
 RUN_OPTION = 'dynamodb_run'
 NO_RUN_OPTION = ('the chord was applied with another result backend than that of its parts: '
                  'sender and workers must use the same')
@@ -4698,6 +4748,11 @@ def part_return_of(request: Any) -> PartReturn | None:
         problem = GAPS if run.lazy else UNEXPECTED
     part = Part(index or 0, bool(run_option.get('added')), request.id)
     return PartReturn(run, part, tuple(run_option.get('adds', ())), problem)
+
+
+def _without_run_option(body: Mapping[str, Any]) -> dict[str, Any]:
+    options = {name: value for name, value in body['options'].items() if name != RUN_OPTION}
+    return {**body, 'options': options}
 
 
 class WouldBlock(Exception):
@@ -4744,8 +4799,12 @@ class ChordBackend(WaitingBackend):
         run = self._new_run(
             group_id, lazy=is_lazy, single_leaf=single_leaf, nested=nested and not is_lazy,
             size=None if is_lazy else len(task_ids))
+        body_ids = itertools.islice(dict.fromkeys(result_ids(body, self.app)), _BODY_POINTERS)
+        pointer_ids = [self._pointer_id(id) for id in body_ids if id != group_id]
         try:
-            ChordStore(self.store.table).open(self._pointer_id(group_id), run, task_ids)
+            ChordStore(self.store.table).open(
+                self._pointer_id(group_id), run, task_ids, body=self._kept_body(body),
+                body_pointer_ids=[id for id in pointer_ids if not is_too_long(id)])
         except MiscountedChord as exc:
             raise ChordError(str(exc)) from None
         if run.nested:
@@ -4756,6 +4815,24 @@ class ChordBackend(WaitingBackend):
         body['options'][RUN_OPTION] = run_option
         if is_lazy:
             self._opened[group_id] = run_option
+
+    def _kept_body(self, body: Any) -> bytes:
+        """What a run keeps for fail_chord(): the body's signature, encoded like a result.
+
+        Of one that is too large, or cannot be encoded, the ids of tasks that will never run; the
+        last one is that whose state changes first once the body was published.
+        """
+        sent = [task.id for task in tasks_of(body, self.app, 'sent') if task.id]
+        ids = [id for id in result_ids(body, self.app) if id not in sent]
+        for kept in (_without_run_option(body), [*ids, *reversed(sent)][-_BODY_IDS:]):
+            try:
+                encoded = ensure_bytes(self.encode(kept))
+            except Exception as exc:  # each serializer has its own
+                raise_soft_time_limit(exc)
+            else:
+                if len(encoded) <= _BODY_LIMIT:
+                    return encoded
+        return b''
 
     def _pointer_id(self, group_id: str) -> str:
         return self.key_id(self.get_key_for_chord(group_id))
@@ -4791,11 +4868,65 @@ class ChordBackend(WaitingBackend):
         chord['options'] = {**options, RUN_OPTION: {**run_option, 'adds': [], 'added': True}}
 
     def chord_progress(self, group_id: str) -> Progress | None:
-        """How far the newest run of a chord is, by its group's id; None if there is none.
+        """How far the newest run of a chord is, by the id of its group or its result, or None.
 
-        ``result.parent.id`` for a chord's result.
+        ``result.id`` for a chord's result.
         """
         return ChordStore(self.store.table).progress(self._pointer_id(group_id))
+
+    def fail_chord(self, group_id: str, reason: str) -> bool:
+        """Ends the newest run of a chord, by the id of its group or its result, as a failure.
+
+        Returns whether this call did: not if there is no such chord, or if it has ended, or its
+        body was published.  Its errbacks are called with ChordError(reason), and its result gets
+        that error; where the body was too large to be kept, only its result does, which is logged.
+        Waits while another process has the lease; if that one still lives after the duration of a
+        lease, raises TimeoutError.
+        """
+        chords = ChordStore(self.store.table)
+        with refused_if_odd(f'the counters of the chord {group_id}'):
+            found = chords.open_run(self._pointer_id(group_id))
+            if found is None:
+                return False
+            run, encoded = found
+            copies = chords.copies(run) if run.deadline is None else []
+        lease = Lease(chords.table, run, new_owner(group_id))
+        join = Join(self, self._body_from(group_id, encoded), lease, group_id)
+        join.error = ChordError(reason)
+        join.leftovers += copies
+        deadline = math.inf
+
+        def sleep(seconds: float) -> None:
+            nonlocal deadline
+            now = time.monotonic()
+            deadline = min(deadline, now + lease.DURATION)
+            if now > deadline:  # a dead owner would have been replaced by now
+                raise TimeoutError(f'a worker is ending the chord {group_id}')
+            time.sleep(seconds)
+
+        try:
+            join.execute(sleep)
+        except Exception:
+            if join.stage < Stage.PUBLISHING:
+                raise
+            join.execute(sleep)  # the errbacks were called: that is not to be done again
+        return join.stage == Stage.ENDED and not join.was_published
+
+    def _body_from(self, group_id: str, encoded: bytes) -> Any:
+        """A body from what _kept_body() made of it; of one of which only ids were kept, a group."""
+        try:
+            kept = self.decode(encoded) if encoded else [str(uuid.uuid4())]
+        except Exception as exc:
+            raise_soft_time_limit(exc)
+            raise UnreadableValue(f'the body of the chord {group_id} cannot be decoded: '
+                                  f'{type(exc).__name__}: {exc}') from exc
+        if not isinstance(kept, list):
+            return maybe_signature(kept, app=self.app)
+        logger.warning(
+            'Chord %s: its body was too large to be kept, or could not be encoded: no errback is '
+            'called, and a chord that it is a part of is not failed', group_id)
+        tasks = [Signature('unknown', options={'task_id': id}, app=self.app) for id in kept]
+        return tasks[0] if len(tasks) == 1 else group(tasks, app=self.app, task_id=kept[-1])
 
     # --- when a part returns ----------------------------------------------------------------------
 
@@ -4884,9 +5015,7 @@ class ChordBackend(WaitingBackend):
         """Counts a part of a chord, and joins the chord if it was the last."""
         if not request.group or not request.id or getattr(request, 'subtask_type', None):
             return  # a group or a chord that follows a failed task: mark_as_failure() counts it
-        options = {name: value for name, value in request.chord['options'].items()
-                   if name != RUN_OPTION}
-        body = maybe_signature({**request.chord, 'options': options}, app=self.app)
+        body = maybe_signature(_without_run_option(request.chord), app=self.app)
         returned = part_return_of(request) or self._without_run_option(request)
         lease = Lease(self.store.table, returned.run, new_owner(request.id))
         join = Join(self, body, lease, request.group)

@@ -5094,6 +5094,318 @@ def test_a_soft_time_limit_ends_the_wait_for_a_lease(
 
 
 # --------------------------------------------------------------------------------------------------
+# Chord: found by its body, and ended by a person
+# --------------------------------------------------------------------------------------------------
+
+class Stuck(Drive):
+    """A chord of which all parts but the last have returned; its errback notes what it gets."""
+
+    def __init__(self, app: Celery, parts: int = 3, lazy: bool = False, **options: Any) -> None:
+        app.finalize()
+        self.called: list[Any] = []
+
+        @app.task(shared=False, name=f'errback-{uuid.uuid4()}')
+        def errback(request: Any, exc: Any, traceback: Any) -> None:
+            self.called.append((request.id, exc))
+
+        super().__init__(app, parts, lazy, link_error=[errback.s()], **options)
+        self.apply()
+        for index in range(parts - 1):
+            self.returns(index)
+
+    def reasons(self) -> list[str]:
+        """The errors that the errback was called with, which are the body's."""
+        assert {id for id, _ in self.called} <= {self.body_id}
+        assert all(type(exc) is ChordError for _, exc in self.called)
+        return [str(exc) for _, exc in self.called]
+
+    def is_closed(self) -> bool:
+        progress = self.app.backend.chord_progress(self.body_id)
+        return progress is not None and progress.closed
+
+
+@pytest.fixture
+def unheard(make_app: MakeApp) -> Celery:
+    """An app whose messages no worker gets."""
+    app = make_app(**in_memory())
+    app.finalize()
+    return app
+
+
+@pytest.mark.parametrize('of', [
+    'task', 'chain', 'group', 'chord', 'chain to a group', 'in a chain', 'chords in a chain'])
+def test_a_chord_is_found_by_the_id_of_its_result(of: str, unheard: Celery) -> None:
+    task, app, backend = unheard.tasks['celery.accumulate'], unheard, unheard.backend
+    header, pair = [task.s(), task.s()], group(task.s(), task.s(), app=unheard)
+    canvas = {
+        'task': chord(header, task.s(), app=app),
+        'chain': chord(header, chain(task.s(), task.s(), app=app), app=app),
+        'group': chord(header, pair, app=app),
+        'chord': chord(header, chord([task.s(), task.s()], task.s(), app=app), app=app),
+        'chain to a group': chord(header, chain(task.s(), pair, app=app), app=app),
+        'in a chain': chain(group(*header, app=app), task.s(), task.s(), app=app),
+        'chords in a chain': chain(
+            chord(header, task.s(), app=app), chord(header, task.s(), app=app), app=app)}[of]
+    result = canvas.apply_async()
+    assert backend.chord_progress(result.id) == (0, 0, 2, False)
+    assert backend.chord_progress(str(uuid.uuid4())) is None
+    assert backend.fail_chord(result.id, 'why')
+    assert backend.chord_progress(result.id).closed
+
+
+def test_the_newest_chord_with_a_result_is_found(unheard: Celery) -> None:
+    drives = [Drive(unheard, 2), Drive(unheard, 3)]
+    drives[1].body = drives[0].body
+    for drive in drives:
+        drive.apply()
+    assert unheard.backend.chord_progress(drives[0].body_id).expected == 3
+
+
+@pytest.mark.parametrize(('size', 'units'), [(0, 0), (1500, 1), (9000, 9), (20_000, 0)])
+def test_what_finding_a_chord_by_its_body_costs(
+        size: int, units: int, backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
+    ready(backend.app, proxy)
+    drive = Drive(backend.app, 41)
+    drive.body.args = ('x' * size,)
+    drive.apply()
+    # the pointers of group and body, the run, three nodes; no request of its own
+    assert cost(proxy) == (1 + 0, 0, 6 + units)
+
+
+def test_the_body_of_a_chord_is_kept_until_it_is_closed_and_never_logged(
+        app: Celery, client: Any, table_name: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, 'dyna_veggie')
+    for end in ('returns', 'fails', 'fail_chord'):
+        drive = Drive(app, 2)
+        drive.body.kwargs = {'password': 'geheim'}
+        drive.apply()
+        run, = (item for item in all_items(client, table_name) if item['id'] == drive.run.id)
+        assert b'geheim' in bytes(run['body'])
+        drive.returns(0)
+        if end == 'fail_chord':
+            assert app.backend.fail_chord(drive.body_id, 'why')
+        else:
+            drive.fails(1, KeyError('why')) if end == 'fails' else drive.returns(1)
+        assert 'geheim' not in repr(all_items(client, table_name))
+    assert 'why' in caplog.text and 'geheim' not in caplog.text
+
+
+@pytest.mark.parametrize('by', ['group_id', 'body_id'])
+@pytest.mark.parametrize('lazy', [False, LAZY])
+def test_a_person_ends_a_chord(
+        by: str, lazy: bool, app: Celery, caplog: pytest.LogCaptureFixture) -> None:
+    stuck = Stuck(app, 45, lazy)
+    waits = app.AsyncResult(stuck.body_id)
+    assert app.backend.fail_chord(getattr(stuck, by), 'the worker is lost')
+    assert stuck.reasons() == ['the worker is lost'] == [stuck.error()]
+    with pytest.raises(ChordError, match=r'^the worker is lost$'):
+        waits.get(timeout=10)
+    assert 'Traceback' not in caplog.text
+    caplog.clear()
+
+    # it has ended, also for parts that return
+    assert not app.backend.fail_chord(getattr(stuck, by), 'again')
+    if lazy:
+        stuck.size()
+    stuck.returns(44)
+    stuck.returns(43)
+    assert stuck.published == [] and len(stuck.called) == 1 and stuck.is_closed()
+    assert app.AsyncResult(stuck.ids[44]).state == states.SUCCESS
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def test_a_chord_that_is_none_is_not_failed(backend: dv.DynamoDBBackend) -> None:
+    assert not backend.fail_chord(str(uuid.uuid4()), 'why')
+    backend.store_result('task', 1, states.SUCCESS)
+    assert not backend.fail_chord('task', 'why')
+
+
+def test_a_chord_whose_counters_are_none_is_a_clear_error(
+        backend: dv.DynamoDBBackend, client: Any, table_name: str) -> None:
+    stuck = Stuck(backend.app)
+    client.update_item(
+        TableName=table_name, Key={'id': {'S': stuck.run.id}}, UpdateExpression='SET body = :v',
+        ExpressionAttributeValues={':v': {'B': b'{'}})
+    with pytest.raises(dv.UnreadableValue, match=f'body of the chord {stuck.group_id} cannot be'):
+        backend.fail_chord(stuck.group_id, 'why')
+    client.update_item(
+        TableName=table_name, Key={'id': {'S': stuck.run.id}}, UpdateExpression='SET #s = :v',
+        ExpressionAttributeNames={'#s': 'size'}, ExpressionAttributeValues={':v': {'S': 'x'}})
+    with pytest.raises(dv.UnreadableValue, match=f'counters of the chord {stuck.group_id}: TypeEr'):
+        backend.fail_chord(stuck.group_id, 'why')
+
+
+@pytest.mark.parametrize('moment', ['before', 'after'])
+def test_a_person_ends_a_chord_at_any_step_of_its_last_part(
+        moment: str, app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dv.Lease, 'DURATION', 0.5)
+    backend, ends = app.backend, []
+    for point in crash_points():
+        stuck = Stuck(app, 3)
+        got: list[Any] = []
+
+        def strike(step: str, point: CrashPoint = point, stuck: Stuck = stuck,
+                   got: list[Any] = got) -> None:
+            if threading.current_thread() is threading.main_thread() and not got and (
+                    point.reached()):
+                got.append(None)  # its own requests are no steps
+                try:
+                    got[0] = backend.fail_chord(stuck.body_id, 'why')
+                except dv.TimeoutError as exc:
+                    got[0] = str(exc)
+
+        with Hook(backend, **{moment: strike}):
+            stuck.returns(2)
+        if got == [True]:
+            assert stuck.published == [] and stuck.reasons() == ['why'] == [stuck.error()]
+        else:
+            assert stuck.published == [[0, 1, 2]] and stuck.called == []
+            assert got in ([], [False], [f'a worker is ending the chord {stuck.body_id}'])
+        assert stuck.is_closed()
+        ends += got
+    assert True in ends and any(isinstance(end, str) for end in ends)
+
+
+def test_two_persons_end_a_chord_once(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dv.Lease, 'DURATION', 2.0)
+    stuck = Stuck(app)
+    met: list[bool] = []
+    together = threading.Barrier(2, action=lambda: met.append(True))
+
+    def meet(operation: str) -> None:
+        if operation == 'UpdateItem' and not met:  # each finds a lease that nobody has
+            together.wait(20)
+
+    ended: list[bool] = []
+    with Hook(app.backend, meet):
+        persons = [threading.Thread(target=lambda name=name: ended.append(
+            app.backend.fail_chord(stuck.group_id, name))) for name in 'ab']
+        for person in persons:
+            person.start()
+        for person in persons:
+            person.join(30)
+    assert sorted(ended) == [False, True] and len(stuck.called) == 1
+    assert stuck.reasons() == [stuck.error()]
+
+
+@pytest.mark.parametrize('ran', [False, True])
+def test_a_person_ends_a_chord_whose_owner_is_dead_unless_its_body_was_published(
+        ran: bool, app: Celery, small_tree: None) -> None:
+    stuck = Stuck(app)
+    dies_publishing(stuck, 2)
+    if ran:
+        app.backend.store_result(stuck.body_id, 'done', states.STARTED)
+    assert app.backend.fail_chord(stuck.group_id, 'why') is not ran
+    assert stuck.is_closed() and stuck.published == []
+    assert stuck.reasons() == ([] if ran else ['why'])
+    state = app.AsyncResult(stuck.body_id).state
+    assert state == (states.STARTED if ran else states.FAILURE)
+
+
+def test_a_chord_is_not_failed_while_its_body_is_published(
+        app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dv.Lease, 'DURATION', 0.5)
+    stuck = Stuck(app)
+    publishing, go_on = threading.Event(), threading.Event()
+
+    def slow_publisher(operation: str) -> None:
+        if operation == 'publish':
+            publishing.set()
+            assert go_on.wait(30)
+
+    with Hook(app.backend, slow_publisher):
+        owner = threading.Thread(target=stuck.returns, args=(2,))
+        owner.start()
+        assert publishing.wait(20)
+        with pytest.raises(dv.TimeoutError, match='a worker is ending the chord'):
+            app.backend.fail_chord(stuck.group_id, 'why')
+        go_on.set()
+        owner.join(30)
+    assert not app.backend.fail_chord(stuck.group_id, 'why')
+    assert stuck.published == [[0, 1, 2]] and stuck.called == []
+    assert app.AsyncResult(stuck.body_id).state == states.PENDING
+
+
+def test_errbacks_are_called_once_if_storing_what_a_person_says_fails(
+        make_app: MakeApp, proxy: Proxy) -> None:
+    stuck = Stuck(make_app('retry_timeout=0'))
+    proxy.faults = first(1, ServerError(), 'PutItem', f'celery-task-meta-{stuck.body_id}')
+    assert stuck.app.backend.fail_chord(stuck.body_id, 'why')
+    assert stuck.reasons() == ['why'] == [stuck.error()] and stuck.is_closed()
+
+
+def test_what_a_person_says_fails_the_chord_around(make_app: MakeApp) -> None:
+    app = make_app()
+    app.finalize()
+    task, got = app.tasks['celery.accumulate'], []
+
+    @app.task(shared=False)
+    def errback(request: Any, exc: Any, traceback: Any, name: str) -> None:
+        got.append((name, str(exc)))
+
+    @app.task(shared=False)
+    def work(*args: Any) -> int:
+        return 1
+
+    with working(app):
+        lost = task.s().set(queue='of nobody')
+        inner = chord([work.s(), lost], work.s().on_error(errback.s('inner')), app=app)
+        outer = chord([inner, work.s()], work.s().on_error(errback.s('outer')), app=app)
+        result = outer.apply_async()
+        part, = (part for part in result.parent.results if part.parent)
+        assert app.backend.fail_chord(part.id, 'why')
+        for each, error in ((part, r'^why$'), (result, rf'^Dependency {part.id} raised .*why')):
+            with pytest.raises(ChordError, match=error):
+                each.get(timeout=30, follow_parents=False, disable_sync_subtasks=False)
+        deadline = time.monotonic() + 20  # the errors are stored after the errbacks were called
+        while len(got) < 2 and time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert sorted(name for name, _ in got) == ['inner', 'outer'] and dict(got)['inner'] == 'why'
+
+
+@pytest.mark.parametrize('grouped', [False, True])
+@pytest.mark.parametrize('why', ['large', 'no json'])
+def test_where_a_body_could_not_be_kept_its_result_gets_the_error(
+        why: str, grouped: bool, make_app: MakeApp, caplog: pytest.LogCaptureFixture) -> None:
+    app = make_app(task_serializer='pickle', accept_content=['json', 'pickle'], **in_memory())
+    app.finalize()
+    called: list[Any] = []
+
+    @app.task(shared=False)
+    def errback(request: Any, exc: Any, traceback: Any) -> None:
+        called.append(exc)
+
+    task = app.tasks['celery.accumulate']
+    body = task.s('x' * 20_000 if why == 'large' else object).on_error(errback.s())
+    if grouped:
+        body = group([body, task.s(), body.clone()], app=app)
+    result = chord([task.s(), task.s()], body, app=app).apply_async()
+    assert app.backend.fail_chord(result.id, 'why')
+    assert 'its body was too large to be kept, or could not be encoded: no errback' in caplog.text
+    for leaf in dv.leaf_results(result):
+        with pytest.raises(ChordError, match=r'^why$'):
+            leaf.get(timeout=10, follow_parents=False)
+    assert called == []
+    assert not app.backend.fail_chord(result.id, 'again')
+
+
+def test_a_chord_that_a_person_ended_leaves_little_if_nothing_expires(
+        make_app: MakeApp, proxy: Proxy, client: Any, table_name: str) -> None:
+    app = make_app('ttl_seconds=0')
+    ready(app, proxy)
+    drive = Drive(app, 45)
+    drive.apply()
+    for index in range(44):
+        drive.returns(index, stored=index != 1)
+    assert app.backend.fail_chord(drive.body_id, 'why')
+    drive.returns(44)
+    left = [item for item in all_items(client, table_name)
+            if not item['id'].startswith('celery-task-meta-')]
+    assert len(left) == 3 and all(item['ttl'] > time.time() for item in left)
+    assert drive.published == [] and drive.error() == 'why'
+
+
+# --------------------------------------------------------------------------------------------------
 # Chord: crashes, lost responses, races
 # --------------------------------------------------------------------------------------------------
 
