@@ -4787,11 +4787,12 @@ def test_what_a_finished_chord_leaves(
     left = {item['id']: item for item in all_items(client, table_name)}
     counters = {id: item for id, item in left.items() if not id.startswith('celery-task-meta-')}
     assert set(left) - set(counters) == {f'celery-task-meta-{id}' for id in drive.ids}
-    assert len(counters) == 3 + 2
+    assert len(counters) == 3 + 3
     run, deadline = counters.pop(drive.run.id), drive.run.deadline
     assert deadline is not None and run['closed'] and run['ttl'] == deadline + 14 * 86400
-    pointer = counters.pop(drive.run.id.rpartition('.')[0])
-    assert (pointer['run'], pointer['ttl']) == (drive.run.id, run['ttl'])
+    for id in (drive.group_id, drive.body_id):
+        pointer = counters.pop(backend.pointer_id(id))
+        assert (pointer['run'], pointer['ttl']) == (drive.run.id, run['ttl'])
     assert all(item['ttl'] == deadline for item in counters.values())
 
 
