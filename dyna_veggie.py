@@ -4700,8 +4700,10 @@ class Join:
 #: the tasks of a generator header come without group_index
 LAZY_PARTS_LACK_INDEX = celery.VERSION[:2] < (5, 4)
 
-_BODY_LIMIT = 10_000  # bytes of a body that are kept with its run
-_BODY_IDS = 200  # of a body that is larger
+# bytes of a body that its run keeps, compressed, some 10 KB of JSON: each read of the run still
+# takes one unit
+_BODY_LIMIT = 3_500
+_BODY_IDS = 100  # of a larger body
 _BODY_POINTERS = 2
 
 RUN_OPTION = 'dynamodb_run'
@@ -4812,14 +4814,14 @@ class ChordBackend(WaitingBackend):
     def _kept_body(self, body: Any) -> bytes:
         """What a run keeps for fail_chord(): the body's signature, encoded like a result.
 
-        Of one that is too large, or cannot be encoded, the ids of tasks that will never run; the
-        last one is that whose state changes first once the body was published.
+        Of one that is too large, or cannot be encoded, the ids of tasks that would not run; the
+        state of the last of these changes once the body was published.
         """
         sent = [task.id for task in tasks_of(body, self.app, 'sent') if task.id]
         ids = [id for id in result_ids(body, self.app) if id not in sent]
         for kept in (_without_run_option(body), [*ids, *reversed(sent)][-_BODY_IDS:]):
             try:
-                encoded = ensure_bytes(self.encode(kept))
+                encoded = zlib.compress(ensure_bytes(self.encode(kept)))
             except Exception as exc:  # each serializer has its own
                 raise_soft_time_limit(exc)
             else:
@@ -4909,7 +4911,7 @@ class ChordBackend(WaitingBackend):
     def _body_from(self, group_id: str, encoded: bytes) -> Any:
         """A body from what _kept_body() made of it; of one of which only ids were kept, a group."""
         try:
-            kept = self.decode(encoded) if encoded else [str(uuid.uuid4())]
+            kept = self.decode(zlib.decompress(encoded)) if encoded else [str(uuid.uuid4())]
         except Exception as exc:
             raise_soft_time_limit(exc)
             raise UnreadableValue(f'the body of the chord {group_id} cannot be decoded: '
