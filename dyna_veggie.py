@@ -4106,7 +4106,10 @@ class Lease:
         """
         # DynamoDB has no empty sets
         started, item = self._update(self._HELD_BY_US, published_before=published_before | {b'-'})
-        return None if 'closed' in item else started
+        if 'closed' in item:
+            _log_late(self.run)
+            return None
+        return started
 
     def _update(self, condition: str, **values: Any) -> tuple[bool, Item]:
         update = 'SET #owner = :owner'

@@ -4361,7 +4361,7 @@ def test_ignored_results_reach_the_body_and_are_gone_then(
         drive.returns(index, value, request, stored=index % 2 == 0)
     assert drive.published == [['x' * 500 * KB if index == 7 else index for index in range(45)]]
     left = [item['id'] for item in all_items(client, table_name)
-            if drive.group_id not in item['id'] or '.copy.' in item['id']]
+            if (drive.group_id not in item['id'] and 'run' not in item) or '.copy.' in item['id']]
     kept = [drive.ids[index] for index in (3, *range(0, 45, 2))]
     assert sorted(left) == sorted(f'celery-task-meta-{id}' for id in kept)
 
@@ -4984,9 +4984,11 @@ def test_nobody_takes_over_while_the_owner_lives_however_long_it_publishes(
     assert drive.published == [[0]]
 
 
+@pytest.mark.parametrize('ended', [False, True])
 def test_a_worker_that_stalled_past_its_lease_publishes_nothing(
-        app: Celery, backend: dv.DynamoDBBackend, small_tree: None,
+        ended: bool, app: Celery, backend: dv.DynamoDBBackend, small_tree: None,
         caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, 'dyna_veggie')
     drive = Drive(app, 2)
     drive.apply()
     drive.returns(0)
@@ -5004,12 +5006,17 @@ def test_a_worker_that_stalled_past_its_lease_publishes_nothing(
         worker = threading.Thread(target=drive.returns, args=(1,), name=name)
         worker.start()
         assert stalled.wait(20)
-        drive.returns(1)  # a duplicate, which waits for the lease and takes over
-        assert drive.published == [[0, 1]]
+        if ended:
+            drive.returns(1)  # a duplicate, which takes over
+        else:
+            other = dv.Lease(backend.store.table, drive.run, dv.new_owner(drive.ids[1]))
+            assert other.acquire(dv.no_sleep) is not None
+        assert drive.published == [[0, 1]] * ended
         go_on.set()
         worker.join()
-    assert drive.published == [[0, 1]]
-    assert 'another worker has taken over' in caplog.text
+    assert drive.published == [[0, 1]] * ended
+    assert ('is closed, and a part came late' in caplog.text) == ended
+    assert ('another worker has taken over' in caplog.text) != ended
 
 
 @pytest.mark.parametrize('kind', ['task', 'chain', 'group'])
@@ -5445,10 +5452,14 @@ def test_a_chord_that_a_person_ended_leaves_little_if_nothing_expires(
         drive.returns(index, stored=index != 1)
     assert app.backend.fail_chord(drive.body_id, 'why')
     drive.returns(44)
+    assert drive.published == [] and drive.error() == 'why'
+    nested = drive.app.GroupResult(str(uuid.uuid4()), [drive.app.AsyncResult('part')])
+    other = Drive(app, 0)
+    app.backend.apply_chord((other.group_id, [nested]), other.body)
+    assert app.backend.fail_chord(other.body_id, 'why')
     left = [item for item in all_items(client, table_name)
             if not item['id'].startswith('celery-task-meta-')]
-    assert len(left) == 3 and all(item['ttl'] > time.time() for item in left)
-    assert drive.published == [] and drive.error() == 'why'
+    assert len(left) == 6 and all(item['ttl'] > time.time() for item in left)
 
 
 # --------------------------------------------------------------------------------------------------
