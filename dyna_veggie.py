@@ -1666,6 +1666,31 @@ class Table:
 
     def _note_insert(self, failed: bool, codes: set[Any], why: str) -> None:
         self._inserts.note(failed)
+    def insert_all(self, items: Iterable[Item]) -> set[str]:
+        """Writes items where there is none, whatever comes late; in no order.
+
+        Returns the ids that had an item.  Where the response to an insert was lost, that item can
+        be the one that was to be inserted.
+        """
+        all_items = {item['id']: item for item in items}
+        found: set[str] = set()
+
+        def send(page: list[str], budget: Budget) -> list[str]:
+            new = [all_items[id] for id in page]
+            inserted = self.insert_many(new) if self.may_insert else set()
+            for item in new:
+                if item['id'] not in inserted:
+                    written = self.put(item, condition='attribute_not_exists(#id)')
+                    if not written.applied:
+                        found.add(item['id'])
+            return []
+
+        for id in all_items:
+            check_id(id)
+        size = _WRITE_BATCH if self.may_insert else 1
+        self._in_pages('BatchExecuteStatement', all_items, size, send, UNLIMITED)
+        return found
+
         hint = next((_INSERT_HINTS[code] for code in codes if code in _INSERT_HINTS), '')
         if hint:
             self._inserts.open_for_good()
@@ -3804,7 +3829,22 @@ class ChordStore:
              **run.closed_ttl}]
         if run.size is not None:
             items += ({'id': run.node_id(position), **run.ttl} for position in run.positions())
-        self.table.write_many(puts=items)
+        # a request whose response was lost can land after parts were counted: it must not erase
+        if pointer_id in self.table.insert_all(items):
+            self._replace_pointer(pointer)
+
+    def _replace_pointer(self, pointer: Item) -> None:
+        """Lets a pointer that exists point to another run."""
+        replaced = False
+        while not replaced:
+            seen = self.table.get(pointer['id']) or {}
+            if seen.get('run') == pointer['run']:
+                return
+            condition, values = 'attribute_not_exists(#run)', {}
+            if 'run' in seen:
+                condition, values = '#run = :seen', {'seen': seen['run']}
+            replaced = self.table.put(pointer, condition=condition, values=values).applied
+        pointer = {'id': pointer_id, 'run': run.id, **(run.closed_ttl or expiry(POINTER_TTL))}
 
     def resize(self, run_id: str, size: int) -> None:
         """Stores the size of a generator, for progress()."""

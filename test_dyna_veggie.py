@@ -43,6 +43,8 @@ import time
 import traceback
 import tracemalloc
 import types
+import urllib.error
+import urllib.request
 import uuid
 import warnings
 import zipfile
@@ -5460,6 +5462,40 @@ def test_arguments_are_stored_as_they_are(args: Any, make_app: MakeApp) -> None:
     request = celery.app.task.Context({'id': 'id', 'task': 'task', 'args': args, 'kwargs': {}})
     app.backend.mark_as_done('id', 0, request)
     assert app.AsyncResult('id').args == args
+
+
+@pytest.mark.parametrize('lost', range(1, 4))
+@pytest.mark.parametrize('again', [False, True])
+def test_an_opening_that_lands_late_erases_nothing(
+        lost: int, again: bool, backend: dv.DynamoDBBackend) -> None:
+    """Each request that opens a chord may be given up, repeated, and executed later."""
+    drive = Drive(backend.app, 45)
+    if again:
+        drive.apply()  # the newest run counts
+    events, late, sent = backend.store.table.client.botocore.meta.events, [], []
+
+    def lose(request: Any, **_: Any) -> None:
+        sent.append(request)
+        if len(sent) == lost:
+            late.append(request)
+            raise botocore.exceptions.ConnectionClosedError(endpoint_url='lost')
+
+    events.register('before-send.dynamodb', lose)
+    drive.apply()
+    events.unregister('before-send.dynamodb', lose)
+    if not late:
+        pytest.skip('it takes fewer requests')
+    for index in range(44):
+        drive.returns(index)
+    for request in late:
+        asked = urllib.request.Request(
+            request.url, request.body, dict(request.headers), method='POST')
+        with contextlib.suppress(urllib.error.HTTPError):  # it may be refused
+            urllib.request.urlopen(asked).close()
+    progress = backend.chord_progress(drive.group_id)
+    assert progress is not None and (progress.counted, progress.closed) == (44, False)
+    drive.returns(44)
+    assert drive.published == [drive.expected]
 
 
 @pytest.fixture
