@@ -4849,6 +4849,47 @@ def test_a_task_joins_its_chord_itself_after_a_soft_limit_where_no_thread_can_be
     assert drive.published == [[0]]
 
 
+@pytest.mark.parametrize('fails', [0, 1])
+def test_an_errback_sees_what_the_parts_returned(
+        fails: int, app: Celery, backend: dv.DynamoDBBackend) -> None:
+    seen: list[Any] = []
+
+    @app.task(shared=False)
+    def errback(request: Any, exc: Exception, traceback: Any) -> None:
+        seen.extend(app.AsyncResult(id) for id in drive.ids)
+        for part in seen:
+            part.state, part.result, part.traceback  # noqa: B018
+
+    drive = Drive(app, 2, link_error=[errback.s()])
+    drive.apply()
+    for index in range(2):
+        if index == fails:
+            request = drive.request(index)
+            with drive.in_task(request):
+                backend.mark_as_failure(request.id, ValueError('no'), 'the stack', request)
+        else:
+            drive.returns(index)
+    assert [part._cache['status'] for part in seen] == [
+        states.FAILURE if index == fails else states.SUCCESS for index in range(2)]
+    failed, succeeded = seen[fails], seen[1 - fails]
+    assert type(failed.result) is ValueError and succeeded.result == 1 - fails
+    assert failed.traceback == 'the stack'
+
+
+def test_a_failure_is_never_masked(backend: dv.DynamoDBBackend) -> None:
+    # a worker asks only whether a redelivered task has succeeded
+    drive, seen = Drive(backend.app, 2), list[str]()
+    drive.apply()
+
+    def before(operation: str) -> None:
+        if operation == 'UpdateItem' and not seen:
+            seen.append(backend.get_state(drive.ids[0]))
+            seen.append(backend.get_task_meta(drive.ids[0], cache=False)['status'])
+    with Hook(backend, before):
+        drive.fails(0, ValueError('no'))
+    assert seen == [states.FAILURE] * 2
+
+
 # --------------------------------------------------------------------------------------------------
 # Chord: the lease
 # --------------------------------------------------------------------------------------------------
