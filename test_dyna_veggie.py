@@ -5602,6 +5602,26 @@ class ForgetsThatItBegan(chord_model.Schedule):
         return super().update_lease(run, owner, allowed)  # without ``published_before``
 
 
+class OpensByPuts(chord_model.Schedule):
+    def insert(self, id: str, item: Any) -> None:
+        self.put(id, item)
+
+
+class PublishesAfterAStall(chord_model.Schedule):
+    def is_ours(self, *_: Any) -> Any:
+        yield
+        return True
+
+
+class LeavesItsWaitToAThread(chord_model.Schedule):
+    def acquire(self, delivery: Any) -> Any:
+        """Its process ends before the thread has acquired the lease."""
+        state = self.db.get(delivery.message.run.id, {})
+        if 'owner' in state and self.rnd.random() < .3:
+            return None
+        return (yield from super().acquire(delivery))
+
+
 class PublishesPastItsLease(chord_model.Schedule):
     def renew(self, run: Any, owner: Any, **more: Any) -> bool:
         item = self.update_lease(run, owner, lambda item: True, **more)
@@ -5626,9 +5646,10 @@ def test_the_protocol_is_right_over_random_schedules() -> None:
 
 
 @pytest.mark.parametrize('broken', [
-    ForgetsThatItBegan, PublishesPastItsLease, TakesAnEarlierValue, IsDoneOnceItIsStored])
+    ForgetsThatItBegan, PublishesPastItsLease, TakesAnEarlierValue, IsDoneOnceItIsStored,
+    OpensByPuts, PublishesAfterAStall, LeavesItsWaitToAThread])
 def test_the_model_finds_a_broken_protocol(broken: type[chord_model.Schedule]) -> None:
-    outcomes = chord_model.outcomes(range(200), broken)
+    outcomes = chord_model.outcomes(range(2000), broken)
     assert any(outcome.startswith('BAD') for _, outcome in outcomes)
 
 
