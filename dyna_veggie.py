@@ -3245,9 +3245,6 @@ class WaitingBackend(StoringBackend):
 #               Parents in other backends are read in windows.
 #   callbacks   then() registers with the Poller of the process; see "Polling".
 
-_OTHERS_INTERVAL = 0.4  # seconds: other backends are asked no more often
-
-
 def _time_left(deadline: float) -> float | None:
     return None if deadline == math.inf else max(deadline - time.monotonic(), 0)
 
@@ -3336,26 +3333,19 @@ class _Parents(Hints):
     def __init__(self, result: AsyncResult, deadline: float) -> None:
         self.backend, self.deadline = result.backend, deadline
         self.parents = _parents_of(result)
-        self._raise_known(self._leaves(self.parents))
-        self._todo: deque[ResultBase] = deque()  # parents that are not known to have succeeded
-        self._others: deque[AsyncResult] = deque()  # leaves that are not in our table
-        self._others_due = 0.0
+        self.todo: deque[ResultBase] = deque()  # those not known to have succeeded
+        self.others: deque[AsyncResult] = deque()  # leaves that are not in our table, and pending
         for parent in self.parents:
             if all(map(self._is_ours, leaf_results(parent))):
-                self._todo.append(parent)
+                self.todo.append(parent)
             else:
-                self._others.extend(leaf_results(parent))
-        self._seen: dict[str, Any] = {}  # notes that led to no error, by the group's id
+                self.others.extend(leaf_results(parent))
+        _raise_error_of(leaf for leaf in self._leaves() if leaf._cache)
+        self._seen: dict[str, str] = {}  # notes that were read, by their ids
         self._set_ids()
 
-    @staticmethod
-    def _leaves(parents: Iterable[ResultBase]) -> Iterator[AsyncResult]:
-        return itertools.chain.from_iterable(map(leaf_results, parents))
-
-    @staticmethod
-    def _raise_known(leaves: Iterable[AsyncResult]) -> None:
-        """Raises the error of the first leaf that is known to have failed."""
-        _raise_error_of(leaf for leaf in leaves if leaf._cache)
+    def _leaves(self) -> Iterator[AsyncResult]:
+        return itertools.chain.from_iterable(map(leaf_results, self.parents))
 
     def _is_ours(self, leaf: AsyncResult) -> bool:
         """Whether a leaf can be read in the same request as the result."""
@@ -3363,26 +3353,22 @@ class _Parents(Hints):
         return its is ours or (isinstance(its, WaitingBackend) and its.app is ours.app
                                and its.options == ours.options)
 
-    # --- hints ------------------------------------------------------------------------------------
-
     def _set_ids(self) -> None:
         ids: dict[str, ResultBase] = {}
-        for parent in self._todo:
+        for parent in self.todo:
             if not isinstance(parent, ResultSet):
                 ids[self.backend._valid_item_id(parent.id)] = parent
                 break
-            ids[self._note_id(parent)] = parent
-        self.ids = {id: parent for id, parent in ids.items() if not is_too_long(id)}
-
-    def _note_id(self, group: ResultSet) -> str:
-        id: str = self.backend.key_id(self.backend.get_key_for_chord(group.id))
-        return id
+            id = self.backend.key_id(self.backend.get_key_for_chord(parent.id))
+            if not is_too_long(id):
+                ids[id] = parent
+        self.ids = ids
 
     def decode(self, id: str, found: StoredValue) -> Any:
-        """The meta of a parent that is ready, or what is noted of a chord."""
+        """The meta of a task that is ready, or what is newly noted of a chord."""
         parent = self.ids.get(id)
         if isinstance(parent, ResultSet):
-            return found.chord if found.chord != self._seen.get(id) else None
+            return found if found.chord != self._seen.get(id) else None
         observed = self.backend.decode_stored(parent.id, found) if parent else None
         return observed.value if observed and observed.final else None
 
@@ -3390,69 +3376,51 @@ class _Parents(Hints):
         """Raises the error of a parent that failed; goes on to the next after one that has not."""
         parent = self.ids.get(id)
         if isinstance(parent, ResultSet):
-            self._raise_noted(id)
+            _raise_error_of(self._noted_part(id, news))
         elif parent is not None:
             parent._maybe_set_cache(dict(news))
-            tasks = [each for each in self._todo if not isinstance(each, ResultSet)]
+            tasks = [each for each in self.todo if not isinstance(each, ResultSet)]
             for task, meta in _metas_of(tasks, self.deadline):
                 if meta['status'] not in states.READY_STATES:
                     break
                 task.maybe_throw()
-                while self._todo.popleft() is not task:
+                while self.todo.popleft() is not task:
                     pass
             self._set_ids()
 
-    def _raise_noted(self, id: str) -> None:
-        """Raises the error of the part that a chord's note names, unless it was replaced."""
+    def _noted_part(self, id: str, noted: StoredValue | None = None) -> Iterator[AsyncResult]:
+        """What is stored of the part that a chord's note names: its copy, and its result."""
         backend = self.backend
         read = functools.partial(
             read_values, backend.store, consistent=True, deadline=self.deadline)
-        noted = read([id]).get(id)
+        noted = noted or read([id]).get(id)
         if noted is None or noted.chord is None:
             return
-        self._seen[id] = copy_id = noted.chord
-        task_id = bytes_to_str(noted.read())
-        ids = [each for each in (copy_id, backend.item_id(task_id)) if not is_too_long(each)]
-        found = read(ids)
+        self._seen[id], task_id = noted.chord, bytes_to_str(noted.value)
+        ids = [each for each in (noted.chord, backend.item_id(task_id)) if not is_too_long(each)]
+        found = read([id, *ids])
+        if found.get(id) != noted:
+            return  # what a poll found was of an earlier run
         for stored in (found[each] for each in ids if each in found):
-            meta = backend.decode_stored(task_id, stored).value
-            if meta['status'] in states.PROPAGATE_STATES:
-                failed = backend.app.AsyncResult(task_id, backend=backend)
-                failed._cache = meta
-                failed.maybe_throw()
+            part = backend.app.AsyncResult(task_id, backend=backend)
+            part._cache = backend.decode_stored(task_id, stored).value
+            yield part
 
-    # --- others -----------------------------------------------------------------------------------
-
-    def with_others(self, on_interval: Any) -> Any:
-        """An on_interval that also asks other backends, which it does here for a start."""
-        if not self._others:
-            return on_interval
-        self._ask_others()
-
-        def tick() -> None:
-            self._ask_others()
-            if on_interval is not None:
-                on_interval()
-        return tick
-
-    def _ask_others(self) -> None:
-        """Reads the next window, unless it is too early.  Raises the error of one that failed."""
-        if time.monotonic() < self._others_due:
-            return
-        window = [self._others.popleft() for _ in range(min(GET_BATCH, len(self._others)))]
+    def ask_others(self, on_interval: Any = None) -> None:
+        """Reads a window of the results of others.  Raises the error of one that failed."""
+        window = [self.others.popleft() for _ in range(min(GET_BATCH, len(self.others)))]
         _read_leaves(window, consistent=False, deadline=self.deadline)
-        self._raise_known(window)
-        self._others.extend(leaf for leaf in window if not leaf._cache)
-        self._others_due = time.monotonic() + _OTHERS_INTERVAL
-
-    # --- once the result has failed ---------------------------------------------------------------
+        _raise_error_of(leaf for leaf in window if leaf._cache)
+        self.others.extend(leaf for leaf in window if not leaf._cache)
+        if on_interval is not None:
+            on_interval()
 
     def raise_error(self) -> None:
         """Raises the error of a parent, if one failed and can be read before the deadline."""
-        if len(self.parents) == 1 and self.ids and isinstance(self.parents[0], ResultSet):
-            with contextlib.suppress(TimeoutError):
-                self._raise_noted(self._note_id(self.parents[0]))
-        _raise_error_of(self._leaves(self.parents), self.deadline)
+        # of a single chord: with tasks before it, the note could be of an earlier run
+        is_chord = len(self.parents) == 1 and isinstance(self.parents[0], ResultSet)
+        noted = itertools.chain.from_iterable(map(self._noted_part, self.ids if is_chord else ()))
+        _raise_error_of(itertools.chain(noted, self._leaves()), self.deadline)
 
 
 class _Batched(ResultBase):
@@ -3510,9 +3478,11 @@ class BatchedResult(_Batched, AsyncResult):
         if follow_parents and propagate and self.parent:
             parents = _Parents(self, deadline)
         if self._cache is None:
+            if parents and parents.others:
+                parents.ask_others()
+                on_interval = functools.partial(parents.ask_others, on_interval)
             self.backend.wait_for_pending(
-                self, timeout=_time_left(deadline), interval=interval,
-                on_interval=parents.with_others(on_interval) if parents else on_interval,
+                self, timeout=_time_left(deadline), interval=interval, on_interval=on_interval,
                 no_ack=no_ack, on_message=on_message, propagate=False, hints=parents or NO_HINTS)
         if parents and self._get_task_meta()['status'] in states.PROPAGATE_STATES:
             parents.raise_error()
