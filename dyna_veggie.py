@@ -2372,6 +2372,7 @@ class BlobStore:
 # samples of its ids at growing pauses.  Once all of a sample is there, a whole batch is fetched
 # next; once all of a batch is there, the next follows without a pause.
 #
+#   hints       A poll also fetches what can end a wait early, such as the note that a part failed.
 #   state       one Poller for each table of a process: the waits of its threads (or greenlets), and
 #               the callbacks, with a background wait for their ids.
 #   who polls   the waiting thread that finds a poll due and no other thread polling.  It polls for
@@ -2427,6 +2428,24 @@ class Fetch(Protocol):
 Decode = Callable[[str, Any], Observed]
 
 
+class Hints:
+    """Ids that each poll fetches with those of a wait: what is there can end the wait early.
+
+    Here: none.
+    """
+
+    ids: Mapping[str, Any] = {}  # replaced as a whole, since another thread may be polling
+
+    def decode(self, id: str, found: Any) -> Any:
+        """What take() gets; None for nothing new.  Called by the thread that polls."""
+
+    def take(self, id: str, news: Any) -> None:
+        """Called by the thread that waits, which gets what it raises."""
+
+
+NO_HINTS = Hints()
+
+
 class Watch(NamedTuple):
     """A callback for the final value under an id."""
 
@@ -2442,13 +2461,14 @@ class _Wait:
 
     def __init__(
             self, ids: Iterable[str], decode: Decode, interval: float, all_changes: bool = False,
-    ) -> None:
-        self.decode = decode
+            hints: Hints = NO_HINTS) -> None:
+        self.decode, self.hints = decode, hints
         self.interval = max(interval, _FIRST_POLL)
         self.all_changes = all_changes
         self.pending: dict[str, Any] = dict.fromkeys(ids)  # to the version that the caller knows
         self.queue = deque(self.pending)  # the same ids, the longest not fetched first
         self.updates: deque[tuple[str, Observed]] = deque()
+        self.news: deque[tuple[str, Any]] = deque()  # of the hints
         self.size, self.idle_polls, self.due = GET_BATCH, 0, 0.0
 
     def is_due(self, now: float) -> bool:
@@ -2460,6 +2480,23 @@ class _Wait:
 
     def decode_all(self, window: Iterable[str], found: Mapping[str, Any]) -> dict[str, Observed]:
         return {id: self.decode(id, found[id]) for id in window if id in found}
+
+    @property
+    def hint_ids(self) -> Iterable[str]:
+        return self.hints.ids if self.pending else ()
+
+    def decode_hints(self, found: Mapping[str, Any]) -> None:
+        for id in self.hint_ids:
+            news = self.hints.decode(id, found[id]) if id in found else None
+            if news is not None:
+                self.news.append((id, news))
+
+    def take(self) -> Iterator[tuple[str, Observed]]:
+        """Yields the updates; hands over the news while they still matter."""
+        yield from drain(self.updates)
+        for id, news in drain(self.news):
+            if self.pending:
+                self.hints.take(id, news)
 
     def record(
             self, window: list[str], observed: Mapping[str, Observed], phase: float = 0.0) -> bool:
@@ -2516,13 +2553,13 @@ class Poller:
     def wait(
             self, ids: Iterable[str], decode: Decode, *, timeout: float | None, interval: float,
             on_interval: Callable[[], Any] | None = None, all_changes: bool = False,
-    ) -> Iterator[tuple[str, Observed]]:
+            hints: Hints = NO_HINTS) -> Iterator[tuple[str, Observed]]:
         """Yields (id, what was observed) until all ids were observed in their final state.
 
         timeout, interval: seconds; a timeout of 0 polls once.  on_interval is called once per
-        ``interval``.  Raises TimeoutError, after a last fetch of everything.
+        ``interval``.  Raises TimeoutError, after a last fetch of everything, and what hints raise.
         """
-        wait = _Wait(ids, decode, interval, all_changes)
+        wait = _Wait(ids, decode, interval, all_changes, hints)
         deadline = deadline_after(timeout)
         first_tick = math.inf if on_interval is None else time.monotonic() + wait.interval
         if timeout is None or timeout > 0:
@@ -2530,18 +2567,22 @@ class Poller:
             if wait.pending:
                 yield from self._wait_with_others(wait, deadline, first_tick, on_interval)
         if wait.pending:
-            self._fetch_for(wait, list(wait.pending), consistent=True, deadline=deadline)
+            self._fetch_for(
+                wait, list(wait.pending), wait.hint_ids, consistent=True, deadline=deadline)
         # before the updates are drained: another thread may be adding the last of them
         missing = len(wait.pending)
-        yield from drain(wait.updates)
+        yield from wait.take()
         if missing:
             raise TimeoutError(f'The operation timed out after {timeout:.3g} s; '
                                f'results not ready: {missing}.')
 
     def _fetch_for(
-            self, wait: _Wait, window: list[str], *, consistent: bool, deadline: float) -> bool:
-        found = self._fetch(window, consistent=consistent, deadline=deadline)
+            self, wait: _Wait, window: list[str], hint_ids: Iterable[str] = (), *,
+            consistent: bool, deadline: float) -> bool:
+        ids = list(dict.fromkeys((*window, *hint_ids)))
+        found = self._fetch(ids, consistent=consistent, deadline=deadline)
         observed = wait.decode_all(window, found)
+        wait.decode_hints(found)
         with self._changed:  # another thread may be recording the same
             is_batch = wait.record(window, observed, self._phase)
         self._call_back(found)
@@ -2553,7 +2594,7 @@ class Poller:
         while is_batch and wait.pending:
             alone = len(wait.pending) == 1
             is_batch = self._fetch_for(wait, wait.window(), consistent=alone, deadline=deadline)
-            yield from drain(wait.updates)
+            yield from wait.take()
 
     def _wait_with_others(
             self, wait: _Wait, deadline: float, tick: float,
@@ -2567,7 +2608,7 @@ class Poller:
                     on_interval()
                     tick = time.monotonic() + wait.interval  # it may have taken longer than that
                 self._poll(wait, min(tick, deadline), deadline)
-                yield from drain(wait.updates)
+                yield from wait.take()
         finally:
             with self._changed:
                 if wait in self._waits:
@@ -2583,7 +2624,7 @@ class Poller:
             with self._changed:
                 now = time.monotonic()
                 idle = not wait.pending and wait is not self._background
-                if wait.updates or now >= until or idle:
+                if wait.updates or wait.news or now >= until or idle:
                     return
                 waits = [*self._waits, self._background]
                 due = until if self._polling else min(until, *(each.due for each in waits))
@@ -2592,7 +2633,8 @@ class Poller:
                     continue
                 self._refresh_background(now)
                 windows = [(each, each.window()) for each in waits if each.is_due(now)]
-                ids = list(dict.fromkeys(id for _, window in windows for id in window))
+                ids = list(dict.fromkeys(
+                    id for each, window in windows for id in (*window, *each.hint_ids)))
                 self._polling = bool(ids)
             found: Mapping[str, Any] = {}
             observed: list[Mapping[str, Observed]] = [{}] * len(windows)
@@ -2600,6 +2642,8 @@ class Poller:
                 if ids:
                     found = self._fetch(ids, consistent=False, deadline=deadline)
                     observed = [each.decode_all(window, found) for each, window in windows]
+                    for each, _ in windows:
+                        each.decode_hints(found)
             finally:
                 with self._changed:
                     self._polling = False
@@ -3065,13 +3109,14 @@ class WaitingBackend(StoringBackend):
 
     def _as_ready(
             self, task_ids: Iterable[str], *, timeout: float | None, interval: float | None,
-            on_interval: Any = None, all_changes: bool = False) -> Iterator[tuple[str, Observed]]:
+            on_interval: Any = None, all_changes: bool = False, hints: Hints = NO_HINTS,
+    ) -> Iterator[tuple[str, Observed]]:
         """Yields (task id, what was observed) as tasks become ready; all changes if asked to."""
         ids = {self._valid_item_id(task_id): task_id for task_id in task_ids}
         observed = shared_poller(self.options).wait(
             ids, lambda id, stored: self.decode_stored(ids[id], stored), timeout=timeout,
             interval=0.5 if interval is None else interval, on_interval=on_interval,
-            all_changes=all_changes)
+            all_changes=all_changes, hints=hints)
         return ((ids[id], each) for id, each in observed)
 
     def get_many(
@@ -3109,7 +3154,7 @@ class WaitingBackend(StoringBackend):
             **kwargs: Any) -> Any:
         """Waits for a result and returns it.
 
-        Raises celery.exceptions.TimeoutError, and what the task raised.
+        Raises celery.exceptions.TimeoutError, and what the task raised.  kwargs: of _resolve().
         """
         self._ensure_not_eager()
         for _ in self._resolve([] if result._cache else [result], **kwargs):
@@ -3119,14 +3164,14 @@ class WaitingBackend(StoringBackend):
     def _resolve(
             self, unknown: Iterable[AsyncResult], timeout: float | None = None,
             interval: float | None = 0.5, on_interval: Any = None, on_message: Any = None,
-            no_ack: bool = True) -> Iterator[tuple[str, Any]]:
+            no_ack: bool = True, hints: Hints = NO_HINTS) -> Iterator[tuple[str, Any]]:
         """Yields (id, meta) of each leaf as it becomes ready, and keeps the meta in it."""
         leaves: dict[str, list[AsyncResult]] = {}
         for leaf in unknown:
             leaves.setdefault(leaf.id, []).append(leaf)
         for task_id, observed in self._as_ready(
                 leaves, timeout=timeout, interval=interval, on_interval=on_interval,
-                all_changes=on_message is not None):
+                all_changes=on_message is not None, hints=hints):
             if on_message is not None:
                 on_message(dict(observed.value))
             if observed.final:
@@ -3225,24 +3270,23 @@ class WaitingBackend(StoringBackend):
 #   sets        ready(), successful() and their like read 1, 8, 64, 100, 100, ... results, because
 #               most answers are known early; get() and join_native() wait for all members together.
 #   parents     get() fetches a result before its parents.  A success needs none of them.  While the
-#               result is pending, they are fetched in windows, so that the error of a part is
-#               raised early.  After a failure all are fetched: Celery raises the error of the part.
+#               result is pending, each poll looks at those that can have failed: the first task of
+#               the chain that has not succeeded, and chords before it.  Of a chord it looks at one
+#               item, which names its first part that failed (POINTER in "Chord tree").  After a
+#               failure Celery raises the error of the part: that one's, or all parents are read.
+#               Parents in other backends are read in windows.
 #   callbacks   then() registers with the Poller of the process; see "Polling".
-
-_PARENTS_INTERVAL = 0.4  # seconds: however short the interval, parents are fetched no more often
-
 
 def _time_left(deadline: float) -> float | None:
     return None if deadline == math.inf else max(deadline - time.monotonic(), 0)
 
 
-def _parents_of(result: ResultBase) -> Iterator[AsyncResult]:
-    """The leaves that a result depends on, the first to run first."""
+def _parents_of(result: ResultBase) -> list[ResultBase]:
+    """The results that a result depends on, the first to run first."""
     parents = []
     while result := result.parent:
         parents.append(result)
-    for parent in reversed(parents):
-        yield from leaf_results(parent)
+    return parents[::-1]
 
 
 def _with_parents(result: ResultBase) -> Iterator[AsyncResult]:
@@ -3311,28 +3355,104 @@ def _raise_error_of(leaves: Iterable[AsyncResult], deadline: float = math.inf) -
         failed.maybe_throw()
 
 
-class _Parents:
-    """The parents of a pending result, fetched window by window."""
+class _Parents(Hints):
+    """The parents of a result; as Hints, those that can have failed while it is pending.
+
+    A task of a chain starts once all before it have succeeded.  So these are the first task that
+    has not, and the chords before that one.
+    """
 
     def __init__(self, result: AsyncResult, deadline: float) -> None:
-        self.queue: deque[AsyncResult] = deque()
-        self.deadline = deadline
-        self.due = 0.0
-        self._enqueue(list(_parents_of(result)))
+        self.backend, self.deadline = result.backend, deadline
+        self.parents = _parents_of(result)
+        self.todo: deque[ResultBase] = deque()  # those not known to have succeeded
+        self.others: deque[AsyncResult] = deque()  # leaves that are not in our table, and pending
+        for parent in self.parents:
+            if all(map(self._is_ours, leaf_results(parent))):
+                self.todo.append(parent)
+            else:
+                self.others.extend(leaf_results(parent))
+        _raise_error_of(leaf for leaf in self._leaves() if leaf._cache)
+        self._seen: dict[str, str] = {}  # notes that were read, by their ids
+        self._set_ids()
 
-    def _enqueue(self, leaves: list[AsyncResult]) -> None:
-        """Queues those that are pending.  Raises the error of one that failed."""
-        _raise_error_of(leaf for leaf in leaves if leaf._cache)
-        self.queue.extend(leaf for leaf in leaves if not leaf._cache)
+    def _leaves(self) -> Iterator[AsyncResult]:
+        return itertools.chain.from_iterable(map(leaf_results, self.parents))
 
-    def poll(self) -> None:
-        """Fetches the next window, unless it is too early.  Raises the error of one that failed."""
-        if time.monotonic() < self.due:
+    def _is_ours(self, leaf: AsyncResult) -> bool:
+        """Whether a leaf can be read in the same request as the result."""
+        ours, its = self.backend, leaf.backend
+        return its is ours or (isinstance(its, WaitingBackend) and its.app is ours.app
+                               and its.options == ours.options)
+
+    def _set_ids(self) -> None:
+        ids: dict[str, ResultBase] = {}
+        for parent in self.todo:
+            if not isinstance(parent, ResultSet):
+                ids[self.backend._valid_item_id(parent.id)] = parent
+                break
+            id = self.backend.key_id(self.backend.get_key_for_chord(parent.id))
+            if not is_too_long(id):
+                ids[id] = parent
+        self.ids = ids
+
+    def decode(self, id: str, found: StoredValue) -> Any:
+        """The meta of a task that is ready, or what is newly noted of a chord."""
+        parent = self.ids.get(id)
+        if isinstance(parent, ResultSet):
+            return found if found.chord != self._seen.get(id) else None
+        observed = self.backend.decode_stored(parent.id, found) if parent else None
+        return observed.value if observed and observed.final else None
+
+    def take(self, id: str, news: Any) -> None:
+        """Raises the error of a parent that failed; goes on to the next after one that has not."""
+        parent = self.ids.get(id)
+        if isinstance(parent, ResultSet):
+            _raise_error_of(self._noted_part(id, news))
+        elif parent is not None:
+            parent._maybe_set_cache(dict(news))
+            tasks = [each for each in self.todo if not isinstance(each, ResultSet)]
+            for task, meta in _metas_of(tasks, self.deadline):
+                if meta['status'] not in states.READY_STATES:
+                    break
+                task.maybe_throw()
+                while self.todo.popleft() is not task:
+                    pass
+            self._set_ids()
+
+    def _noted_part(self, id: str, noted: StoredValue | None = None) -> Iterator[AsyncResult]:
+        """What is stored of the part that a chord's note names: its copy, and its result."""
+        backend = self.backend
+        read = functools.partial(
+            read_values, backend.store, consistent=True, deadline=self.deadline)
+        noted = noted or read([id]).get(id)
+        if noted is None or noted.chord is None:
             return
-        window = [self.queue.popleft() for _ in range(min(GET_BATCH, len(self.queue)))]
+        self._seen[id], task_id = noted.chord, bytes_to_str(noted.value)
+        ids = [each for each in (noted.chord, backend.item_id(task_id)) if not is_too_long(each)]
+        found = read([id, *ids])
+        if found.get(id) != noted:
+            return  # what a poll found was of an earlier run
+        for stored in (found[each] for each in ids if each in found):
+            part = backend.app.AsyncResult(task_id, backend=backend)
+            part._cache = backend.decode_stored(task_id, stored).value
+            yield part
+
+    def ask_others(self, on_interval: Any = None) -> None:
+        """Reads a window of the results of others.  Raises the error of one that failed."""
+        window = [self.others.popleft() for _ in range(min(GET_BATCH, len(self.others)))]
         _read_leaves(window, consistent=False, deadline=self.deadline)
-        self._enqueue(window)
-        self.due = time.monotonic() + _PARENTS_INTERVAL
+        _raise_error_of(leaf for leaf in window if leaf._cache)
+        self.others.extend(leaf for leaf in window if not leaf._cache)
+        if on_interval is not None:
+            on_interval()
+
+    def raise_error(self) -> None:
+        """Raises the error of a parent, if one failed and can be read before the deadline."""
+        # of a single chord: with tasks before it, the note could be of an earlier run
+        is_chord = len(self.parents) == 1 and isinstance(self.parents[0], ResultSet)
+        noted = itertools.chain.from_iterable(map(self._noted_part, self.ids if is_chord else ()))
+        _raise_error_of(itertools.chain(noted, self._leaves()), self.deadline)
 
 
 class _Batched(ResultBase):
@@ -3386,34 +3506,21 @@ class BatchedResult(_Batched, AsyncResult):
         if disable_sync_subtasks:
             assert_will_not_block()
         deadline = deadline_after(timeout)
-        follow = follow_parents and propagate and bool(self.parent)
-        if follow and self._cache is None:
-            on_interval = self._follow_parents(deadline, on_message, on_interval)
+        parents = None
+        if follow_parents and propagate and self.parent:
+            parents = _Parents(self, deadline)
         if self._cache is None:
+            if parents and parents.others:
+                parents.ask_others()
+                on_interval = functools.partial(parents.ask_others, on_interval)
             self.backend.wait_for_pending(
                 self, timeout=_time_left(deadline), interval=interval, on_interval=on_interval,
-                no_ack=no_ack, on_message=on_message, propagate=False)
-        if follow and self._get_task_meta()['status'] in states.PROPAGATE_STATES:
-            _raise_error_of(_parents_of(self), deadline)
+                no_ack=no_ack, on_message=on_message, propagate=False, hints=parents or NO_HINTS)
+        if parents and self._get_task_meta()['status'] in states.PROPAGATE_STATES:
+            parents.raise_error()
         return self.maybe_throw(propagate=propagate, callback=callback)
 
     wait = get
-
-    def _follow_parents(self, deadline: float, on_message: Any, on_interval: Any) -> Any:
-        """Reads the result once; if it is pending, returns an on_interval that polls parents."""
-        meta = _read_leaves([self], deadline=deadline)[self.id]
-        if meta['status'] in states.READY_STATES:
-            if on_message is not None:
-                on_message(dict(meta))
-            return on_interval
-        parents = _Parents(self, deadline)
-        parents.poll()
-
-        def tick() -> None:
-            parents.poll()
-            if on_interval is not None:
-                on_interval()
-        return tick
 
     def _maybe_set_cache(self, meta: Any) -> Any:
         if not meta or meta['status'] not in states.READY_STATES:
@@ -3523,7 +3630,8 @@ def give_result_classes(app: Any) -> None:
 # counter says, as pure functions.  No requests, no Celery: a part is an index and an id.
 #
 #   items       Each has an id S, and a ttl N if it expires.
-#               POINTER                 the newest run of a group's id: run S
+#               POINTER                 the newest run of a group's id: run S; of its first part
+#                                       that failed: result B (its id), chord S (its copy's id)
 #               RUN = POINTER.RANDOM    the lease: owner B, heartbeat N, published_before BS; closed
 #                                       BOOL; the header: lazy BOOL, single_leaf BOOL, size N
 #               RUN.LEVEL.NUMBER        a node: members BS, copied BS, failed BS, added BS, owner B
@@ -3540,6 +3648,8 @@ def give_result_classes(app: Any) -> None:
 #   full        A node is full once it has the members that it expects, by its place and the size of
 #               the header, and all tasks that these added.  Only the last part of a generator knows
 #               the size, and leaves it on the nodes above it.
+#   news        The delivery that adds the first failed parts to a leaf notes one of them on
+#               POINTER, if none is noted: for those who wait for the body.  No end depends on it.
 #   the end     A run is closed once: by the delivery that filled the root, or found that it cannot
 #               be filled (the deadline has passed, a node is gone, the indexes have gaps).  Before
 #               it publishes, the owner of the lease records its intent: ``published_before`` holds
@@ -3553,6 +3663,7 @@ def give_result_classes(app: Any) -> None:
 SINGLE_LEAF_LIMIT = 15_000  # members of 20 bytes, and their item is limited to 400 KB
 CLOSED_TTL = 14 * 86400  # seconds after its deadline that a run is known as closed: for duplicates
 POINTER_TTL = 30 * 86400  # seconds, if results never expire
+_NOTE_PATIENCE = 1.0  # seconds to note that a part failed
 
 # flags in a member's index
 TEXT_ID = 1 << 31  # the task id is not a UUID
@@ -3662,6 +3773,10 @@ class Run:
     single_leaf: bool = False
     nested: bool = False
     size: int | None = None
+
+    @property
+    def pointer_id(self) -> str:
+        return self.id.rpartition('.')[0]
 
     def node_id(self, position: Position) -> str:
         return f'{self.id}.{position.level}.{position.number}'
@@ -4015,7 +4130,10 @@ class PartCounter:
             self.run.node_id(position), entry.member, entry, send)
         while counted is not None:
             node = self._checked(position, counted)
-            if node is None or not node.is_full:
+            if node is None:
+                return None
+            self._note_failure(node, counted.entries)
+            if not node.is_full:
                 return None
             if node.is_root:
                 return node
@@ -4076,6 +4194,27 @@ class PartCounter:
         if node.overflows:
             raise MiscountedChord(GAPS if self.run.lazy else UNEXPECTED)
         return node
+
+
+    def _note_failure(self, node: Node, entries: list[Entry]) -> None:
+        """Notes on the run's pointer that a part failed, if these are the first of their leaf."""
+        failed = node.item.get('failed', frozenset())
+        # all of them again, if a request is repeated: the delivery before may have died
+        if not failed or not failed <= {entry.member for entry in entries}:
+            return
+        part = part_of(min(failed))
+        values = {'run': self.run.id, 'task_id': part.task_id.encode(),
+                  'copy_id': self.run.copy_id(part)}
+        try:
+            self.table.client.send_unless(('ConditionalCheckFailedException',), 'update_item', {
+                'TableName': self.table.name, 'Key': marshal_item({'id': self.run.pointer_id}),
+                **expressions(
+                    values, UpdateExpression='SET #result = :task_id, #chord = :copy_id',
+                    ConditionExpression='#run = :run AND attribute_not_exists(#chord)'),
+            }, Budget(time.monotonic() + _NOTE_PATIENCE))
+        except FAILURES as exc:  # the part is counted, and the chord's own error will come
+            logger.warning('Chord %s: it is not noted that a part failed: %s',
+                           self.run.id, summary(exc))
 
 
 def _log_late(run: Run) -> None:
