@@ -4760,7 +4760,8 @@ class Shielded:
                     task = get_current_task()
                     call = functools.partial(self._call, task, task and vars(task.request))
                     if start_thread(contextvars.copy_context().run, call) is None:
-                        self._call(None, None)  # which a time limit can interrupt
+                        # which a time limit can interrupt
+                        contextvars.copy_context().run(self._call, None, None)
                 self._end.acquire()
             except SoftTimeLimitExceeded:  # it comes once
                 continue
