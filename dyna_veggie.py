@@ -31,6 +31,7 @@ Public: ``__all__``.  No underscore: shared between sections.  Underscore: priva
 from __future__ import annotations
 
 import ast
+import asyncio
 import base64
 import contextlib
 import contextvars
@@ -39,6 +40,7 @@ import difflib
 import enum
 import functools
 import hashlib
+import heapq
 import importlib
 import io
 import itertools
@@ -119,10 +121,9 @@ from celery.utils.serialization import strtobool
 from celery.utils.time import maybe_iso8601
 from kombu.exceptions import DecodeError, EncodeError
 from kombu.serialization import dumps, loads
-from kombu.utils.compat import detect_environment
 from kombu.utils.encoding import bytes_to_str, ensure_bytes, safe_repr
 from kombu.utils.json import register_type
-from vine import barrier
+from vine import barrier, promise
 
 __version__ = '1.1.0'
 __all__ = ('DynamoDBBackend', 'Options', 'ResultTooLarge', 'parse_options')
@@ -2368,27 +2369,31 @@ class BlobStore:
 # --------------------------------------------------------------------------------------------------
 #
 # Adaptive polling: DynamoDB cannot notify us, and a fetch costs half a read unit per id, whether it
-# exists or not.  The threads of a process share their polls.  A wait fetches one batch, then
-# samples of its ids at growing pauses.  Once all of a sample is there, a whole batch is fetched
-# next; once all of a batch is there, the next follows without a pause.
+# exists or not.  All waits of a process share their polls.  A wait fetches one batch, then samples
+# of its ids at growing pauses.  Once all of a sample is there, a whole batch is fetched next; once
+# all of a batch is there, the next follows without a pause.
 #
-#   hints       A poll also fetches what can end a wait early, such as the note that a part failed.
-#   state       one Poller for each table of a process: the waits of its threads (or greenlets), and
-#               the callbacks, with a background wait for their ids.
-#   who polls   the waiting thread that finds a poll due and no other thread polling.  It polls for
-#               all waits that are due; long waits fall due together.  Only under gevent and
-#               eventlet is there a thread for it, while there are callbacks.
-#   wake-ups    After a poll, or when a waiter leaves, all waiters wake: to take their updates, or
-#               to become the poller.
-#   the lock    _changed guards the waits and the poller's state, but for _watches.  It is not held
-#               during a fetch, a sleep, a callback or a decode.
-#   callbacks   Celery removes from _watches in __del__, between any two lines.  So _watches has no
-#               lock, and only single, atomic operations touch it.
+#   state       one Poller for each table of a process: the waits of its threads, greenlets and
+#               coroutines, and the callbacks, with a background wait for their ids.
+#   who polls   one thread, as long as there are waits.  It alone touches the schedule, a heap of
+#               waits by when they are due; long waits fall due together.  Where no thread can be
+#               started, a thread that waits polls.
+#   wake-ups    Each wait has its own.  A poll wakes those for which it found something.
+#   time-outs   Who waits sends nothing, so that no request, retry or creation of the table holds it
+#               up.  At its time-out it asks for a last poll, a consistent one.
+#   hints       A poll also fetches what can end a wait early, such as news of a failed part.
+#   callbacks   are called by a second thread, because one may take long, or wait for a result.
+#   signals     raise errors in a thread that waits, between any two lines.  Such a thread holds no
+#               lock, and only appends to queues.  Celery removes callbacks in __del__.  So each
+#               operation on what threads share is atomic.
 
 _FIRST_POLL = 0.02  # seconds: no wait polls more often, whatever its interval
 _POLL_GROWTH = 1.5
 _SAMPLE = 10  # ids
 _BURST = 8  # batches that one fetch reads at most
+_LAST_POLL = 2.0  # seconds that a wait gives its last poll, after its time-out
+_LINGER = 1.0  # seconds that the thread stays after the last wait
+_SLICE = 10.0  # seconds after which who waits looks whether there is still a thread that polls
 
 
 def deadline_after(timeout: float | None) -> float:
@@ -2453,16 +2458,62 @@ class Watch(NamedTuple):
     callback: Callable[[Any], None]
 
 
-class _Wait:
+class Gate:
+    """A wake-up, which is kept until it is waited for."""
+
+    def __init__(self) -> None:
+        self._closed = threading.Lock()
+        self._closed.acquire()
+
+    def open(self) -> None:
+        with contextlib.suppress(RuntimeError):  # it is open
+            self._closed.release()
+
+    def wait(self, seconds: float) -> bool:
+        """Waits until it is opened, and closes it; False if that takes longer."""
+        return self._closed.acquire(timeout=min(max(seconds, 0), threading.TIMEOUT_MAX))
+
+
+class Background:
+    """Calls work() as long as has_work() says so, in a thread that ends after that."""
+
+    def __init__(
+            self, has_work: Callable[[], bool], work: Callable[[], None], name: str) -> None:
+        self._has_work, self._work, self._name = has_work, work, name
+        self._tokens = deque(['the right to work'])  # taken by who works
+
+    def ensure(self) -> bool:
+        """Called after work was added: starts a thread if none works; False if it cannot."""
+        return not self._tokens or start_thread(self.run, name=self._name) is not None
+
+    def run(self, until: float = math.inf) -> None:
+        """Works here, unless another thread does."""
+        has_time = True
+        while has_time and self._has_work():
+            try:
+                token = self._tokens.popleft()
+            except IndexError:
+                return
+            try:
+                while has_time and self._has_work():
+                    self._work()
+                    has_time = time.monotonic() < until
+            finally:
+                self._tokens.append(token)  # and looks again: who added work did not start another
+
+
+class Wait:
     """The ids that one caller waits for, and when to poll for them next.
 
-    all_changes: the caller also wants each new version that is not final.
+    all_changes: the caller also wants each new version that is not final.  wake: called after a
+    poll that found something.
     """
 
     def __init__(
             self, ids: Iterable[str], decode: Decode, interval: float, all_changes: bool = False,
-            hints: Hints = NO_HINTS) -> None:
-        self.decode, self.hints = decode, hints
+            hints: Hints = NO_HINTS, deadline: float = math.inf,
+            wake: Callable[[], Any] = lambda: None) -> None:
+        self.decode, self.hints, self.deadline, self.wake = decode, hints, deadline, wake
         self.interval = max(interval, _FIRST_POLL)
         self.all_changes = all_changes
         self.pending: dict[str, Any] = dict.fromkeys(ids)  # to the version that the caller knows
@@ -2470,9 +2521,11 @@ class _Wait:
         self.updates: deque[tuple[str, Observed]] = deque()
         self.news: deque[tuple[str, Any]] = deque()  # of the hints
         self.size, self.idle_polls, self.due = GET_BATCH, 0, 0.0
-
-    def is_due(self, now: float) -> bool:
-        return self.due <= now + self.interval / 10
+        # an exact answer where one is asked for: of a single id, and at last
+        self.is_consistent = len(self.pending) == 1
+        self.is_last = self.is_over = False
+        self.error: BaseException | None = None  # of a poll
+        self.entry = 0  # in the schedule; others of this wait are void
 
     def window(self) -> list[str]:
         """Takes the ids to fetch next from the queue; record() puts back those not final."""
@@ -2492,17 +2545,19 @@ class _Wait:
                 self.news.append((id, news))
 
     def take(self) -> Iterator[tuple[str, Observed]]:
-        """Yields the updates; hands over the news while they still matter."""
+        """Yields the updates; hands over the news while they still matter.  Raises poll's error."""
         yield from drain(self.updates)
+        if self.error is not None:
+            raise self.error
         for id, news in drain(self.news):
             if self.pending:
                 self.hints.take(id, news)
 
     def record(
-            self, window: list[str], observed: Mapping[str, Observed], phase: float = 0.0) -> bool:
+            self, window: list[str], observed: Mapping[str, Observed], phase: float = 0.0) -> None:
         """Records what was found of a window, and when the next is due.
 
-        Returns whether it was a whole batch, after which the next is due without a pause.
+        After a whole batch, it is due without a pause.
         """
         for id, each in observed.items():
             is_change = self.all_changes and each.version != self.pending.get(id)
@@ -2513,42 +2568,61 @@ class _Wait:
         for id in final:
             self.pending.pop(id, None)
         self.queue.extend(id for id in window if id in self.pending)
-        return self._schedule(len(window), len(final), phase)
+        self._set_due(len(window), len(final), phase)
 
-    def _schedule(self, asked: int, found: int, phase: float) -> bool:
+    def _set_due(self, asked: int, found: int, phase: float) -> None:
         self.due = time.monotonic()
         if not asked:
             self.due += self.interval
-            return False
+            return
         self.size = window_size(asked, found, len(self.queue))
         if found == asked:
             self.idle_polls = 0
         elif 2 * found < asked:
             self.idle_polls += 1
         if found == asked >= GET_BATCH:
-            return True
+            return
         self.due += poll_pause(self.idle_polls, self.interval, random.random())
         if poll_pause(self.idle_polls, self.interval, 0) == self.interval:
             # the pauses of all long waits end together; those of other processes do not
             self.due = (round(self.due / self.interval - phase) + phase) * self.interval
-        return False
 
 
 class Poller:
-    """Polls for all threads of a process that wait."""
+    """Polls for all that waits in a process."""
 
     def __init__(self, fetch: Fetch) -> None:
         self._fetch = fetch
         self._phase = random.random()  # a forked child makes its own poller
-        self._changed = threading.Condition()
-        self._waits: list[_Wait] = []
-        self._polling = False
-        self._watches: dict[tuple[str, int], Watch] = {}  # by id and watcher
+        self._added: deque[Wait] = deque()  # waits for the schedule
+        self._waits: dict[Wait, None] = {}  # those that are not over
+        self._schedule: list[tuple[float, int, Wait]] = []
+        self._entries = itertools.count(1)
+        self._gate = Gate()
+        self._linger = 0.0  # until when the thread stays
+        self._thread = Background(self._has_waits, self._work, 'dyna-veggie-poll')
+        self._watches: dict[str, dict[int, Watch]] = {}  # by id and watcher
         self._decoders: dict[str, Decode] = {}  # for the ids that the background wait has
-        self._background = _Wait((), lambda id, found: self._decoders[id](id, found), 0.5)
-        self._background_running = False
+        self._background = Wait((), lambda id, found: self._decoders[id](id, found), 0.5)
+        self._calls: deque[tuple[str, Watch, Any]] = deque()
+        self._callbacks = Background(
+            lambda: bool(self._calls), self._call_back_once, 'dyna-veggie-callbacks')
 
     # --- waits ------------------------------------------------------------------------------------
+
+    def add(self, wait: Wait) -> bool:
+        """Polls for a wait until it is over; for a last time if it is_last.
+
+        Returns whether there is a thread that polls.
+        """
+        self._waits[wait] = None
+        self._added.append(wait)
+        self._gate.open()
+        return self._thread.ensure()
+
+    def remove(self, wait: Wait) -> None:
+        wait.is_over = True
+        self._waits.pop(wait, None)
 
     def wait(
             self, ids: Iterable[str], decode: Decode, *, timeout: float | None, interval: float,
@@ -2557,157 +2631,185 @@ class Poller:
         """Yields (id, what was observed) until all ids were observed in their final state.
 
         timeout, interval: seconds; a timeout of 0 polls once.  on_interval is called once per
-        ``interval``.  Raises TimeoutError, after a last fetch of everything, and what hints raise.
+        ``interval``.  Raises TimeoutError, after a last poll for everything, what a poll raised,
+        and what hints raise.
         """
-        wait = _Wait(ids, decode, interval, all_changes, hints)
-        deadline = deadline_after(timeout)
-        first_tick = math.inf if on_interval is None else time.monotonic() + wait.interval
-        if timeout is None or timeout > 0:
-            yield from self._read_batches(wait, deadline)
-            if wait.pending:
-                yield from self._wait_with_others(wait, deadline, first_tick, on_interval)
-        if wait.pending:
-            self._fetch_for(
-                wait, list(wait.pending), wait.hint_ids, consistent=True, deadline=deadline)
-        # before the updates are drained: another thread may be adding the last of them
-        missing = len(wait.pending)
-        yield from wait.take()
-        if missing:
-            raise TimeoutError(f'The operation timed out after {timeout:.3g} s; '
-                               f'results not ready: {missing}.')
-
-    def _fetch_for(
-            self, wait: _Wait, window: list[str], hint_ids: Iterable[str] = (), *,
-            consistent: bool, deadline: float) -> bool:
-        ids = list(dict.fromkeys((*window, *hint_ids)))
-        found = self._fetch(ids, consistent=consistent, deadline=deadline)
-        observed = wait.decode_all(window, found)
-        wait.decode_hints(found)
-        with self._changed:  # another thread may be recording the same
-            is_batch = wait.record(window, observed, self._phase)
-        self._call_back(found)
-        return is_batch
-
-    def _read_batches(self, wait: _Wait, deadline: float) -> Iterator[tuple[str, Observed]]:
-        """Fetches one batch after the other, until one is not complete."""
-        is_batch = True
-        while is_batch and wait.pending:
-            alone = len(wait.pending) == 1
-            is_batch = self._fetch_for(wait, wait.window(), consistent=alone, deadline=deadline)
-            yield from wait.take()
-
-    def _wait_with_others(
-            self, wait: _Wait, deadline: float, tick: float,
-            on_interval: Callable[[], Any] | None) -> Iterator[tuple[str, Observed]]:
-        """Takes part in the polls of all threads; calls ``on_interval`` from ``tick`` on."""
-        try:  # a signal can fall between any two lines
-            with self._changed:
-                self._waits.append(wait)
-            while wait.pending and time.monotonic() < deadline:
-                if on_interval is not None and time.monotonic() >= tick:
+        gate, deadline = Gate(), deadline_after(timeout)
+        wait = Wait(ids, decode, interval, all_changes, hints, deadline, gate.open)
+        if not wait.pending:
+            return
+        end = deadline + _LAST_POLL
+        tick = math.inf if on_interval is None else time.monotonic() + wait.interval
+        try:
+            if timeout is None or timeout > 0:
+                self.add(wait)
+            while True:
+                over = wait.is_over  # looked at before the updates, of which these are the last
+                yield from wait.take()
+                now = time.monotonic()
+                if over or now >= end:
+                    break
+                if now >= deadline and not wait.is_last:
+                    wait.is_last = True
+                    self.add(wait)
+                if on_interval is not None and now >= tick:
                     on_interval()
                     tick = time.monotonic() + wait.interval  # it may have taken longer than that
-                self._poll(wait, min(tick, deadline), deadline)
-                yield from wait.take()
+                self._sleep(gate, min(tick, end if wait.is_last else deadline, now + _SLICE))
         finally:
-            with self._changed:
-                if wait in self._waits:
-                    self._waits.remove(wait)
-                self._changed.notify_all()
+            self.remove(wait)
+        if wait.pending:
+            raise TimeoutError(f'The operation timed out after {timeout:.3g} s; '
+                               f'results not ready: {len(wait.pending)}.')
 
-    def _poll(self, wait: _Wait, until: float, deadline: float) -> None:
-        """Polls for all waits, or sleeps while another thread does, until a wait has updates.
+    def _sleep(self, gate: Gate, until: float) -> None:
+        if self._thread.ensure():
+            gate.wait(until - time.monotonic())
+        elif not gate.wait(0):
+            self._thread.run(min(until, time.monotonic() + _FIRST_POLL))
 
-        until: returns then at the latest.
-        """
-        while True:
-            with self._changed:
-                now = time.monotonic()
-                idle = not wait.pending and wait is not self._background
-                if wait.updates or wait.news or now >= until or idle:
-                    return
-                waits = [*self._waits, self._background]
-                due = until if self._polling else min(until, *(each.due for each in waits))
-                if self._polling or due > now:
-                    self._changed.wait(None if due == math.inf else due - now)
-                    continue
-                self._refresh_background(now)
-                windows = [(each, each.window()) for each in waits if each.is_due(now)]
-                ids = list(dict.fromkeys(
-                    id for each, window in windows for id in (*window, *each.hint_ids)))
-                self._polling = bool(ids)
-            found: Mapping[str, Any] = {}
-            observed: list[Mapping[str, Observed]] = [{}] * len(windows)
-            try:
-                if ids:
-                    found = self._fetch(ids, consistent=False, deadline=deadline)
-                    observed = [each.decode_all(window, found) for each, window in windows]
-                    for each, _ in windows:
-                        each.decode_hints(found)
-            finally:
-                with self._changed:
-                    self._polling = False
-                    for (each, window), of_window in zip(windows, observed):
-                        each.record(window, of_window, self._phase)
-                    self._background.updates.clear()  # _call_back() serves all fetches
-                    self._changed.notify_all()
-            self._call_back(found)
+    # --- polls ------------------------------------------------------------------------------------
+
+    def _has_waits(self) -> bool:
+        return bool(self._waits or self._watches) or time.monotonic() < self._linger
+
+    def _work(self) -> None:
+        """Polls for the waits that are due; sleeps until one is, if none are."""
+        if self._watches and self._background not in self._waits:
+            self.add(self._background)
+        for wait in drain(self._added):
+            self._put_on_schedule(wait, 0.0)
+        due = list(self._take_due(time.monotonic()))
+        if due:
+            self._linger = time.monotonic() + _LINGER
+            for is_consistent in (True, False):
+                waits = [wait for wait in due
+                         if (wait.is_consistent or wait.is_last) == is_consistent]
+                if waits:
+                    self._poll(waits, is_consistent)
+        else:
+            next_due = self._schedule[0][0] if self._schedule else self._linger
+            self._gate.wait(min(next_due - time.monotonic(), _LINGER))
+
+    def _put_on_schedule(self, wait: Wait, due: float) -> None:
+        wait.due, wait.entry = due, next(self._entries)
+        heapq.heappush(self._schedule, (due, wait.entry, wait))
+
+    def _take_due(self, now: float) -> Iterator[Wait]:
+        schedule = self._schedule
+        while schedule and schedule[0][0] <= now + schedule[0][2].interval / 10:
+            _, entry, wait = heapq.heappop(schedule)
+            if wait.entry == entry and not wait.is_over:
+                yield wait
+
+    def _poll(self, waits: list[Wait], is_consistent: bool) -> None:
+        if self._background in waits:
+            self._refresh_background()
+        windows = [(wait, list(wait.pending) if wait.is_last else wait.window()) for wait in waits]
+        deadline = min(wait.deadline for wait in waits)
+        ids = list(dict.fromkeys(
+            id for wait, window in windows for id in (*window, *wait.hint_ids)))
+        try:
+            # batches of many short waits are read by this thread and a helper
+            size = max(2 * GET_BATCH, *(len(window) for _, window in windows))
+            found: dict[str, Any] = {}
+            for start in range(0, len(ids), size):
+                found.update(self._fetch(
+                    ids[start:start + size], consistent=is_consistent, deadline=deadline))
+        except TimeoutError:  # DynamoDB does not respond: those whose time is over see to it
+            found = {}
+        except BaseException as exc:  # who waits raises it
+            for wait, window in windows:
+                self._fail(wait, window, exc)
+            return
+        for wait, window in windows:
+            self._record(wait, window, found)
+        self._call_back(found)
+
+    def _record(self, wait: Wait, window: list[str], found: Mapping[str, Any]) -> None:
+        try:
+            observed = wait.decode_all(window, found)
+            wait.decode_hints(found)
+        except BaseException as exc:
+            self._fail(wait, window, exc)
+            return
+        wait.record(window, observed, self._phase)
+        wait.is_consistent = False
+        if wait is self._background:
+            wait.updates.clear()  # _call_back() serves all polls
+            if not self._watches:
+                self._waits.pop(wait, None)
+                return
+        elif wait.is_last or not wait.pending:
+            self.remove(wait)
+        if not wait.is_over:
+            self._put_on_schedule(wait, wait.due)
+        if wait.updates or wait.news or wait.is_over:
+            wait.wake()
+
+    def _fail(self, wait: Wait, window: list[str], error: BaseException) -> None:
+        """Lets who waits raise the error; callbacks have nobody who could."""
+        if wait is self._background:
+            logger.error('Polling for results with callbacks failed: %s', summary(error))
+            self._put_on_schedule(wait, time.monotonic() + _LINGER)
+        else:
+            wait.error = error
+            self.remove(wait)
+            wait.wake()
 
     # --- callbacks --------------------------------------------------------------------------------
 
     def watch(self, id: str, watcher: int, watch: Watch) -> None:
-        """Calls back once a final value is found under an id, as long as any thread waits."""
-        self._watches[id, watcher] = watch
+        """Calls back once a final value is found under an id."""
+        self._watches.setdefault(id, {})[watcher] = watch
+        self._gate.open()
+        self._thread.ensure()
 
     def unwatch(self, id: str, watcher: int) -> None:
-        self._watches.pop((id, watcher), None)
+        watches = self._watches.get(id)
+        if watches is not None:
+            watches.pop(watcher, None)
 
-    def forget(self, ids: Container[str]) -> None:
+    def forget(self, ids: Iterable[str]) -> None:
         """Drops the callbacks for ids whose values are deleted."""
-        for id, watcher in list(self._watches):
-            if id in ids:
-                self.unwatch(id, watcher)
+        for id in ids:
+            self._watches.pop(id, None)
+
+    def _refresh_background(self) -> None:
+        """Lets the background wait have the ids that have callbacks now."""
+        background, decoders = self._background, {}
+        for id, watches in list(self._watches.items()):
+            watch = next(iter(list(watches.values())), None)
+            if watch is not None:
+                decoders[id] = watch.decode
+            elif self._watches.pop(id, None):  # a watcher came just now
+                self._watches.setdefault(id, watches)
+        self._decoders = decoders
+        background.pending = dict.fromkeys(decoders)
+        # those known first, the longest not fetched before the others
+        background.queue = deque(id for id in dict.fromkeys(
+            [*background.queue, *decoders]) if id in decoders)
 
     def _call_back(self, found: Mapping[str, Any]) -> None:
-        for (id, watcher), watch in self._watches.copy().items():
-            observed = watch.decode(id, found[id]) if id in found else None
-            if observed is not None and observed.final:
-                self.unwatch(id, watcher)
+        for id in self._watches.keys() & found.keys():
+            for watcher, watch in list(self._watches.get(id, {}).items()):
                 try:
-                    watch.callback(observed.value)
-                except Exception:  # this thread may wait for something else
-                    logger.exception('A callback for %s raised', id)
+                    observed = watch.decode(id, found[id])
+                except Exception as exc:
+                    logger.error('A result with a callback cannot be read: %s', summary(exc))
+                    continue
+                if observed.final:
+                    self.unwatch(id, watcher)
+                    self._calls.append((id, watch, observed.value))
+        if self._calls and not self._callbacks.ensure():
+            self._callbacks.run()
 
-    def _refresh_background(self, now: float) -> None:
-        """Lets the background wait have the ids that have callbacks now."""
-        background = self._background
-        if background.is_due(now):
-            self._decoders = {id: watch.decode for (id, _), watch in self._watches.copy().items()}
-            background.pending = dict.fromkeys(self._decoders)
-            # those known first, the longest not fetched before the others
-            background.queue = deque(id for id in dict.fromkeys(
-                [*background.queue, *self._decoders]) if id in self._decoders)
-
-    def poll_in_background(self) -> None:
-        """Polls in a separate thread, as long as there are callbacks."""
-        with self._changed:
-            if self._background_running:
-                return
-            self._background_running = True
-        if start_thread(self._poll_background, name='dyna-veggie-callbacks') is None:
-            self._background_running = False  # any thread that waits polls, until the next watch()
-
-    def _poll_background(self) -> None:
-        while True:
-            with self._changed:
-                self._background_running = bool(self._watches)
-                if not self._background_running:
-                    return
-            try:
-                self._poll(self._background, time.monotonic() + 1, math.inf)
-            except Exception:
-                logger.exception('Polling for results with callbacks failed')
-                time.sleep(1)
+    def _call_back_once(self) -> None:
+        id, watch, value = self._calls.popleft()
+        try:
+            watch.callback(value)
+        except BaseException:  # also a time-out of gevent, or SystemExit: others are to be called
+            logger.exception('A callback for %s raised', id)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -3178,6 +3280,42 @@ class WaitingBackend(StoringBackend):
                 metas = [leaf._maybe_set_cache(dict(observed.value)) for leaf in leaves[task_id]]
                 yield task_id, metas[0]  # not from the leaf, which another thread may forget
 
+    async def resolve(
+            self, leaves: Iterable[AsyncResult], is_known: Callable[[], bool],
+            hints: Hints = NO_HINTS) -> None:
+        """Awaits leaves, and keeps their metas in them, until all are ready or ``is_known()``.
+
+        Raises RuntimeError if no thread can be started that polls.
+        """
+        loop, changed = asyncio.get_running_loop(), asyncio.Event()
+        by_id: dict[str, list[AsyncResult]] = {}
+        for leaf in leaves:
+            by_id.setdefault(self._valid_item_id(leaf.id), []).append(leaf)
+
+        def wake() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(changed.set)
+
+        poller = shared_poller(self.options)
+        wait = Wait(by_id, lambda id, stored: self.decode_stored(by_id[id][0].id, stored), 0.5,
+                    hints=hints, wake=wake)
+        try:
+            if not poller.add(wait):
+                raise RuntimeError('a result cannot be awaited: no thread can be started')
+            over = False
+            while not (over or is_known()):
+                await changed.wait()
+                changed.clear()
+                over = wait.is_over  # looked at before the updates, of which these are the last
+                # news leads to requests
+                updates = (await loop.run_in_executor(None, lambda: list(wait.take()))
+                           if wait.news else list(wait.take()))
+                for id, observed in updates:
+                    for leaf in by_id[id]:
+                        leaf._maybe_set_cache(dict(observed.value))
+        finally:
+            poller.remove(wait)
+
     def iter_native(
             self, result: ResultSet, no_ack: bool = True, **kwargs: Any,
     ) -> Iterator[tuple[str, Any]]:
@@ -3239,8 +3377,6 @@ class WaitingBackend(StoringBackend):
         poller = shared_poller(self.options)
         poller.watch(self._valid_item_id(task_id), id(result), Watch(
             lambda id, stored: self.decode_stored(task_id, stored), resolve))
-        if detect_environment() != 'default':  # gevent and eventlet: as Celery's own backends do
-            poller.poll_in_background()
 
     def add_pending_result(
             self, result: AsyncResult, weak: bool = False, start_drainer: bool = True,
@@ -3455,17 +3591,39 @@ class _Parents(Hints):
         _raise_error_of(itertools.chain(noted, self._leaves()), self.deadline)
 
 
+async def _result_of(result: Any) -> Any:
+    """What get() returns, or raises, without a thread for each that is awaited.
+
+    A member in another backend is waited for in the loop's executor.
+    """
+    assert_will_not_block()
+    if getattr(result, 'ignored', False):
+        return None
+    parents = None
+    if isinstance(result, AsyncResult) and result.parent and isinstance(
+            result.backend, WaitingBackend):
+        parents = _Parents(result, math.inf)
+    together, others = _by_backend(leaf for leaf in leaf_results(result) if leaf._cache is None)
+    in_executor = functools.partial(asyncio.get_running_loop().run_in_executor, None, result.get)
+    if others or len(together) > 1 or (parents and parents.others):
+        return await in_executor()
+
+    def has_failed() -> bool:
+        return any(leaf._cache and leaf._cache['status'] in states.PROPAGATE_STATES
+                   for leaf in leaf_results(result))
+
+    for leaves in together:
+        await leaves[0].backend.resolve(leaves, has_failed, parents or NO_HINTS)
+    # what is known is not read again; but the error of a parent is
+    return await in_executor() if parents and has_failed() else result.get()
+
+
 class _Batched(ResultBase):
     """What results and sets of results have in common."""
 
-    def then(self, callback: Any, on_error: Any = None, weak: bool = False) -> Any:
-        """Calls back when the result is ready, as long as any thread of this process waits."""
-        fulfilled = super().then(callback, on_error, weak=weak)
-        # a barrier is the book-keeping of a set that the result is a member of
-        for leaf in () if isinstance(callback, barrier) else leaf_results(self):
-            if leaf._cache is None and isinstance(leaf.backend, WaitingBackend):
-                leaf.backend.watch(leaf, weak or leaf is not self)  # a set holds its members
-        return fulfilled
+    def __await__(self) -> Iterator[Any]:
+        """As get() does, without a thread for each that is awaited, in an event loop of asyncio."""
+        return _result_of(self).__await__()
 
     def forget(self) -> None:
         """Deletes the result, and those of the tasks that it depends on, in batches."""
@@ -3485,6 +3643,15 @@ class _Batched(ResultBase):
 
 class BatchedResult(_Batched, AsyncResult):
     """Celery's AsyncResult, whose parents are read in batches, and only if they matter."""
+
+    def then(self, callback: Any, on_error: Any = None, weak: bool = False) -> Any:
+        """Calls back when the result is ready, from a thread of the backend's."""
+        fulfilled = super().then(callback, on_error, weak=weak)
+        # a barrier is the book-keeping of a set that the result is a member of; see its then()
+        if not isinstance(callback, barrier) and self._cache is None and isinstance(
+                self.backend, WaitingBackend):
+            self.backend.watch(self, weak)
+        return fulfilled
 
     def get(
             self, timeout: float | None = None, propagate: bool = True,
@@ -3544,6 +3711,31 @@ class BatchedResultSet(_Batched, ResultSet):
         all_ours = not others and [some[0].backend.options for some in together] in ([], [asked])
         all_theirs = not together and all(leaf.backend is self.backend for leaf in others)
         return (all_ours or all_theirs) and bool(super().supports_native_join)
+
+    def then(self, callback: Any, on_error: Any = None, weak: bool = False) -> Any:
+        """Calls back once all members are ready, from a thread of the backend's.
+
+        weak: as long as the set exists.
+        """
+        leaves = [leaf for leaf in leaf_results(self) if leaf._cache is None]
+        if not all(isinstance(leaf.backend, WaitingBackend) for leaf in leaves):
+            return super().then(callback, on_error, weak=weak)
+        # not by Celery's barrier, which counts: several threads may resolve members concurrently
+        find = weakref.ref(self) if weak else lambda: self
+        missing, once = {id(leaf) for leaf in leaves}, deque([promise()])
+
+        def is_ready(leaf: AsyncResult) -> None:
+            missing.discard(id(leaf))
+            found = find()
+            for ready in drain(once) if not missing and found is not None else ():
+                ready(found)
+
+        fulfilled = once[0].then(callback, on_error)
+        for leaf in leaves:
+            leaf.then(is_ready, weak=weak)
+        if not leaves:
+            is_ready(self)
+        return fulfilled
 
     def _statuses(self) -> Iterator[str]:
         return (meta['status'] for _, meta in _metas_of(leaf_results(self)))

@@ -1837,7 +1837,6 @@ found = []
 dv.scan(app.backend.store.table, 2, found.extend)
 assert len(found) == 250
 results.forget()
-dv.shared_poller(app.backend.options).poll_in_background()  # as gevent and eventlet would have it
 found.clear()
 dv.scan(app.backend.store.table, 2, found.extend)
 assert found == []
@@ -6354,13 +6353,18 @@ class Fetches:
     def __init__(self, ready_after: dict[str, int]) -> None:
         self.ready_after, self.windows = ready_after, []  # type: dict[str, int], list[list[str]]
         self.consistent: list[bool] = []
+        self.in_flight, self.overlapped = 0, False
 
     def __call__(
             self, ids: list[str], *, consistent: bool, deadline: float) -> dict[str, dv.Observed]:
+        self.in_flight += 1
+        self.overlapped = self.overlapped or self.in_flight > 1
         self.windows.append(ids)
         self.consistent.append(consistent)
-        return {id: dv.Observed(f'value of {id}', b'', True)
-                for id in ids if self.ready_after[id] < len(self.windows)}
+        found = {id: dv.Observed(f'value of {id}', b'', True)
+                 for id in ids if self.ready_after[id] < len(self.windows)}
+        self.in_flight -= 1
+        return found
 
 
 def wait_for(
@@ -6485,16 +6489,14 @@ def test_threads_share_their_polls() -> None:
     for thread in threads:
         thread.join(20)
     assert sorted(done) == sorted(fetches.ready_after)
-    assert not poller._waits
+    assert not poller._waits and not fetches.overlapped
 
 
-def test_a_thread_whose_fetch_fails_leaves_the_others_waiting() -> None:
-    failing = threading.Event()
-    ready = threading.Event()
+def test_all_whose_poll_fails_raise_its_error_and_the_next_wait_polls_on() -> None:
+    failing, ready = threading.Event(), threading.Event()
 
     def fetch(ids: list[str], *, consistent: bool, deadline: float) -> dict[str, dv.Observed]:
-        if failing.is_set() and not ready.is_set():
-            failing.clear()
+        if failing.is_set():
             raise ConnectionError('lost')
         return {id: dv.Observed(id, b'', True) for id in ids} if ready.is_set() else {}
     poller = dv.Poller(fetch)
@@ -6510,39 +6512,156 @@ def test_a_thread_whose_fetch_fails_leaves_the_others_waiting() -> None:
         thread.start()
     time.sleep(0.2)
     failing.set()
-    while failing.is_set() or not outcomes:
-        time.sleep(0.01)
-    ready.set()
     for thread in threads:
         thread.join(20)
-    assert outcomes.count('lost') == 1 and len(outcomes) == 3
+    failing.clear()
+    ready.set()
+    wait('d')
+    assert outcomes == ['lost', 'lost', 'lost', 'd']
+
+
+def test_a_wait_is_over_in_time_however_long_a_fetch_takes(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    # as a request does to an endpoint that is silent, or sends a byte now and then
+    monkeypatch.setattr(dv, '_LAST_POLL', 0.1)
+    responds = threading.Event()
+
+    def fetch(ids: list[str], *, consistent: bool, deadline: float) -> dict[str, dv.Observed]:
+        responds.wait(20)
+        return {}
+    with pytest.raises(TimeoutError, match='timed out after 0.1 s; results not ready: 1'):
+        list(wait_for(dv.Poller(fetch), ['a'], timeout=0.1, interval=0.5))
+    assert not responds.is_set()
+    responds.set()
+
+
+@pytest.mark.parametrize('timeout', [sys.maxsize, float(10**30), math.inf])
+def test_a_time_out_can_have_any_size(timeout: float) -> None:
+    poller = dv.Poller(Fetches({'a': 2}))
+    assert values(wait_for(poller, ['a'], timeout=timeout, interval=0.02)) == {'a': 'value of a'}
+
+
+def test_a_thread_that_waits_polls_where_none_can_be_started() -> None:
+    fetches = Fetches({'a': 3, 'b': 10**9})
+    poller = dv.Poller(fetches)
+    with no_more_threads():
+        assert values(wait_for(poller, ['a'], timeout=30, interval=0.02)) == {'a': 'value of a'}
+        with pytest.raises(TimeoutError):
+            list(wait_for(poller, ['b'], timeout=0.1, interval=0.02))
+
+
+def test_signals_leave_the_poller_to_others() -> None:
+    """Errors fall between any two lines of a thread that waits, as those of signals do."""
+    class Struck(Exception):
+        pass
+
+    calls, module = 0, dv.__file__
+    for line in itertools.count(1):
+        fetches = Fetches({'a': 10**9, 'b': 10**9})
+        poller, calls = dv.Poller(fetches), 0
+
+        def trace(frame: Any, event: str, arg: Any, line: int = line) -> Any:
+            nonlocal calls
+            if frame.f_code.co_filename != module:
+                return None
+            calls += 1
+            if calls == line:
+                sys.settrace(None)
+                raise Struck
+            return trace
+
+        waiting = wait_for(poller, ['a'], timeout=0.05, interval=0.02)
+        sys.settrace(trace)
+        try:
+            list(waiting)
+        except (Struck, TimeoutError):
+            pass
+        finally:
+            sys.settrace(None)
+        fetches.ready_after['b'] = 0
+        assert values(wait_for(poller, ['b'], timeout=20, interval=0.02)) == {'b': 'value of b'}
+        if calls < line:
+            break
+    assert line > 50
+
+
+def test_each_poll_wakes_those_with_updates_only() -> None:
+    fetches = Fetches({**dict.fromkeys(map(str, range(50)), 10**9), 'ready': 3})
+    poller, woken = dv.Poller(fetches), Counter[str]()
+    waits = {id: dv.Wait([id], lambda id, seen: seen, 0.02,
+                         wake=functools.partial(woken.update, [id])) for id in fetches.ready_after}
+    for wait in waits.values():
+        poller.add(wait)
+    while not woken:
+        time.sleep(0.01)
+    time.sleep(0.1)
+    for wait in waits.values():
+        poller.remove(wait)
+    assert woken == {'ready': 1} and len(fetches.windows) > 3
 
 
 def test_each_watcher_of_an_id_is_called_back_once_unless_it_left() -> None:
-    fetches = Fetches({'a': 1, 'b': 0, 'waited for': 2})
+    fetches = Fetches({'a': 10**9, 'b': 10**9, 'c': 10**9})
     poller, called = dv.Poller(fetches), []  # type: dv.Poller, list[Any]
     for watcher in range(3):
-        for id in 'ab':
+        for id in 'abc':
             poller.watch(id, watcher, dv.Watch(
                 lambda id, found: found, functools.partial(lambda *args: called.append(args),
                                                            watcher)))
     poller.unwatch('a', 0)
-    poller.forget({'b'})
-    values(wait_for(poller, ['waited for'], timeout=30, interval=0.02))
+    poller.forget(['b'])
+    fetches.ready_after.update(a=0, b=0)
+    deadline = time.monotonic() + 20
+    while len(called) < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
     assert called == [(1, 'value of a'), (2, 'value of a')]
-    assert not poller._watches and not any('b' in window for window in fetches.windows)
+    windows = len(fetches.windows)
+    values(wait_for(poller, ['a'], timeout=30, interval=0.02))
+    assert not any('b' in window for window in fetches.windows[windows:])
+    for watcher in range(3):
+        poller.unwatch('c', watcher)
+    while any(each.name == 'dyna-veggie-poll' for each in threading.enumerate()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert not poller._watches
+
+
+@pytest.mark.parametrize('error', [ValueError, SystemExit, KeyboardInterrupt, BaseException])
+def test_a_callback_that_raises_ends_neither_the_poller_nor_others(
+        error: type[BaseException]) -> None:
+    poller, called = dv.Poller(Fetches(dict.fromkeys('abc', 0))), list[str]()
+
+    def call(value: str) -> None:
+        called.append(value)
+        raise error
+    for id in 'abc':
+        poller.watch(id, 1, dv.Watch(lambda id, found: found, call))
+    deadline = time.monotonic() + 20
+    while len(called) < 3 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert sorted(called) == [f'value of {id}' for id in 'abc']
+    assert values(wait_for(poller, ['a'], timeout=20, interval=0.02)) == {'a': 'value of a'}
+
+
+def test_a_callback_may_wait() -> None:
+    poller, got = dv.Poller(Fetches({'a': 0, 'b': 2})), dict[str, Any]()
+    poller.watch('a', 1, dv.Watch(lambda id, found: found, lambda value: got.update(
+        values(wait_for(poller, ['b'], timeout=20, interval=0.02)))))
+    deadline = time.monotonic() + 20
+    while not got and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert got == {'b': 'value of b'}
 
 
 def test_callbacks_are_served_once_a_thread_can_be_started(
         app: Celery, backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
-    poller = dv.shared_poller(backend.options)
     result = app.AsyncResult('later')
     called = threading.Event()
-    result.then(lambda result: called.set())
     with no_more_threads():
-        poller.poll_in_background()
+        result.then(lambda result: called.set())
     backend.store_result('later', 1, states.SUCCESS)
-    poller.poll_in_background()
+    with pytest.raises(celery.exceptions.TimeoutError):
+        app.AsyncResult('other').get(timeout=0.1)
     assert called.wait(20)
 
 
@@ -6697,14 +6816,13 @@ def test_an_id_that_is_too_long_is_an_error_only_for_the_thread_that_asks(
     timer.join()
 
 
-def test_results_that_no_thread_waits_for_are_not_polled(
+def test_only_results_that_somebody_waits_for_are_polled(
         app: Celery, backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
     unwanted = result_set(app, [f'unwanted-{number}' for number in range(20)])
+    time.sleep(0.1)
+    assert not proxy.requests
     wanted = app.AsyncResult('wanted')
     wanted.then(print)
-    threads = set(threading.enumerate())
-    time.sleep(0.3)
-    assert not proxy.requests and set(threading.enumerate()) == threads
     with pytest.raises(TimeoutError):
         app.AsyncResult('waited-for').get(timeout=1, interval=0.1)
 
@@ -6716,6 +6834,185 @@ def test_results_that_no_thread_waits_for_are_not_polled(
     asked = {key['id']['S'] for request in proxy.requests for key in keys(request.body)}
     assert asked == {'celery-task-meta-waited-for', 'celery-task-meta-wanted'}
     assert unwanted
+
+
+@pytest.mark.parametrize('members', [1, 3, 250])
+def test_the_callback_of_a_set_is_called_once_though_nobody_waits(
+        members: int, app: Celery, backend: dv.DynamoDBBackend) -> None:
+    ids = [f'member-{number}' for number in range(members)]
+    results, called = result_set(app, ids), list[Any]()
+    results.then(lambda results: called.append(results.get(timeout=0)))
+    nested = app.GroupResult('outer', [results, app.AsyncResult('last')])
+    nested.then(lambda results: called.append('nested'))
+    for number, id in enumerate(ids):
+        assert not called
+        backend.store_result(id, number, states.SUCCESS)
+    deadline = time.monotonic() + 20
+    while not called and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert called == [list(range(members))]
+    backend.store_result('last', 0, states.SUCCESS)
+    while len(called) < 2 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    time.sleep(0.1)
+    assert called == [list(range(members)), 'nested']
+    results.then(lambda results: called.append('ready'))  # called by this thread
+    assert called[2:] == ['ready']
+
+
+# --- await ----------------------------------------------------------------------------------------
+
+class Later:
+    """Stores what a test says, from a thread, a moment after the test's coroutine awaits it."""
+
+    def __init__(self, backend: dv.DynamoDBBackend) -> None:
+        self.backend = backend
+
+    def stored(self, values: Mapping[str, Any]) -> threading.Thread:
+        def store() -> None:
+            time.sleep(0.1)
+            for id, value in values.items():
+                failed = isinstance(value, Exception)
+                self.backend.store_result(id, value, states.FAILURE if failed else states.SUCCESS)
+        thread = threading.Thread(target=store)
+        thread.start()
+        return thread
+
+
+async def awaited(result: Any, timeout: float | None = 30) -> Any:
+    return await asyncio.wait_for(result, timeout)
+
+
+@pytest.mark.parametrize('later', [False, True])
+def test_a_result_is_awaited(later: bool, app: Celery, backend: dv.DynamoDBBackend) -> None:
+    store = Later(backend).stored({'one': 1, 'two': 2, 'failed': ValueError('no')})
+    if not later:
+        store.join()
+    pair = app.GroupResult('pair', [app.AsyncResult('one'), app.AsyncResult('two')])
+    nested = app.GroupResult('nested', [pair, app.AsyncResult('one')])
+    failing = app.GroupResult('failing', [app.AsyncResult('never'), app.AsyncResult('failed')])
+    assert asyncio.run(awaited(app.AsyncResult('one'))) == 1
+    assert asyncio.run(awaited(pair)) == [1, 2]
+    assert asyncio.run(awaited(nested)) == [[1, 2], 1]
+    assert asyncio.run(awaited(app.ResultSet([]))) == []
+    for result in (app.AsyncResult('failed'), failing):
+        with pytest.raises(ValueError, match='no'):
+            asyncio.run(awaited(result))
+    with pytest.raises(dv.InvalidId):
+        asyncio.run(awaited(app.AsyncResult('x' * 3000)))
+    store.join()
+
+
+def test_an_awaited_chord_raises_the_error_of_a_part_before_its_own(
+        backend: dv.DynamoDBBackend) -> None:
+    app = backend.app
+    drive = Drive(app, 3)
+    drive.apply()
+    parts = app.GroupResult(drive.group_id, [app.AsyncResult(id) for id in drive.ids])
+    body = app.AsyncResult(drive.body_id, parent=parts)
+    failing = threading.Timer(0.2, drive.fails, (1, ValueError('of a part')))
+    failing.start()
+    with pytest.raises(ValueError, match='of a part'):
+        asyncio.run(awaited(body))
+    failing.join()
+    drive.returns(0)
+    drive.returns(2)
+    with pytest.raises(ValueError, match='of a part'):  # the chord has failed by now
+        asyncio.run(awaited(app.AsyncResult(drive.body_id, parent=parts)))
+
+
+def test_an_awaited_chain_raises_the_error_of_its_first_task(
+        app: Celery, backend: dv.DynamoDBBackend) -> None:
+    last = app.AsyncResult('last', parent=app.AsyncResult('first'))
+    store = Later(backend).stored({'first': ValueError('of the first')})
+    with pytest.raises(ValueError, match='of the first'):
+        asyncio.run(awaited(last))
+    store.join()
+
+
+def test_cancelling_ends_the_wait(app: Celery, backend: dv.DynamoDBBackend) -> None:
+    poller = dv.shared_poller(backend.options)
+    with pytest.raises(asyncio.TimeoutError):
+        asyncio.run(awaited(result_set(app, ['a', 'b']), 0.2))
+    assert not poller._waits
+
+    async def cancelled() -> None:
+        task = asyncio.ensure_future(awaited(app.AsyncResult('a')))
+        await asyncio.sleep(0.05)
+        assert poller._waits
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    asyncio.run(cancelled())
+    assert not poller._waits
+
+
+def test_awaits_share_the_polls_of_threads_and_callbacks(
+        app: Celery, backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
+    called, got = list[Any](), list[Any]()
+    app.AsyncResult('then').then(lambda result: called.append(result.get()))
+    threads = [threading.Thread(target=lambda: got.append(app.AsyncResult('get').get(timeout=30))),
+               threading.Thread(target=lambda: got.append(
+                   asyncio.run(awaited(app.AsyncResult('await')))))]  # a loop of its own
+    for thread in threads:
+        thread.start()
+
+    async def both() -> list[Any]:
+        return await asyncio.gather(*(awaited(app.AsyncResult(id)) for id in ('await', 'get')))
+    store = Later(backend).stored({'then': 1, 'get': 2, 'await': 3})
+    assert asyncio.run(both()) == [3, 2]
+    for thread in (*threads, store):
+        thread.join()
+    assert sorted(got) == [2, 3]
+    deadline = time.monotonic() + 20
+    while not called and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert called == [1]
+
+
+@pytest.mark.parametrize('number', [300, pytest.param(10_000, marks=slow)])
+def test_many_results_are_awaited_with_two_threads(
+        number: int, app: Celery, backend: dv.DynamoDBBackend) -> None:
+    before, most = set(threading.enumerate()), set[threading.Thread]()
+    ids = [f'id-{index}' for index in range(number)]
+
+    async def all_of_them() -> list[Any]:
+        tasks = [asyncio.ensure_future(awaited(app.AsyncResult(id), None)) for id in ids]
+        until = time.monotonic() + 2
+        while time.monotonic() < until:
+            now = {thread for thread in set(threading.enumerate()) - before
+                   if 'process_request' not in thread.name}  # of a server that is a fixture
+            most.update(now if len(now) > len(most) else ())
+            await asyncio.sleep(0.001)
+        await asyncio.get_running_loop().run_in_executor(None, functools.partial(
+            backend.store.table.write_many, puts=[
+                {'id': backend.item_id(id), 'status': 'SUCCESS', 'timestamp': 1,
+                 'result': b'{"status": "SUCCESS", "result": 1}'} for id in ids]))
+        return await asyncio.gather(*tasks)
+
+    assert asyncio.run(all_of_them()) == [1] * number
+    assert len(most) == 2, most
+    assert not dv.shared_poller(backend.options)._waits
+
+
+def test_a_child_awaits_by_itself_after_a_fork(app: Celery, backend: dv.DynamoDBBackend) -> None:
+    backend.store_result('one', 1, states.SUCCESS)
+    assert asyncio.run(awaited(app.AsyncResult('one'))) == 1
+    child = os.fork()
+    if not child:
+        os._exit(0 if asyncio.run(awaited(app.AsyncResult('one'))) == 1 else 1)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_awaiting_in_a_task_is_refused_as_get_is(app: Celery, backend: dv.DynamoDBBackend) -> None:
+    with celery.result.denied_join_result(), pytest.raises(RuntimeError, match='within a task'):
+        asyncio.run(awaited(app.AsyncResult('one')))
+
+
+def test_an_await_is_an_error_where_no_thread_can_be_started(
+        app: Celery, backend: dv.DynamoDBBackend) -> None:
+    with no_more_threads(), pytest.raises(RuntimeError, match='no thread can be started'):
+        asyncio.run(awaited(app.AsyncResult('one')))
 
 
 def test_nothing_is_kept_of_what_was_forgotten_or_timed_out(
@@ -6738,7 +7035,10 @@ def test_nothing_is_kept_of_what_was_forgotten_or_timed_out(
     del results, alone, called, result
     gc.collect()
     assert [reference() for reference in references if reference()] == []
-    assert (poller._watches, poller._waits) == ({}, [])
+    deadline = time.monotonic() + 20
+    while poller._watches or poller._waits:  # until its thread has looked
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def test_threads_share_polls_though_each_has_a_backend(
@@ -6808,15 +7108,10 @@ def test_a_child_polls_at_times_of_its_own(app: Celery, backend: dv.DynamoDBBack
 
 def test_a_child_after_a_fork_waits_by_itself(app: Celery, backend: dv.DynamoDBBackend) -> None:
     backend.store_result('stored', 7, states.SUCCESS)
-    holds, release = threading.Event(), threading.Event()
-
-    def hold() -> None:
-        with dv.shared_poller(backend.options)._changed:
-            holds.set()
-            release.wait(30)
-    thread = threading.Thread(target=hold)
-    thread.start()
-    holds.wait(30)
+    thread = threading.Thread(target=lambda: app.AsyncResult('later').get(timeout=60))
+    thread.start()  # another thread polls for it when the process forks
+    while not any(each.name == 'dyna-veggie-poll' for each in threading.enumerate()):
+        time.sleep(0.01)
     child = os.fork()
     if not child:
         try:
@@ -6826,7 +7121,7 @@ def test_a_child_after_a_fork_waits_by_itself(app: Celery, backend: dv.DynamoDBB
             os._exit(0 if found else 2)
         finally:
             os._exit(3)
-    release.set()
+    backend.store_result('later', 1, states.SUCCESS)
     thread.join()
     assert os.waitpid(child, 0)[1] == 0
 
