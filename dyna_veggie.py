@@ -33,6 +33,7 @@ from __future__ import annotations
 import ast
 import base64
 import contextlib
+import contextvars
 import dataclasses
 import difflib
 import enum
@@ -85,7 +86,7 @@ from botocore.exceptions import ConnectionError as BotoConnectionError
 from botocore.parsers import ResponseParserError
 from botocore.utils import is_valid_endpoint_url, is_valid_ipv6_endpoint_url
 from celery import maybe_signature, states
-from celery._state import _get_active_apps, get_current_app, get_current_task
+from celery._state import _get_active_apps, _task_stack, get_current_app, get_current_task
 from celery.app.task import Context
 from celery.app.utils import find_app
 from celery.backends.base import BaseKeyValueStoreBackend
@@ -106,7 +107,12 @@ from celery.result import (
     assert_will_not_block,
     result_from_tuple,
 )
-from celery.signals import task_prerun
+from celery.signals import (
+    before_task_publish,
+    task_prerun,
+    worker_process_shutdown,
+    worker_shutdown,
+)
 from celery.utils.functional import LRUCache, maybe_list
 from celery.utils.log import get_logger
 from celery.utils.serialization import strtobool
@@ -1585,23 +1591,24 @@ class Table:
             budget: Budget = UNLIMITED) -> WriteResult:
         """Updates an item, on a condition if one is given; creates it if it is missing."""
         return self._write(
-            'update_item', id, budget=budget, Key=_key(id), ReturnValues='ALL_NEW',
+            'update_item', id, budget, Key=_key(id), ReturnValues='ALL_NEW',
             **expressions(values, UpdateExpression=update, ConditionExpression=condition))
 
     def delete(self, id: str) -> Item | None:
         """Deletes an item and returns it as it was."""
         return self._write('delete_item', id, Key=_key(id), ReturnValues='ALL_OLD').item
 
-    def _write(self, method: str, id: str, **params: Any) -> WriteResult:
+    def _write(
+            self, method: str, id: str, budget: Budget = UNLIMITED, **params: Any) -> WriteResult:
         applied = True
         try:
-            item = self.request(method, **params).get('Attributes')
+            item = self.request(method, budget, **params).get('Attributes')
         except ClientError as exc:
             if error_code(exc) != 'ConditionalCheckFailedException':
                 raise
             applied, item = False, exc.response.get('Item')
             if not item:  # the DynamoDB Local of 2020 does not return it
-                return WriteResult(False, self.get(id))
+                return WriteResult(False, self.get(id, budget=budget))
         return WriteResult(applied, unmarshal_item(item) if item else None)
 
     def write_many(
@@ -1658,6 +1665,31 @@ class Table:
             passing = classify(exc).throttled or code == 'ResourceNotFoundException'
             self._note_insert(not passing, {code}, f'{type(exc).__name__}: {summary(exc)}')
         return {id for id, error in zip(ids, errors) if error is None}
+
+    def insert_all(self, items: Iterable[Item]) -> set[str]:
+        """Writes items where there is none, whatever comes late; in no order.
+
+        Returns the ids that had an item.  Where the response to an insert was lost, that item can
+        be the one that was to be inserted.
+        """
+        all_items = {item['id']: item for item in items}
+        found: set[str] = set()
+
+        def send(page: list[str], budget: Budget) -> list[str]:
+            new = [all_items[id] for id in page]
+            inserted = self.insert_many(new) if self.may_insert else set()
+            for item in new:
+                if item['id'] not in inserted:
+                    written = self.put(item, condition='attribute_not_exists(#id)')
+                    if not written.applied:
+                        found.add(item['id'])
+            return []
+
+        for id in all_items:
+            check_id(id)
+        size = _WRITE_BATCH if self.may_insert else 1
+        self._in_pages('BatchExecuteStatement', all_items, size, send, UNLIMITED)
+        return found
 
     @property
     def may_insert(self) -> bool:
@@ -3913,13 +3945,27 @@ class ChordStore:
         for index, task_id in enumerate(task_ids):
             check_id(run.copy_id(Part(index, False, task_id)), MiscountedChord)
         size = {} if run.size is None else {'size': run.size}
+        pointer = {'id': pointer_id, 'run': run.id, **(run.closed_ttl or expiry(POINTER_TTL))}
         items: list[Item] = [
-            {'id': pointer_id, 'run': run.id, **(run.closed_ttl or expiry(POINTER_TTL))},
-            {'id': run.id, 'lazy': run.lazy, 'single_leaf': run.single_leaf, **size,
-             **run.closed_ttl}]
+            pointer, {'id': run.id, 'lazy': run.lazy, 'single_leaf': run.single_leaf, **size,
+                      **run.closed_ttl}]
         if run.size is not None:
             items += ({'id': run.node_id(position), **run.ttl} for position in run.positions())
-        self.table.write_many(puts=items)
+        # a request whose response was lost can land after parts were counted: it must not erase
+        if pointer_id in self.table.insert_all(items):
+            self._replace_pointer(pointer)
+
+    def _replace_pointer(self, pointer: Item) -> None:
+        """Lets a pointer that exists point to another run."""
+        replaced = False
+        while not replaced:
+            seen = self.table.get(pointer['id']) or {}
+            if seen.get('run') == pointer['run']:
+                return
+            condition, values = 'attribute_not_exists(#run)', {}
+            if 'run' in seen:
+                condition, values = '#run = :seen', {'seen': seen['run']}
+            replaced = self.table.put(pointer, condition=condition, values=values).applied
 
     def resize(self, run_id: str, size: int) -> None:
         """Stores the size of a generator, for progress()."""
@@ -4173,12 +4219,19 @@ def _log_late(run: Run) -> None:
     logger.debug('Chord %s is closed, and a part came late', run.id)
 
 
+class LeaseLost(BaseException):
+    """Another delivery has taken over, or may have: then DynamoDB's error is the cause.
+
+    No Exception: Celery swallows those of signal receivers.
+    """
+
+
 class Lease:
     """The right to end a run, kept by heartbeats.
 
     As in the DynamoDB Lock Client: a delivery that sees the heartbeat counter unchanged for
-    DURATION, by its own monotonic clock, may take over.  start_publishing() is the fence: it fails
-    for an owner that was replaced.
+    DURATION, by its own monotonic clock, may take over.  start_publishing() and check() are the
+    fence: they fail for an owner that was replaced.
     https://aws.amazon.com/blogs/database/building-distributed-locks-with-the-dynamodb-lock-client/
     """
 
@@ -4188,6 +4241,7 @@ class Lease:
 
     def __init__(self, table: Table, run: Run, owner: bytes) -> None:
         self.table, self.run, self.owner = table, run, owner
+        self._confirmed = -math.inf  # when (of time.monotonic) the last heartbeat was sent
 
     def acquire(self, sleep: Sleep) -> Item | None:
         """The item of the run, once this delivery owns the lease; None once the run is closed.
@@ -4215,9 +4269,9 @@ class Lease:
             if acquired:
                 return item
 
-    def renew(self) -> bool:
+    def renew(self, budget: Budget = UNLIMITED) -> bool:
         """Sends a heartbeat; False if the lease is no longer ours, or the run is closed."""
-        return self._update(self._HELD_BY_US)[0]
+        return self._update(self._HELD_BY_US, budget)[0]
 
     def start_publishing(self, published_before: frozenset[bytes]) -> bool:
         """The fence before publishing; False if the lease is no longer ours: then nothing may be.
@@ -4227,35 +4281,59 @@ class Lease:
         # DynamoDB has no empty sets
         return self._update(self._HELD_BY_US, published_before=published_before | {b'-'})[0]
 
-    def _update(self, condition: str, **values: Any) -> tuple[bool, Item]:
+    def check(self) -> None:
+        """The fence before each message.  Raises LeaseLost if the lease is no longer ours.
+
+        The owner may have been stopped, or cut off from DynamoDB: after a heartbeat that is old it
+        sends one.
+        """
+        if time.monotonic() - self._confirmed > self.DURATION / 2:
+            try:
+                renewed = self.renew()
+            except FAILURES as exc:
+                raise LeaseLost from exc
+            if not renewed:
+                raise LeaseLost
+
+    def _update(
+            self, condition: str, budget: Budget = UNLIMITED, **values: Any) -> tuple[bool, Item]:
         update = 'SET #owner = :owner'
         if self.run.deadline is not None:
             update += ', #ttl = if_not_exists(#ttl, :ttl)'
         if 'published_before' in values:
             update += ', #published_before = :published_before'
+        # others see a heartbeat after this, and wait for DURATION from then on
+        sent = time.monotonic()
         applied, item = self.table.update(
             self.run.id, f'{update} ADD #heartbeat :one',
             {'owner': self.owner, 'one': 1, **values, **self.run.closed_ttl},
-            condition=f'attribute_not_exists(#closed) AND ({condition})')
+            condition=f'attribute_not_exists(#closed) AND ({condition})', budget=budget)
+        if applied:
+            self._confirmed = max(self._confirmed, sent)
         return applied, item or {}
 
     @contextlib.contextmanager
     def heartbeats(self) -> Iterator[None]:
-        """Sends heartbeats from a thread of its own, so that no delivery takes over.
+        """Sends heartbeats from threads of their own, so that no delivery takes over.
 
         Without a thread a delivery may take over, and then start_publishing() fails here.
         """
         stopped = threading.Event()
 
+        def send_heartbeat() -> None:
+            try:
+                if not self.renew(Budget(time.monotonic() + self.DURATION)):
+                    stopped.set()
+            except FAILURES as exc:
+                logger.warning('The lease of the chord %s was not renewed: %s',
+                               self.run.id, summary(exc))
+
         def send_heartbeats() -> None:
             while not stopped.wait(self.DURATION / 3):
-                try:
-                    if not self.renew():
-                        return
-                except FAILURES as exc:
-                    logger.warning('The lease of the chord %s was not renewed: %s',
-                                   self.run.id, summary(exc))
-        start_thread(send_heartbeats, name='dyna-veggie-heartbeat')
+                # one that hangs must not keep the next from being sent
+                if start_thread(send_heartbeat, name='dyna-veggie-heartbeat') is None:
+                    send_heartbeat()
+        start_thread(send_heartbeats, name='dyna-veggie-heartbeats')
         try:
             yield
         finally:
@@ -4621,6 +4699,62 @@ class HeaderValues:
                           'forgotten since')
 
 
+#: whether this context ends a chord
+is_joining: contextvars.ContextVar[bool] = contextvars.ContextVar(
+    'dyna_veggie_joining', default=False)
+
+
+class Shielded:
+    """A call in a thread of its own, as the same task, which no time limit of it interrupts."""
+
+    def __init__(self, function: Callable[[], None]) -> None:
+        self._todo = deque([function])  # one thread takes it
+        self._error: BaseException | None = None
+        self._ended, self._end = False, threading.Lock()
+        self._end.acquire()
+
+    def result(self) -> None:
+        """Waits for the end of the call, and calls if none has begun.  Raises what it raised."""
+        while not self._ended:
+            try:
+                if self._todo:
+                    task = get_current_task()
+                    call = functools.partial(self._call, task, task and vars(task.request))
+                    if start_thread(contextvars.copy_context().run, call) is None:
+                        self._call(None, None)  # which a time limit can interrupt
+                self._end.acquire()
+            except SoftTimeLimitExceeded:  # it comes once
+                continue
+        if self._error is not None:
+            raise self._error
+
+    def _call(self, task: Any, request: Any) -> None:
+        for function in drain(self._todo):
+            try:
+                if task is not None:  # a message names the task that sent it as its parent
+                    _task_stack.push(task)
+                    task.push_request(**request)
+                function()
+            except BaseException as exc:
+                self._error = exc
+            self._ended = True
+            self._end.release()
+
+
+#: called before each message that this context publishes
+_check_fence: contextvars.ContextVar[Callable[[], None] | None] = contextvars.ContextVar(
+    'dyna_veggie_fence', default=None)
+
+
+def _before_message(**_: Any) -> None:
+    check = _check_fence.get()
+    if check is not None:
+        check()
+
+
+before_task_publish.connect(_before_message, weak=False, dispatch_uid=f'{__name__}.fence')
+
+
 class Stage(enum.IntEnum):
     """What of a join cannot be undone."""
 
@@ -4644,6 +4778,7 @@ class Join:
         self.timestamps: frozenset[bytes] = frozenset()  # of the results under the body's id
         self.leaves: list[Node] = []
         self.argument: list[Any] | None = None
+        self.sending: Shielded | None = None
         # the ids of items that nothing reads once the chord has ended
         self.leftovers = [self.run.header_id] if self.run.nested else []
 
@@ -4652,9 +4787,13 @@ class Join:
         retried = self.backend.retried
         if not retried(self._acquire, sleep):
             return
-        with self.lease.heartbeats():
-            for step in self._steps():
-                retried(step)
+        token = is_joining.set(True)
+        try:
+            with self.lease.heartbeats():
+                for step in self._steps():
+                    retried(step)
+        finally:
+            is_joining.reset(token)
 
     def _acquire(self, sleep: Sleep) -> bool:
         filled = self.root is not None and self.root.item.get('owner') == self.lease.owner
@@ -4688,9 +4827,10 @@ class Join:
         else:
             self.leaves, items = store.collect(self.root, ids)
         # PENDING is stored before a body is published: see track_sent
+        # expired or not: the clock of the owner before may be wrong
         self.timestamps = frozenset(
             repr(item.get('timestamp')).encode() for item in items.values()
-            if item.get('status') != states.PENDING and not is_expired(item))
+            if item.get('status') != states.PENDING)
         if self.published_before is None or self.stage == Stage.ERRBACKS_CALLED:
             return  # what is stored there by now are our own errors
         if self.timestamps - self.published_before:
@@ -4713,26 +4853,45 @@ class Join:
 
     def _publish(self) -> None:
         """Publishes the body, or calls its errbacks, unless another worker has taken over."""
-        if not self.lease.start_publishing(self.timestamps):
+        try:
+            if not self.lease.start_publishing(self.timestamps):
+                raise LeaseLost
+            self.stage = max(self.stage, Stage.PUBLISHING)
+            if self.error is None:
+                self._send_body()
+            if self.error is not None:
+                self.lease.check()
+                self._fail(self.error)
+        except LeaseLost as lost:
+            self.sending = None
+            if isinstance(lost.__cause__, Exception):  # DynamoDB did not say whether it is lost
+                raise lost.__cause__ from None
             # after a stall for longer than a lease: the other worker may have published
             logger.warning('Chord %s: it is not ended here, another worker has taken over',
                            self.group_id)
-            return
-        self.stage = max(self.stage, Stage.PUBLISHING)
-        if self.error is None:
-            try:
-                # in versions of Celery that have it, this waits between its attempts to publish
-                amqp = self.backend.app.amqp
-                publish = getattr(amqp, '_retry_publish', lambda call, *args: call(*args))
-                publish(self.body.delay, self.argument)
-            except SoftTimeLimitExceeded:
-                raise
-            except Exception as exc:
-                self.error = ChordError(f'Callback error: {exc!r}')
-                self.error.__context__ = exc  # a part of the traceback that is stored
-        if self.error is not None:
-            self._fail(self.error)
-        self.stage = Stage.ENDED
+        else:
+            self.stage = Stage.ENDED
+
+    def _send_body(self) -> None:
+        """Sends the body, once: a repeat waits for the sending that has begun."""
+        # in versions of Celery that have it, this waits between its attempts to publish
+        amqp = self.backend.app.amqp
+        publish = getattr(amqp, '_retry_publish', lambda call, *args: call(*args))
+
+        def send() -> None:
+            _check_fence.set(self.lease.check)
+            publish(self.body.delay, self.argument)
+
+        if self.sending is None:
+            self.sending = Shielded(send)
+        try:
+            self.sending.result()
+        except SoftTimeLimitExceeded:  # there was no thread
+            self.sending = None
+            raise
+        except Exception as exc:
+            self.error = ChordError(f'Callback error: {exc!r}')
+            self.error.__context__ = exc  # a part of the traceback that is stored
 
     def _fail(self, error: Exception) -> None:
         if isinstance(error, MiscountedChord):
@@ -4835,6 +4994,25 @@ def part_return_of(request: Any) -> PartReturn | None:
         problem = GAPS if run.lazy else UNEXPECTED
     part = Part(index or 0, bool(run_option.get('added')), request.id)
     return PartReturn(run, part, tuple(run_option.get('adds', ())), problem)
+
+
+#: the threads of this process that join, each with its chord's group id
+_joining: weakref.WeakKeyDictionary[threading.Thread, str] = weakref.WeakKeyDictionary()
+#: seconds that the end of a process waits for them: two leases, and time to publish
+_JOINING_PATIENCE = 60.0
+
+
+def _finish_joins(**_: Any) -> None:
+    """Waits for the joins of a process that ends: their tasks are acknowledged."""
+    deadline = time.monotonic() + _JOINING_PATIENCE
+    for thread, group_id in list(_joining.items()):
+        thread.join(max(deadline - time.monotonic(), 0))
+        if thread.is_alive():
+            logger.error('Chord %s: this process ends before it was joined', group_id)
+
+
+for _signal in (worker_process_shutdown, worker_shutdown):
+    _signal.connect(_finish_joins, weak=False, dispatch_uid=f'{__name__}.finish_joins')
 
 
 class WouldBlock(Exception):
@@ -5005,7 +5183,9 @@ class ChordBackend(WaitingBackend):
 
     def _meta_of(self, task_id: str, stored: StoredValue) -> dict[str, Any]:
         meta = super()._meta_of(task_id, stored)
-        if meta['status'] not in states.READY_STATES or not stored.chord:
+        # Celery 5.7 drops a redelivery whose task has succeeded: STARTED until it is counted.  The
+        # errbacks of the chord that this thread joins see what the parts returned.
+        if meta['status'] != states.SUCCESS or not stored.chord or is_joining.get():
             return meta
         try:
             with refused_if_odd(f'the counters of its chord, {stored.chord!r:.200}'):
@@ -5013,7 +5193,6 @@ class ChordBackend(WaitingBackend):
         except UnreadableValue as exc:
             return super()._meta_of(task_id, stored._replace(error=exc))
         if not done:
-            # Celery 5.7 drops a redelivery whose task has succeeded: STARTED until it is counted
             return {**PENDING_META, 'status': states.STARTED, 'task_id': task_id}
         return meta
 
@@ -5100,7 +5279,7 @@ class ChordBackend(WaitingBackend):
         again.  In a task a join is executed twice at most, and then left to a thread:
 
             error                         before publishing              while and after it
-            soft time limit               repeat; a thread if it waits   repeat
+            soft time limit               repeat                         repeat
             WouldBlock                    thread                         thread
             any other Exception           raise                          repeat
             SystemExit, KeyboardInterrupt raise                          raise
@@ -5111,9 +5290,10 @@ class ChordBackend(WaitingBackend):
             try:
                 join.execute(sleep)
                 return
-            except SoftTimeLimitExceeded:  # it comes once
-                if join.stage == Stage.WAITING:
-                    break
+            except SoftTimeLimitExceeded:
+                # It comes once.  A task that left its wait to a thread would be acknowledged, and
+                # the chord be lost with this process.
+                continue
             except WouldBlock:
                 break
             except Exception as exc:
@@ -5136,9 +5316,10 @@ class ChordBackend(WaitingBackend):
             except Exception:
                 logger.exception('Chord %s was not joined here', join.group_id)
 
-        if start_thread(execute, name='dyna-veggie-join') is not None:
-            return
-        if in_task:
+        thread = start_thread(execute, name='dyna-veggie-join')
+        if thread is not None:
+            _joining[thread] = join.group_id
+        elif in_task:
             execute()
         else:
             logger.error('Chord %s was not joined here: no thread can be started', join.group_id)
