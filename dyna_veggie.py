@@ -4395,15 +4395,13 @@ class PartCounter:
         if not failed or not failed <= {entry.member for entry in entries}:
             return
         part = part_of(min(failed))
-        values = {'run': self.run.id, 'task_id': part.task_id.encode(),
-                  'copy_id': self.run.copy_id(part)}
         try:
-            self.table.client.send_unless(('ConditionalCheckFailedException',), 'update_item', {
-                'TableName': self.table.name, 'Key': marshal_item({'id': self.run.pointer_id}),
-                **expressions(
-                    values, UpdateExpression='SET #result = :task_id, #chord = :copy_id',
-                    ConditionExpression='#run = :run AND attribute_not_exists(#chord)'),
-            }, Budget(time.monotonic() + _NOTE_PATIENCE))
+            self.table.update(
+                self.run.pointer_id, 'SET #result = :task_id, #chord = :copy_id',
+                {'task_id': part.task_id.encode(), 'copy_id': self.run.copy_id(part),
+                 'run': self.run.id},
+                condition='#run = :run AND attribute_not_exists(#chord)',
+                budget=Budget(time.monotonic() + _NOTE_PATIENCE))
         except FAILURES as exc:  # the part is counted, and the chord's own error will come
             logger.warning('Chord %s: it is not noted that a part failed: %s',
                            self.run.id, summary(exc))
