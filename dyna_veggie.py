@@ -4147,7 +4147,8 @@ class Lease:
 #   redeeming   is done by a receiver of Celery's signal task_prerun, in the task's own thread.
 #   retries     The request keeps the ClaimCheck: it is what self.retry() sends.
 #   errors      Celery swallows errors of signal receivers.  So the list holds a _Missing, which
-#               raises the error on its first use; a body that never uses it fails on return.
+#               raises the error on its first use; a body that never uses it fails on return,
+#               before its callbacks are called.
 
 @dataclass(frozen=True)
 class ClaimCheck:
@@ -4180,6 +4181,29 @@ class _Missing:
     __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = _raise
     __lt__ = __le__ = __gt__ = __ge__ = __int__ = __float__ = __index__ = _raise
     __eq__ = __hash__ = __str__ = __format__ = __json__ = __reduce_ex__ = _raise
+
+
+class _Withheld(list):  # type: ignore[type-arg]
+    """The callbacks or the chain of a body whose values are missing.
+
+    They can be read and sent, as by self.retry().  What Celery does to call them, once the body
+    has returned, raises an EncodeError, for which it fails the task.
+    """
+
+    def __init__(self, signatures: Iterable[Any], error: Exception) -> None:
+        super().__init__(signatures)
+        self._error = error
+
+    def _raise(self, *args: Any) -> Any:
+        raise EncodeError(str(self._error))
+
+    __len__ = __getitem__ = pop = _raise
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return list, (list(iter(self)),)
 
 
 def pack(parts: Iterable[tuple[Part, str]]) -> bytes:
@@ -4242,6 +4266,10 @@ def _redeem_arguments(task: Any = None, args: Any = (), **kwargs: Any) -> None:
             logger.exception('Task %s: %r cannot be read', task.name, values[0])
             delivery_of(task.request).missing_values = exc
             values[:] = [_Missing(exc)]
+    error = delivery_of(task.request).missing_values
+    for name in ('callbacks', 'chain') if error else ():
+        if signatures := getattr(task.request, name):
+            setattr(task.request, name, _Withheld(signatures, error))
 
 
 task_prerun.connect(_redeem_arguments, weak=False, dispatch_uid=f'{__name__}.redeem')

@@ -26,6 +26,7 @@ import logging
 import math
 import os
 import pickle
+import queue
 import pty
 import random
 import re
@@ -5607,6 +5608,71 @@ def test_a_body_whose_values_are_gone_fails(
         result = body.delay([dv.ClaimCheck('chord.none', 2, False)])
         with pytest.raises(Exception, match=r'the values of 2 parts .* raise result_chord_expires'):
             result.get(timeout=30, disable_sync_subtasks=False)
+
+
+FOLLOWERS: dict[str, Callable[[Any, Any], Any]] = {
+    'a callback': lambda body, follower: body.set(link=[follower]),
+    'callbacks': lambda body, follower: body.set(link=[follower, follower.clone()]),
+    'a group': lambda body, follower: body.set(link=[follower, group([follower.clone()])]),
+    'a chain': lambda body, follower: chain(body, follower, follower.clone()),
+}
+
+
+@pytest.mark.parametrize('follow', FOLLOWERS.values(), ids=list(FOLLOWERS))
+def test_nothing_follows_a_body_that_did_not_look_at_its_missing_values(
+        follow: Callable[[Any, Any], Any], make_app: MakeApp) -> None:
+    app = make_app('consistency_wait_time=0')
+    app.finalize()
+    got: Counter[str] = Counter()
+
+    @app.task(shared=False)
+    def body(values: Any) -> None:
+        got['body'] += 1
+
+    @app.task(shared=False)
+    def follower(*args: Any) -> None:
+        got['follower'] += 1
+
+    @app.task(shared=False)
+    def on_error(request: Any, exc: Any, traceback: Any) -> None:
+        got[str(exc)[:31]] += 1
+
+    canvas = follow(body.s([dv.ClaimCheck('chord.none', 2, False)]), follower.s())
+    with working(app):
+        result = chord([canvas, follower.s()], follower.s().on_error(on_error.s()), app=app)()
+        with pytest.raises(ChordError, match='the values of 2 parts'):
+            result.get(timeout=30, follow_parents=False, disable_sync_subtasks=False)
+        app.send_task(follower.name).get(timeout=30, disable_sync_subtasks=False)
+    assert got.pop('follower') == 2, got  # that of the header, and that after all that was sent
+    assert got.pop('body') == 1 and list(got.values()) == [1], got
+
+
+@pytest.mark.parametrize('serializer', ['json', 'pickle'])
+@pytest.mark.parametrize('follow', FOLLOWERS.values(), ids=list(FOLLOWERS))
+def test_a_body_that_is_retried_for_its_missing_values_keeps_what_follows_it(
+        follow: Callable[[Any, Any], Any], serializer: str, make_app: MakeApp) -> None:
+    app = make_app('consistency_wait_time=0')
+    app.conf.update(accept_content=['json', 'pickle'])
+    app.finalize()
+    got: queue.Queue[Any] = queue.Queue()
+
+    @app.task(shared=False, bind=True, serializer=serializer)
+    def body(self: Any, values: Any) -> Any:
+        if self.request.retries:
+            return list(values)
+        app.backend.store.put('chord.none.parts', b'', None, 60)
+        raise self.retry(countdown=0)
+
+    @app.task(shared=False, serializer=serializer)
+    def follower(value: Any) -> Any:
+        got.put(value)
+        return value
+
+    canvas = follow(body.s([dv.ClaimCheck('chord.none', 2, False)]), follower.s())
+    with working(app):
+        canvas.apply_async()
+        for _ in range(canvas.options.get('link') and len(canvas.options['link']) or 2):
+            assert got.get(timeout=30) == []
 
 
 def test_a_body_in_a_process_with_another_backend_is_a_clear_error() -> None:
