@@ -1991,8 +1991,9 @@ def shared_batcher(options: Options) -> Batcher:
 # Values of any size under an id, each with a status and an expiry.  No Celery here: a status is any
 # text.
 #
-#   an item     id S, result B (the value), timestamp N; if there are any, status S, ttl N, and
-#               chord S (a link that is stored with the value)
+#   an item     id S, result B (the value), timestamp N; if there are any, status S, ttl N,
+#               chord S (a link that is stored with the value), and later S (the link of a later
+#               delivery, whose value was not stored because this one was there)
 #   a counter   id S, chord_count N (what increment() adds to)
 #   large       A value above the limit is cut into chunks, items of their own: id S
 #               (ID/VERSION/NUMBER), result B, timestamp N, ttl N.  Its own item has version B
@@ -2005,7 +2006,7 @@ def shared_batcher(options: Options) -> Batcher:
 #   reading     If chunks are missing, the value was replaced while it was read, and is read again,
 #               with pauses.  Only chunks that are missing twice for one version are gone.
 
-# bytes: of the 400 KB of an item, an id takes up to 2048, and so may what leads to a chord; other
+# bytes: of the 400 KB of an item, an id takes up to 2048, and so may each link to a chord; other
 # names and values take some 100.  What a status has above its limit counts against the value.
 _STATUS_LIMIT = 1024
 _VALUE_LIMIT = 400_000
@@ -2040,6 +2041,7 @@ class StoredValue(NamedTuple):
     ids: tuple[str, ...]
     error: UnreadableValue | None = None
     chord: str | None = None  # as put() was given it
+    later: str | None = None
 
     def read(self) -> bytes:
         """The value.  Raises UnreadableValue."""
@@ -2281,7 +2283,8 @@ class BlobStore:
             return StoredValue(b'', (id,), exc)
         if value is None:
             return None
-        return StoredValue(value, (id, *chunk_ids(item)), chord=item.get('chord'))
+        return StoredValue(value, (id, *chunk_ids(item)), chord=item.get('chord'),
+                           later=item.get('later'))
 
     def _value(self, item: Item, budget: Budget) -> bytes | None:
         """The value of an item; None if chunks are missing.  Raises for one of the wrong form."""
@@ -3497,7 +3500,7 @@ def give_result_classes(app: Any) -> None:
 #               RUN.LEVEL.NUMBER        a node: members BS, copied BS, failed BS, added BS, owner B
 #                                       (who counted last); of a leaf bytes N; if lazy, size N
 #               RUN.copy.INDEX.TASK     a copy of a value that is not under the key of its task
-#               RUN.header, RUN.parts   a nested header's structure; what a claim check stands for
+#               RUN.header, RUN.parts   the header's structure; what a claim check stands for
 #   counting    A part is counted on leaf ``index // 40`` (0 if the run is ``single_leaf``).  The
 #               delivery that fills a node counts it on its parent, ``number // 200``; the one that
 #               fills the root joins the chord.  One conditional update adds a member to one of
@@ -3521,6 +3524,7 @@ def give_result_classes(app: Any) -> None:
 SINGLE_LEAF_LIMIT = 15_000  # members of 20 bytes, and their item is limited to 400 KB
 CLOSED_TTL = 14 * 86400  # seconds after its deadline that a run is known as closed: for duplicates
 POINTER_TTL = 30 * 86400  # seconds, if results never expire
+COPY_TTL = 365 * 86400  # seconds, if results never expire: of values that are copied for a run
 
 # flags in a member's index
 TEXT_ID = 1 << 31  # the task id is not a UUID
@@ -3536,6 +3540,9 @@ UNEXPECTED = ('a task was counted that the header does not have: what replaces a
 TOO_LARGE = ('a counter of this chord would exceed the 400 KB of an item: '
              'too many tasks were added by parts of one batch, or ids are too long')
 
+WRONG_CONTAINS = ('the endpoint refuses to count a task that its counter does not hold: '
+                  'it evaluates contains() wrongly, as dynalite does; use another one')
+
 #: the sets of a node: by where the value of a part is, if it has one
 SET_NAMES = ('members', 'copied', 'failed')
 
@@ -3547,7 +3554,7 @@ class MiscountedChord(Exception):
 class Part(NamedTuple):
     """A task of a chord's header, or one that was added.
 
-    They sort as the body gets them, unless the header has groups in it: there all indexes are 0.
+    They sort as the body gets them, unless the run has a structure: there all indexes are 0.
     """
 
     group_index: int
@@ -3620,16 +3627,20 @@ class Run:
     """One application of a chord, as its parts know it.
 
     deadline: seconds of the epoch (None: never).  lazy: the header is a generator.  single_leaf:
-    all parts are counted on one leaf, because their indexes say nothing.  nested: the header has
-    groups in it, and RUN.header their structure.  size: of the header, if it is known.
+    all parts are counted on one leaf, because their indexes say nothing: the header has groups in
+    it, or its tasks come without an index.  size: of the header, if it is known.
     """
 
     id: str
     deadline: int | None = None
     lazy: bool = False
     single_leaf: bool = False
-    nested: bool = False
     size: int | None = None
+
+    @property
+    def has_structure(self) -> bool:
+        """Whether RUN.header holds the results of the header, which say the order of the parts."""
+        return self.single_leaf and not self.lazy
 
     def node_id(self, position: Position) -> str:
         return f'{self.id}.{position.level}.{position.number}'
@@ -3646,7 +3657,10 @@ class Run:
         return f'{self.id}.parts'
 
     def label(self, part: Part) -> str:
-        """Leads from a part's stored result to its counters; parse_label() reads it."""
+        """Leads from a part's stored result to its counters; parse_label() reads it.
+
+        Of a value it also says that this part returned it, in this run.
+        """
         return f'{self.id}.{part.group_index}'
 
     @property
@@ -4016,6 +4030,9 @@ class PartCounter:
         if late or counted.item is None:
             raise MiscountedChord(GONE)
         node = Node(self.run, position, counted.item)
+        if not counted.applied and node.counted.isdisjoint(
+                entry.member for entry in counted.entries):
+            raise MiscountedChord(WRONG_CONTAINS)
         new = node.counted == {entry.member for entry in counted.entries}
         if self.run.lazy and (new or not counted.applied):
             # this request created the node: is it the first of its chord, or was the table deleted?
@@ -4156,7 +4173,7 @@ class ClaimCheck:
 
     run_id: str
     parts: int
-    nested: bool
+    has_structure: bool
     marker: ClassVar[str] = 'dyna_veggie.ClaimCheck'
 
     def __repr__(self) -> str:
@@ -4267,9 +4284,10 @@ def _redeem_arguments(task: Any = None, args: Any = (), **kwargs: Any) -> None:
             delivery_of(task.request).missing_values = exc
             values[:] = [_Missing(exc)]
     error = delivery_of(task.request).missing_values
-    for name in ('callbacks', 'chain') if error else ():
-        if signatures := getattr(task.request, name):
-            setattr(task.request, name, _Withheld(signatures, error))
+    if error is not None:
+        for name in ('callbacks', 'chain'):
+            if signatures := getattr(task.request, name):
+                setattr(task.request, name, _Withheld(signatures, error))
 
 
 task_prerun.connect(_redeem_arguments, weak=False, dispatch_uid=f'{__name__}.redeem')
@@ -4384,6 +4402,11 @@ def part_error(part: Part, value: Any) -> ChordError:
     return error
 
 
+def has_groups(results: Iterable[ResultBase]) -> bool:
+    """Whether a header with these results has groups in it, or chains that end in groups."""
+    return any(isinstance(result, GroupResult) for result in results)
+
+
 def arrange(result: ResultBase, values: Mapping[str, Any]) -> Any:
     """Values by task id, in the structure of a header's result."""
     if isinstance(result, GroupResult):
@@ -4410,16 +4433,14 @@ class HeaderValues:
         if failed:
             raise self._error_of_first(failed)
         copies = [run.copy_id(part) for part, set_name in parts if set_name == 'copied']
-        copies += [run.header_id] if run.nested else []
+        copies += [run.header_id] if run.has_structure else []
         if all(task.immutable for task in tasks_of(body, app, 'first')):
             return [], copies
         size = sum(leaf.item.get('bytes', 0) for leaf in leaves)
         limit = self.backend.options.chord_inline_limit
         if limit and size > limit and can_carry_claim_check(body, app):
-            self.store.put(run.parts_id, pack(parts), None, run.lifetime or CLOSED_TTL)
-            if run.nested and run.deadline is None:
-                self.store.expire(run.header_id, CLOSED_TTL)
-            return [ClaimCheck(run.id, len(parts), run.nested)], []
+            self.store.put(run.parts_id, pack(parts), None, run.lifetime or COPY_TTL)
+            return [ClaimCheck(run.id, len(parts), run.has_structure)], []
         values, chunks = self._read(parts)
         return values, [*copies, *chunks]
 
@@ -4448,7 +4469,7 @@ class HeaderValues:
                 values.append(meta['result'])
                 if id == self.run.copy_id(part):
                     chunks += ids[1:]
-        if self.run.nested:
+        if self.run.has_structure:
             structure = self._structure()
             if structure is None:
                 raise ChordError(f'The structure of the header is gone: {_FORGOTTEN}')
@@ -4457,15 +4478,20 @@ class HeaderValues:
         return values, chunks
 
     def _read_page(self, parts: dict[str, Part]) -> dict[str, tuple[dict[str, Any], Any]]:
-        """The metas by id, with the ids of their items; waits for those that are no success yet."""
+        """The metas by id, with the ids of their items; waits for those that are no success yet.
+
+        An eventually consistent read may find the value of an earlier run, which was forgotten.
+        """
         patience = max(self.backend.options.consistency_wait_time, self.backend.join_timeout)
         attempts = Backoff(0.05, 0.5, patience).attempts()
         found: dict[str, tuple[dict[str, Any], Any]] = {}
         missing = list(parts)
         for first in itertools.chain([True], (False for _ in attempts)):
             for id, stored in self.store.get_many(missing, consistent=not first).items():
-                meta = self.backend.decode_stored(parts[id].task_id, stored).value
-                found[id] = meta, stored.ids
+                part = parts[id]
+                if id == self.run.copy_id(part) or stored.chord == self.run.label(part):
+                    meta = self.backend.decode_stored(part.task_id, stored).value
+                    found[id] = meta, stored.ids
             missing = [id for id in missing
                        if id not in found or found[id][0]['status'] != states.SUCCESS]
             if not missing:
@@ -4473,7 +4499,7 @@ class HeaderValues:
         return found
 
     def _structure(self) -> ResultBase | None:
-        """The results of a header that has groups; None if it is gone."""
+        """The results of the header; None if they are gone."""
         stored = self.store.get(self.run.header_id)
         if stored is None:
             return None
@@ -4484,13 +4510,13 @@ class HeaderValues:
 
     def _error_of_first(self, failed: list[Part]) -> ChordError:
         """The error of a chord of which some parts failed."""
-        if not self.run.nested:
-            return self._error_of(failed[0])
-        structure = self._structure()
+        structure = self._structure() if self.run.has_structure else None
         leaves = list(leaf_results(structure)) if structure else []
         places = {leaf.id: place for place, leaf in reversed(list(enumerate(leaves)))}
         error = self._error_of(min(failed, key=lambda part: places.get(part.task_id, math.inf)))
         cause = error.__cause__
+        if structure is None or not has_groups(structure.results):
+            return error
         if isinstance(cause, ChordError):
             return cause
         if isinstance(cause, Exception):
@@ -4500,7 +4526,10 @@ class HeaderValues:
 
     def _error_of(self, part: Part) -> ChordError:
         ids = (self.run.copy_id(part), self.backend.item_id(part.task_id))
-        found = self.store.get_many(id for id in ids if not is_too_long(id))
+        found = {
+            id: stored for id, stored in self.store.get_many(
+                id for id in ids if not is_too_long(id)).items()
+            if not stored.chord or str(stored.chord).startswith(f'{self.run.id}.')}
         for id in ids:
             meta = (self.backend.decode_stored(part.task_id, found[id]).value
                     if id in found else {})
@@ -4536,7 +4565,7 @@ class Join:
         self.leaves: list[Node] = []
         self.argument: list[Any] | None = None
         # the ids of items that nothing reads once the chord has ended
-        self.leftovers = [self.run.header_id] if self.run.nested else []
+        self.leftovers = [self.run.header_id] if self.run.has_structure else []
 
     def execute(self, sleep: Sleep) -> None:
         """Ends the chord, unless another delivery does.  Sleeps while one has the lease."""
@@ -4718,9 +4747,9 @@ def part_return_of(request: Any) -> PartReturn | None:
     # a sender of another version may know other fields
     run = Run(**{each.name: run_option[each.name] for each in dataclasses.fields(Run)
                  if each.name in run_option})
-    # the index of a task in a group of the header depends on the version of Celery, and a frozen
-    # task can be twice in such a header: it counts by its id
-    index = 0 if run.nested else request.group_index
+    # the index of a task in a group of the header depends on the version of Celery, messages of
+    # protocol 1 have none, and a frozen task can be twice in a header: it counts by its id
+    index = 0 if run.has_structure else request.group_index
     problem = None
     if index is None and not run.single_leaf:
         problem = GAPS if run.lazy else UNEXPECTED
@@ -4755,31 +4784,29 @@ class ChordBackend(WaitingBackend):
         self.ensure_chords_allowed()
         group_id, results = header_result_args[0], header_result_args[1]
         # Celery's lazy list, a subclass, must not be exhausted: its first parts run while it still
-        # yields.  Celery, too, looks one ahead before it sends.
+        # yields
         is_lazy = type(results) is not list
-        first_results = itertools.islice(results, 1) if is_lazy else results
-        nested = any(isinstance(result, GroupResult) for result in first_results)
-        single_leaf = (nested or self.app.conf.task_protocol == 1
-                       or (is_lazy and LAZY_PARTS_LACK_INDEX))
+        single_leaf = self.app.conf.task_protocol == 1 or (
+            LAZY_PARTS_LACK_INDEX if is_lazy else has_groups(results))
         task_ids: list[str] = []
         if not is_lazy:
             task_ids = [leaf.id for result in results for leaf in leaf_results(result)]
-            if nested:
+            if single_leaf:
                 task_ids = list(dict.fromkeys(task_ids))  # see part_return_of()
             if not task_ids:
                 raise ChordError('the header has no task whose return could start the body: '
                                  'its chains and groups are empty')
         run = self._new_run(
-            group_id, lazy=is_lazy, single_leaf=single_leaf, nested=nested and not is_lazy,
+            group_id, lazy=is_lazy, single_leaf=single_leaf,
             size=None if is_lazy else len(task_ids))
         try:
             ChordStore(self.store.table).open(self._pointer_id(group_id), run, task_ids)
         except MiscountedChord as exc:
             raise ChordError(str(exc)) from None
-        if run.nested:
+        if run.has_structure:
             structure = self.app.GroupResult(*header_result_args).as_tuple()
             payload = ensure_bytes(self.encode({'result': structure}))
-            self.store.put(run.header_id, payload, None, run.lifetime)
+            self.store.put(run.header_id, payload, None, run.lifetime or COPY_TTL)
         run_option = dataclasses.asdict(run)
         body['options'][RUN_OPTION] = run_option
         if is_lazy:
@@ -4896,11 +4923,12 @@ class ChordBackend(WaitingBackend):
 
     def _meta_of(self, task_id: str, stored: StoredValue) -> dict[str, Any]:
         meta = super()._meta_of(task_id, stored)
-        if meta['status'] not in states.READY_STATES or not stored.chord:
+        label = stored.later or stored.chord
+        if meta['status'] not in states.READY_STATES or not label:
             return meta
         try:
-            with refused_if_odd(f'the counters of its chord, {stored.chord!r:.200}'):
-                done = ChordStore(self.store.table).is_done(stored.chord, task_id)
+            with refused_if_odd(f'the counters of its chord, {label!r:.200}'):
+                done = ChordStore(self.store.table).is_done(label, task_id)
         except UnreadableValue as exc:
             return super()._meta_of(task_id, stored._replace(error=exc))
         if not done:
@@ -4957,7 +4985,7 @@ class ChordBackend(WaitingBackend):
         if stored != (state, True):
             if stored == (state, False):  # the state of this task, too, says whether it is counted
                 self.store.table.update(
-                    self.item_id(part.task_id), 'SET #chord = :chord', {'chord': run.label(part)},
+                    self.item_id(part.task_id), 'SET #later = :later', {'later': run.label(part)},
                     condition='attribute_exists(#id)')
             set_name = self._copy_for_run(run, part, state, encoded)
         size = 0
@@ -4974,7 +5002,8 @@ class ChordBackend(WaitingBackend):
         try:
             check_id(id, MiscountedChord)
             payload = self.checked(id, self.encode(meta))
-            self.retried(self.store.put, id, payload, state, run.lifetime, keep=states.SUCCESS)
+            self.retried(self.store.put, id, payload, state, run.lifetime or COPY_TTL,
+                         keep=states.SUCCESS)
             return 'copied' if state == states.SUCCESS else 'failed'
         except (MiscountedChord, BackendStoreError) as exc:
             if state == states.SUCCESS and isinstance(exc, BackendStoreError):
@@ -5036,7 +5065,7 @@ class ChordBackend(WaitingBackend):
 
     def redeem(self, claim_check: ClaimCheck) -> list[Any]:
         """The values that a claim check stands for.  Raises ChordError if they have expired."""
-        run = Run(claim_check.run_id, nested=claim_check.nested)
+        run = Run(claim_check.run_id, single_leaf=claim_check.has_structure)
         return HeaderValues(self, run).redeem(claim_check)
 
     def retried(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:

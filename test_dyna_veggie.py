@@ -26,8 +26,8 @@ import logging
 import math
 import os
 import pickle
-import queue
 import pty
+import queue
 import random
 import re
 import shlex
@@ -482,7 +482,8 @@ class Drive:
         for index, id in enumerate(self.ids[:-1] if stored else ()):
             meta = {'task_id': id, 'status': states.SUCCESS, 'result': value(index)}
             items.append({'id': backend.item_id(id), 'result': backend.encode(meta).encode(),
-                          'timestamp': 1.5, 'status': states.SUCCESS, **run.ttl})
+                          'timestamp': 1.5, 'status': states.SUCCESS, **run.ttl,
+                          'chord': run.label(dv.Part(index, False, id))})
         backend.store.table.write_many(puts=items)
 
     @property
@@ -3969,7 +3970,47 @@ def test_parts_without_index_are_counted_on_one_node(
         request = drive.request(index)
         request.group_index = None
         drive.returns(index, request=request)
-    assert sorted(drive.published[0]) == drive.expected
+    assert drive.published == [drive.expected]
+
+
+@pytest.mark.parametrize('limit', [0, 1])
+def test_an_error_of_a_part_without_index_reads_as_those_of_other_lists(
+        limit: int, make_app: MakeApp, proxy: Proxy) -> None:
+    backend = ready(make_app(f'chord_inline_limit={limit}', task_protocol=1), proxy)
+    drive = Drive(backend.app, 3)
+    drive.apply()
+    for index in (2, 1, 0):
+        request = drive.request(index)
+        request.group_index = None
+        if index:
+            drive.fails(index, ValueError(index), request)
+        else:
+            drive.returns(index, request=request)
+    assert drive.error() == f'Dependency {drive.ids[1]} raised ValueError(1)'
+
+
+def test_an_engine_that_refuses_to_count_is_a_clear_error(
+        backend: dv.DynamoDBBackend) -> None:
+    drive = Drive(backend.app, 2)
+    drive.apply()
+    leaf_id = drive.run.node_id(dv.Position(0, 0))
+    asked: list[Any] = []
+
+    def refuse(request: Any, **kwargs: Any) -> Any:  # as dynalite, whose contains() is wrong
+        if json.loads(request.body)['Key'] != {'id': {'S': leaf_id}}:
+            return None
+        asked.append(request)
+        return raw_answer(request, json.dumps({
+            '__type': 'com.amazonaws.dynamodb.v20120810#ConditionalCheckFailedException',
+            'message': 'The conditional request failed'}).encode(), 400)
+    events = backend.store.table.client.botocore.meta.events
+    events.register('before-send.dynamodb.UpdateItem', refuse)
+    try:
+        drive.returns(0)
+    finally:
+        events.unregister('before-send.dynamodb.UpdateItem', refuse)
+    assert len(asked) == 1 and drive.published == []
+    assert drive.error() == dv.WRONG_CONTAINS
 
 
 def test_a_part_without_index_of_a_list_is_reported_as_what_it_is(app: Celery) -> None:
@@ -4283,6 +4324,97 @@ def test_each_run_of_a_frozen_chord_gets_its_own_values(
         drive.fails(index, ValueError(index))
     assert len(drive.published) == 3
     assert drive.error() == f'Dependency {drive.ids[0]} raised ValueError(0)'
+
+
+@contextlib.contextmanager
+def lagging_reads(backend: dv.DynamoDBBackend, items: dict[str, Any]) -> Iterator[list[str]]:
+    """Reads that are only eventually consistent find these items.  Yields whose they replaced."""
+    events = backend.store.table.client.botocore.meta.events
+    replaced: list[str] = []
+    eventual = threading.local()
+
+    def before(params: Any, **kwargs: Any) -> None:
+        eventual.read = b'"ConsistentRead": true' not in params['body']
+
+    def after(parsed: Any, **kwargs: Any) -> None:
+        for found in parsed['Responses'].values() if eventual.read else ():
+            ids = [item['id']['S'] for item in found]
+            replaced.extend(id for id in ids if id in items)
+            found[:] = [items.get(id, item) for id, item in zip(ids, found)]
+    events.register('before-call.dynamodb.BatchGetItem', before)
+    events.register('after-call.dynamodb.BatchGetItem', after)
+    try:
+        yield replaced
+    finally:
+        events.unregister('before-call.dynamodb.BatchGetItem', before)
+        events.unregister('after-call.dynamodb.BatchGetItem', after)
+
+
+def raw_results(drive: Drive, client: Any, table_name: str) -> dict[str, Any]:
+    ids = map(drive.app.backend.item_id, drive.ids)
+    return {id: client.get_item(TableName=table_name, Key={'id': {'S': id}})['Item'] for id in ids}
+
+
+@pytest.mark.parametrize('groups', [False, True])
+def test_a_lagging_read_does_not_give_a_body_the_values_of_an_earlier_run(
+        groups: bool, backend: dv.DynamoDBBackend, client: Any, table_name: str) -> None:
+    drive = Drive(backend.app, 3)
+    results: list[Any] = [backend.app.AsyncResult(id) for id in drive.ids]
+    if groups:
+        results = [results[0], backend.app.GroupResult('inner', results[1:])]
+    for run in ('first', 'second'):
+        earlier = raw_results(drive, client, table_name) if run == 'second' else {}
+        backend.forget_many(drive.ids)
+        backend.apply_chord((drive.group_id, results), drive.body)
+        with lagging_reads(backend, earlier) as replaced:
+            for index in range(3):
+                drive.returns(index, f'{run} {index}')
+        assert len(replaced) == len(earlier)
+    assert drive.published == [
+        [f'{run} 0', [f'{run} 1', f'{run} 2']] if groups else [f'{run} {n}' for n in range(3)]
+        for run in ('first', 'second')]
+
+
+def test_a_body_by_claim_check_does_not_get_the_values_of_a_later_run(
+        make_app: MakeApp, proxy: Proxy) -> None:
+    app = make_app('consistency_wait_time=0&chord_inline_limit=1', result_chord_join_timeout=0)
+    backend = ready(app, proxy)
+    drive = Drive(app, 2)
+    for run in ('first', 'second'):
+        backend.forget_many(drive.ids)
+        drive.apply()
+        for index in range(2):
+            drive.returns(index, f'{run} {index}')
+    first, second = (published[0] for published in drive.published)
+    assert backend.redeem(second) == ['second 0', 'second 1']
+    with pytest.raises(ChordError, match=f'The result of {drive.ids[0]} did not appear'):
+        backend.redeem(first)
+
+
+def test_runs_of_the_same_ids_at_the_same_time_get_their_own_values(
+        backend: dv.DynamoDBBackend) -> None:
+    drive = Drive(backend.app, 2)
+    drive.apply()
+    first = [drive.request(index) for index in range(2)]
+    drive.returns(0, 'first 0', first[0])
+    drive.apply()
+    drive.returns(0, 'second 0')  # the first run's success stays under the id
+    drive.returns(1, 'first 1', first[1])
+    drive.returns(1, 'second 1')
+    assert drive.published == [['first 0', 'first 1'], ['second 0', 'second 1']]
+
+
+def test_an_error_of_another_run_is_not_taken_for_this_ones(
+        backend: dv.DynamoDBBackend) -> None:
+    drive = Drive(backend.app, 2)
+    drive.apply()
+    first = [drive.request(index) for index in range(2)]
+    drive.fails(0, ValueError('of the first run'), first[0])
+    drive.apply()
+    drive.fails(0, ValueError('of the second run'))
+    drive.returns(1, request=first[1])
+    assert drive.error() == (f'Dependency {drive.ids[0]} failed, and its error was replaced or '
+                             'forgotten since')
 
 
 @pytest.mark.parametrize('lazy', [False, LAZY])
@@ -5671,7 +5803,7 @@ def test_a_body_that_is_retried_for_its_missing_values_keeps_what_follows_it(
     canvas = follow(body.s([dv.ClaimCheck('chord.none', 2, False)]), follower.s())
     with working(app):
         canvas.apply_async()
-        for _ in range(canvas.options.get('link') and len(canvas.options['link']) or 2):
+        for _ in canvas.options.get('link') or 'ab':
             assert got.get(timeout=30) == []
 
 
@@ -5759,6 +5891,34 @@ def test_what_a_body_by_claim_check_reads_expires_even_if_nothing_does(
     left = {item['id']: item for item in all_items(client, table_name)}
     for id in (drive.run.header_id, drive.run.parts_id):
         assert left[id]['ttl'] > time.time() + 13 * 86400
+
+
+def fails_instead(drive: Drive) -> None:
+    drive.fails(1, ValueError())
+
+
+def returns_late(drive: Drive) -> None:
+    drive.returns(1)
+    drive.returns(0, stored=False)
+
+
+@pytest.mark.parametrize('limit', [0, 1])
+@pytest.mark.parametrize('end', [lambda drive: drive.returns(1), fails_instead, returns_late])
+@pytest.mark.parametrize('groups', [False, True])
+def test_nothing_that_is_kept_for_a_run_stays_if_results_never_expire(
+        groups: bool, end: Callable[[Drive], None], limit: int, make_app: MakeApp, proxy: Proxy,
+        client: Any, table_name: str) -> None:
+    backend = ready(make_app(f'ttl_seconds=0&chord_inline_limit={limit}'), proxy)
+    drive = Drive(backend.app, 2)
+    results: list[Any] = [backend.app.AsyncResult(id) for id in drive.ids]
+    if groups:
+        results = [results[0], backend.app.GroupResult('inner', results[1:])]
+    backend.apply_chord((drive.group_id, results), drive.body)
+    drive.returns(0, stored=False)
+    end(drive)
+    stay = [item['id'] for item in all_items(client, table_name)
+            if drive.group_id in item['id'] and 'ttl' not in item]
+    assert stay == []
 
 
 def test_what_is_copied_for_a_body_by_claim_check_expires_with_its_chord(
