@@ -3498,7 +3498,8 @@ def give_result_classes(app: Any) -> None:
 #               RUN = POINTER.RANDOM    the lease: owner B, heartbeat N, published_before BS; closed
 #                                       BOOL; the header: lazy BOOL, single_leaf BOOL, size N
 #               RUN.LEVEL.NUMBER        a node: members BS, copied BS, failed BS, added BS, owner B
-#                                       (who counted last); of a leaf bytes N; if lazy, size N
+#                                       (who counted last); of a leaf bytes N; if lazy, size N,
+#                                       and single_leaf BOOL once the run is counted on one leaf
 #               RUN.copy.INDEX.TASK     a copy of a value that is not under the key of its task
 #               RUN.header, RUN.parts   the header's structure; what a claim check stands for
 #   counting    A part is counted on leaf ``index // 40`` (0 if the run is ``single_leaf``).  The
@@ -3511,6 +3512,11 @@ def give_result_classes(app: Any) -> None:
 #   full        A node is full once it has the members that it expects, by its place and the size of
 #               the header, and all tasks that these added.  Only the last part of a generator knows
 #               the size, and leaves it on the nodes above it.
+#   gaps        The indexes of a generator with groups, empty groups or empty chains in it repeat,
+#               or have gaps.  Then a node gets more members than it expects, because all of them
+#               together expect the size.  The delivery that sees it makes the run ``single_leaf``;
+#               once the size is known, also all leaves: what they hold, and what is counted on
+#               them later, is also counted on leaf 0, which is the root from then on.
 #   the end     A run is closed once: by the delivery that filled the root, or found that it cannot
 #               be filled (the deadline has passed, a node is gone, the indexes have gaps).  Before
 #               it publishes, the owner of the lease records its intent: ``published_before`` holds
@@ -3534,7 +3540,7 @@ COPIED = 1 << 29  # in RUN.parts: its value is a copy
 GONE = ('counters of this chord expired or were deleted before its last part returned: '
          'if it takes longer, raise result_chord_expires')
 GAPS = ('the header is a generator with groups, empty chains or empty groups in it, '
-         'whose parts cannot be counted by their indexes: give it as a list')
+         f'and more than {SINGLE_LEAF_LIMIT:,} tasks: split it')
 UNEXPECTED = ('a task was counted that the header does not have: what replaces a task of a header '
               'must not be a chord whose body is a group')
 TOO_LARGE = ('a counter of this chord would exceed the 400 KB of an item: '
@@ -3707,21 +3713,26 @@ class Node:
         return self.item.get('size') if self.run.size is None else self.run.size
 
     @property
+    def single_leaf(self) -> bool:
+        """Whether the parts of the run are all counted on one leaf, as far as this node knows."""
+        return self.run.single_leaf or bool(self.item.get('single_leaf'))
+
+    @property
     def expected(self) -> float:
-        if self.run.single_leaf:
+        if self.single_leaf:
             return math.inf if self.size is None else self.size
         level, number, capacity = (
             self.position.level, self.position.number, self.position.capacity)
         if self.size is None:
             return capacity
         if self.run.lazy and number != width(self.size, level + 1) - 1:
-            return 0  # the last part came to another node than the last: the indexes have gaps
+            return 0  # the last part came to another node than the last: see "gaps"
         return min(capacity, width(self.size, level) - number * capacity)
 
     @property
     def is_root(self) -> bool:
         return self.size is not None and (
-            self.run.single_leaf or width(self.size, self.position.level) <= self.position.capacity)
+            self.single_leaf or width(self.size, self.position.level) <= self.position.capacity)
 
     @property
     def children(self) -> list[Position]:
@@ -3820,10 +3831,55 @@ class ChordStore:
             items += ({'id': run.node_id(position), **run.ttl} for position in run.positions())
         self.table.write_many(puts=items)
 
-    def resize(self, run_id: str, size: int) -> None:
-        """Stores the size of a generator, for progress()."""
-        self.table.update(
-            run_id, 'SET #size = :size', {'size': size}, condition='attribute_exists(#lazy)')
+    def resize(self, run: Run, size: int) -> None:
+        """Stores the size of a generator, for progress() and gather()."""
+        result = self.table.update(
+            run.id, 'SET #size = :size', {'size': size}, condition='attribute_exists(#lazy)')
+        if result.applied and (result.item or {}).get('single_leaf') and not run.single_leaf:
+            self.gather(run, size)
+
+    # --- generators whose indexes have gaps -------------------------------------------------------
+
+    def count_on_one_leaf(self, run: Run) -> Item | None:
+        """The item of a run that is counted on one leaf from now on; None if it is closed.
+
+        Once the sender has stored the size, resize() has seen that, or this delivery gathers.
+        """
+        result = self.table.update(
+            run.id, 'SET #single_leaf = :single_leaf', {'single_leaf': True},
+            condition='attribute_exists(#lazy) AND attribute_not_exists(#closed)')
+        if not result.applied and 'closed' not in (result.item or {}):
+            raise MiscountedChord(GONE)
+        return result.item if result.applied else None
+
+    def gather(self, run: Run, size: int) -> Node:
+        """Leaf 0, with what all leaves hold.  Raises MiscountedChord if that is too much."""
+        if size > SINGLE_LEAF_LIMIT:
+            raise MiscountedChord(GAPS)
+        return self.move(self._leaves(dataclasses.replace(run, size=None), size), run, size)
+
+    def move(self, leaves: Iterable[Node], run: Run, size: int | None) -> Node:
+        """Leaf 0, with what these leaves hold; what they get later will be counted there, too."""
+        values: Item = {'single_leaf': True, **run.ttl, **({} if size is None else {'size': size})}
+        first = Position(0, 0)
+        sets: dict[str, frozenset[bytes]] = {}
+        for leaf in leaves:
+            if leaf.position == first:
+                continue
+            item = leaf.item
+            if 'single_leaf' not in item:
+                # it is not deleted when the run is closed, because its place is not expected
+                item = self.table.update(
+                    run.node_id(leaf.position), 'SET #single_leaf = :single_leaf, #ttl = :ttl',
+                    {'single_leaf': True, **(run.ttl or expiry(CLOSED_TTL))}).item or {}
+                values['bytes'] = values.get('bytes', 0) + item.get('bytes', 0)
+            for name in {*SET_NAMES, 'added'} & item.keys():
+                sets[name] = sets.get(name, frozenset()) | item[name]
+        additions = [f'#{name} :{name}' for name in (*sets, *values.keys() & {'bytes'})]
+        update = 'SET ' + ', '.join(f'#{name} = :{name}' for name in values if name != 'bytes')
+        update += f' ADD {", ".join(additions)}' if additions else ''
+        result = update_counter(self.table, run.node_id(first), update, {**values, **sets})
+        return Node(run, first, result.item or {})
 
     def progress(self, id: str) -> Progress | None:
         """How far a run is, or the newest run of a pointer; None if there is none."""
@@ -3868,15 +3924,18 @@ class ChordStore:
             raise ValueError(f'its size is {item["size"]}')
         return Run(item['id'], None, item['lazy'], item['single_leaf'], size=item.get('size'))
 
-    def _leaves(self, run: Run) -> list[Node]:
+    def _leaves(self, run: Run, size: int = 0) -> list[Node]:
+        """The leaves of a run; if it has no size, at least those that this one needs."""
         if run.size is not None:
             positions = [position for position in run.positions() if not position.level]
             return self.nodes(run, positions)
         leaves: list[Node] = []
-        pages = (range(start, start + GET_BATCH) for start in itertools.count(0, GET_BATCH))
-        while found := self.nodes(run, [Position(0, number) for number in next(pages)]):
+        for start in itertools.count(0, GET_BATCH):
+            found = self.nodes(run, [Position(0, start + number) for number in range(GET_BATCH)])
+            if not found and start + GET_BATCH >= width(size, 1):
+                return leaves
             leaves += found
-        return leaves
+        raise AssertionError
 
     def nodes(self, run: Run, positions: Iterable[Position]) -> list[Node]:
         """Those nodes that exist, in order."""
@@ -3922,7 +3981,8 @@ class ChordStore:
             node = Node(run, position, counters or {})
             if node.counted.isdisjoint(counting) or node.overflows:
                 return False
-            filled = position.level or _is_owner(node.item.get('owner'), task_id)
+            filled = (position.level or node.item.get('single_leaf')  # which any part may have
+                      or _is_owner(node.item.get('owner'), task_id))
             if not node.is_full or not filled:
                 return True  # or another part is responsible for the way up
             if node.is_root:
@@ -3959,6 +4019,18 @@ class _Counted(NamedTuple):
     applied: bool
     item: Item | None
     entries: list[Entry]
+
+
+def update_counter(
+        table: Table, id: str, update: str, values: Item, condition: str | None = None,
+) -> WriteResult:
+    """Updates a node.  Raises MiscountedChord if it would become too large for an item."""
+    try:
+        return table.update(id, update, values, condition=condition)
+    except ClientError as exc:
+        if error_code(exc) == 'ValidationException' and 'tem size' in str(exc):
+            raise MiscountedChord(TOO_LARGE) from exc
+        raise
 
 
 class PartCounter:
@@ -4013,18 +4085,15 @@ class PartCounter:
             additions.append('#bytes :bytes')
             values['bytes'] = sum(entry.length for entry in entries)
         update = f'SET {", ".join(changes)} ADD {", ".join(additions)}'
-        try:
-            result = self.table.update(
-                self.run.node_id(position), update, {**values, **sets},
-                condition=' AND '.join(terms))
-        except ClientError as exc:
-            if error_code(exc) == 'ValidationException' and 'tem size' in str(exc):
-                raise MiscountedChord(TOO_LARGE) from exc
-            raise
+        result = update_counter(self.table, self.run.node_id(position), update, {**values, **sets},
+                                ' AND '.join(terms))
         return _Counted(result.applied, result.item, entries)
 
     def _checked(self, position: Position, counted: _Counted) -> Node | None:
-        """The node that was counted on; None if the chord is closed.  Raises MiscountedChord."""
+        """The node that was counted on, or the leaf that has all; None if the run is closed.
+
+        Raises MiscountedChord.
+        """
         # the clock is read after the response: until then no node can have expired
         late = self.run.deadline is not None and time.time() >= self.run.deadline
         if late or counted.item is None:
@@ -4033,20 +4102,43 @@ class PartCounter:
         if not counted.applied and node.counted.isdisjoint(
                 entry.member for entry in counted.entries):
             raise MiscountedChord(WRONG_CONTAINS)
-        new = node.counted == {entry.member for entry in counted.entries}
-        if self.run.lazy and (new or not counted.applied):
+        if self.run.lazy:
+            new = node.counted == {entry.member for entry in counted.entries}
             # this request created the node: is it the first of its chord, or was the table deleted?
-            item = self.table.get(self.run.id) or {}
-            if 'closed' in item:
+            item = (self.table.get(self.run.id) or {}) if new or not counted.applied else None
+            if item and 'closed' in item:
                 _log_late(self.run)
                 if self.run.deadline is None:
                     self.table.delete(self.run.node_id(position))
                 return None
-            if 'lazy' not in item:
+            if item is not None and 'lazy' not in item:
                 raise MiscountedChord(GONE)
+            gathered = self._gathered(node, item or {}, counted.applied)
+            if gathered is None:
+                return None
+            node = gathered
         if node.overflows:
-            raise MiscountedChord(GAPS if self.run.lazy else UNEXPECTED)
+            raise MiscountedChord(UNEXPECTED)
         return node
+
+    def _gathered(self, node: Node, run_item: Item, applied: bool) -> Node | None:
+        """The node, or leaf 0 if the run is counted there; None if there is nothing to do."""
+        store, leaf_0 = ChordStore(self.table), Position(0, 0)
+        if self.run.single_leaf or (applied and node.single_leaf and node.position == leaf_0):
+            return node
+        if not node.single_leaf and not run_item.get('single_leaf'):
+            if not node.overflows:
+                return node
+            found = store.count_on_one_leaf(self.run)
+            if found is None:
+                _log_late(self.run)
+                return None
+            run_item, applied = found, False
+        if not applied and 'size' in run_item:  # a delivery before may have died while it gathered
+            return store.gather(self.run, run_item['size'])
+        if node.position.level:
+            return None  # the leaf below is moved
+        return store.move([node], self.run, run_item.get('size'))
 
 
 def _log_late(run: Run) -> None:
@@ -4750,9 +4842,7 @@ def part_return_of(request: Any) -> PartReturn | None:
     # the index of a task in a group of the header depends on the version of Celery, messages of
     # protocol 1 have none, and a frozen task can be twice in a header: it counts by its id
     index = 0 if run.has_structure else request.group_index
-    problem = None
-    if index is None and not run.single_leaf:
-        problem = GAPS if run.lazy else UNEXPECTED
+    problem = UNEXPECTED if index is None and not (run.single_leaf or run.lazy) else None
     part = Part(index or 0, bool(run_option.get('added')), request.id)
     return PartReturn(run, part, tuple(run_option.get('adds', ())), problem)
 
@@ -4829,7 +4919,10 @@ class ChordBackend(WaitingBackend):
         run_option = self._opened.pop(group_id, None)
         if run_option is not None:
             run_option['size'] = chord_size  # of the message of the last part
-            ChordStore(self.store.table).resize(run_option['id'], chord_size)
+            try:
+                ChordStore(self.store.table).resize(Run(**run_option), chord_size)
+            except MiscountedChord as exc:
+                raise ChordError(str(exc)) from None
 
     def add_to_chord(self, group_id: str, result: Any) -> None:
         """Called in a task of the header, before it returns, for a task that it adds."""

@@ -371,6 +371,7 @@ class Drive:
         self.task = app.tasks['celery.accumulate']
         self.group_id, self.body_id = str(uuid.uuid4()), str(uuid.uuid4())
         self.ids = [str(uuid.uuid4()) for _ in range(parts)]
+        self.indexes = list(range(parts))  # as their messages say them
         self.body = app.signature('tests.body', options={'task_id': self.body_id, **options})
         self.published: list[Any] = []
         # for good, with a uid: Celery 5.3 confuses receivers of one class, and forgets the others
@@ -401,7 +402,8 @@ class Drive:
         if self.lazy and index != len(self.ids) - 1:
             run_option['size'] = None  # only the message of the last part says it
         return celery.app.task.Context({
-            'id': task_id or self.ids[index], 'group': self.group_id, 'group_index': index,
+            'id': task_id or self.ids[index], 'group': self.group_id,
+            'group_index': self.indexes[index],
             'chord': chord, 'delivery_info': {}, 'errbacks': None})
 
     @property
@@ -3927,32 +3929,206 @@ def test_the_generator_is_not_exhausted_by_apply_chord(app: Celery) -> None:
     assert seen[0] <= 3 and len(asked) == 10
 
 
-@pytest.mark.skipif(dv.LAZY_PARTS_LACK_INDEX, reason='on one node they are counted right')
-@pytest.mark.parametrize('empty', [0, 1, 39, 44])
-def test_a_generator_with_an_empty_chain_is_counted_right_or_a_clear_error(
-        empty: int, backend: dv.DynamoDBBackend) -> None:
-    drive = Drive(backend.app, 45, lazy=True)
+GAPS = pytest.mark.skipif(dv.LAZY_PARTS_LACK_INDEX, reason='on one node they are counted right')
+
+
+def indexes_of(*members: int) -> list[int]:
+    """Of the parts of a generator that yields groups of so many tasks; 1 is a task, 0 is empty."""
+    return [index for place, size in enumerate(members)
+            for index in ([place] if size == 1 else range(size))]
+
+
+def uneven(app: Celery, indexes: list[int]) -> Drive:
+    drive = Drive(app, len(indexes), lazy=True)
+    drive.indexes = indexes
     drive.apply()
+    return drive
+
+
+def in_order(drive: Drive) -> list[int]:
+    """What the body gets if each part returns its place: by indexes, as on Redis."""
+    return sorted(drive.expected, key=lambda part: (drive.indexes[part], drive.ids[part]))
+
+
+UNEVEN = {
+    'an empty chain': [1, 1, 0, 1, 1, 1],
+    'empty chains': [0, 0, *[1] * 6, 0, 0, 0, 1, 1, 1, 0],
+    'a group': [*[1] * 5, 3, 1, 1],
+    'a large group': [*[1] * 5, 9],
+    'a group, and an empty group': [*[1] * 5, 2, 0, 1, 1],
+    'groups': [1, 2, 2, 2, 2],
+    'groups only': [3, 3, 3],
+}
+
+
+@GAPS
+@pytest.mark.parametrize('order', ['in order', 'shuffled', 'the last first'])
+@pytest.mark.parametrize('members', UNEVEN.values(), ids=list(UNEVEN))
+def test_a_generator_of_anything_is_counted_right(
+        members: list[int], order: str, backend: dv.DynamoDBBackend,
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dv.Position, 'LEAF_CAPACITY', 4)
+    drive = uneven(backend.app, indexes_of(*members))
+    parts = drive.expected
+    last = parts.pop()
+    if order != 'in order':
+        random.Random(5).shuffle(parts)
+    early = len(parts) if order == 'in order' else len(parts) // 2
+    for part in parts[:early]:
+        drive.returns(part)
     drive.size()
-    for index in range(45):  # Celery keeps the index of what it drops
-        request = drive.request(index)
-        request.group_index += index >= empty
-        drive.returns(index, request=request)
-    if empty >= 40:  # the last leaf holds as many all the same
-        assert drive.published == [drive.expected]
-    else:
-        assert drive.published == [] and drive.error() == dv.GAPS
+    for part in [last, *parts[early:]] if order == 'the last first' else [*parts[early:], last]:
+        assert not drive.published
+        drive.returns(part)
+    assert drive.published == [in_order(drive)]
+    assert backend.chord_progress(drive.group_id) == (len(parts) + 1, 0, len(parts) + 1, True)
+    for part in (last, 0):
+        drive.returns(part)  # a late duplicate
+    assert drive.published == [in_order(drive)]
 
 
-@pytest.mark.skipif(dv.LAZY_PARTS_LACK_INDEX, reason='on one node it is counted right')
-def test_a_generator_that_mixes_groups_and_tasks_is_a_clear_error(
+@GAPS
+@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@given(members=st.lists(st.integers(0, 4), min_size=1, max_size=5), seed=st.integers(0, 999))
+def test_any_generator_is_counted_right_in_any_order(
+        members: list[int], seed: int, backend: dv.DynamoDBBackend, small_tree: None) -> None:
+    drive = uneven(backend.app, indexes_of(1, *members))
+    *parts, last = drive.expected
+    random.Random(seed).shuffle(parts)
+    early, half = seed % (len(parts) + 1), seed % 2
+    for part in parts[:early]:
+        drive.returns(part)
+    drive.size()
+    late = [last, *parts[early:]] if half else [*parts[early:], last]
+    if seed % 3 == 0:
+        late.append(late[0])  # a duplicate
+    for part in late:
+        drive.returns(part)
+    assert drive.published == [in_order(drive)]
+
+
+@GAPS
+@pytest.mark.parametrize('moment', ['before', 'after'])
+@pytest.mark.parametrize('members', [
+    [1, 0, 1, 1], pytest.param([1, 1, 2], marks=slow), pytest.param([1, 2, 1, 1], marks=slow)],
+    ids=repr)
+def test_whenever_a_worker_dies_a_generator_of_anything_is_counted(
+        members: list[int], moment: str, backend: dv.DynamoDBBackend, make_app: MakeApp,
+        small_tree: None) -> None:
+    """Walks through every crash point; the part is then redelivered."""
+    other = make_app('read_timeout=9').backend  # what the body's worker uses; not hooked
+    for point in crash_points():
+        drive, deaths = uneven(backend.app, indexes_of(*members)), 0
+
+        def die(operation: str, point: CrashPoint = point) -> None:
+            if point.reached():
+                raise Died
+
+        def after(operation: str) -> None:
+            if operation == 'publish':  # a worker takes the body
+                other.store_result(drive.body_id, None, states.STARTED)  # noqa: B023
+            if moment == 'after':
+                die(operation)
+
+        def deliver(part: int) -> None:
+            try:
+                drive.returns(part)  # noqa: B023
+            except Died:
+                nonlocal deaths
+                deaths += 1
+                time.sleep(0.1)
+                drive.returns(part)  # noqa: B023
+
+        *parts, last = drive.expected
+        with Hook(backend, die if moment == 'before' else nothing, after):
+            for part in parts[:-1]:
+                deliver(part)
+        drive.size()
+        with Hook(backend, die if moment == 'before' else nothing, after):
+            deliver(last)
+            deliver(parts[-1])
+        attempts = drive.published[deaths and moment == 'before' and len(drive.published) - 1:]
+        assert attempts == [in_order(drive)], point.number
+    assert point.number > 15
+
+
+@GAPS
+@pytest.mark.parametrize('fault', [ResetAfter(), ResetBefore()], ids=repr)
+def test_whichever_response_is_lost_a_generator_of_anything_is_counted(
+        fault: Any, backend: dv.DynamoDBBackend, proxy: Proxy, small_tree: None) -> None:
+    for point in crash_points():
+        proxy.reset()
+        proxy.faults = lambda operation, body, point=point: fault if point.reached() else None
+        drive = uneven(backend.app, indexes_of(1, 0, 1, 1))
+        drive.returns(0)
+        drive.size()
+        for part in (2, 1):
+            drive.returns(part)
+        proxy.faults = None
+        assert drive.published == [in_order(drive)], point.number
+    assert point.number > 15
+
+
+@GAPS
+def test_what_a_generator_of_anything_costs(backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
+    parts, requests = 170, []
+    for members in ([1] * parts, [1] * 160 + [10]):  # the gap is seen last
+        drive = uneven(backend.app, indexes_of(*members))
+        proxy.reset()
+        for part in drive.expected[:-1]:
+            drive.returns(part, stored=False)
+        drive.size()
+        drive.returns(parts - 1)
+        assert drive.published == [in_order(drive)]
+        requests.append(len(proxy.requests))
+    even, odd = requests
+    # a mark for each leaf, one read of all, one write to leaf 0, and what is counted there, too
+    assert odd - even <= math.ceil(parts / 40) + 5, requests
+
+
+@GAPS
+def test_a_task_that_a_generator_of_anything_does_not_have_is_an_error(
         backend: dv.DynamoDBBackend) -> None:
-    drive = Drive(backend.app, 50, lazy=True)
-    drive.apply()
-    for number in range(45):
-        request = drive.request(number % 10, drive.ids[number])
-        backend.mark_as_done(request.id, number, request)
+    drive = uneven(backend.app, indexes_of(1, 45))
+    for part in drive.expected[:-1]:
+        drive.returns(part)
+    drive.returns(0, request=drive.request(0, 'other'))
+    drive.size()
+    drive.returns(45)
+    assert drive.error() == dv.UNEXPECTED
+
+
+@GAPS
+def test_a_generator_of_anything_of_more_than_one_leaf_holds_is_an_error(
+        backend: dv.DynamoDBBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dv, 'SINGLE_LEAF_LIMIT', 45)
+    drive = uneven(backend.app, indexes_of(0, *[1] * 46))
+    for part in drive.expected[:-1]:
+        drive.returns(part)
+    drive.size()
+    drive.returns(45)
     assert drive.error() == dv.GAPS
+    drive = uneven(backend.app, indexes_of(*[2] * 23))
+    for part in drive.expected[:-1]:
+        drive.returns(part)
+    with pytest.raises(ChordError) as caught:  # the sender is the last to see it
+        drive.size()
+    assert str(caught.value) == dv.GAPS
+
+
+@GAPS
+def test_no_counter_of_a_generator_of_anything_stays_if_results_never_expire(
+        make_app: MakeApp, proxy: Proxy, client: Any, table_name: str) -> None:
+    backend = ready(make_app('ttl_seconds=0'), proxy)
+    drive = uneven(backend.app, indexes_of(*[1] * 40, *[0] * 60, 1))
+    for part in drive.expected[:-1]:
+        drive.returns(part)
+    drive.size()
+    drive.returns(40)
+    assert drive.published == [drive.expected]
+    stay = [item['id'] for item in all_items(client, table_name)
+            if drive.group_id in item['id'] and 'ttl' not in item]
+    assert stay == []
 
 
 def test_the_size_of_a_group_that_is_no_chord_costs_nothing(
@@ -5460,6 +5636,16 @@ class TakesAnEarlierValue(chord_model.Schedule):
         return True
 
 
+class TakesWhatALaggingReadFinds(chord_model.Schedule):
+    def of_this_run(self, run: Any, where: Any, items: Any) -> Any:
+        return items
+
+
+class LeavesOtherLeaves(chord_model.Schedule):
+    def gather(self, run: Any, size: int) -> Any:
+        return (yield from self.move(run, [], size))
+
+
 class IsDoneOnceItIsStored(chord_model.Schedule):
     def is_done(self, task: str) -> bool:
         return True
@@ -5472,7 +5658,8 @@ def test_the_protocol_is_right_over_random_schedules() -> None:
 
 
 @pytest.mark.parametrize('broken', [
-    ForgetsThatItBegan, PublishesPastItsLease, TakesAnEarlierValue, IsDoneOnceItIsStored])
+    ForgetsThatItBegan, PublishesPastItsLease, TakesAnEarlierValue, TakesWhatALaggingReadFinds,
+    LeavesOtherLeaves, IsDoneOnceItIsStored])
 def test_the_model_finds_a_broken_protocol(broken: type[chord_model.Schedule]) -> None:
     outcomes = chord_model.outcomes(range(200), broken)
     assert any(outcome.startswith('BAD') for _, outcome in outcomes)
@@ -6012,6 +6199,10 @@ SHAPES: dict[str, tuple[Callable[[Tasks], Any], Any]] = {
     'add_to_chord': (
         lambda t: chord([t.adder.s(1), t.identity.s(2)], t.total.s()),
         ['total', [1, 100, 2]]),
+    'generator of anything': (
+        lambda t: chord((t.identity.s(n) if n % 20 else group(t.identity.s(n), t.identity.s(-1 - n))
+                         for n in range(61)), t.total.s()),
+        ['total', {*range(61), -1, -21, -41, -61}]),
     'ignored results': (
         lambda t: chord([t.ignored.s(1), t.identity.s(2)], t.total.s()),
         ['total', [1, 2]]),
