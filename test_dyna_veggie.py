@@ -5979,7 +5979,10 @@ def test_a_body_that_is_retried_for_its_missing_values_keeps_what_follows_it(
     def body(self: Any, values: Any) -> Any:
         if self.request.retries:
             return list(values)
-        app.backend.store.put('chord.none.parts', b'', None, 60)
+        part, store = dv.Part(0, False, 'part'), app.backend.store
+        store.put('chord.none.parts', dv.pack([(part, 'copied')]), None, 60)
+        store.put(dv.Run('chord.none').copy_id(part), json.dumps({
+            'status': states.SUCCESS, 'result': 7}).encode(), states.SUCCESS, 60)
         raise self.retry(countdown=0)
 
     @app.task(shared=False, serializer=serializer)
@@ -5991,7 +5994,7 @@ def test_a_body_that_is_retried_for_its_missing_values_keeps_what_follows_it(
     with working(app):
         canvas.apply_async()
         for _ in canvas.options.get('link') or 'ab':
-            assert got.get(timeout=30) == []
+            assert got.get(timeout=30) == [7]
 
 
 def test_a_body_in_a_process_with_another_backend_is_a_clear_error() -> None:
