@@ -33,6 +33,7 @@ from __future__ import annotations
 import ast
 import base64
 import contextlib
+import contextvars
 import dataclasses
 import difflib
 import enum
@@ -85,7 +86,7 @@ from botocore.exceptions import ConnectionError as BotoConnectionError
 from botocore.parsers import ResponseParserError
 from botocore.utils import is_valid_endpoint_url, is_valid_ipv6_endpoint_url
 from celery import maybe_signature, states
-from celery._state import _get_active_apps, get_current_app, get_current_task
+from celery._state import _get_active_apps, _task_stack, get_current_app, get_current_task
 from celery.app.task import Context
 from celery.app.utils import find_app
 from celery.backends.base import BaseKeyValueStoreBackend
@@ -106,7 +107,12 @@ from celery.result import (
     assert_will_not_block,
     result_from_tuple,
 )
-from celery.signals import task_prerun
+from celery.signals import (
+    before_task_publish,
+    task_prerun,
+    worker_process_shutdown,
+    worker_shutdown,
+)
 from celery.utils.functional import LRUCache, maybe_list
 from celery.utils.log import get_logger
 from celery.utils.serialization import strtobool
@@ -1582,26 +1588,27 @@ class Table:
 
     def update(
             self, id: str, update: str, values: Mapping[str, Any], *, condition: str | None = None,
-    ) -> WriteResult:
+            budget: Budget = UNLIMITED) -> WriteResult:
         """Updates an item, on a condition if one is given; creates it if it is missing."""
         return self._write(
-            'update_item', id, Key=_key(id), ReturnValues='ALL_NEW',
+            'update_item', id, budget, Key=_key(id), ReturnValues='ALL_NEW',
             **expressions(values, UpdateExpression=update, ConditionExpression=condition))
 
     def delete(self, id: str) -> Item | None:
         """Deletes an item and returns it as it was."""
         return self._write('delete_item', id, Key=_key(id), ReturnValues='ALL_OLD').item
 
-    def _write(self, method: str, id: str, **params: Any) -> WriteResult:
+    def _write(
+            self, method: str, id: str, budget: Budget = UNLIMITED, **params: Any) -> WriteResult:
         applied = True
         try:
-            item = self.request(method, **params).get('Attributes')
+            item = self.request(method, budget, **params).get('Attributes')
         except ClientError as exc:
             if error_code(exc) != 'ConditionalCheckFailedException':
                 raise
             applied, item = False, exc.response.get('Item')
             if not item:  # the DynamoDB Local of 2020 does not return it
-                return WriteResult(False, self.get(id))
+                return WriteResult(False, self.get(id, budget=budget))
         return WriteResult(applied, unmarshal_item(item) if item else None)
 
     def write_many(
@@ -1658,6 +1665,31 @@ class Table:
             passing = classify(exc).throttled or code == 'ResourceNotFoundException'
             self._note_insert(not passing, {code}, f'{type(exc).__name__}: {summary(exc)}')
         return {id for id, error in zip(ids, errors) if error is None}
+
+    def insert_all(self, items: Iterable[Item]) -> set[str]:
+        """Writes items where there is none, whatever comes late; in no order.
+
+        Returns the ids that had an item.  Where the response to an insert was lost, that item can
+        be the one that was to be inserted.
+        """
+        all_items = {item['id']: item for item in items}
+        found: set[str] = set()
+
+        def send(page: list[str], budget: Budget) -> list[str]:
+            new = [all_items[id] for id in page]
+            inserted = self.insert_many(new) if self.may_insert else set()
+            for item in new:
+                if item['id'] not in inserted:
+                    written = self.put(item, condition='attribute_not_exists(#id)')
+                    if not written.applied:
+                        found.add(item['id'])
+            return []
+
+        for id in all_items:
+            check_id(id)
+        size = _WRITE_BATCH if self.may_insert else 1
+        self._in_pages('BatchExecuteStatement', all_items, size, send, UNLIMITED)
+        return found
 
     @property
     def may_insert(self) -> bool:
@@ -2343,6 +2375,7 @@ class BlobStore:
 # samples of its ids at growing pauses.  Once all of a sample is there, a whole batch is fetched
 # next; once all of a batch is there, the next follows without a pause.
 #
+#   hints       A poll also fetches what can end a wait early, such as the note that a part failed.
 #   state       one Poller for each table of a process: the waits of its threads (or greenlets), and
 #               the callbacks, with a background wait for their ids.
 #   who polls   the waiting thread that finds a poll due and no other thread polling.  It polls for
@@ -2398,6 +2431,24 @@ class Fetch(Protocol):
 Decode = Callable[[str, Any], Observed]
 
 
+class Hints:
+    """Ids that each poll fetches with those of a wait: what is there can end the wait early.
+
+    Here: none.
+    """
+
+    ids: Mapping[str, Any] = {}  # replaced as a whole, since another thread may be polling
+
+    def decode(self, id: str, found: Any) -> Any:
+        """What take() gets; None for nothing new.  Called by the thread that polls."""
+
+    def take(self, id: str, news: Any) -> None:
+        """Called by the thread that waits, which gets what it raises."""
+
+
+NO_HINTS = Hints()
+
+
 class Watch(NamedTuple):
     """A callback for the final value under an id."""
 
@@ -2413,13 +2464,14 @@ class _Wait:
 
     def __init__(
             self, ids: Iterable[str], decode: Decode, interval: float, all_changes: bool = False,
-    ) -> None:
-        self.decode = decode
+            hints: Hints = NO_HINTS) -> None:
+        self.decode, self.hints = decode, hints
         self.interval = max(interval, _FIRST_POLL)
         self.all_changes = all_changes
         self.pending: dict[str, Any] = dict.fromkeys(ids)  # to the version that the caller knows
         self.queue = deque(self.pending)  # the same ids, the longest not fetched first
         self.updates: deque[tuple[str, Observed]] = deque()
+        self.news: deque[tuple[str, Any]] = deque()  # of the hints
         self.size, self.idle_polls, self.due = GET_BATCH, 0, 0.0
 
     def is_due(self, now: float) -> bool:
@@ -2431,6 +2483,23 @@ class _Wait:
 
     def decode_all(self, window: Iterable[str], found: Mapping[str, Any]) -> dict[str, Observed]:
         return {id: self.decode(id, found[id]) for id in window if id in found}
+
+    @property
+    def hint_ids(self) -> Iterable[str]:
+        return self.hints.ids if self.pending else ()
+
+    def decode_hints(self, found: Mapping[str, Any]) -> None:
+        for id in self.hint_ids:
+            news = self.hints.decode(id, found[id]) if id in found else None
+            if news is not None:
+                self.news.append((id, news))
+
+    def take(self) -> Iterator[tuple[str, Observed]]:
+        """Yields the updates; hands over the news while they still matter."""
+        yield from drain(self.updates)
+        for id, news in drain(self.news):
+            if self.pending:
+                self.hints.take(id, news)
 
     def record(
             self, window: list[str], observed: Mapping[str, Observed], phase: float = 0.0) -> bool:
@@ -2487,13 +2556,13 @@ class Poller:
     def wait(
             self, ids: Iterable[str], decode: Decode, *, timeout: float | None, interval: float,
             on_interval: Callable[[], Any] | None = None, all_changes: bool = False,
-    ) -> Iterator[tuple[str, Observed]]:
+            hints: Hints = NO_HINTS) -> Iterator[tuple[str, Observed]]:
         """Yields (id, what was observed) until all ids were observed in their final state.
 
         timeout, interval: seconds; a timeout of 0 polls once.  on_interval is called once per
-        ``interval``.  Raises TimeoutError, after a last fetch of everything.
+        ``interval``.  Raises TimeoutError, after a last fetch of everything, and what hints raise.
         """
-        wait = _Wait(ids, decode, interval, all_changes)
+        wait = _Wait(ids, decode, interval, all_changes, hints)
         deadline = deadline_after(timeout)
         first_tick = math.inf if on_interval is None else time.monotonic() + wait.interval
         if timeout is None or timeout > 0:
@@ -2501,18 +2570,22 @@ class Poller:
             if wait.pending:
                 yield from self._wait_with_others(wait, deadline, first_tick, on_interval)
         if wait.pending:
-            self._fetch_for(wait, list(wait.pending), consistent=True, deadline=deadline)
+            self._fetch_for(
+                wait, list(wait.pending), wait.hint_ids, consistent=True, deadline=deadline)
         # before the updates are drained: another thread may be adding the last of them
         missing = len(wait.pending)
-        yield from drain(wait.updates)
+        yield from wait.take()
         if missing:
             raise TimeoutError(f'The operation timed out after {timeout:.3g} s; '
                                f'results not ready: {missing}.')
 
     def _fetch_for(
-            self, wait: _Wait, window: list[str], *, consistent: bool, deadline: float) -> bool:
-        found = self._fetch(window, consistent=consistent, deadline=deadline)
+            self, wait: _Wait, window: list[str], hint_ids: Iterable[str] = (), *,
+            consistent: bool, deadline: float) -> bool:
+        ids = list(dict.fromkeys((*window, *hint_ids)))
+        found = self._fetch(ids, consistent=consistent, deadline=deadline)
         observed = wait.decode_all(window, found)
+        wait.decode_hints(found)
         with self._changed:  # another thread may be recording the same
             is_batch = wait.record(window, observed, self._phase)
         self._call_back(found)
@@ -2524,7 +2597,7 @@ class Poller:
         while is_batch and wait.pending:
             alone = len(wait.pending) == 1
             is_batch = self._fetch_for(wait, wait.window(), consistent=alone, deadline=deadline)
-            yield from drain(wait.updates)
+            yield from wait.take()
 
     def _wait_with_others(
             self, wait: _Wait, deadline: float, tick: float,
@@ -2538,7 +2611,7 @@ class Poller:
                     on_interval()
                     tick = time.monotonic() + wait.interval  # it may have taken longer than that
                 self._poll(wait, min(tick, deadline), deadline)
-                yield from drain(wait.updates)
+                yield from wait.take()
         finally:
             with self._changed:
                 if wait in self._waits:
@@ -2554,7 +2627,7 @@ class Poller:
             with self._changed:
                 now = time.monotonic()
                 idle = not wait.pending and wait is not self._background
-                if wait.updates or now >= until or idle:
+                if wait.updates or wait.news or now >= until or idle:
                     return
                 waits = [*self._waits, self._background]
                 due = until if self._polling else min(until, *(each.due for each in waits))
@@ -2563,7 +2636,8 @@ class Poller:
                     continue
                 self._refresh_background(now)
                 windows = [(each, each.window()) for each in waits if each.is_due(now)]
-                ids = list(dict.fromkeys(id for _, window in windows for id in window))
+                ids = list(dict.fromkeys(
+                    id for each, window in windows for id in (*window, *each.hint_ids)))
                 self._polling = bool(ids)
             found: Mapping[str, Any] = {}
             observed: list[Mapping[str, Observed]] = [{}] * len(windows)
@@ -2571,6 +2645,8 @@ class Poller:
                 if ids:
                     found = self._fetch(ids, consistent=False, deadline=deadline)
                     observed = [each.decode_all(window, found) for each, window in windows]
+                    for each, _ in windows:
+                        each.decode_hints(found)
             finally:
                 with self._changed:
                     self._polling = False
@@ -3036,13 +3112,14 @@ class WaitingBackend(StoringBackend):
 
     def _as_ready(
             self, task_ids: Iterable[str], *, timeout: float | None, interval: float | None,
-            on_interval: Any = None, all_changes: bool = False) -> Iterator[tuple[str, Observed]]:
+            on_interval: Any = None, all_changes: bool = False, hints: Hints = NO_HINTS,
+    ) -> Iterator[tuple[str, Observed]]:
         """Yields (task id, what was observed) as tasks become ready; all changes if asked to."""
         ids = {self._valid_item_id(task_id): task_id for task_id in task_ids}
         observed = shared_poller(self.options).wait(
             ids, lambda id, stored: self.decode_stored(ids[id], stored), timeout=timeout,
             interval=0.5 if interval is None else interval, on_interval=on_interval,
-            all_changes=all_changes)
+            all_changes=all_changes, hints=hints)
         return ((ids[id], each) for id, each in observed)
 
     def get_many(
@@ -3080,7 +3157,7 @@ class WaitingBackend(StoringBackend):
             **kwargs: Any) -> Any:
         """Waits for a result and returns it.
 
-        Raises celery.exceptions.TimeoutError, and what the task raised.
+        Raises celery.exceptions.TimeoutError, and what the task raised.  kwargs: of _resolve().
         """
         self._ensure_not_eager()
         for _ in self._resolve([] if result._cache else [result], **kwargs):
@@ -3090,14 +3167,14 @@ class WaitingBackend(StoringBackend):
     def _resolve(
             self, unknown: Iterable[AsyncResult], timeout: float | None = None,
             interval: float | None = 0.5, on_interval: Any = None, on_message: Any = None,
-            no_ack: bool = True) -> Iterator[tuple[str, Any]]:
+            no_ack: bool = True, hints: Hints = NO_HINTS) -> Iterator[tuple[str, Any]]:
         """Yields (id, meta) of each leaf as it becomes ready, and keeps the meta in it."""
         leaves: dict[str, list[AsyncResult]] = {}
         for leaf in unknown:
             leaves.setdefault(leaf.id, []).append(leaf)
         for task_id, observed in self._as_ready(
                 leaves, timeout=timeout, interval=interval, on_interval=on_interval,
-                all_changes=on_message is not None):
+                all_changes=on_message is not None, hints=hints):
             if on_message is not None:
                 on_message(dict(observed.value))
             if observed.final:
@@ -3196,24 +3273,23 @@ class WaitingBackend(StoringBackend):
 #   sets        ready(), successful() and their like read 1, 8, 64, 100, 100, ... results, because
 #               most answers are known early; get() and join_native() wait for all members together.
 #   parents     get() fetches a result before its parents.  A success needs none of them.  While the
-#               result is pending, they are fetched in windows, so that the error of a part is
-#               raised early.  After a failure all are fetched: Celery raises the error of the part.
+#               result is pending, each poll looks at those that can have failed: the first task of
+#               the chain that has not succeeded, and chords before it.  Of a chord it looks at one
+#               item, which names its first part that failed (POINTER in "Chord tree").  After a
+#               failure Celery raises the error of the part: that one's, or all parents are read.
+#               Parents in other backends are read in windows.
 #   callbacks   then() registers with the Poller of the process; see "Polling".
-
-_PARENTS_INTERVAL = 0.4  # seconds: however short the interval, parents are fetched no more often
-
 
 def _time_left(deadline: float) -> float | None:
     return None if deadline == math.inf else max(deadline - time.monotonic(), 0)
 
 
-def _parents_of(result: ResultBase) -> Iterator[AsyncResult]:
-    """The leaves that a result depends on, the first to run first."""
+def _parents_of(result: ResultBase) -> list[ResultBase]:
+    """The results that a result depends on, the first to run first."""
     parents = []
     while result := result.parent:
         parents.append(result)
-    for parent in reversed(parents):
-        yield from leaf_results(parent)
+    return parents[::-1]
 
 
 def _with_parents(result: ResultBase) -> Iterator[AsyncResult]:
@@ -3282,28 +3358,104 @@ def _raise_error_of(leaves: Iterable[AsyncResult], deadline: float = math.inf) -
         failed.maybe_throw()
 
 
-class _Parents:
-    """The parents of a pending result, fetched window by window."""
+class _Parents(Hints):
+    """The parents of a result; as Hints, those that can have failed while it is pending.
+
+    A task of a chain starts once all before it have succeeded.  So these are the first task that
+    has not, and the chords before that one.
+    """
 
     def __init__(self, result: AsyncResult, deadline: float) -> None:
-        self.queue: deque[AsyncResult] = deque()
-        self.deadline = deadline
-        self.due = 0.0
-        self._enqueue(list(_parents_of(result)))
+        self.backend, self.deadline = result.backend, deadline
+        self.parents = _parents_of(result)
+        self.todo: deque[ResultBase] = deque()  # those not known to have succeeded
+        self.others: deque[AsyncResult] = deque()  # leaves that are not in our table, and pending
+        for parent in self.parents:
+            if all(map(self._is_ours, leaf_results(parent))):
+                self.todo.append(parent)
+            else:
+                self.others.extend(leaf_results(parent))
+        _raise_error_of(leaf for leaf in self._leaves() if leaf._cache)
+        self._seen: dict[str, str] = {}  # notes that were read, by their ids
+        self._set_ids()
 
-    def _enqueue(self, leaves: list[AsyncResult]) -> None:
-        """Queues those that are pending.  Raises the error of one that failed."""
-        _raise_error_of(leaf for leaf in leaves if leaf._cache)
-        self.queue.extend(leaf for leaf in leaves if not leaf._cache)
+    def _leaves(self) -> Iterator[AsyncResult]:
+        return itertools.chain.from_iterable(map(leaf_results, self.parents))
 
-    def poll(self) -> None:
-        """Fetches the next window, unless it is too early.  Raises the error of one that failed."""
-        if time.monotonic() < self.due:
+    def _is_ours(self, leaf: AsyncResult) -> bool:
+        """Whether a leaf can be read in the same request as the result."""
+        ours, its = self.backend, leaf.backend
+        return its is ours or (isinstance(its, WaitingBackend) and its.app is ours.app
+                               and its.options == ours.options)
+
+    def _set_ids(self) -> None:
+        ids: dict[str, ResultBase] = {}
+        for parent in self.todo:
+            if not isinstance(parent, ResultSet):
+                ids[self.backend._valid_item_id(parent.id)] = parent
+                break
+            id = self.backend.key_id(self.backend.get_key_for_chord(parent.id))
+            if not is_too_long(id):
+                ids[id] = parent
+        self.ids = ids
+
+    def decode(self, id: str, found: StoredValue) -> Any:
+        """The meta of a task that is ready, or what is newly noted of a chord."""
+        parent = self.ids.get(id)
+        if isinstance(parent, ResultSet):
+            return found if found.chord != self._seen.get(id) else None
+        observed = self.backend.decode_stored(parent.id, found) if parent else None
+        return observed.value if observed and observed.final else None
+
+    def take(self, id: str, news: Any) -> None:
+        """Raises the error of a parent that failed; goes on to the next after one that has not."""
+        parent = self.ids.get(id)
+        if isinstance(parent, ResultSet):
+            _raise_error_of(self._noted_part(id, news))
+        elif parent is not None:
+            parent._maybe_set_cache(dict(news))
+            tasks = [each for each in self.todo if not isinstance(each, ResultSet)]
+            for task, meta in _metas_of(tasks, self.deadline):
+                if meta['status'] not in states.READY_STATES:
+                    break
+                task.maybe_throw()
+                while self.todo.popleft() is not task:
+                    pass
+            self._set_ids()
+
+    def _noted_part(self, id: str, noted: StoredValue | None = None) -> Iterator[AsyncResult]:
+        """What is stored of the part that a chord's note names: its copy, and its result."""
+        backend = self.backend
+        read = functools.partial(
+            read_values, backend.store, consistent=True, deadline=self.deadline)
+        noted = noted or read([id]).get(id)
+        if noted is None or noted.chord is None:
             return
-        window = [self.queue.popleft() for _ in range(min(GET_BATCH, len(self.queue)))]
+        self._seen[id], task_id = noted.chord, bytes_to_str(noted.value)
+        ids = [each for each in (noted.chord, backend.item_id(task_id)) if not is_too_long(each)]
+        found = read([id, *ids])
+        if found.get(id) != noted:
+            return  # what a poll found was of an earlier run
+        for stored in (found[each] for each in ids if each in found):
+            part = backend.app.AsyncResult(task_id, backend=backend)
+            part._cache = backend.decode_stored(task_id, stored).value
+            yield part
+
+    def ask_others(self, on_interval: Any = None) -> None:
+        """Reads a window of the results of others.  Raises the error of one that failed."""
+        window = [self.others.popleft() for _ in range(min(GET_BATCH, len(self.others)))]
         _read_leaves(window, consistent=False, deadline=self.deadline)
-        self._enqueue(window)
-        self.due = time.monotonic() + _PARENTS_INTERVAL
+        _raise_error_of(leaf for leaf in window if leaf._cache)
+        self.others.extend(leaf for leaf in window if not leaf._cache)
+        if on_interval is not None:
+            on_interval()
+
+    def raise_error(self) -> None:
+        """Raises the error of a parent, if one failed and can be read before the deadline."""
+        # of a single chord: with tasks before it, the note could be of an earlier run
+        is_chord = len(self.parents) == 1 and isinstance(self.parents[0], ResultSet)
+        noted = itertools.chain.from_iterable(map(self._noted_part, self.ids if is_chord else ()))
+        _raise_error_of(itertools.chain(noted, self._leaves()), self.deadline)
 
 
 class _Batched(ResultBase):
@@ -3357,34 +3509,21 @@ class BatchedResult(_Batched, AsyncResult):
         if disable_sync_subtasks:
             assert_will_not_block()
         deadline = deadline_after(timeout)
-        follow = follow_parents and propagate and bool(self.parent)
-        if follow and self._cache is None:
-            on_interval = self._follow_parents(deadline, on_message, on_interval)
+        parents = None
+        if follow_parents and propagate and self.parent:
+            parents = _Parents(self, deadline)
         if self._cache is None:
+            if parents and parents.others:
+                parents.ask_others()
+                on_interval = functools.partial(parents.ask_others, on_interval)
             self.backend.wait_for_pending(
                 self, timeout=_time_left(deadline), interval=interval, on_interval=on_interval,
-                no_ack=no_ack, on_message=on_message, propagate=False)
-        if follow and self._get_task_meta()['status'] in states.PROPAGATE_STATES:
-            _raise_error_of(_parents_of(self), deadline)
+                no_ack=no_ack, on_message=on_message, propagate=False, hints=parents or NO_HINTS)
+        if parents and self._get_task_meta()['status'] in states.PROPAGATE_STATES:
+            parents.raise_error()
         return self.maybe_throw(propagate=propagate, callback=callback)
 
     wait = get
-
-    def _follow_parents(self, deadline: float, on_message: Any, on_interval: Any) -> Any:
-        """Reads the result once; if it is pending, returns an on_interval that polls parents."""
-        meta = _read_leaves([self], deadline=deadline)[self.id]
-        if meta['status'] in states.READY_STATES:
-            if on_message is not None:
-                on_message(dict(meta))
-            return on_interval
-        parents = _Parents(self, deadline)
-        parents.poll()
-
-        def tick() -> None:
-            parents.poll()
-            if on_interval is not None:
-                on_interval()
-        return tick
 
     def _maybe_set_cache(self, meta: Any) -> Any:
         if not meta or meta['status'] not in states.READY_STATES:
@@ -3494,7 +3633,8 @@ def give_result_classes(app: Any) -> None:
 # counter says, as pure functions.  No requests, no Celery: a part is an index and an id.
 #
 #   items       Each has an id S, and a ttl N if it expires.
-#               POINTER                 the newest run of a group's id: run S
+#               POINTER                 the newest run of a group's id: run S; of its first part
+#                                       that failed: result B (its id), chord S (its copy's id)
 #               RUN = POINTER.RANDOM    the lease: owner B, heartbeat N, published_before BS; closed
 #                                       BOOL; the header: lazy BOOL, single_leaf BOOL, size N
 #               RUN.LEVEL.NUMBER        a node: members BS, copied BS, failed BS, added BS, owner B
@@ -3517,6 +3657,8 @@ def give_result_classes(app: Any) -> None:
 #               together expect the size.  The delivery that sees it makes the run ``single_leaf``;
 #               once the size is known, also all leaves: what they hold, and what is counted on
 #               them later, is also counted on leaf 0, which is the root from then on.
+#   news        The delivery that adds the first failed parts to a leaf notes one of them on
+#               POINTER, if none is noted: for those who wait for the body.  No end depends on it.
 #   the end     A run is closed once: by the delivery that filled the root, or found that it cannot
 #               be filled (the deadline has passed, a node is gone, the indexes have gaps).  Before
 #               it publishes, the owner of the lease records its intent: ``published_before`` holds
@@ -3531,6 +3673,7 @@ SINGLE_LEAF_LIMIT = 15_000  # members of 20 bytes, and their item is limited to 
 CLOSED_TTL = 14 * 86400  # seconds after its deadline that a run is known as closed: for duplicates
 POINTER_TTL = 30 * 86400  # seconds, if results never expire
 COPY_TTL = 365 * 86400  # seconds, if results never expire: of values that are copied for a run
+_NOTE_PATIENCE = 1.0  # seconds to note that a part failed
 
 # flags in a member's index
 TEXT_ID = 1 << 31  # the task id is not a UUID
@@ -3647,6 +3790,10 @@ class Run:
     def has_structure(self) -> bool:
         """Whether RUN.header holds the results of the header, which say the order of the parts."""
         return self.single_leaf and not self.lazy
+
+    @property
+    def pointer_id(self) -> str:
+        return self.id.rpartition('.')[0]
 
     def node_id(self, position: Position) -> str:
         return f'{self.id}.{position.level}.{position.number}'
@@ -3823,13 +3970,27 @@ class ChordStore:
         for index, task_id in enumerate(task_ids):
             check_id(run.copy_id(Part(index, False, task_id)), MiscountedChord)
         size = {} if run.size is None else {'size': run.size}
+        pointer = {'id': pointer_id, 'run': run.id, **(run.closed_ttl or expiry(POINTER_TTL))}
         items: list[Item] = [
-            {'id': pointer_id, 'run': run.id, **(run.closed_ttl or expiry(POINTER_TTL))},
-            {'id': run.id, 'lazy': run.lazy, 'single_leaf': run.single_leaf, **size,
-             **run.closed_ttl}]
+            pointer, {'id': run.id, 'lazy': run.lazy, 'single_leaf': run.single_leaf, **size,
+                      **run.closed_ttl}]
         if run.size is not None:
             items += ({'id': run.node_id(position), **run.ttl} for position in run.positions())
-        self.table.write_many(puts=items)
+        # a request whose response was lost can land after parts were counted: it must not erase
+        if pointer_id in self.table.insert_all(items):
+            self._replace_pointer(pointer)
+
+    def _replace_pointer(self, pointer: Item) -> None:
+        """Lets a pointer that exists point to another run."""
+        replaced = False
+        while not replaced:
+            seen = self.table.get(pointer['id']) or {}
+            if seen.get('run') == pointer['run']:
+                return
+            condition, values = 'attribute_not_exists(#run)', {}
+            if 'run' in seen:
+                condition, values = '#run = :seen', {'seen': seen['run']}
+            replaced = self.table.put(pointer, condition=condition, values=values).applied
 
     def resize(self, run: Run, size: int) -> None:
         """Stores the size of a generator, for progress() and gather()."""
@@ -4055,7 +4216,10 @@ class PartCounter:
             self.run.node_id(position), entry.member, entry, send)
         while counted is not None:
             node = self._checked(position, counted)
-            if node is None or not node.is_full:
+            if node is None:
+                return None
+            self._note_failure(node, counted.entries)
+            if not node.is_full:
                 return None
             if node.is_root:
                 return node
@@ -4141,16 +4305,44 @@ class PartCounter:
         return store.move([node], self.run, run_item.get('size'))
 
 
+    def _note_failure(self, node: Node, entries: list[Entry]) -> None:
+        """Notes on the run's pointer that a part failed, if these are the first of their leaf."""
+        failed = node.item.get('failed', frozenset())
+        # all of them again, if a request is repeated: the delivery before may have died
+        if not failed or not failed <= {entry.member for entry in entries}:
+            return
+        part = part_of(min(failed))
+        values = {'run': self.run.id, 'task_id': part.task_id.encode(),
+                  'copy_id': self.run.copy_id(part)}
+        try:
+            self.table.client.send_unless(('ConditionalCheckFailedException',), 'update_item', {
+                'TableName': self.table.name, 'Key': marshal_item({'id': self.run.pointer_id}),
+                **expressions(
+                    values, UpdateExpression='SET #result = :task_id, #chord = :copy_id',
+                    ConditionExpression='#run = :run AND attribute_not_exists(#chord)'),
+            }, Budget(time.monotonic() + _NOTE_PATIENCE))
+        except FAILURES as exc:  # the part is counted, and the chord's own error will come
+            logger.warning('Chord %s: it is not noted that a part failed: %s',
+                           self.run.id, summary(exc))
+
+
 def _log_late(run: Run) -> None:
     logger.debug('Chord %s is closed, and a part came late', run.id)
+
+
+class LeaseLost(BaseException):
+    """Another delivery has taken over, or may have: then DynamoDB's error is the cause.
+
+    No Exception: Celery swallows those of signal receivers.
+    """
 
 
 class Lease:
     """The right to end a run, kept by heartbeats.
 
     As in the DynamoDB Lock Client: a delivery that sees the heartbeat counter unchanged for
-    DURATION, by its own monotonic clock, may take over.  start_publishing() is the fence: it fails
-    for an owner that was replaced.
+    DURATION, by its own monotonic clock, may take over.  start_publishing() and check() are the
+    fence: they fail for an owner that was replaced.
     https://aws.amazon.com/blogs/database/building-distributed-locks-with-the-dynamodb-lock-client/
     """
 
@@ -4160,6 +4352,7 @@ class Lease:
 
     def __init__(self, table: Table, run: Run, owner: bytes) -> None:
         self.table, self.run, self.owner = table, run, owner
+        self._confirmed = -math.inf  # when (of time.monotonic) the last heartbeat was sent
 
     def acquire(self, sleep: Sleep) -> Item | None:
         """The item of the run, once this delivery owns the lease; None once the run is closed.
@@ -4187,9 +4380,9 @@ class Lease:
             if acquired:
                 return item
 
-    def renew(self) -> bool:
+    def renew(self, budget: Budget = UNLIMITED) -> bool:
         """Sends a heartbeat; False if the lease is no longer ours, or the run is closed."""
-        return self._update(self._HELD_BY_US)[0]
+        return self._update(self._HELD_BY_US, budget)[0]
 
     def start_publishing(self, published_before: frozenset[bytes]) -> bool:
         """The fence before publishing; False if the lease is no longer ours: then nothing may be.
@@ -4199,35 +4392,59 @@ class Lease:
         # DynamoDB has no empty sets
         return self._update(self._HELD_BY_US, published_before=published_before | {b'-'})[0]
 
-    def _update(self, condition: str, **values: Any) -> tuple[bool, Item]:
+    def check(self) -> None:
+        """The fence before each message.  Raises LeaseLost if the lease is no longer ours.
+
+        The owner may have been stopped, or cut off from DynamoDB: after a heartbeat that is old it
+        sends one.
+        """
+        if time.monotonic() - self._confirmed > self.DURATION / 2:
+            try:
+                renewed = self.renew()
+            except FAILURES as exc:
+                raise LeaseLost from exc
+            if not renewed:
+                raise LeaseLost
+
+    def _update(
+            self, condition: str, budget: Budget = UNLIMITED, **values: Any) -> tuple[bool, Item]:
         update = 'SET #owner = :owner'
         if self.run.deadline is not None:
             update += ', #ttl = if_not_exists(#ttl, :ttl)'
         if 'published_before' in values:
             update += ', #published_before = :published_before'
+        # others see a heartbeat after this, and wait for DURATION from then on
+        sent = time.monotonic()
         applied, item = self.table.update(
             self.run.id, f'{update} ADD #heartbeat :one',
             {'owner': self.owner, 'one': 1, **values, **self.run.closed_ttl},
-            condition=f'attribute_not_exists(#closed) AND ({condition})')
+            condition=f'attribute_not_exists(#closed) AND ({condition})', budget=budget)
+        if applied:
+            self._confirmed = max(self._confirmed, sent)
         return applied, item or {}
 
     @contextlib.contextmanager
     def heartbeats(self) -> Iterator[None]:
-        """Sends heartbeats from a thread of its own, so that no delivery takes over.
+        """Sends heartbeats from threads of their own, so that no delivery takes over.
 
         Without a thread a delivery may take over, and then start_publishing() fails here.
         """
         stopped = threading.Event()
 
+        def send_heartbeat() -> None:
+            try:
+                if not self.renew(Budget(time.monotonic() + self.DURATION)):
+                    stopped.set()
+            except FAILURES as exc:
+                logger.warning('The lease of the chord %s was not renewed: %s',
+                               self.run.id, summary(exc))
+
         def send_heartbeats() -> None:
             while not stopped.wait(self.DURATION / 3):
-                try:
-                    if not self.renew():
-                        return
-                except FAILURES as exc:
-                    logger.warning('The lease of the chord %s was not renewed: %s',
-                                   self.run.id, summary(exc))
-        start_thread(send_heartbeats, name='dyna-veggie-heartbeat')
+                # one that hangs must not keep the next from being sent
+                if start_thread(send_heartbeat, name='dyna-veggie-heartbeat') is None:
+                    send_heartbeat()
+        start_thread(send_heartbeats, name='dyna-veggie-heartbeats')
         try:
             yield
         finally:
@@ -4633,6 +4850,62 @@ class HeaderValues:
                           'forgotten since')
 
 
+#: whether this context ends a chord
+is_joining: contextvars.ContextVar[bool] = contextvars.ContextVar(
+    'dyna_veggie_joining', default=False)
+
+
+class Shielded:
+    """A call in a thread of its own, as the same task, which no time limit of it interrupts."""
+
+    def __init__(self, function: Callable[[], None]) -> None:
+        self._todo = deque([function])  # one thread takes it
+        self._error: BaseException | None = None
+        self._ended, self._end = False, threading.Lock()
+        self._end.acquire()
+
+    def result(self) -> None:
+        """Waits for the end of the call, and calls if none has begun.  Raises what it raised."""
+        while not self._ended:
+            try:
+                if self._todo:
+                    task = get_current_task()
+                    call = functools.partial(self._call, task, task and vars(task.request))
+                    if start_thread(contextvars.copy_context().run, call) is None:
+                        self._call(None, None)  # which a time limit can interrupt
+                self._end.acquire()
+            except SoftTimeLimitExceeded:  # it comes once
+                continue
+        if self._error is not None:
+            raise self._error
+
+    def _call(self, task: Any, request: Any) -> None:
+        for function in drain(self._todo):
+            try:
+                if task is not None:  # a message names the task that sent it as its parent
+                    _task_stack.push(task)
+                    task.push_request(**request)
+                function()
+            except BaseException as exc:
+                self._error = exc
+            self._ended = True
+            self._end.release()
+
+
+#: called before each message that this context publishes
+_check_fence: contextvars.ContextVar[Callable[[], None] | None] = contextvars.ContextVar(
+    'dyna_veggie_fence', default=None)
+
+
+def _before_message(**_: Any) -> None:
+    check = _check_fence.get()
+    if check is not None:
+        check()
+
+
+before_task_publish.connect(_before_message, weak=False, dispatch_uid=f'{__name__}.fence')
+
+
 class Stage(enum.IntEnum):
     """What of a join cannot be undone."""
 
@@ -4656,6 +4929,7 @@ class Join:
         self.timestamps: frozenset[bytes] = frozenset()  # of the results under the body's id
         self.leaves: list[Node] = []
         self.argument: list[Any] | None = None
+        self.sending: Shielded | None = None
         # the ids of items that nothing reads once the chord has ended
         self.leftovers = [self.run.header_id] if self.run.has_structure else []
 
@@ -4664,9 +4938,13 @@ class Join:
         retried = self.backend.retried
         if not retried(self._acquire, sleep):
             return
-        with self.lease.heartbeats():
-            for step in self._steps():
-                retried(step)
+        token = is_joining.set(True)
+        try:
+            with self.lease.heartbeats():
+                for step in self._steps():
+                    retried(step)
+        finally:
+            is_joining.reset(token)
 
     def _acquire(self, sleep: Sleep) -> bool:
         filled = self.root is not None and self.root.item.get('owner') == self.lease.owner
@@ -4700,9 +4978,10 @@ class Join:
         else:
             self.leaves, items = store.collect(self.root, ids)
         # PENDING is stored before a body is published: see track_sent
+        # expired or not: the clock of the owner before may be wrong
         self.timestamps = frozenset(
             repr(item.get('timestamp')).encode() for item in items.values()
-            if item.get('status') != states.PENDING and not is_expired(item))
+            if item.get('status') != states.PENDING)
         if self.published_before is None or self.stage == Stage.ERRBACKS_CALLED:
             return  # what is stored there by now are our own errors
         if self.timestamps - self.published_before:
@@ -4725,26 +5004,45 @@ class Join:
 
     def _publish(self) -> None:
         """Publishes the body, or calls its errbacks, unless another worker has taken over."""
-        if not self.lease.start_publishing(self.timestamps):
+        try:
+            if not self.lease.start_publishing(self.timestamps):
+                raise LeaseLost
+            self.stage = max(self.stage, Stage.PUBLISHING)
+            if self.error is None:
+                self._send_body()
+            if self.error is not None:
+                self.lease.check()
+                self._fail(self.error)
+        except LeaseLost as lost:
+            self.sending = None
+            if isinstance(lost.__cause__, Exception):  # DynamoDB did not say whether it is lost
+                raise lost.__cause__ from None
             # after a stall for longer than a lease: the other worker may have published
             logger.warning('Chord %s: it is not ended here, another worker has taken over',
                            self.group_id)
-            return
-        self.stage = max(self.stage, Stage.PUBLISHING)
-        if self.error is None:
-            try:
-                # in versions of Celery that have it, this waits between its attempts to publish
-                amqp = self.backend.app.amqp
-                publish = getattr(amqp, '_retry_publish', lambda call, *args: call(*args))
-                publish(self.body.delay, self.argument)
-            except SoftTimeLimitExceeded:
-                raise
-            except Exception as exc:
-                self.error = ChordError(f'Callback error: {exc!r}')
-                self.error.__context__ = exc  # a part of the traceback that is stored
-        if self.error is not None:
-            self._fail(self.error)
-        self.stage = Stage.ENDED
+        else:
+            self.stage = Stage.ENDED
+
+    def _send_body(self) -> None:
+        """Sends the body, once: a repeat waits for the sending that has begun."""
+        # in versions of Celery that have it, this waits between its attempts to publish
+        amqp = self.backend.app.amqp
+        publish = getattr(amqp, '_retry_publish', lambda call, *args: call(*args))
+
+        def send() -> None:
+            _check_fence.set(self.lease.check)
+            publish(self.body.delay, self.argument)
+
+        if self.sending is None:
+            self.sending = Shielded(send)
+        try:
+            self.sending.result()
+        except SoftTimeLimitExceeded:  # there was no thread
+            self.sending = None
+            raise
+        except Exception as exc:
+            self.error = ChordError(f'Callback error: {exc!r}')
+            self.error.__context__ = exc  # a part of the traceback that is stored
 
     def _fail(self, error: Exception) -> None:
         if isinstance(error, MiscountedChord):
@@ -4845,6 +5143,25 @@ def part_return_of(request: Any) -> PartReturn | None:
     problem = UNEXPECTED if index is None and not (run.single_leaf or run.lazy) else None
     part = Part(index or 0, bool(run_option.get('added')), request.id)
     return PartReturn(run, part, tuple(run_option.get('adds', ())), problem)
+
+
+#: the threads of this process that join, each with its chord's group id
+_joining: weakref.WeakKeyDictionary[threading.Thread, str] = weakref.WeakKeyDictionary()
+#: seconds that the end of a process waits for them: two leases, and time to publish
+_JOINING_PATIENCE = 60.0
+
+
+def _finish_joins(**_: Any) -> None:
+    """Waits for the joins of a process that ends: their tasks are acknowledged."""
+    deadline = time.monotonic() + _JOINING_PATIENCE
+    for thread, group_id in list(_joining.items()):
+        thread.join(max(deadline - time.monotonic(), 0))
+        if thread.is_alive():
+            logger.error('Chord %s: this process ends before it was joined', group_id)
+
+
+for _signal in (worker_process_shutdown, worker_shutdown):
+    _signal.connect(_finish_joins, weak=False, dispatch_uid=f'{__name__}.finish_joins')
 
 
 class WouldBlock(Exception):
@@ -5017,7 +5334,9 @@ class ChordBackend(WaitingBackend):
     def _meta_of(self, task_id: str, stored: StoredValue) -> dict[str, Any]:
         meta = super()._meta_of(task_id, stored)
         label = stored.later or stored.chord
-        if meta['status'] not in states.READY_STATES or not label:
+        # Celery 5.7 drops a redelivery whose task has succeeded: STARTED until it is counted.  The
+        # errbacks of the chord that this thread joins see what the parts returned.
+        if meta['status'] != states.SUCCESS or not label or is_joining.get():
             return meta
         try:
             with refused_if_odd(f'the counters of its chord, {label!r:.200}'):
@@ -5025,7 +5344,6 @@ class ChordBackend(WaitingBackend):
         except UnreadableValue as exc:
             return super()._meta_of(task_id, stored._replace(error=exc))
         if not done:
-            # Celery 5.7 drops a redelivery whose task has succeeded: STARTED until it is counted
             return {**PENDING_META, 'status': states.STARTED, 'task_id': task_id}
         return meta
 
@@ -5113,7 +5431,7 @@ class ChordBackend(WaitingBackend):
         again.  In a task a join is executed twice at most, and then left to a thread:
 
             error                         before publishing              while and after it
-            soft time limit               repeat; a thread if it waits   repeat
+            soft time limit               repeat                         repeat
             WouldBlock                    thread                         thread
             any other Exception           raise                          repeat
             SystemExit, KeyboardInterrupt raise                          raise
@@ -5124,9 +5442,10 @@ class ChordBackend(WaitingBackend):
             try:
                 join.execute(sleep)
                 return
-            except SoftTimeLimitExceeded:  # it comes once
-                if join.stage == Stage.WAITING:
-                    break
+            except SoftTimeLimitExceeded:
+                # It comes once.  A task that left its wait to a thread would be acknowledged, and
+                # the chord be lost with this process.
+                continue
             except WouldBlock:
                 break
             except Exception as exc:
@@ -5149,9 +5468,10 @@ class ChordBackend(WaitingBackend):
             except Exception:
                 logger.exception('Chord %s was not joined here', join.group_id)
 
-        if start_thread(execute, name='dyna-veggie-join') is not None:
-            return
-        if in_task:
+        thread = start_thread(execute, name='dyna-veggie-join')
+        if thread is not None:
+            _joining[thread] = join.group_id
+        elif in_task:
             execute()
         else:
             logger.error('Chord %s was not joined here: no thread can be started', join.group_id)

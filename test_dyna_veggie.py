@@ -44,6 +44,8 @@ import time
 import traceback
 import tracemalloc
 import types
+import urllib.error
+import urllib.request
 import uuid
 import warnings
 import zipfile
@@ -5156,6 +5158,47 @@ def test_a_task_joins_its_chord_itself_after_a_soft_limit_where_no_thread_can_be
     assert drive.published == [[0]]
 
 
+@pytest.mark.parametrize('fails', [0, 1])
+def test_an_errback_sees_what_the_parts_returned(
+        fails: int, app: Celery, backend: dv.DynamoDBBackend) -> None:
+    seen: list[Any] = []
+
+    @app.task(shared=False)
+    def errback(request: Any, exc: Exception, traceback: Any) -> None:
+        seen.extend(app.AsyncResult(id) for id in drive.ids)
+        for part in seen:
+            part.state, part.result, part.traceback  # noqa: B018
+
+    drive = Drive(app, 2, link_error=[errback.s()])
+    drive.apply()
+    for index in range(2):
+        if index == fails:
+            request = drive.request(index)
+            with drive.in_task(request):
+                backend.mark_as_failure(request.id, ValueError('no'), 'the stack', request)
+        else:
+            drive.returns(index)
+    assert [part._cache['status'] for part in seen] == [
+        states.FAILURE if index == fails else states.SUCCESS for index in range(2)]
+    failed, succeeded = seen[fails], seen[1 - fails]
+    assert type(failed.result) is ValueError and succeeded.result == 1 - fails
+    assert failed.traceback == 'the stack'
+
+
+def test_a_failure_is_never_masked(backend: dv.DynamoDBBackend) -> None:
+    # a worker asks only whether a redelivered task has succeeded
+    drive, seen = Drive(backend.app, 2), list[str]()
+    drive.apply()
+
+    def before(operation: str) -> None:
+        if operation == 'UpdateItem' and not seen:
+            seen.append(backend.get_state(drive.ids[0]))
+            seen.append(backend.get_task_meta(drive.ids[0], cache=False)['status'])
+    with Hook(backend, before):
+        drive.fails(0, ValueError('no'))
+    assert seen == [states.FAILURE] * 2
+
+
 # --------------------------------------------------------------------------------------------------
 # Chord: the lease
 # --------------------------------------------------------------------------------------------------
@@ -5313,6 +5356,212 @@ def test_a_worker_that_stalled_past_its_lease_publishes_nothing(
     assert 'another worker has taken over' in caplog.text
 
 
+class Stalls:
+    """Deliveries of a chord's last part of which one stalls, cut off, while it publishes."""
+
+    def __init__(self, drive: Drive, at: str, number: int) -> None:
+        self.drive, self.at, self.number = drive, at, number
+        self.stalled, self.go_on = threading.Event(), threading.Event()
+        self.sent: list[str] = []  # the ids of messages
+        self._worker = threading.Thread(
+            target=drive.returns, args=(len(drive.ids) - 1,), name='stalling')
+        self._steps: Counter[str] = Counter()
+
+    def _after(self, operation: str) -> None:
+        if threading.current_thread().name not in ('stalling', 'dyna-veggie'):
+            return
+        self._steps[operation] += 1
+        if (operation, self._steps[operation]) == (self.at, self.number):
+            self.stalled.set()
+            self.go_on.wait(20)
+
+    def _cut_off(self, **_: Any) -> None:
+        if threading.current_thread().name == 'dyna-veggie-heartbeat' and (
+                not self.go_on.is_set()):
+            raise botocore.exceptions.ConnectionClosedError(endpoint_url='cut off')
+
+    def _note(self, headers: Any = None, **_: Any) -> None:
+        self.sent.append(headers['id'])
+
+    @contextlib.contextmanager
+    def cut_off(self) -> Iterator[None]:
+        events = self.drive.app.backend.store.table.client.botocore.meta.events
+        events.register('before-call.dynamodb', self._cut_off)
+        celery.signals.before_task_publish.connect(
+            self._note, weak=False, dispatch_uid='stalls')
+        try:
+            yield
+        finally:
+            events.unregister('before-call.dynamodb', self._cut_off)
+            celery.signals.before_task_publish.disconnect(dispatch_uid='stalls')
+
+    def play(self) -> None:
+        with self.cut_off(), Hook(self.drive.app.backend, after=self._after):
+            self._worker.start()
+            assert self.stalled.wait(20)
+            self.drive.returns(len(self.drive.ids) - 1)  # it takes over
+            self.go_on.set()
+            self._worker.join(20)
+
+
+def test_an_owner_that_was_stopped_after_it_began_publishes_nothing(
+        make_app: MakeApp, monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture) -> None:
+    app = make_app('retry_timeout=0')
+    monkeypatch.setattr(dv.Lease, 'DURATION', 0.6)
+    drive = Drive(app, 2)
+    drive.apply()
+    drive.returns(0)
+    Stalls(drive, 'UpdateItem', 2).play()  # the first counts the part
+    assert drive.published == [[0, 1]]
+    assert 'another worker has taken over' in caplog.text
+
+
+def test_an_owner_that_was_stopped_between_two_messages_sends_no_more(
+        make_app: MakeApp, monkeypatch: pytest.MonkeyPatch) -> None:
+    app = make_app('retry_timeout=0')
+    monkeypatch.setattr(dv.Lease, 'DURATION', 0.6)
+    drive = Drive(app, 1)
+    drive.body = group([app.signature('tests.one') for _ in range(3)], app=app)
+    drive.body.freeze()
+    drive.apply()
+    stalls = Stalls(drive, 'publish', 1)
+    stalls.play()
+    first, *others = [task.id for task in drive.body.tasks]
+    assert Counter(stalls.sent) == {first: 2, **dict.fromkeys(others, 1)}
+
+
+def test_an_owner_that_cannot_tell_whether_it_was_replaced_publishes_nothing_yet(
+        make_app: MakeApp, monkeypatch: pytest.MonkeyPatch) -> None:
+    app = make_app('retry_timeout=0')
+    monkeypatch.setattr(dv.Lease, 'DURATION', 0.6)
+    drive = Drive(app, 1)
+    drive.apply()
+    heartbeats = Stalls(drive, 'never', 0)  # cuts them off
+    steps: list[str] = []
+
+    def cut(operation: str) -> None:
+        if operation == 'UpdateItem':
+            steps.append(operation)
+            if len(steps) == 3:  # after those that count the part and begin
+                raise botocore.exceptions.ConnectionClosedError(endpoint_url='cut off')
+            if len(steps) == 4:
+                assert drive.published == []
+
+    def stall(operation: str) -> None:
+        if len(steps) == 2 and operation == 'UpdateItem':
+            time.sleep(0.4)
+    with heartbeats.cut_off(), Hook(app.backend, cut, stall):
+        drive.returns(0)
+    assert drive.published == [[0]]
+
+
+def test_a_heartbeat_that_hangs_does_not_cost_the_lease(
+        backend: dv.DynamoDBBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dv.Lease, 'DURATION', 0.6)
+    drive = Drive(backend.app, 1)
+    drive.apply()
+    publishing, ended = threading.Event(), threading.Event()
+    hung: list[threading.Thread] = []
+
+    def hang(**_: Any) -> None:
+        if threading.current_thread().name == 'dyna-veggie-heartbeat' and not hung:
+            hung.append(threading.current_thread())
+            ended.wait(20)
+
+    def publish_slowly(operation: str) -> None:
+        if operation == 'publish':
+            publishing.set()
+            time.sleep(2)
+
+    events = backend.store.table.client.botocore.meta.events
+    events.register('before-call.dynamodb', hang)
+    with Hook(backend, publish_slowly):
+        owner = threading.Thread(target=drive.returns, args=(0,))
+        owner.start()
+        assert publishing.wait(20)
+        drive.returns(0)
+        owner.join()
+    ended.set()
+    events.unregister('before-call.dynamodb', hang)
+    assert hung and drive.published == [[0]]
+
+
+@pytest.mark.parametrize('moment', [1, 2, 7])
+def test_a_soft_time_limit_while_it_publishes_repeats_no_message(
+        moment: int, make_app: MakeApp) -> None:
+    sent, routed = Counter[str](), Counter[str]()
+
+    def route(name: str, *_: Any, **__: Any) -> None:
+        routed[name] += 1
+        if routed['tests.one'] == moment:
+            os.kill(os.getpid(), signal.SIGALRM)
+            time.sleep(0.02)
+
+    def note(headers: Any = None, **_: Any) -> None:
+        sent[headers['id']] += 1
+
+    app = make_app(task_routes=[route])
+    drive = Drive(app, 1)
+    drive.body = group([app.signature('tests.one') for _ in range(8)], app=app)
+    drive.body.freeze()
+    drive.apply()
+    celery.signals.after_task_publish.connect(note, weak=False, dispatch_uid='limit')
+    try:
+        with soft_time_limit(60):
+            drive.returns(0)
+    finally:
+        celery.signals.after_task_publish.disconnect(dispatch_uid='limit')
+    assert sent == {task.id: 1 for task in drive.body.tasks}
+
+
+def test_a_body_is_sent_as_the_task_that_joins(backend: dv.DynamoDBBackend) -> None:
+    drive, seen = Drive(backend.app, 1), []
+    drive.apply()
+    request = drive.request(0)
+    request.update(root_id='root', called_directly=False)
+
+    def note(headers: Any = None, **_: Any) -> None:
+        seen.append((headers['root_id'], headers['parent_id']))
+
+    celery.signals.before_task_publish.connect(note, weak=False, dispatch_uid='sender')
+    drive.returns(0, request=request)
+    celery.signals.before_task_publish.disconnect(dispatch_uid='sender')
+    assert seen == [('root', request.id)]
+
+
+def test_a_body_whose_result_has_expired_is_not_published_again(
+        backend: dv.DynamoDBBackend, small_tree: None) -> None:
+    drive = Drive(backend.app, 1)
+    drive.apply()
+
+    def die(operation: str) -> None:
+        if operation == 'publish':
+            backend.store_result(drive.body_id, 'done', states.SUCCESS)
+            raise Died
+    with Hook(backend, after=die), pytest.raises(Died):
+        drive.returns(0)
+    backend.store.table.update(
+        backend.item_id(drive.body_id), 'SET #ttl = :ttl', {'ttl': int(time.time()) - 60})
+    drive.returns(0)
+    assert drive.published == [[0]]
+
+
+def test_a_body_with_an_earlier_result_is_published_though_a_clock_was_ahead(
+        backend: dv.DynamoDBBackend, small_tree: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    drive = Drive(backend.app, 1)
+    backend.store_result(drive.body_id, ValueError('earlier'), states.FAILURE)
+    backend.store.table.update(
+        backend.item_id(drive.body_id), 'SET #ttl = :ttl', {'ttl': int(time.time()) + 30})
+    drive.apply()
+    real = time.time
+    with monkeypatch.context() as ahead:
+        ahead.setattr(time, 'time', lambda: real() + 60)
+        dies_publishing(drive, 0)
+    drive.returns(0)
+    assert drive.published == [[0]]
+
+
 @pytest.mark.parametrize('kind', ['task', 'chain', 'group'])
 def test_a_body_that_has_run_is_not_published_again(
         app: Celery, backend: dv.DynamoDBBackend, small_tree: None, kind: str) -> None:
@@ -5360,45 +5609,49 @@ def test_a_dead_owner_is_replaced_though_the_body_had_a_state_before(
     assert drive.published == [[0, 1]]
 
 
-def test_a_process_that_runs_no_task_does_not_wait(
-        backend: dv.DynamoDBBackend, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dv.Lease, 'DURATION', 3.0)
+@pytest.mark.parametrize('process', ['main process', 'pool process'])
+def test_a_process_that_runs_no_task_waits_at_its_end(
+        process: str, backend: dv.DynamoDBBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dv.Lease, 'DURATION', 1.0)
     drive = Drive(backend.app, 2)
     drive.apply()
     drive.returns(0)
     dies_publishing(drive, 1)
     request = drive.request(1)
-    began = time.monotonic()
     # as a worker's main process for a task that its hard time limit has killed
     backend.mark_as_failure(request.id, ValueError('killed'), request=request)
     assert drive.published == []
-    waiting = [each for each in threading.enumerate() if each.name == 'dyna-veggie-join']
-    assert waiting and all(thread.daemon for thread in waiting)  # nor does its end wait
-    while not drive.published and time.monotonic() < began + 30:
-        time.sleep(0.05)
+    # its tasks are acknowledged: a warm shutdown, or a new process for this one, waits for the join
+    ending = {'main process': celery.signals.worker_shutdown,
+              'pool process': celery.signals.worker_process_shutdown}[process]
+    ending.send(sender=None)
     assert drive.published == [[0, 1]]
 
 
-def test_a_soft_time_limit_ends_the_wait_for_a_lease(
-        backend: dv.DynamoDBBackend, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dv.Lease, 'DURATION', 3.0)
-    drive = Drive(backend.app, 1)
-    drive.apply()
-    dies_publishing(drive, 0)
-
+@contextlib.contextmanager
+def soft_time_limit(seconds: float) -> Iterator[None]:
+    """Raises in the main thread, once, as the prefork pool does."""
     def limit(*args: Any) -> None:
         raise celery.exceptions.SoftTimeLimitExceeded
+
     previous = signal.signal(signal.SIGALRM, limit)
-    signal.setitimer(signal.ITIMER_REAL, 0.5)
-    began = time.monotonic()
+    signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
-        drive.returns(0)
-        assert drive.published == []
+        yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, previous)
-    while not drive.published and time.monotonic() < began + 30:
-        time.sleep(0.05)
+
+
+def test_a_task_waits_for_a_lease_beyond_its_soft_time_limit(
+        backend: dv.DynamoDBBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    # it is acknowledged when it returns: then the chord must have ended, whatever ends the process
+    monkeypatch.setattr(dv.Lease, 'DURATION', 1.0)
+    drive = Drive(backend.app, 1)
+    drive.apply()
+    dies_publishing(drive, 0)
+    with soft_time_limit(0.3):
+        drive.returns(0)
     assert drive.published == [[0]]
 
 
@@ -5520,6 +5773,40 @@ def test_counting_and_joining_are_retried_as_storing_is(make_app: MakeApp, proxy
     assert point.number >= 8
 
 
+@pytest.mark.parametrize('lost', range(1, 4))
+@pytest.mark.parametrize('again', [False, True])
+def test_an_opening_that_lands_late_erases_nothing(
+        lost: int, again: bool, backend: dv.DynamoDBBackend) -> None:
+    """Each request that opens a chord may be given up, repeated, and executed later."""
+    drive = Drive(backend.app, 45)
+    if again:
+        drive.apply()  # the newest run counts
+    events, late, sent = backend.store.table.client.botocore.meta.events, [], []
+
+    def lose(request: Any, **_: Any) -> None:
+        sent.append(request)
+        if len(sent) == lost:
+            late.append(request)
+            raise botocore.exceptions.ConnectionClosedError(endpoint_url='lost')
+
+    events.register('before-send.dynamodb', lose)
+    drive.apply()
+    events.unregister('before-send.dynamodb', lose)
+    if not late:
+        pytest.skip('it takes fewer requests')
+    for index in range(44):
+        drive.returns(index)
+    for request in late:
+        asked = urllib.request.Request(
+            request.url, request.body, dict(request.headers), method='POST')
+        with contextlib.suppress(urllib.error.HTTPError):  # it may be refused
+            urllib.request.urlopen(asked).close()
+    progress = backend.chord_progress(drive.group_id)
+    assert progress is not None and (progress.counted, progress.closed) == (44, False)
+    drive.returns(44)
+    assert drive.published == [drive.expected]
+
+
 class Schedule:
     """Runs deliveries in threads, and lets one request at a time through, in the drawn order."""
 
@@ -5624,6 +5911,26 @@ class ForgetsThatItBegan(chord_model.Schedule):
         return super().update_lease(run, owner, allowed)  # without ``published_before``
 
 
+class OpensByPuts(chord_model.Schedule):
+    def insert(self, id: str, item: Any) -> None:
+        self.put(id, item)
+
+
+class PublishesAfterAStall(chord_model.Schedule):
+    def is_ours(self, *_: Any) -> Any:
+        yield
+        return True
+
+
+class LeavesItsWaitToAThread(chord_model.Schedule):
+    def acquire(self, delivery: Any) -> Any:
+        """Its process ends before the thread has acquired the lease."""
+        state = self.db.get(delivery.message.run.id, {})
+        if 'owner' in state and self.rnd.random() < .3:
+            return None
+        return (yield from super().acquire(delivery))
+
+
 class PublishesPastItsLease(chord_model.Schedule):
     def renew(self, run: Any, owner: Any, **more: Any) -> bool:
         item = self.update_lease(run, owner, lambda item: True, **more)
@@ -5659,9 +5966,10 @@ def test_the_protocol_is_right_over_random_schedules() -> None:
 
 @pytest.mark.parametrize('broken', [
     ForgetsThatItBegan, PublishesPastItsLease, TakesAnEarlierValue, TakesWhatALaggingReadFinds,
-    LeavesOtherLeaves, IsDoneOnceItIsStored])
+    LeavesOtherLeaves, IsDoneOnceItIsStored, OpensByPuts, PublishesAfterAStall,
+    LeavesItsWaitToAThread])
 def test_the_model_finds_a_broken_protocol(broken: type[chord_model.Schedule]) -> None:
-    outcomes = chord_model.outcomes(range(200), broken)
+    outcomes = chord_model.outcomes(range(2000), broken)
     assert any(outcome.startswith('BAD') for _, outcome in outcomes)
 
 
@@ -7042,12 +7350,8 @@ def test_a_chords_parts_are_not_read_one_by_one_by_get(
     pending = app.AsyncResult('pending', parent=missing)
     with pytest.raises(TimeoutError):
         pending.get(timeout=1, interval=0.1)
-    # the parents once (250 units in 5 requests); of itself one poll per tick
-    assert cost(proxy)[0] <= 5 + 1 + 6 + 10
-    failed = app.AsyncResult('failed-part')
-    backend.store_result('failed-part', ValueError('part'), states.FAILURE)
-    with pytest.raises(ValueError, match='part'):
-        app.AsyncResult('pending', parent=app.GroupResult('g', [*header, failed])).get(timeout=5)
+    requests, reads, _ = cost(proxy)
+    assert requests <= 20 and reads <= requests + 2  # of itself and its chord, one poll per tick
 
 
 def test_the_error_of_a_part_comes_out_of_get_before_the_chords(
@@ -7087,22 +7391,357 @@ def test_credentials_that_nobody_refreshes_are_reported_before_a_time_out(
         app.AsyncResult('none').get(timeout=0.5)
 
 
-def test_the_error_of_one_part_of_a_thousand_is_raised_within_seconds(
+def body_of(drive: Drive) -> Any:
+    """The result that applying a chord returns."""
+    header = [drive.app.AsyncResult(id) for id in drive.ids]
+    return drive.app.AsyncResult(
+        drive.body_id, parent=drive.app.GroupResult(drive.group_id, header))
+
+
+def notes(proxy: Proxy, drive: Drive) -> list[Any]:
+    """The requests that noted failed parts for those who wait."""
+    pointer_id = drive.run.pointer_id
+    return [request for request in proxy.requests
+            if request.operation == 'UpdateItem' and request.ids == [pointer_id]]
+
+
+class Once:
+    """An on_interval that calls a function the first time."""
+
+    def __init__(self, function: Callable[..., Any], *args: Any) -> None:
+        self.call: Callable[[], Any] = functools.partial(function, *args)
+
+    def __call__(self) -> None:
+        call, self.call = self.call, nothing_at_all
+        call()
+
+
+def nothing_at_all() -> None:
+    pass
+
+
+@pytest.mark.parametrize('lazy', [False, LAZY])
+@pytest.mark.parametrize('place', [0, 530, 999])
+def test_the_error_of_one_part_of_a_thousand_is_seen_by_the_next_poll(
+        app: Celery, backend: dv.DynamoDBBackend, proxy: Proxy, place: int, lazy: bool) -> None:
+    drive = Drive(app, 1000, lazy=lazy)
+    drive.apply()
+    proxy.reset()
+    with pytest.raises(ValueError, match='part'):
+        body_of(drive).get(timeout=60, interval=0.3,
+                           on_interval=Once(drive.fails, place, ValueError('part')))
+    reads = [request for request in proxy.requests if request.read_units]
+    noted, = notes(proxy, drive)
+    polls = [request for request in reads if request.operation == 'BatchGetItem'
+             and backend.item_id(drive.body_id) in request.ids]
+    assert all(len(request.ids) == 2 for request in polls)
+    assert sum(request.began > noted.ended for request in polls) == 1
+    # the body before the first poll; then the note again, and the two keys of the error
+    assert len(reads) <= len(polls) + 1 + 1 + lazy
+    assert sum(request.read_units for request in reads) <= len(polls) + 1 + 3 + lazy
+
+
+def test_who_waits_for_a_chord_takes_three_read_units_a_second(
         app: Celery, backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
-    ids = [str(uuid.uuid4()) for _ in range(999)]
-    backend.store_result('last', ValueError('part'), states.FAILURE)
-    header = app.GroupResult('g', [app.AsyncResult(id) for id in [*ids, 'last']])
+    drive = Drive(app, 1000)
+    drive.apply()
     ticks: list[float] = []
     proxy.reset()
-    began = time.monotonic()
+    with pytest.raises(TimeoutError):
+        body_of(drive).get(timeout=2.2, on_interval=lambda: ticks.append(time.monotonic()))
+    requests, reads, writes = cost(proxy)
+    # the first second has some more polls: their pauses grow
+    assert requests <= 8 + 2 * 2.2 and reads <= requests + 2 and writes == 0
+    assert 2 <= len(ticks) <= 5  # once per interval
+
+
+def test_a_failed_part_is_noted_once_per_leaf_and_no_part_that_returns(
+        app: Celery, backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
+    good = Drive(app, 80)
+    good.apply()
+    proxy.reset()
+    good.all_return(threads=4)
+    assert good.published == [good.expected] and not notes(proxy, good)
+
+    bad = Drive(app, 80)
+    bad.apply()
+    proxy.reset()
+
+    def fail(share: range) -> None:
+        for index in share:
+            bad.fails(index, ValueError(index))
+
+    workers = [threading.Thread(target=fail, args=(range(n, 80, 8),)) for n in range(8)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    requests = notes(proxy, bad)
+    # of two leaves
+    assert sorted(request.error or '' for request in requests) == [
+        '', 'ConditionalCheckFailedException']
+
+
+def test_a_part_that_is_not_the_first_of_its_leaf_to_fail_notes_nothing(
+        app: Celery, backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
+    drive = Drive(app, 50)
+    drive.apply()
+    for index in (7, 3, 41, 7):
+        drive.fails(index, ValueError(index))
+    assert len(notes(proxy, drive)) == 2
+    for _ in range(2):  # the first stays
+        with pytest.raises(ValueError, match=r'^7$'):
+            body_of(drive).get(timeout=10)
+
+
+def test_a_redelivered_part_notes_what_its_first_delivery_could_not(
+        app: Celery, backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
+    drive = Drive(app, 3)
+    drive.apply()
+    updates = itertools.count()
+
+    def die(operation: str) -> None:  # after it was counted
+        if operation == 'UpdateItem' and next(updates) == 1:
+            raise Died
+
+    with Hook(backend, die), pytest.raises(Died):
+        drive.fails(1, ValueError('part'))
+    with pytest.raises(TimeoutError):
+        body_of(drive).get(timeout=0.2)
+    drive.fails(1, ValueError('part'))
     with pytest.raises(ValueError, match='part'):
-        app.AsyncResult('body', parent=header).get(
-            timeout=60, on_interval=lambda: ticks.append(time.monotonic()))
-    assert time.monotonic() - began < 25
-    windows = [request for request in proxy.requests if len(request.ids) > 1]
-    assert len(windows) == 10 and all(len(request.ids) == 100 for request in windows)
-    assert sum(request.read_units for request in windows) == 500
-    assert 3 <= len(ticks) <= 10  # once per interval, whatever the number of parents
+        body_of(drive).get(timeout=10)
+
+
+@pytest.mark.parametrize(('error', 'attempts'), [
+    (Error('AccessDeniedException', 'not authorized to perform: dynamodb:UpdateItem'), (1, 1)),
+    (Error('InternalServerError', status=500), (2, 30)),
+], ids=['permanent', 'transient'])
+def test_a_failure_to_note_a_failure_is_only_logged(
+        app: Celery, backend: dv.DynamoDBBackend, proxy: Proxy, error: Error,
+        attempts: tuple[int, int], caplog: pytest.LogCaptureFixture) -> None:
+    drive = Drive(app, 2)
+    drive.apply()
+    proxy.faults = lambda operation, body: (
+        error if operation == 'UpdateItem' and body['Key']['id']['S'] == drive.run.pointer_id
+        else None)
+    drive.fails(0, ValueError('part'))
+    least, most = attempts
+    assert least <= len(notes(proxy, drive)) <= most
+    assert 'it is not noted that a part failed' in caplog.text
+    drive.returns(1)
+    assert 'Dependency' in drive.error()
+    with pytest.raises(ValueError, match='part'):
+        body_of(drive).get(timeout=10)
+
+
+def test_news_of_an_earlier_run_are_no_news(
+        app: Celery, backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
+    drive = Drive(app, 50)
+    drive.apply()
+    late = drive.request(45)  # of the first run
+    drive.fails(0, ValueError('first run'))
+    drive.apply()
+    drive.fails(45, ValueError('late'), late)
+    assert [request.error for request in notes(proxy, drive)] == [
+        None, 'ConditionalCheckFailedException']
+    with pytest.raises(TimeoutError):
+        body_of(drive).get(timeout=0.3)
+
+    def third_run() -> None:
+        drive.apply()
+        drive.fails(1, ValueError('third run'))
+
+    with pytest.raises(ValueError, match='third run'):  # also for who began to wait before it
+        body_of(drive).get(timeout=20, interval=0.05, on_interval=Once(third_run))
+
+
+@pytest.mark.parametrize('mend', [
+    lambda drive: drive.app.backend.store_result(drive.ids[1], 'mended', states.SUCCESS),
+    lambda drive: drive.app.backend.forget(drive.ids[1]),
+    lambda drive: drive.app.backend.store.expire(drive.run.pointer_id, -5),
+], ids=['replaced', 'forgotten', 'expired'])
+def test_an_error_that_is_gone_is_not_raised_and_not_looked_for_again(
+        app: Celery, backend: dv.DynamoDBBackend, proxy: Proxy,
+        mend: Callable[[Drive], Any]) -> None:
+    drive = Drive(app, 3)
+    drive.apply()
+    drive.fails(1, ValueError('part'))
+    mend(drive)
+    proxy.reset()
+    with pytest.raises(TimeoutError):
+        body_of(drive).get(timeout=1, interval=0.1)
+    requests, reads, _ = cost(proxy)
+    assert requests <= 20 and reads <= requests + 6
+    assert body_of(drive).get(timeout=20, interval=0.05, on_interval=Once(
+        backend.store_result, drive.body_id, 'body', states.SUCCESS)) == 'body'
+
+
+def test_an_error_that_is_only_under_a_key_of_the_run_is_raised(
+        app: Celery, backend: dv.DynamoDBBackend) -> None:
+    ignored, kept, added = Drive(app, 3), Drive(app, 3), Drive(app, 3)
+    for drive in (ignored, kept, added):
+        drive.apply()
+    request = ignored.request(1)
+    with ignored.in_task(request):
+        backend.mark_as_failure(
+            request.id, ValueError('ignored'), request=request, store_result=False)
+    backend.store_result(kept.ids[1], 'of another execution', states.SUCCESS)
+    kept.fails(1, ValueError('kept'))
+    request = added.request(1, task_id='added')
+    request.chord['options']['dynamodb_run']['added'] = True
+    added.fails(1, ValueError('added'), request)
+    for drive, message in ((ignored, 'ignored'), (kept, 'kept'), (added, 'added')):
+        with pytest.raises(ValueError, match=message):
+            body_of(drive).get(timeout=10)
+
+
+def test_news_with_ids_that_are_too_long_spoil_nothing(
+        app: Celery, backend: dv.DynamoDBBackend) -> None:
+    drive = Drive(app, 2)
+    drive.apply()
+    # too long for the key of a copy: it was added, since apply_chord() refuses such a header
+    request = drive.request(1, task_id='x' * 2000)
+    request.chord['options']['dynamodb_run']['added'] = True
+    drive.fails(1, ValueError('long'), request)
+    with pytest.raises(ValueError, match='long'):
+        body_of(drive).get(timeout=10)
+    parent = app.GroupResult('g' * 2100, [app.AsyncResult('one')])  # no chord has such an id
+    with pytest.raises(TimeoutError):
+        app.AsyncResult('body', parent=parent).get(timeout=0.2)
+    with pytest.raises(dv.InvalidId):
+        app.AsyncResult('body', parent=app.AsyncResult('t' * 2100)).get(timeout=5)
+
+
+@pytest.mark.parametrize('asked', [{'propagate': False}, {'follow_parents': False}], ids=str)
+def test_who_wants_no_errors_of_parts_gets_none_and_pays_for_none(
+        app: Celery, backend: dv.DynamoDBBackend, proxy: Proxy, asked: dict[str, Any]) -> None:
+    drive = Drive(app, 2)
+    drive.apply()
+    drive.fails(0, ValueError('part'))
+    proxy.reset()
+    with pytest.raises(TimeoutError):
+        body_of(drive).get(timeout=0.3, **asked)
+    assert {tuple(request.ids) for request in proxy.requests} == {
+        (backend.item_id(drive.body_id),)}
+
+
+def test_a_timeout_of_zero_still_asks_for_news(
+        app: Celery, backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
+    drive = Drive(app, 2)
+    drive.apply()
+    with pytest.raises(TimeoutError):
+        body_of(drive).get(timeout=0)
+    drive.fails(0, ValueError('part'))
+    proxy.reset()
+    with pytest.raises(ValueError, match='part'):
+        body_of(drive).get(timeout=0)
+    assert cost(proxy)[0] == 2
+
+
+def test_the_error_of_a_part_is_found_by_its_note_after_the_end_too(
+        app: Celery, backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
+    drive = Drive(app, 250)
+    drive.apply()
+    drive.all_but_the_last_returned()
+    drive.fails(249, ValueError('part'))
+    assert 'Dependency' in drive.error()
+    result = body_of(drive)
+    proxy.reset()
+    with pytest.raises(ValueError, match='part'):
+        result.get(timeout=10)
+    assert cost(proxy) == (3, 5, 0)
+    with pytest.raises(ChordError):
+        result.get(timeout=10, follow_parents=False)
+
+
+def chained(app: Celery, *ids: str) -> Any:
+    """The result of a chain; one whose id begins with ``group`` is that of a header."""
+    result = None
+    for id in ids:
+        if id.startswith('group'):
+            result, parent = app.GroupResult(id, [app.AsyncResult(f'{id}-part')]), result
+            result.parent = parent
+        else:
+            result = app.AsyncResult(id, parent=result)
+    return result
+
+
+def test_of_a_chain_only_the_first_unfinished_parents_are_looked_at(
+        app: Celery, backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
+    ids = ['a', 'b', 'group-1', 'c', 'group-2', 'group-3', 'd', 'end']
+    asked: list[set[str]] = []
+    keys = {backend.get_key_for_chord(id).decode() if id.startswith('group')
+            else backend.item_id(id): id for id in ids}
+
+    def look() -> None:
+        polls = [{keys[id] for id in request.ids} - {'end'} for request in proxy.requests
+                 if backend.item_id('end') in request.ids]
+        if polls[-1:] and polls[-1] not in asked:
+            asked.append(polls[-1])
+            backend.store_result(next(following), 1, states.SUCCESS)
+        proxy.reset()
+
+    following = iter(['a', 'b', 'c', 'd', 'end'])
+    result = chained(app, *ids)
+    assert result.get(timeout=20, interval=0.1, on_interval=look) == 1
+    assert asked == [{'a'}, {'b'}, {'group-1', 'c'}, {'group-2', 'group-3', 'd'}, set()]
+
+
+def test_the_parents_of_a_long_chain_are_passed_in_batches(
+        app: Celery, backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
+    ids = ready_tasks(backend, 300)
+    backend.mark_as_revoked('revoked', 'terminated')
+    result = chained(app, *ids, 'revoked', 'end')
+    proxy.reset()
+    with pytest.raises(celery.exceptions.TaskRevokedError, match='terminated'):
+        result.get(timeout=20)
+    requests, reads, _ = cost(proxy)
+    assert requests <= 10 and reads <= 310
+
+
+def test_parents_in_other_backends_are_asked_there(
+        app: Celery, make_app: MakeApp, backend: dv.DynamoDBBackend) -> None:
+    other = Celery('other', broker='memory://', backend='cache+memory://', set_as_current=False)
+    options = make_app('consistency_wait_time=1').backend
+    for theirs in (other.backend, options):
+        theirs.store_result('theirs', ValueError('theirs'), states.FAILURE)
+        parent = app.AsyncResult('theirs', backend=theirs)
+        header = app.GroupResult('header', [app.AsyncResult('ours'), parent])
+        for result in (app.AsyncResult('end', parent=parent),
+                       app.AsyncResult('end', parent=header)):
+            with pytest.raises(ValueError, match='theirs'):
+                result.get(timeout=20, interval=0.05)
+        theirs.forget('theirs')
+        parent = app.AsyncResult('theirs', backend=theirs)
+        with pytest.raises(ValueError, match='later'):
+            app.AsyncResult('end', parent=parent).get(timeout=20, interval=0.05, on_interval=Once(
+                theirs.store_result, 'theirs', ValueError('later'), states.FAILURE))
+
+
+@pytest.mark.parametrize('canvas', [
+    pytest.param(lambda t, waits, fails: chord([waits, fails], t.total.s()), id='chord'),
+    pytest.param(lambda t, waits, fails: chord(
+        (each for each in (waits, t.identity.s(1), fails)), t.total.s()), id='generator'),
+    pytest.param(lambda t, waits, fails: chord(
+        [group(waits, t.identity.s(1)), group(t.identity.s(2), fails)], t.total.s()), id='nested'),
+    pytest.param(lambda t, waits, fails: chord(
+        [waits, chain(t.identity.s(1), fails, t.identity.s())], t.total.s()),
+        id='chain in a header'),
+    pytest.param(lambda t, waits, fails: chain(
+        t.identity.si(1), group(waits, fails), t.total.s(), t.identity.s()), id='chord in a chain'),
+    pytest.param(lambda t, waits, fails: chain(
+        group(t.identity.s(1), t.identity.s(2)), t.total.s(), group(waits, fails), t.total.s()),
+        id='chords in a chain'),
+    pytest.param(lambda t, waits, fails: chord(
+        [waits, fails], chain(t.total.s(), t.identity.s())), id='body that is a chain'),
+])
+def test_the_error_of_a_part_is_raised_while_another_waits(canvas: Any, tasks: Tasks) -> None:
+    waits = tasks.identity.si(0).set(queue=uuid.uuid4().hex)  # that no worker consumes
+    result = canvas(tasks, waits, tasks.fail.si('part')).apply_async()
+    with pytest.raises(ValueError, match='part'):
+        result.get(timeout=20)
+    assert result.state == states.PENDING
 
 
 def test_a_chain_of_five_thousand_tasks_needs_no_recursion(

@@ -3,12 +3,12 @@
 
 Deliveries of parts are generators that pause before and after each request, so a schedule can
 interleave them, lose a response (the request is then retried), kill a process or one of its threads
-at each step, stall it, deliver a message twice or late, and delete expired items or the table.
-Each chord is applied once or twice with the same ids.
+at each step, stall it, deliver a message twice or late, let requests that open a chord land late,
+and delete expired items or the table.  Each chord is applied once or twice with the same ids.
 
 A schedule is good if each run ends once: its body is called with what the parts of this run
 returned, or its errbacks are, if a part failed, or for a reason that the schedule gave.  A run may
-end twice only if its publisher was killed or stalled while it published.
+end twice only if its publisher was killed or stalled after it published, before it closed the run.
 
 usage: chord_model.py [SCHEDULES [FIRST_SEED]]        exits with 1 if one was bad, and names it
 """
@@ -163,6 +163,7 @@ class Delivery:
     owner: tuple[Member, int]
     steps: Steps = dataclasses.field(init=False)
     joining: bool = False  # it sends heartbeats
+    confirmed: int = 0  # when the last heartbeat was sent
     publishing: bool = False
     stored: bool = False  # also what leads from the task's own item to this run
 
@@ -192,6 +193,9 @@ class Protocol:
 
     def put(self, id: str, item: Item) -> None:
         self.db[id] = item
+
+    def insert(self, id: str, item: Item) -> None:
+        self.db.setdefault(id, item)
 
     def store(self, id: str, item: Item) -> bool:
         """As BlobStore.put(keep=SUCCESS): says whether it is stored, also after a lost response."""
@@ -471,15 +475,27 @@ class Protocol:
         delivery.joining = True
         try:
             if 'published_before' not in state or not timestamps - state['published_before']:
-                delivery.publishing = True
+                delivery.confirmed = self.now
                 if not (yield from self.request(
                         self.renew, run, delivery.owner, published_before=timestamps)):
                     return
+                if not (yield from self.is_ours(delivery)):
+                    return
+                delivery.publishing = True
                 self.end(run, outcome, timestamps)
                 yield
             yield from self.request(self.close, run, () if self.by_claim_check else copies)
         finally:
             delivery.joining = delivery.publishing = False
+
+    def is_ours(self, delivery: Delivery) -> Steps:
+        """Whether the lease is still ours, by a heartbeat that is not old."""
+        while self.now - delivery.confirmed > LEASE // 2:
+            sent = self.now
+            if not (yield from self.request(self.renew, delivery.message.run, delivery.owner)):
+                return False
+            delivery.confirmed = max(delivery.confirmed, sent)
+        return True
 
     def is_done(self, task: str) -> bool:
         """Whether an exact read of a task that stored SUCCESS says so: nothing is left to do."""
@@ -553,6 +569,7 @@ class Schedule(Protocol):
         self.timestamp = 0
         self.unsent: list[Message] = []
         self.sending: Steps | None = None
+        self.landing: list[tuple[str, Item]] = []
         self.queue: list[Message] = []
         self.late: list[Message] = []
         self.processes: list[Process] = []
@@ -597,13 +614,18 @@ class Schedule(Protocol):
         self.runs_left -= 1
         run = Run(f'run-{len(self.runs)}', self.now + self.lifetime, self.lazy, self.single_leaf,
                   None if self.lazy else self.parts)
-        self.db[run.id] = {'ttl': run.deadline + CLOSED_TTL, 'size': run.size, 'lazy': run.lazy}
+        opened = {run.id: {
+            'ttl': run.deadline + CLOSED_TTL, 'size': run.size, 'lazy': run.lazy}}
         if not run.lazy:
             for level in range(9):
                 for number in range(1 if run.single_leaf else width(self.parts, level + 1)):
-                    self.db[run.node_id(level, number)] = {'ttl': run.deadline}
+                    opened[run.node_id(level, number)] = {'ttl': run.deadline}
                 if run.single_leaf or width(self.parts, level + 1) == 1:
                     break
+        for id, item in opened.items():
+            self.insert(id, item)
+            if self.rnd.random() < self.p_lost:  # and repeated; the lost request lands later
+                self.landing.append((id, item))
         self.runs.append(run)
         self.ends[run.id] = []
         self.returned[run.id] = set()
@@ -726,8 +748,9 @@ class Schedule(Protocol):
         rnd, dice = self.rnd, self.rnd.random()
         for process in self.processes:
             for delivery in process.running if process.stalled_until <= self.now else ():
-                if delivery.joining and self.now % (LEASE // 3) == 0:
-                    self.renew(delivery.message.run, delivery.owner)
+                if delivery.joining and self.now % (LEASE // 3) == 0 and self.renew(
+                        delivery.message.run, delivery.owner):
+                    delivery.confirmed = self.now
         if self.now >= self.table_deleted_at and not self.table_deleted:
             self.table_deleted = True
             self.db.clear()
@@ -737,6 +760,8 @@ class Schedule(Protocol):
                 del self.db[rnd.choice(expired)]
             if self.overlap and self.runs_left and rnd.random() < .3:
                 self.apply()
+            if self.landing and not self.table_deleted:
+                self.insert(*self.landing.pop(rnd.randrange(len(self.landing))))
         elif self.bodies and dice < .05:
             self.run_body(self.bodies.pop(0))
         elif self.unsent and dice < .25:
@@ -775,7 +800,7 @@ class Schedule(Protocol):
                 if not self.is_acknowledged(each):
                     self.queue.append(each.message)
             return
-        if crash > 1 - self.p_stall:
+        if crash > 1 - self.p_stall * (1 + 8 * delivery.joining):
             process.stalled_until = self.now + rnd.randrange(3 * LEASE)
             self.disturb(process.running)
             return

@@ -19,11 +19,11 @@ The test writes there which `run` of a chord it is, for answer().
 """
 from __future__ import annotations
 
+import contextvars
 import hashlib
 import json
 import os
 import signal
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -44,22 +44,17 @@ def write_down(name: str, *what: Any) -> None:
         file.write(json.dumps(what) + '\n')
 
 
-class Way(threading.local):
-    """How far this thread is on the way from the return of a doomed part to the end of its chord.
+class Way:
+    """How far a doomed part is on the way from its return to the end of its chord."""
 
-    Other threads, such as the one that sends heartbeats, are not on it.
-    """
-
-    def __init__(self) -> None:
-        self.name = self.step = self.fault = self.task_id = self.group_id = ''
+    def __init__(
+            self, name: str = '', step: str = '', fault: str = '', task_id: str = '',
+            group_id: str = '') -> None:
+        self.name, self.step, self.fault = name, step, fault
+        self.task_id, self.group_id = task_id, group_id
         self.counts = 0
         self.is_published = False
         self.request: tuple[str, str, str] | None = None
-
-    def begin(self, name: str, step: str, fault: str, request: Any) -> None:
-        self.__init__()     # type: ignore[misc]
-        self.name, self.step, self.fault = name, step, fault
-        self.task_id, self.group_id = request.id, request.group
 
     def reaches(self, step: str) -> None:
         if step != self.step:
@@ -91,15 +86,22 @@ class Way(threading.local):
             self.reaches('stored')
 
 
-way = Way()
+#: a thread that publishes shares it; one that sends heartbeats does not
+current_way: contextvars.ContextVar[Way] = contextvars.ContextVar('way')
+
+
+def way() -> Way:
+    return current_way.get(Way())
+
+
 create_client = botocore.session.Session.create_client
 
 
 def create_watched_client(*args: Any, **kwargs: Any) -> Any:
     client = create_client(*args, **kwargs)
-    client.meta.events.register('before-call.dynamodb', lambda model, params, **rest: way.asks(
+    client.meta.events.register('before-call.dynamodb', lambda model, params, **rest: way().asks(
         model.name, params['body'].decode()))
-    client.meta.events.register('after-call.dynamodb', lambda **rest: way.is_answered())
+    client.meta.events.register('after-call.dynamodb', lambda **rest: way().is_answered())
     return client
 
 
@@ -108,18 +110,18 @@ botocore.session.Session.create_client = create_watched_client
 
 @signals.before_task_publish.connect(weak=False)
 def publishing(**kwargs: Any) -> None:
-    way.reaches('publishing')
+    way().reaches('publishing')
 
 
 @signals.after_task_publish.connect(weak=False)
 def published(**kwargs: Any) -> None:
-    way.reaches('published')
-    way.is_published = True
+    way().reaches('published')
+    way().is_published = True
 
 
 @signals.task_postrun.connect(weak=False)
 def ended(task: Any = None, **kwargs: Any) -> None:
-    way.step = ''
+    current_way.set(Way())
     if task.request.group:
         (ENDED / task.request.group).mkdir(exist_ok=True)
         (ENDED / task.request.group / task.request.id).touch()
@@ -132,7 +134,7 @@ def doom(request: Any, name: str, step: str, others: int, fault: str) -> None:
     """
     while others and len(list((ENDED / request.group).glob('*'))) < others:
         time.sleep(0.02)
-    way.begin(name, step, fault, request)
+    current_way.set(Way(name, step, fault, request.id, request.group))
 
 
 @app.task(name='doomed', bind=True, shared=False)
