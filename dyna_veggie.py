@@ -2024,8 +2024,9 @@ def shared_batcher(options: Options) -> Batcher:
 # Values of any size under an id, each with a status and an expiry.  No Celery here: a status is any
 # text.
 #
-#   an item     id S, result B (the value), timestamp N; if there are any, status S, ttl N, and
-#               chord S (a link that is stored with the value)
+#   an item     id S, result B (the value), timestamp N; if there are any, status S, ttl N,
+#               chord S (a link that is stored with the value), and later S (the link of a later
+#               delivery, whose value was not stored because this one was there)
 #   a counter   id S, chord_count N (what increment() adds to)
 #   large       A value above the limit is cut into chunks, items of their own: id S
 #               (ID/VERSION/NUMBER), result B, timestamp N, ttl N.  Its own item has version B
@@ -2038,7 +2039,7 @@ def shared_batcher(options: Options) -> Batcher:
 #   reading     If chunks are missing, the value was replaced while it was read, and is read again,
 #               with pauses.  Only chunks that are missing twice for one version are gone.
 
-# bytes: of the 400 KB of an item, an id takes up to 2048, and so may what leads to a chord; other
+# bytes: of the 400 KB of an item, an id takes up to 2048, and so may each link to a chord; other
 # names and values take some 100.  What a status has above its limit counts against the value.
 _STATUS_LIMIT = 1024
 _VALUE_LIMIT = 400_000
@@ -2073,6 +2074,7 @@ class StoredValue(NamedTuple):
     ids: tuple[str, ...]
     error: UnreadableValue | None = None
     chord: str | None = None  # as put() was given it
+    later: str | None = None
 
     def read(self) -> bytes:
         """The value.  Raises UnreadableValue."""
@@ -2314,7 +2316,8 @@ class BlobStore:
             return StoredValue(b'', (id,), exc)
         if value is None:
             return None
-        return StoredValue(value, (id, *chunk_ids(item)), chord=item.get('chord'))
+        return StoredValue(value, (id, *chunk_ids(item)), chord=item.get('chord'),
+                           later=item.get('later'))
 
     def _value(self, item: Item, budget: Budget) -> bytes | None:
         """The value of an item; None if chunks are missing.  Raises for one of the wrong form."""
@@ -3827,9 +3830,10 @@ def give_result_classes(app: Any) -> None:
 #               RUN = POINTER.RANDOM    the lease: owner B, heartbeat N, published_before BS; closed
 #                                       BOOL; the header: lazy BOOL, single_leaf BOOL, size N
 #               RUN.LEVEL.NUMBER        a node: members BS, copied BS, failed BS, added BS, owner B
-#                                       (who counted last); of a leaf bytes N; if lazy, size N
+#                                       (who counted last); of a leaf bytes N; if lazy, size N,
+#                                       and single_leaf BOOL once the run is counted on one leaf
 #               RUN.copy.INDEX.TASK     a copy of a value that is not under the key of its task
-#               RUN.header, RUN.parts   a nested header's structure; what a claim check stands for
+#               RUN.header, RUN.parts   the header's structure; what a claim check stands for
 #   counting    A part is counted on leaf ``index // 40`` (0 if the run is ``single_leaf``).  The
 #               delivery that fills a node counts it on its parent, ``number // 200``; the one that
 #               fills the root joins the chord.  One conditional update adds a member to one of
@@ -3840,6 +3844,11 @@ def give_result_classes(app: Any) -> None:
 #   full        A node is full once it has the members that it expects, by its place and the size of
 #               the header, and all tasks that these added.  Only the last part of a generator knows
 #               the size, and leaves it on the nodes above it.
+#   gaps        The indexes of a generator with groups, empty groups or empty chains in it repeat,
+#               or have gaps.  Then a node gets more members than it expects, because all of them
+#               together expect the size.  The delivery that sees it makes the run ``single_leaf``;
+#               once the size is known, also all leaves: what they hold, and what is counted on
+#               them later, is also counted on leaf 0, which is the root from then on.
 #   news        The delivery that adds the first failed parts to a leaf notes one of them on
 #               POINTER, if none is noted: for those who wait for the body.  No end depends on it.
 #   the end     A run is closed once: by the delivery that filled the root, or found that it cannot
@@ -3855,6 +3864,7 @@ def give_result_classes(app: Any) -> None:
 SINGLE_LEAF_LIMIT = 15_000  # members of 20 bytes, and their item is limited to 400 KB
 CLOSED_TTL = 14 * 86400  # seconds after its deadline that a run is known as closed: for duplicates
 POINTER_TTL = 30 * 86400  # seconds, if results never expire
+COPY_TTL = 365 * 86400  # seconds, if results never expire: of values that are copied for a run
 _NOTE_PATIENCE = 1.0  # seconds to note that a part failed
 
 # flags in a member's index
@@ -3865,11 +3875,14 @@ COPIED = 1 << 29  # in RUN.parts: its value is a copy
 GONE = ('counters of this chord expired or were deleted before its last part returned: '
          'if it takes longer, raise result_chord_expires')
 GAPS = ('the header is a generator with groups, empty chains or empty groups in it, '
-         'whose parts cannot be counted by their indexes: give it as a list')
+         f'and more than {SINGLE_LEAF_LIMIT:,} tasks: split it')
 UNEXPECTED = ('a task was counted that the header does not have: what replaces a task of a header '
               'must not be a chord whose body is a group')
 TOO_LARGE = ('a counter of this chord would exceed the 400 KB of an item: '
              'too many tasks were added by parts of one batch, or ids are too long')
+
+WRONG_CONTAINS = ('the endpoint refuses to count a task that its counter does not hold: '
+                  'it evaluates contains() wrongly, as dynalite does; use another one')
 
 #: the sets of a node: by where the value of a part is, if it has one
 SET_NAMES = ('members', 'copied', 'failed')
@@ -3882,7 +3895,7 @@ class MiscountedChord(Exception):
 class Part(NamedTuple):
     """A task of a chord's header, or one that was added.
 
-    They sort as the body gets them, unless the header has groups in it: there all indexes are 0.
+    They sort as the body gets them, unless the run has a structure: there all indexes are 0.
     """
 
     group_index: int
@@ -3955,16 +3968,20 @@ class Run:
     """One application of a chord, as its parts know it.
 
     deadline: seconds of the epoch (None: never).  lazy: the header is a generator.  single_leaf:
-    all parts are counted on one leaf, because their indexes say nothing.  nested: the header has
-    groups in it, and RUN.header their structure.  size: of the header, if it is known.
+    all parts are counted on one leaf, because their indexes say nothing: the header has groups in
+    it, or its tasks come without an index.  size: of the header, if it is known.
     """
 
     id: str
     deadline: int | None = None
     lazy: bool = False
     single_leaf: bool = False
-    nested: bool = False
     size: int | None = None
+
+    @property
+    def has_structure(self) -> bool:
+        """Whether RUN.header holds the results of the header, which say the order of the parts."""
+        return self.single_leaf and not self.lazy
 
     @property
     def pointer_id(self) -> str:
@@ -3985,7 +4002,10 @@ class Run:
         return f'{self.id}.parts'
 
     def label(self, part: Part) -> str:
-        """Leads from a part's stored result to its counters; parse_label() reads it."""
+        """Leads from a part's stored result to its counters; parse_label() reads it.
+
+        Of a value it also says that this part returned it, in this run.
+        """
         return f'{self.id}.{part.group_index}'
 
     @property
@@ -4032,21 +4052,26 @@ class Node:
         return self.item.get('size') if self.run.size is None else self.run.size
 
     @property
+    def single_leaf(self) -> bool:
+        """Whether the parts of the run are all counted on one leaf, as far as this node knows."""
+        return self.run.single_leaf or bool(self.item.get('single_leaf'))
+
+    @property
     def expected(self) -> float:
-        if self.run.single_leaf:
+        if self.single_leaf:
             return math.inf if self.size is None else self.size
         level, number, capacity = (
             self.position.level, self.position.number, self.position.capacity)
         if self.size is None:
             return capacity
         if self.run.lazy and number != width(self.size, level + 1) - 1:
-            return 0  # the last part came to another node than the last: the indexes have gaps
+            return 0  # the last part came to another node than the last: see "gaps"
         return min(capacity, width(self.size, level) - number * capacity)
 
     @property
     def is_root(self) -> bool:
         return self.size is not None and (
-            self.run.single_leaf or width(self.size, self.position.level) <= self.position.capacity)
+            self.single_leaf or width(self.size, self.position.level) <= self.position.capacity)
 
     @property
     def children(self) -> list[Position]:
@@ -4159,10 +4184,55 @@ class ChordStore:
                 condition, values = '#run = :seen', {'seen': seen['run']}
             replaced = self.table.put(pointer, condition=condition, values=values).applied
 
-    def resize(self, run_id: str, size: int) -> None:
-        """Stores the size of a generator, for progress()."""
-        self.table.update(
-            run_id, 'SET #size = :size', {'size': size}, condition='attribute_exists(#lazy)')
+    def resize(self, run: Run, size: int) -> None:
+        """Stores the size of a generator, for progress() and gather()."""
+        result = self.table.update(
+            run.id, 'SET #size = :size', {'size': size}, condition='attribute_exists(#lazy)')
+        if result.applied and (result.item or {}).get('single_leaf') and not run.single_leaf:
+            self.gather(run, size)
+
+    # --- generators whose indexes have gaps -------------------------------------------------------
+
+    def count_on_one_leaf(self, run: Run) -> Item | None:
+        """The item of a run that is counted on one leaf from now on; None if it is closed.
+
+        Once the sender has stored the size, resize() has seen that, or this delivery gathers.
+        """
+        result = self.table.update(
+            run.id, 'SET #single_leaf = :single_leaf', {'single_leaf': True},
+            condition='attribute_exists(#lazy) AND attribute_not_exists(#closed)')
+        if not result.applied and 'closed' not in (result.item or {}):
+            raise MiscountedChord(GONE)
+        return result.item if result.applied else None
+
+    def gather(self, run: Run, size: int) -> Node:
+        """Leaf 0, with what all leaves hold.  Raises MiscountedChord if that is too much."""
+        if size > SINGLE_LEAF_LIMIT:
+            raise MiscountedChord(GAPS)
+        return self.move(self._leaves(dataclasses.replace(run, size=None), size), run, size)
+
+    def move(self, leaves: Iterable[Node], run: Run, size: int | None) -> Node:
+        """Leaf 0, with what these leaves hold; what they get later will be counted there, too."""
+        values: Item = {'single_leaf': True, **run.ttl, **({} if size is None else {'size': size})}
+        first = Position(0, 0)
+        sets: dict[str, frozenset[bytes]] = {}
+        for leaf in leaves:
+            if leaf.position == first:
+                continue
+            item = leaf.item
+            if 'single_leaf' not in item:
+                # it is not deleted when the run is closed, because its place is not expected
+                item = self.table.update(
+                    run.node_id(leaf.position), 'SET #single_leaf = :single_leaf, #ttl = :ttl',
+                    {'single_leaf': True, **(run.ttl or expiry(CLOSED_TTL))}).item or {}
+                values['bytes'] = values.get('bytes', 0) + item.get('bytes', 0)
+            for name in {*SET_NAMES, 'added'} & item.keys():
+                sets[name] = sets.get(name, frozenset()) | item[name]
+        additions = [f'#{name} :{name}' for name in (*sets, *values.keys() & {'bytes'})]
+        update = 'SET ' + ', '.join(f'#{name} = :{name}' for name in values if name != 'bytes')
+        update += f' ADD {", ".join(additions)}' if additions else ''
+        result = update_counter(self.table, run.node_id(first), update, {**values, **sets})
+        return Node(run, first, result.item or {})
 
     def progress(self, id: str) -> Progress | None:
         """How far a run is, or the newest run of a pointer; None if there is none."""
@@ -4207,15 +4277,18 @@ class ChordStore:
             raise ValueError(f'its size is {item["size"]}')
         return Run(item['id'], None, item['lazy'], item['single_leaf'], size=item.get('size'))
 
-    def _leaves(self, run: Run) -> list[Node]:
+    def _leaves(self, run: Run, size: int = 0) -> list[Node]:
+        """The leaves of a run; if it has no size, at least those that this one needs."""
         if run.size is not None:
             positions = [position for position in run.positions() if not position.level]
             return self.nodes(run, positions)
         leaves: list[Node] = []
-        pages = (range(start, start + GET_BATCH) for start in itertools.count(0, GET_BATCH))
-        while found := self.nodes(run, [Position(0, number) for number in next(pages)]):
+        for start in itertools.count(0, GET_BATCH):
+            found = self.nodes(run, [Position(0, start + number) for number in range(GET_BATCH)])
+            if not found and start + GET_BATCH >= width(size, 1):
+                return leaves
             leaves += found
-        return leaves
+        raise AssertionError
 
     def nodes(self, run: Run, positions: Iterable[Position]) -> list[Node]:
         """Those nodes that exist, in order."""
@@ -4261,7 +4334,8 @@ class ChordStore:
             node = Node(run, position, counters or {})
             if node.counted.isdisjoint(counting) or node.overflows:
                 return False
-            filled = position.level or _is_owner(node.item.get('owner'), task_id)
+            filled = (position.level or node.item.get('single_leaf')  # which any part may have
+                      or _is_owner(node.item.get('owner'), task_id))
             if not node.is_full or not filled:
                 return True  # or another part is responsible for the way up
             if node.is_root:
@@ -4298,6 +4372,18 @@ class _Counted(NamedTuple):
     applied: bool
     item: Item | None
     entries: list[Entry]
+
+
+def update_counter(
+        table: Table, id: str, update: str, values: Item, condition: str | None = None,
+) -> WriteResult:
+    """Updates a node.  Raises MiscountedChord if it would become too large for an item."""
+    try:
+        return table.update(id, update, values, condition=condition)
+    except ClientError as exc:
+        if error_code(exc) == 'ValidationException' and 'tem size' in str(exc):
+            raise MiscountedChord(TOO_LARGE) from exc
+        raise
 
 
 class PartCounter:
@@ -4355,37 +4441,60 @@ class PartCounter:
             additions.append('#bytes :bytes')
             values['bytes'] = sum(entry.length for entry in entries)
         update = f'SET {", ".join(changes)} ADD {", ".join(additions)}'
-        try:
-            result = self.table.update(
-                self.run.node_id(position), update, {**values, **sets},
-                condition=' AND '.join(terms))
-        except ClientError as exc:
-            if error_code(exc) == 'ValidationException' and 'tem size' in str(exc):
-                raise MiscountedChord(TOO_LARGE) from exc
-            raise
+        result = update_counter(self.table, self.run.node_id(position), update, {**values, **sets},
+                                ' AND '.join(terms))
         return _Counted(result.applied, result.item, entries)
 
     def _checked(self, position: Position, counted: _Counted) -> Node | None:
-        """The node that was counted on; None if the chord is closed.  Raises MiscountedChord."""
+        """The node that was counted on, or the leaf that has all; None if the run is closed.
+
+        Raises MiscountedChord.
+        """
         # the clock is read after the response: until then no node can have expired
         late = self.run.deadline is not None and time.time() >= self.run.deadline
         if late or counted.item is None:
             raise MiscountedChord(GONE)
         node = Node(self.run, position, counted.item)
-        new = node.counted == {entry.member for entry in counted.entries}
-        if self.run.lazy and (new or not counted.applied):
+        if not counted.applied and node.counted.isdisjoint(
+                entry.member for entry in counted.entries):
+            raise MiscountedChord(WRONG_CONTAINS)
+        if self.run.lazy:
+            new = node.counted == {entry.member for entry in counted.entries}
             # this request created the node: is it the first of its chord, or was the table deleted?
-            item = self.table.get(self.run.id) or {}
-            if 'closed' in item:
+            item = (self.table.get(self.run.id) or {}) if new or not counted.applied else None
+            if item and 'closed' in item:
                 _log_late(self.run)
                 if self.run.deadline is None:
                     self.table.delete(self.run.node_id(position))
                 return None
-            if 'lazy' not in item:
+            if item is not None and 'lazy' not in item:
                 raise MiscountedChord(GONE)
+            gathered = self._gathered(node, item or {}, counted.applied)
+            if gathered is None:
+                return None
+            node = gathered
         if node.overflows:
-            raise MiscountedChord(GAPS if self.run.lazy else UNEXPECTED)
+            raise MiscountedChord(UNEXPECTED)
         return node
+
+    def _gathered(self, node: Node, run_item: Item, applied: bool) -> Node | None:
+        """The node, or leaf 0 if the run is counted there; None if there is nothing to do."""
+        store, leaf_0 = ChordStore(self.table), Position(0, 0)
+        if self.run.single_leaf or (applied and node.single_leaf and node.position == leaf_0):
+            return node
+        if not node.single_leaf and not run_item.get('single_leaf'):
+            if not node.overflows:
+                return node
+            found = store.count_on_one_leaf(self.run)
+            if found is None:
+                _log_late(self.run)
+                return None
+            run_item, applied = found, False
+        if not applied and 'size' in run_item:  # a delivery before may have died while it gathered
+            return store.gather(self.run, run_item['size'])
+        if node.position.level:
+            return None  # the leaf below is moved
+        return store.move([node], self.run, run_item.get('size'))
 
 
     def _note_failure(self, node: Node, entries: list[Entry]) -> None:
@@ -4554,7 +4663,8 @@ class Lease:
 #   redeeming   is done by a receiver of Celery's signal task_prerun, in the task's own thread.
 #   retries     The request keeps the ClaimCheck: it is what self.retry() sends.
 #   errors      Celery swallows errors of signal receivers.  So the list holds a _Missing, which
-#               raises the error on its first use; a body that never uses it fails on return.
+#               raises the error on its first use; a body that never uses it fails on return,
+#               before its callbacks are called.
 
 @dataclass(frozen=True)
 class ClaimCheck:
@@ -4562,7 +4672,7 @@ class ClaimCheck:
 
     run_id: str
     parts: int
-    nested: bool
+    has_structure: bool
     marker: ClassVar[str] = 'dyna_veggie.ClaimCheck'
 
     def __repr__(self) -> str:
@@ -4587,6 +4697,29 @@ class _Missing:
     __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = _raise
     __lt__ = __le__ = __gt__ = __ge__ = __int__ = __float__ = __index__ = _raise
     __eq__ = __hash__ = __str__ = __format__ = __json__ = __reduce_ex__ = _raise
+
+
+class _Withheld(list):  # type: ignore[type-arg]
+    """The callbacks or the chain of a body whose values are missing.
+
+    They can be read and sent, as by self.retry().  What Celery does to call them, once the body
+    has returned, raises an EncodeError, for which it fails the task.
+    """
+
+    def __init__(self, signatures: Iterable[Any], error: Exception) -> None:
+        super().__init__(signatures)
+        self._error = error
+
+    def _raise(self, *args: Any) -> Any:
+        raise EncodeError(str(self._error))
+
+    __len__ = __getitem__ = pop = _raise
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return list, (list(iter(self)),)
 
 
 def pack(parts: Iterable[tuple[Part, str]]) -> bytes:
@@ -4649,6 +4782,11 @@ def _redeem_arguments(task: Any = None, args: Any = (), **kwargs: Any) -> None:
             logger.exception('Task %s: %r cannot be read', task.name, values[0])
             delivery_of(task.request).missing_values = exc
             values[:] = [_Missing(exc)]
+    error = delivery_of(task.request).missing_values
+    if error is not None:
+        for name in ('callbacks', 'chain'):
+            if signatures := getattr(task.request, name):
+                setattr(task.request, name, _Withheld(signatures, error))
 
 
 task_prerun.connect(_redeem_arguments, weak=False, dispatch_uid=f'{__name__}.redeem')
@@ -4763,6 +4901,11 @@ def part_error(part: Part, value: Any) -> ChordError:
     return error
 
 
+def has_groups(results: Iterable[ResultBase]) -> bool:
+    """Whether a header with these results has groups in it, or chains that end in groups."""
+    return any(isinstance(result, GroupResult) for result in results)
+
+
 def arrange(result: ResultBase, values: Mapping[str, Any]) -> Any:
     """Values by task id, in the structure of a header's result."""
     if isinstance(result, GroupResult):
@@ -4789,16 +4932,14 @@ class HeaderValues:
         if failed:
             raise self._error_of_first(failed)
         copies = [run.copy_id(part) for part, set_name in parts if set_name == 'copied']
-        copies += [run.header_id] if run.nested else []
+        copies += [run.header_id] if run.has_structure else []
         if all(task.immutable for task in tasks_of(body, app, 'first')):
             return [], copies
         size = sum(leaf.item.get('bytes', 0) for leaf in leaves)
         limit = self.backend.options.chord_inline_limit
         if limit and size > limit and can_carry_claim_check(body, app):
-            self.store.put(run.parts_id, pack(parts), None, run.lifetime or CLOSED_TTL)
-            if run.nested and run.deadline is None:
-                self.store.expire(run.header_id, CLOSED_TTL)
-            return [ClaimCheck(run.id, len(parts), run.nested)], []
+            self.store.put(run.parts_id, pack(parts), None, run.lifetime or COPY_TTL)
+            return [ClaimCheck(run.id, len(parts), run.has_structure)], []
         values, chunks = self._read(parts)
         return values, [*copies, *chunks]
 
@@ -4827,7 +4968,7 @@ class HeaderValues:
                 values.append(meta['result'])
                 if id == self.run.copy_id(part):
                     chunks += ids[1:]
-        if self.run.nested:
+        if self.run.has_structure:
             structure = self._structure()
             if structure is None:
                 raise ChordError(f'The structure of the header is gone: {_FORGOTTEN}')
@@ -4836,15 +4977,20 @@ class HeaderValues:
         return values, chunks
 
     def _read_page(self, parts: dict[str, Part]) -> dict[str, tuple[dict[str, Any], Any]]:
-        """The metas by id, with the ids of their items; waits for those that are no success yet."""
+        """The metas by id, with the ids of their items; waits for those that are no success yet.
+
+        An eventually consistent read may find the value of an earlier run, which was forgotten.
+        """
         patience = max(self.backend.options.consistency_wait_time, self.backend.join_timeout)
         attempts = Backoff(0.05, 0.5, patience).attempts()
         found: dict[str, tuple[dict[str, Any], Any]] = {}
         missing = list(parts)
         for first in itertools.chain([True], (False for _ in attempts)):
             for id, stored in self.store.get_many(missing, consistent=not first).items():
-                meta = self.backend.decode_stored(parts[id].task_id, stored).value
-                found[id] = meta, stored.ids
+                part = parts[id]
+                if id == self.run.copy_id(part) or stored.chord == self.run.label(part):
+                    meta = self.backend.decode_stored(part.task_id, stored).value
+                    found[id] = meta, stored.ids
             missing = [id for id in missing
                        if id not in found or found[id][0]['status'] != states.SUCCESS]
             if not missing:
@@ -4852,7 +4998,7 @@ class HeaderValues:
         return found
 
     def _structure(self) -> ResultBase | None:
-        """The results of a header that has groups; None if it is gone."""
+        """The results of the header; None if they are gone."""
         stored = self.store.get(self.run.header_id)
         if stored is None:
             return None
@@ -4863,13 +5009,13 @@ class HeaderValues:
 
     def _error_of_first(self, failed: list[Part]) -> ChordError:
         """The error of a chord of which some parts failed."""
-        if not self.run.nested:
-            return self._error_of(failed[0])
-        structure = self._structure()
+        structure = self._structure() if self.run.has_structure else None
         leaves = list(leaf_results(structure)) if structure else []
         places = {leaf.id: place for place, leaf in reversed(list(enumerate(leaves)))}
         error = self._error_of(min(failed, key=lambda part: places.get(part.task_id, math.inf)))
         cause = error.__cause__
+        if structure is None or not has_groups(structure.results):
+            return error
         if isinstance(cause, ChordError):
             return cause
         if isinstance(cause, Exception):
@@ -4879,7 +5025,10 @@ class HeaderValues:
 
     def _error_of(self, part: Part) -> ChordError:
         ids = (self.run.copy_id(part), self.backend.item_id(part.task_id))
-        found = self.store.get_many(id for id in ids if not is_too_long(id))
+        found = {
+            id: stored for id, stored in self.store.get_many(
+                id for id in ids if not is_too_long(id)).items()
+            if not stored.chord or str(stored.chord).startswith(f'{self.run.id}.')}
         for id in ids:
             meta = (self.backend.decode_stored(part.task_id, found[id]).value
                     if id in found else {})
@@ -4972,7 +5121,7 @@ class Join:
         self.argument: list[Any] | None = None
         self.sending: Shielded | None = None
         # the ids of items that nothing reads once the chord has ended
-        self.leftovers = [self.run.header_id] if self.run.nested else []
+        self.leftovers = [self.run.header_id] if self.run.has_structure else []
 
     def execute(self, sleep: Sleep) -> None:
         """Ends the chord, unless another delivery does.  Sleeps while one has the lease."""
@@ -5178,12 +5327,10 @@ def part_return_of(request: Any) -> PartReturn | None:
     # a sender of another version may know other fields
     run = Run(**{each.name: run_option[each.name] for each in dataclasses.fields(Run)
                  if each.name in run_option})
-    # the index of a task in a group of the header depends on the version of Celery, and a frozen
-    # task can be twice in such a header: it counts by its id
-    index = 0 if run.nested else request.group_index
-    problem = None
-    if index is None and not run.single_leaf:
-        problem = GAPS if run.lazy else UNEXPECTED
+    # the index of a task in a group of the header depends on the version of Celery, messages of
+    # protocol 1 have none, and a frozen task can be twice in a header: it counts by its id
+    index = 0 if run.has_structure else request.group_index
+    problem = UNEXPECTED if index is None and not (run.single_leaf or run.lazy) else None
     part = Part(index or 0, bool(run_option.get('added')), request.id)
     return PartReturn(run, part, tuple(run_option.get('adds', ())), problem)
 
@@ -5234,31 +5381,29 @@ class ChordBackend(WaitingBackend):
         self.ensure_chords_allowed()
         group_id, results = header_result_args[0], header_result_args[1]
         # Celery's lazy list, a subclass, must not be exhausted: its first parts run while it still
-        # yields.  Celery, too, looks one ahead before it sends.
+        # yields
         is_lazy = type(results) is not list
-        first_results = itertools.islice(results, 1) if is_lazy else results
-        nested = any(isinstance(result, GroupResult) for result in first_results)
-        single_leaf = (nested or self.app.conf.task_protocol == 1
-                       or (is_lazy and LAZY_PARTS_LACK_INDEX))
+        single_leaf = self.app.conf.task_protocol == 1 or (
+            LAZY_PARTS_LACK_INDEX if is_lazy else has_groups(results))
         task_ids: list[str] = []
         if not is_lazy:
             task_ids = [leaf.id for result in results for leaf in leaf_results(result)]
-            if nested:
+            if single_leaf:
                 task_ids = list(dict.fromkeys(task_ids))  # see part_return_of()
             if not task_ids:
                 raise ChordError('the header has no task whose return could start the body: '
                                  'its chains and groups are empty')
         run = self._new_run(
-            group_id, lazy=is_lazy, single_leaf=single_leaf, nested=nested and not is_lazy,
+            group_id, lazy=is_lazy, single_leaf=single_leaf,
             size=None if is_lazy else len(task_ids))
         try:
             ChordStore(self.store.table).open(self._pointer_id(group_id), run, task_ids)
         except MiscountedChord as exc:
             raise ChordError(str(exc)) from None
-        if run.nested:
+        if run.has_structure:
             structure = self.app.GroupResult(*header_result_args).as_tuple()
             payload = ensure_bytes(self.encode({'result': structure}))
-            self.store.put(run.header_id, payload, None, run.lifetime)
+            self.store.put(run.header_id, payload, None, run.lifetime or COPY_TTL)
         run_option = dataclasses.asdict(run)
         body['options'][RUN_OPTION] = run_option
         if is_lazy:
@@ -5281,7 +5426,10 @@ class ChordBackend(WaitingBackend):
         run_option = self._opened.pop(group_id, None)
         if run_option is not None:
             run_option['size'] = chord_size  # of the message of the last part
-            ChordStore(self.store.table).resize(run_option['id'], chord_size)
+            try:
+                ChordStore(self.store.table).resize(Run(**run_option), chord_size)
+            except MiscountedChord as exc:
+                raise ChordError(str(exc)) from None
 
     def add_to_chord(self, group_id: str, result: Any) -> None:
         """Called in a task of the header, before it returns, for a task that it adds."""
@@ -5375,13 +5523,14 @@ class ChordBackend(WaitingBackend):
 
     def _meta_of(self, task_id: str, stored: StoredValue) -> dict[str, Any]:
         meta = super()._meta_of(task_id, stored)
+        label = stored.later or stored.chord
         # Celery 5.7 drops a redelivery whose task has succeeded: STARTED until it is counted.  The
         # errbacks of the chord that this thread joins see what the parts returned.
-        if meta['status'] != states.SUCCESS or not stored.chord or is_joining.get():
+        if meta['status'] != states.SUCCESS or not label or is_joining.get():
             return meta
         try:
-            with refused_if_odd(f'the counters of its chord, {stored.chord!r:.200}'):
-                done = ChordStore(self.store.table).is_done(stored.chord, task_id)
+            with refused_if_odd(f'the counters of its chord, {label!r:.200}'):
+                done = ChordStore(self.store.table).is_done(label, task_id)
         except UnreadableValue as exc:
             return super()._meta_of(task_id, stored._replace(error=exc))
         if not done:
@@ -5437,7 +5586,7 @@ class ChordBackend(WaitingBackend):
         if stored != (state, True):
             if stored == (state, False):  # the state of this task, too, says whether it is counted
                 self.store.table.update(
-                    self.item_id(part.task_id), 'SET #chord = :chord', {'chord': run.label(part)},
+                    self.item_id(part.task_id), 'SET #later = :later', {'later': run.label(part)},
                     condition='attribute_exists(#id)')
             set_name = self._copy_for_run(run, part, state, encoded)
         size = 0
@@ -5454,7 +5603,8 @@ class ChordBackend(WaitingBackend):
         try:
             check_id(id, MiscountedChord)
             payload = self.checked(id, self.encode(meta))
-            self.retried(self.store.put, id, payload, state, run.lifetime, keep=states.SUCCESS)
+            self.retried(self.store.put, id, payload, state, run.lifetime or COPY_TTL,
+                         keep=states.SUCCESS)
             return 'copied' if state == states.SUCCESS else 'failed'
         except (MiscountedChord, BackendStoreError) as exc:
             if state == states.SUCCESS and isinstance(exc, BackendStoreError):
@@ -5518,7 +5668,7 @@ class ChordBackend(WaitingBackend):
 
     def redeem(self, claim_check: ClaimCheck) -> list[Any]:
         """The values that a claim check stands for.  Raises ChordError if they have expired."""
-        run = Run(claim_check.run_id, nested=claim_check.nested)
+        run = Run(claim_check.run_id, single_leaf=claim_check.has_structure)
         return HeaderValues(self, run).redeem(claim_check)
 
     def retried(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:

@@ -27,6 +27,7 @@ import math
 import os
 import pickle
 import pty
+import queue
 import random
 import re
 import shlex
@@ -372,6 +373,7 @@ class Drive:
         self.task = app.tasks['celery.accumulate']
         self.group_id, self.body_id = str(uuid.uuid4()), str(uuid.uuid4())
         self.ids = [str(uuid.uuid4()) for _ in range(parts)]
+        self.indexes = list(range(parts))  # as their messages say them
         self.body = app.signature('tests.body', options={'task_id': self.body_id, **options})
         self.published: list[Any] = []
         # for good, with a uid: Celery 5.3 confuses receivers of one class, and forgets the others
@@ -402,7 +404,8 @@ class Drive:
         if self.lazy and index != len(self.ids) - 1:
             run_option['size'] = None  # only the message of the last part says it
         return celery.app.task.Context({
-            'id': task_id or self.ids[index], 'group': self.group_id, 'group_index': index,
+            'id': task_id or self.ids[index], 'group': self.group_id,
+            'group_index': self.indexes[index],
             'chord': chord, 'delivery_info': {}, 'errbacks': None})
 
     @property
@@ -483,7 +486,8 @@ class Drive:
         for index, id in enumerate(self.ids[:-1] if stored else ()):
             meta = {'task_id': id, 'status': states.SUCCESS, 'result': value(index)}
             items.append({'id': backend.item_id(id), 'result': backend.encode(meta).encode(),
-                          'timestamp': 1.5, 'status': states.SUCCESS, **run.ttl})
+                          'timestamp': 1.5, 'status': states.SUCCESS, **run.ttl,
+                          'chord': run.label(dv.Part(index, False, id))})
         backend.store.table.write_many(puts=items)
 
     @property
@@ -3926,32 +3930,206 @@ def test_the_generator_is_not_exhausted_by_apply_chord(app: Celery) -> None:
     assert seen[0] <= 3 and len(asked) == 10
 
 
-@pytest.mark.skipif(dv.LAZY_PARTS_LACK_INDEX, reason='on one node they are counted right')
-@pytest.mark.parametrize('empty', [0, 1, 39, 44])
-def test_a_generator_with_an_empty_chain_is_counted_right_or_a_clear_error(
-        empty: int, backend: dv.DynamoDBBackend) -> None:
-    drive = Drive(backend.app, 45, lazy=True)
+GAPS = pytest.mark.skipif(dv.LAZY_PARTS_LACK_INDEX, reason='on one node they are counted right')
+
+
+def indexes_of(*members: int) -> list[int]:
+    """Of the parts of a generator that yields groups of so many tasks; 1 is a task, 0 is empty."""
+    return [index for place, size in enumerate(members)
+            for index in ([place] if size == 1 else range(size))]
+
+
+def uneven(app: Celery, indexes: list[int]) -> Drive:
+    drive = Drive(app, len(indexes), lazy=True)
+    drive.indexes = indexes
     drive.apply()
+    return drive
+
+
+def in_order(drive: Drive) -> list[int]:
+    """What the body gets if each part returns its place: by indexes, as on Redis."""
+    return sorted(drive.expected, key=lambda part: (drive.indexes[part], drive.ids[part]))
+
+
+UNEVEN = {
+    'an empty chain': [1, 1, 0, 1, 1, 1],
+    'empty chains': [0, 0, *[1] * 6, 0, 0, 0, 1, 1, 1, 0],
+    'a group': [*[1] * 5, 3, 1, 1],
+    'a large group': [*[1] * 5, 9],
+    'a group, and an empty group': [*[1] * 5, 2, 0, 1, 1],
+    'groups': [1, 2, 2, 2, 2],
+    'groups only': [3, 3, 3],
+}
+
+
+@GAPS
+@pytest.mark.parametrize('order', ['in order', 'shuffled', 'the last first'])
+@pytest.mark.parametrize('members', UNEVEN.values(), ids=list(UNEVEN))
+def test_a_generator_of_anything_is_counted_right(
+        members: list[int], order: str, backend: dv.DynamoDBBackend,
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dv.Position, 'LEAF_CAPACITY', 4)
+    drive = uneven(backend.app, indexes_of(*members))
+    parts = drive.expected
+    last = parts.pop()
+    if order != 'in order':
+        random.Random(5).shuffle(parts)
+    early = len(parts) if order == 'in order' else len(parts) // 2
+    for part in parts[:early]:
+        drive.returns(part)
     drive.size()
-    for index in range(45):  # Celery keeps the index of what it drops
-        request = drive.request(index)
-        request.group_index += index >= empty
-        drive.returns(index, request=request)
-    if empty >= 40:  # the last leaf holds as many all the same
-        assert drive.published == [drive.expected]
-    else:
-        assert drive.published == [] and drive.error() == dv.GAPS
+    for part in [last, *parts[early:]] if order == 'the last first' else [*parts[early:], last]:
+        assert not drive.published
+        drive.returns(part)
+    assert drive.published == [in_order(drive)]
+    assert backend.chord_progress(drive.group_id) == (len(parts) + 1, 0, len(parts) + 1, True)
+    for part in (last, 0):
+        drive.returns(part)  # a late duplicate
+    assert drive.published == [in_order(drive)]
 
 
-@pytest.mark.skipif(dv.LAZY_PARTS_LACK_INDEX, reason='on one node it is counted right')
-def test_a_generator_that_mixes_groups_and_tasks_is_a_clear_error(
+@GAPS
+@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@given(members=st.lists(st.integers(0, 4), min_size=1, max_size=5), seed=st.integers(0, 999))
+def test_any_generator_is_counted_right_in_any_order(
+        members: list[int], seed: int, backend: dv.DynamoDBBackend, small_tree: None) -> None:
+    drive = uneven(backend.app, indexes_of(1, *members))
+    *parts, last = drive.expected
+    random.Random(seed).shuffle(parts)
+    early, half = seed % (len(parts) + 1), seed % 2
+    for part in parts[:early]:
+        drive.returns(part)
+    drive.size()
+    late = [last, *parts[early:]] if half else [*parts[early:], last]
+    if seed % 3 == 0:
+        late.append(late[0])  # a duplicate
+    for part in late:
+        drive.returns(part)
+    assert drive.published == [in_order(drive)]
+
+
+@GAPS
+@pytest.mark.parametrize('moment', ['before', 'after'])
+@pytest.mark.parametrize('members', [
+    [1, 0, 1, 1], pytest.param([1, 1, 2], marks=slow), pytest.param([1, 2, 1, 1], marks=slow)],
+    ids=repr)
+def test_whenever_a_worker_dies_a_generator_of_anything_is_counted(
+        members: list[int], moment: str, backend: dv.DynamoDBBackend, make_app: MakeApp,
+        small_tree: None) -> None:
+    """Walks through every crash point; the part is then redelivered."""
+    other = make_app('read_timeout=9').backend  # what the body's worker uses; not hooked
+    for point in crash_points():
+        drive, deaths = uneven(backend.app, indexes_of(*members)), 0
+
+        def die(operation: str, point: CrashPoint = point) -> None:
+            if point.reached():
+                raise Died
+
+        def after(operation: str) -> None:
+            if operation == 'publish':  # a worker takes the body
+                other.store_result(drive.body_id, None, states.STARTED)  # noqa: B023
+            if moment == 'after':
+                die(operation)
+
+        def deliver(part: int) -> None:
+            try:
+                drive.returns(part)  # noqa: B023
+            except Died:
+                nonlocal deaths
+                deaths += 1
+                time.sleep(0.1)
+                drive.returns(part)  # noqa: B023
+
+        *parts, last = drive.expected
+        with Hook(backend, die if moment == 'before' else nothing, after):
+            for part in parts[:-1]:
+                deliver(part)
+        drive.size()
+        with Hook(backend, die if moment == 'before' else nothing, after):
+            deliver(last)
+            deliver(parts[-1])
+        attempts = drive.published[deaths and moment == 'before' and len(drive.published) - 1:]
+        assert attempts == [in_order(drive)], point.number
+    assert point.number > 15
+
+
+@GAPS
+@pytest.mark.parametrize('fault', [ResetAfter(), ResetBefore()], ids=repr)
+def test_whichever_response_is_lost_a_generator_of_anything_is_counted(
+        fault: Any, backend: dv.DynamoDBBackend, proxy: Proxy, small_tree: None) -> None:
+    for point in crash_points():
+        proxy.reset()
+        proxy.faults = lambda operation, body, point=point: fault if point.reached() else None
+        drive = uneven(backend.app, indexes_of(1, 0, 1, 1))
+        drive.returns(0)
+        drive.size()
+        for part in (2, 1):
+            drive.returns(part)
+        proxy.faults = None
+        assert drive.published == [in_order(drive)], point.number
+    assert point.number > 15
+
+
+@GAPS
+def test_what_a_generator_of_anything_costs(backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
+    parts, requests = 170, []
+    for members in ([1] * parts, [1] * 160 + [10]):  # the gap is seen last
+        drive = uneven(backend.app, indexes_of(*members))
+        proxy.reset()
+        for part in drive.expected[:-1]:
+            drive.returns(part, stored=False)
+        drive.size()
+        drive.returns(parts - 1)
+        assert drive.published == [in_order(drive)]
+        requests.append(len(proxy.requests))
+    even, odd = requests
+    # a mark for each leaf, one read of all, one write to leaf 0, and what is counted there, too
+    assert odd - even <= math.ceil(parts / 40) + 5, requests
+
+
+@GAPS
+def test_a_task_that_a_generator_of_anything_does_not_have_is_an_error(
         backend: dv.DynamoDBBackend) -> None:
-    drive = Drive(backend.app, 50, lazy=True)
-    drive.apply()
-    for number in range(45):
-        request = drive.request(number % 10, drive.ids[number])
-        backend.mark_as_done(request.id, number, request)
+    drive = uneven(backend.app, indexes_of(1, 45))
+    for part in drive.expected[:-1]:
+        drive.returns(part)
+    drive.returns(0, request=drive.request(0, 'other'))
+    drive.size()
+    drive.returns(45)
+    assert drive.error() == dv.UNEXPECTED
+
+
+@GAPS
+def test_a_generator_of_anything_of_more_than_one_leaf_holds_is_an_error(
+        backend: dv.DynamoDBBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dv, 'SINGLE_LEAF_LIMIT', 45)
+    drive = uneven(backend.app, indexes_of(0, *[1] * 46))
+    for part in drive.expected[:-1]:
+        drive.returns(part)
+    drive.size()
+    drive.returns(45)
     assert drive.error() == dv.GAPS
+    drive = uneven(backend.app, indexes_of(*[2] * 23))
+    for part in drive.expected[:-1]:
+        drive.returns(part)
+    with pytest.raises(ChordError) as caught:  # the sender is the last to see it
+        drive.size()
+    assert str(caught.value) == dv.GAPS
+
+
+@GAPS
+def test_no_counter_of_a_generator_of_anything_stays_if_results_never_expire(
+        make_app: MakeApp, proxy: Proxy, client: Any, table_name: str) -> None:
+    backend = ready(make_app('ttl_seconds=0'), proxy)
+    drive = uneven(backend.app, indexes_of(*[1] * 40, *[0] * 60, 1))
+    for part in drive.expected[:-1]:
+        drive.returns(part)
+    drive.size()
+    drive.returns(40)
+    assert drive.published == [drive.expected]
+    stay = [item['id'] for item in all_items(client, table_name)
+            if drive.group_id in item['id'] and 'ttl' not in item]
+    assert stay == []
 
 
 def test_the_size_of_a_group_that_is_no_chord_costs_nothing(
@@ -3969,7 +4147,47 @@ def test_parts_without_index_are_counted_on_one_node(
         request = drive.request(index)
         request.group_index = None
         drive.returns(index, request=request)
-    assert sorted(drive.published[0]) == drive.expected
+    assert drive.published == [drive.expected]
+
+
+@pytest.mark.parametrize('limit', [0, 1])
+def test_an_error_of_a_part_without_index_reads_as_those_of_other_lists(
+        limit: int, make_app: MakeApp, proxy: Proxy) -> None:
+    backend = ready(make_app(f'chord_inline_limit={limit}', task_protocol=1), proxy)
+    drive = Drive(backend.app, 3)
+    drive.apply()
+    for index in (2, 1, 0):
+        request = drive.request(index)
+        request.group_index = None
+        if index:
+            drive.fails(index, ValueError(index), request)
+        else:
+            drive.returns(index, request=request)
+    assert drive.error() == f'Dependency {drive.ids[1]} raised ValueError(1)'
+
+
+def test_an_engine_that_refuses_to_count_is_a_clear_error(
+        backend: dv.DynamoDBBackend) -> None:
+    drive = Drive(backend.app, 2)
+    drive.apply()
+    leaf_id = drive.run.node_id(dv.Position(0, 0))
+    asked: list[Any] = []
+
+    def refuse(request: Any, **kwargs: Any) -> Any:  # as dynalite, whose contains() is wrong
+        if json.loads(request.body)['Key'] != {'id': {'S': leaf_id}}:
+            return None
+        asked.append(request)
+        return raw_answer(request, json.dumps({
+            '__type': 'com.amazonaws.dynamodb.v20120810#ConditionalCheckFailedException',
+            'message': 'The conditional request failed'}).encode(), 400)
+    events = backend.store.table.client.botocore.meta.events
+    events.register('before-send.dynamodb.UpdateItem', refuse)
+    try:
+        drive.returns(0)
+    finally:
+        events.unregister('before-send.dynamodb.UpdateItem', refuse)
+    assert len(asked) == 1 and drive.published == []
+    assert drive.error() == dv.WRONG_CONTAINS
 
 
 def test_a_part_without_index_of_a_list_is_reported_as_what_it_is(app: Celery) -> None:
@@ -4283,6 +4501,97 @@ def test_each_run_of_a_frozen_chord_gets_its_own_values(
         drive.fails(index, ValueError(index))
     assert len(drive.published) == 3
     assert drive.error() == f'Dependency {drive.ids[0]} raised ValueError(0)'
+
+
+@contextlib.contextmanager
+def lagging_reads(backend: dv.DynamoDBBackend, items: dict[str, Any]) -> Iterator[list[str]]:
+    """Reads that are only eventually consistent find these items.  Yields whose they replaced."""
+    events = backend.store.table.client.botocore.meta.events
+    replaced: list[str] = []
+    eventual = threading.local()
+
+    def before(params: Any, **kwargs: Any) -> None:
+        eventual.read = b'"ConsistentRead": true' not in params['body']
+
+    def after(parsed: Any, **kwargs: Any) -> None:
+        for found in parsed['Responses'].values() if eventual.read else ():
+            ids = [item['id']['S'] for item in found]
+            replaced.extend(id for id in ids if id in items)
+            found[:] = [items.get(id, item) for id, item in zip(ids, found)]
+    events.register('before-call.dynamodb.BatchGetItem', before)
+    events.register('after-call.dynamodb.BatchGetItem', after)
+    try:
+        yield replaced
+    finally:
+        events.unregister('before-call.dynamodb.BatchGetItem', before)
+        events.unregister('after-call.dynamodb.BatchGetItem', after)
+
+
+def raw_results(drive: Drive, client: Any, table_name: str) -> dict[str, Any]:
+    ids = map(drive.app.backend.item_id, drive.ids)
+    return {id: client.get_item(TableName=table_name, Key={'id': {'S': id}})['Item'] for id in ids}
+
+
+@pytest.mark.parametrize('groups', [False, True])
+def test_a_lagging_read_does_not_give_a_body_the_values_of_an_earlier_run(
+        groups: bool, backend: dv.DynamoDBBackend, client: Any, table_name: str) -> None:
+    drive = Drive(backend.app, 3)
+    results: list[Any] = [backend.app.AsyncResult(id) for id in drive.ids]
+    if groups:
+        results = [results[0], backend.app.GroupResult('inner', results[1:])]
+    for run in ('first', 'second'):
+        earlier = raw_results(drive, client, table_name) if run == 'second' else {}
+        backend.forget_many(drive.ids)
+        backend.apply_chord((drive.group_id, results), drive.body)
+        with lagging_reads(backend, earlier) as replaced:
+            for index in range(3):
+                drive.returns(index, f'{run} {index}')
+        assert len(replaced) == len(earlier)
+    assert drive.published == [
+        [f'{run} 0', [f'{run} 1', f'{run} 2']] if groups else [f'{run} {n}' for n in range(3)]
+        for run in ('first', 'second')]
+
+
+def test_a_body_by_claim_check_does_not_get_the_values_of_a_later_run(
+        make_app: MakeApp, proxy: Proxy) -> None:
+    app = make_app('consistency_wait_time=0&chord_inline_limit=1', result_chord_join_timeout=0)
+    backend = ready(app, proxy)
+    drive = Drive(app, 2)
+    for run in ('first', 'second'):
+        backend.forget_many(drive.ids)
+        drive.apply()
+        for index in range(2):
+            drive.returns(index, f'{run} {index}')
+    first, second = (published[0] for published in drive.published)
+    assert backend.redeem(second) == ['second 0', 'second 1']
+    with pytest.raises(ChordError, match=f'The result of {drive.ids[0]} did not appear'):
+        backend.redeem(first)
+
+
+def test_runs_of_the_same_ids_at_the_same_time_get_their_own_values(
+        backend: dv.DynamoDBBackend) -> None:
+    drive = Drive(backend.app, 2)
+    drive.apply()
+    first = [drive.request(index) for index in range(2)]
+    drive.returns(0, 'first 0', first[0])
+    drive.apply()
+    drive.returns(0, 'second 0')  # the first run's success stays under the id
+    drive.returns(1, 'first 1', first[1])
+    drive.returns(1, 'second 1')
+    assert drive.published == [['first 0', 'first 1'], ['second 0', 'second 1']]
+
+
+def test_an_error_of_another_run_is_not_taken_for_this_ones(
+        backend: dv.DynamoDBBackend) -> None:
+    drive = Drive(backend.app, 2)
+    drive.apply()
+    first = [drive.request(index) for index in range(2)]
+    drive.fails(0, ValueError('of the first run'), first[0])
+    drive.apply()
+    drive.fails(0, ValueError('of the second run'))
+    drive.returns(1, request=first[1])
+    assert drive.error() == (f'Dependency {drive.ids[0]} failed, and its error was replaced or '
+                             'forgotten since')
 
 
 @pytest.mark.parametrize('lazy', [False, LAZY])
@@ -5633,6 +5942,16 @@ class TakesAnEarlierValue(chord_model.Schedule):
         return True
 
 
+class TakesWhatALaggingReadFinds(chord_model.Schedule):
+    def of_this_run(self, run: Any, where: Any, items: Any) -> Any:
+        return items
+
+
+class LeavesOtherLeaves(chord_model.Schedule):
+    def gather(self, run: Any, size: int) -> Any:
+        return (yield from self.move(run, [], size))
+
+
 class IsDoneOnceItIsStored(chord_model.Schedule):
     def is_done(self, task: str) -> bool:
         return True
@@ -5645,8 +5964,9 @@ def test_the_protocol_is_right_over_random_schedules() -> None:
 
 
 @pytest.mark.parametrize('broken', [
-    ForgetsThatItBegan, PublishesPastItsLease, TakesAnEarlierValue, IsDoneOnceItIsStored,
-    OpensByPuts, PublishesAfterAStall, LeavesItsWaitToAThread])
+    ForgetsThatItBegan, PublishesPastItsLease, TakesAnEarlierValue, TakesWhatALaggingReadFinds,
+    LeavesOtherLeaves, IsDoneOnceItIsStored, OpensByPuts, PublishesAfterAStall,
+    LeavesItsWaitToAThread])
 def test_the_model_finds_a_broken_protocol(broken: type[chord_model.Schedule]) -> None:
     outcomes = chord_model.outcomes(range(2000), broken)
     assert any(outcome.startswith('BAD') for _, outcome in outcomes)
@@ -5916,6 +6236,74 @@ def test_a_body_whose_values_are_gone_fails(
             result.get(timeout=30, disable_sync_subtasks=False)
 
 
+FOLLOWERS: dict[str, Callable[[Any, Any], Any]] = {
+    'a callback': lambda body, follower: body.set(link=[follower]),
+    'callbacks': lambda body, follower: body.set(link=[follower, follower.clone()]),
+    'a group': lambda body, follower: body.set(link=[follower, group([follower.clone()])]),
+    'a chain': lambda body, follower: chain(body, follower, follower.clone()),
+}
+
+
+@pytest.mark.parametrize('follow', FOLLOWERS.values(), ids=list(FOLLOWERS))
+def test_nothing_follows_a_body_that_did_not_look_at_its_missing_values(
+        follow: Callable[[Any, Any], Any], make_app: MakeApp) -> None:
+    app = make_app('consistency_wait_time=0')
+    app.finalize()
+    got: Counter[str] = Counter()
+
+    @app.task(shared=False)
+    def body(values: Any) -> None:
+        got['body'] += 1
+
+    @app.task(shared=False)
+    def follower(*args: Any) -> None:
+        got['follower'] += 1
+
+    @app.task(shared=False)
+    def on_error(request: Any, exc: Any, traceback: Any) -> None:
+        got[str(exc)[:31]] += 1
+
+    canvas = follow(body.s([dv.ClaimCheck('chord.none', 2, False)]), follower.s())
+    with working(app):
+        result = chord([canvas, follower.s()], follower.s().on_error(on_error.s()), app=app)()
+        with pytest.raises(ChordError, match='the values of 2 parts'):
+            result.get(timeout=30, follow_parents=False, disable_sync_subtasks=False)
+        app.send_task(follower.name).get(timeout=30, disable_sync_subtasks=False)
+    assert got.pop('follower') == 2, got  # that of the header, and that after all that was sent
+    assert got.pop('body') == 1 and list(got.values()) == [1], got
+
+
+@pytest.mark.parametrize('serializer', ['json', 'pickle'])
+@pytest.mark.parametrize('follow', FOLLOWERS.values(), ids=list(FOLLOWERS))
+def test_a_body_that_is_retried_for_its_missing_values_keeps_what_follows_it(
+        follow: Callable[[Any, Any], Any], serializer: str, make_app: MakeApp) -> None:
+    app = make_app('consistency_wait_time=0')
+    app.conf.update(accept_content=['json', 'pickle'])
+    app.finalize()
+    got: queue.Queue[Any] = queue.Queue()
+
+    @app.task(shared=False, bind=True, serializer=serializer)
+    def body(self: Any, values: Any) -> Any:
+        if self.request.retries:
+            return list(values)
+        part, store = dv.Part(0, False, 'part'), app.backend.store
+        store.put('chord.none.parts', dv.pack([(part, 'copied')]), None, 60)
+        store.put(dv.Run('chord.none').copy_id(part), json.dumps({
+            'status': states.SUCCESS, 'result': 7}).encode(), states.SUCCESS, 60)
+        raise self.retry(countdown=0)
+
+    @app.task(shared=False, serializer=serializer)
+    def follower(value: Any) -> Any:
+        got.put(value)
+        return value
+
+    canvas = follow(body.s([dv.ClaimCheck('chord.none', 2, False)]), follower.s())
+    with working(app):
+        canvas.apply_async()
+        for _ in canvas.options.get('link') or 'ab':
+            assert got.get(timeout=30) == [7]
+
+
 def test_a_body_in_a_process_with_another_backend_is_a_clear_error() -> None:
     app = Celery('other', broker='memory://', backend='cache+memory://', set_as_current=False)
     task = app.tasks['celery.accumulate']
@@ -6000,6 +6388,34 @@ def test_what_a_body_by_claim_check_reads_expires_even_if_nothing_does(
     left = {item['id']: item for item in all_items(client, table_name)}
     for id in (drive.run.header_id, drive.run.parts_id):
         assert left[id]['ttl'] > time.time() + 13 * 86400
+
+
+def fails_instead(drive: Drive) -> None:
+    drive.fails(1, ValueError())
+
+
+def returns_late(drive: Drive) -> None:
+    drive.returns(1)
+    drive.returns(0, stored=False)
+
+
+@pytest.mark.parametrize('limit', [0, 1])
+@pytest.mark.parametrize('end', [lambda drive: drive.returns(1), fails_instead, returns_late])
+@pytest.mark.parametrize('groups', [False, True])
+def test_nothing_that_is_kept_for_a_run_stays_if_results_never_expire(
+        groups: bool, end: Callable[[Drive], None], limit: int, make_app: MakeApp, proxy: Proxy,
+        client: Any, table_name: str) -> None:
+    backend = ready(make_app(f'ttl_seconds=0&chord_inline_limit={limit}'), proxy)
+    drive = Drive(backend.app, 2)
+    results: list[Any] = [backend.app.AsyncResult(id) for id in drive.ids]
+    if groups:
+        results = [results[0], backend.app.GroupResult('inner', results[1:])]
+    backend.apply_chord((drive.group_id, results), drive.body)
+    drive.returns(0, stored=False)
+    end(drive)
+    stay = [item['id'] for item in all_items(client, table_name)
+            if drive.group_id in item['id'] and 'ttl' not in item]
+    assert stay == []
 
 
 def test_what_is_copied_for_a_body_by_claim_check_expires_with_its_chord(
@@ -6093,6 +6509,10 @@ SHAPES: dict[str, tuple[Callable[[Tasks], Any], Any]] = {
     'add_to_chord': (
         lambda t: chord([t.adder.s(1), t.identity.s(2)], t.total.s()),
         ['total', [1, 100, 2]]),
+    'generator of anything': (
+        lambda t: chord((t.identity.s(n) if n % 20 else group(t.identity.s(n), t.identity.s(-1 - n))
+                         for n in range(61)), t.total.s()),
+        ['total', {*range(61), -1, -21, -41, -61}]),
     'ignored results': (
         lambda t: chord([t.ignored.s(1), t.identity.s(2)], t.total.s()),
         ['total', [1, 2]]),
