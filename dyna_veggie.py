@@ -351,25 +351,9 @@ _SYNONYMS = {'read': 'read_throughput', 'write': 'write_throughput'}
 # botocore reads them itself, from the environment and the profile
 _OF_BOTOCORE = ('use_fips_endpoint', 'use_dualstack_endpoint')
 
-# Broker and other-backend options that share the transport options, by the documentation of Celery
-# and kombu.  Not "region": users may mean ours.
-_FOREIGN_OPTIONS = frozenset({
-    'ack_deadline_seconds', 'ack_emulation', 'body_encoding', 'bulk_max_messages', 'client-config',
-    'client_name', 'confirm_publish', 'deadletter_queue', 'enable_exactly_once_delivery',
-    'expiration_seconds', 'fanout_patterns', 'fanout_prefix', 'fetch_message_attributes',
-    'health_check_interval', 'interval_max', 'interval_start', 'interval_step', 'is_secure',
-    'master_name', 'max_connections', 'max_lock_renewal_duration', 'max_retries',
-    'min_other_sentinels', 'peek_lock_seconds', 'polling_interval', 'predefined_exchanges',
-    'predefined_queues', 'priority_steps', 'queue_name_prefix', 'queue_order_strategy',
-    'queue_tags', 'result_chord_ordered', 'retry_backoff_factor', 'retry_backoff_max',
-    'retry_errback', 'retry_on_timeout', 'retry_policy', 'retry_timeout_seconds', 'retry_total',
-    'sentinel_kwargs', 'sep', 'socket_connect_timeout', 'socket_keepalive',
-    'socket_keepalive_options', 'socket_timeout', 'sqs-creation-attributes', 'sts_role_arn',
-    'sts_token_buffer_time', 'sts_token_timeout', 'supports_fanout', 'unacked_index_key',
-    'unacked_key', 'unacked_mutex_expire', 'unacked_mutex_key', 'unacked_restore_interval',
-    'unacked_restore_limit', 'unacked_restore_throttle', 'use_lock_renewal', 'visibility_timeout',
-    'wait_time_seconds',
-})
+# options of brokers and other backends that may stand beside ours, and look like misspelt ones
+_FOREIGN_OPTIONS = ('max_connections', 'retry_on_timeout', 'retry_timeout_seconds', 'retry_total',
+                    'socket_connect_timeout', 'socket_timeout')
 
 
 # --- sources --------------------------------------------------------------------------------------
@@ -510,42 +494,28 @@ def _parse_query(query: str) -> dict[str, Any]:
 def _parse_named(given: Mapping[str, Any], shared: bool = False) -> dict[str, Any]:
     """The values of options given by name; shared: by a setting that has others' options, too."""
     parsed: dict[str, Any] = {}
-    unknown = []
     for name, value in given.items():
-        option = _SYNONYMS.get(name, name)
-        if value is None or (shared and name in _FOREIGN_OPTIONS):
+        option, hint = _SYNONYMS.get(name, name), _hint(str(name))
+        if value is None or (shared and (name in _FOREIGN_OPTIONS or not hint)):
             continue  # None: as if it were left out
+        if option not in _PARSERS:
+            hint = hint or f'the options are {", ".join(sorted(_PARSERS))}'
+            raise configuration_error(f'there is no option {name!r}; {hint}')
         if option in parsed:
             same = ' and '.join(each for each in given if _SYNONYMS.get(each, each) == option)
             raise configuration_error(f'{same} are the same option; give one')
-        if option in _PARSERS:
-            # an endpoint can contain a password
-            shown = '…' if option == 'endpoint_url' else None
-            parsed[option] = parse_setting(name, value, _PARSERS[option], shown)
-        elif shared and not _hint(str(name)):
-            unknown.append(str(name))
-        else:
-            hint = _hint(str(name)) or 'the options are ' + ', '.join(sorted(_PARSERS))
-            raise configuration_error(f'there is no option {name!r}; {hint}')
-    if unknown:
-        _warn_of_unknown(tuple(sorted(unknown)))
+        # an endpoint can contain a password
+        shown = '…' if option == 'endpoint_url' else None
+        parsed[option] = parse_setting(name, value, _PARSERS[option], shown)
     return parsed
 
 
 def _hint(name: str) -> str:
-    """What was probably meant by a name that is no option; '' if there is no telling."""
+    """What was probably meant by the name of an option; '' if it is not like one of ours."""
     if name in _OF_BOTOCORE:
         return f'set AWS_{name.upper()}'
     near = difflib.get_close_matches(name, [*_PARSERS, *_SYNONYMS], n=1, cutoff=0.75)
     return f'did you mean {near[0]}?' if near else ''
-
-
-@functools.cache  # each thread has a backend, and one warning is enough
-def _warn_of_unknown(names: tuple[str, ...]) -> None:
-    logger.warning(
-        'dynamodb result backend: result_backend_transport_options has %s, which is no option of '
-        'this backend, and is ignored; the options are %s',
-        ', '.join(map(repr, names)), ', '.join(sorted(_PARSERS)))
 
 
 def mask_secret(url: str) -> str:
