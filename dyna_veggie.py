@@ -5620,24 +5620,14 @@ def id_prefixes(*prefixes: Any) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _begins_with(prefixes: Iterable[str]) -> tuple[str, dict[str, str]]:
+def _begins_with(prefixes: Iterable[str]) -> tuple[str, dict[str, Any]]:
     """The condition that an id begins with one of the prefixes, and its values."""
     values = {f'prefix{number}': prefix for number, prefix in enumerate(prefixes)}
     return ' OR '.join(f'begins_with(#id, :{name})' for name in values), values
 
 
-#: what time to live deletes: it ignores times that passed more than five years ago
-EXPIRED = '#ttl BETWEEN :oldest AND :now'
-ORPHANED = ('attribute_not_exists(#ttl) AND attribute_not_exists(#status) '
-            'AND attribute_type(#result, :binary) AND #timestamp < :old')
 _ORPHAN_AGE = 3600  # seconds: an unreferenced chunk this old is not part of a write in progress
 _CHUNK_ATTRIBUTES = {'id', 'result', 'timestamp'}  # of one that never expires
-
-
-def _purge_values() -> dict[str, Any]:
-    """The values of EXPIRED and ORPHANED."""
-    now = int(time.time())
-    return {'now': now, 'oldest': now - 5 * 365 * 86400, 'old': now - _ORPHAN_AGE, 'binary': 'B'}
 
 
 def purge(
@@ -5647,21 +5637,26 @@ def purge(
 
     prefixes: how the ids of our chunks begin.  advance: gets how many items were read.
     """
+    ours, values = _begins_with(prefixes)
+    now = int(time.time())
+    values.update({'now': now, 'oldest': now - 5 * 365 * 86400, 'old': now - _ORPHAN_AGE,
+                   'binary': 'B', 'slash': '/'})
+    condition = (  # time to live ignores times that passed more than five years ago
+        '#ttl BETWEEN :oldest AND :now OR (attribute_not_exists(#ttl) '
+        'AND attribute_not_exists(#status) AND attribute_type(#result, :binary) '
+        f'AND #timestamp < :old AND contains(#id, :slash) AND ({ours}))')
+    params = expressions(values, ProjectionExpression='#id, #ttl', FilterExpression=condition)
     counts: Counter[str] = Counter()
 
     def take(items: list[Item]) -> None:
         expired = [item['id'] for item in items if is_expired(item)]
         others = [item['id'] for item in items if not is_expired(item)]
-        orphans = _orphans_among(table, others)
-        counts.update(expired=len(expired), orphans=len(orphans))
-        if not dry_run:
-            counts.update(expired_deleted=delete_if(EXPIRED, table, expired),
-                          orphans_deleted=delete_if(ORPHANED, table, orphans))
+        for name, ids in (('expired', expired), ('orphans', _orphans_among(table, others))):
+            counts[name] += len(ids)
+            if not dry_run:
+                # each that is still one of these
+                counts[f'{name}_deleted'] += _delete_if(condition, values, table, ids)
 
-    ours, starts = _begins_with(prefixes)
-    params = expressions(
-        {**_purge_values(), **starts, 'slash': '/'}, ProjectionExpression='#id, #ttl',
-        FilterExpression=f'({EXPIRED}) OR ({ORPHANED} AND contains(#id, :slash) AND ({ours}))')
     scan(table, segments, take, lambda: params, advance)
     return counts
 
@@ -5675,16 +5670,16 @@ def _orphans_among(table: Table, ids: list[str]) -> list[str]:
     return [id for id, item in found.items() if item.keys() == _CHUNK_ATTRIBUTES]
 
 
-def delete_if(condition: str, table: Table, ids: Iterable[str]) -> int:
-    """Deletes the items that are still EXPIRED or ORPHANED; returns how many it did."""
+def _delete_if(
+        condition: str, values: Mapping[str, Any], table: Table, ids: Iterable[str]) -> int:
+    """Deletes those items that fulfil a condition; returns how many."""
     deleted: list[str] = []
-    still = expressions(_purge_values(), ConditionExpression=condition)
+    params = {'TableName': table.name, **expressions(values, ConditionExpression=condition)}
 
     def delete(page: list[str], budget: Budget) -> list[str]:
         id, = page
-        params = {'TableName': table.name, 'Key': marshal_item({'id': id}), **still}
-        if table.client.send(
-                'delete_item', params, budget, unless='ConditionalCheckFailedException'):
+        if table.client.send('delete_item', {**params, 'Key': marshal_item({'id': id})}, budget,
+                             unless='ConditionalCheckFailedException'):
             deleted.append(id)
         return []
 

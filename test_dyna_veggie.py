@@ -9520,13 +9520,15 @@ def test_a_scan_of_many_pages(backend: dv.DynamoDBBackend, client: Any, table_na
     assert sum(pages) == 16
 
 
-@pytest.mark.parametrize('call', [
-    lambda table: dv.scan(table, 2, print),
-    lambda table: dv.delete_if(dv.EXPIRED, table, map(str, range(100)))], ids=['scan', 'delete'])
+@pytest.mark.parametrize('throttled', ['Scan', 'DeleteItem'])
 def test_a_signal_ends_a_scan_and_a_purge(
-        call: Any, backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
-    proxy.faults = lambda operation, body: Throttle()
-    a_signal_ends(lambda: call(backend.store.table), KeyboardInterrupt())
+        throttled: str, backend: dv.DynamoDBBackend, client: Any, table_name: str,
+        proxy: Proxy) -> None:
+    keep_expired(client, table_name)
+    table, expired = backend.store.table, int(time.time()) - 5
+    table.write_many({'id': f'old-{number}', 'ttl': expired} for number in range(100))
+    proxy.faults = first(9999, Throttle(), throttled)
+    a_signal_ends(lambda: dv.purge(table, 2, ('x',), False, print), KeyboardInterrupt())
 
 
 def test_commands_for_what_is_no_dynamodb_backend() -> None:
