@@ -1999,7 +1999,7 @@ def shared_batcher(options: Options) -> Batcher:
 #               with pauses.  Only chunks that are missing twice for one version are gone.
 
 # bytes: of the 400 KB of an item, an id takes up to 2048, and so may what leads to a chord; other
-# names and values take some 100.  What a status has above its limit counts against the value.
+# names and values take some 100
 _STATUS_LIMIT = 1024
 _VALUE_LIMIT = 400_000
 _MOST_CHUNKS = LARGEST_RESULT // _VALUE_LIMIT
@@ -2068,21 +2068,14 @@ def chunk_owner(id: str) -> str | None:
     return match and match[1]
 
 
-def _room(status: str | None) -> int:
-    """How many bytes of a value fit beside a status."""
-    size = len(str(status or '').encode(errors='replace'))
-    return _VALUE_LIMIT - max(size - _STATUS_LIMIT, 0)
-
-
 def check_value(id: str, size: int, status: str | None, error: type[Exception]) -> None:
     """Raises that error if no items can hold a value of that size: for its id, or its status."""
     check_id(id, error)
-    room = _room(status)
-    if room < 0:
-        most = _VALUE_LIMIT + _STATUS_LIMIT
-        raise error(f'{id} cannot be stored with a state whose name has {most - room:,} bytes: '
-                    f'it can have {most:,}')
-    if size > room:
+    length = len(str(status or '').encode(errors='replace'))
+    if length > _STATUS_LIMIT:
+        raise error(f'{id} cannot be stored with a state whose name has {length:,} bytes: '
+                    f'it can have {_STATUS_LIMIT:,}')
+    if size > _VALUE_LIMIT:
         last = _chunk_id(id, bytes(16), -(-size // _VALUE_LIMIT) - 1)
         check_id(last, error, f' for results above {_VALUE_LIMIT:,} bytes')
 
@@ -2093,7 +2086,7 @@ def _items_of(id: str, value: bytes, status: str | None, ttl: Item) -> tuple[Ite
     item: Item = {'id': id, **written}
     if status:
         item['status'] = status
-    if len(value) <= _room(status):
+    if len(value) <= _VALUE_LIMIT:
         return {**item, 'result': value}, []
     pieces = [value[at:at + _VALUE_LIMIT] for at in range(0, len(value), _VALUE_LIMIT)]
     item.update(version=uuid.uuid4().bytes, size=len(value), chunks=len(pieces))
@@ -2102,19 +2095,14 @@ def _items_of(id: str, value: bytes, status: str | None, ttl: Item) -> tuple[Ite
     return item, chunks
 
 
-# docs.aws.amazon.com/amazondynamodb/latest/developerguide/HowItWorks.NamingRulesDataTypes.html
-_SMALLEST = 2e-130  # magnitudes below 1e-130 are refused
-
-
 def _unchanged(item: Item) -> tuple[str, Item]:
     """The condition that an item is the one that was read, by its timestamp, with its values."""
     seen = item.get('timestamp')
     if isinstance(seen, bool) or not isinstance(seen, (int, float)):
         return 'NOT attribute_type(#timestamp, :number)', {'number': 'N'}
-    # DynamoDB may have more digits than a float, and takes none close to 0
-    low, high = math.nextafter(seen, -math.inf), math.nextafter(seen, math.inf)
-    if abs(seen) < _SMALLEST:
-        low, high = -_SMALLEST, _SMALLEST
+    low = high = seen
+    if isinstance(seen, float):  # DynamoDB may have more digits
+        low, high = math.nextafter(seen, -math.inf), math.nextafter(seen, math.inf)
     return '#timestamp BETWEEN :low AND :high', {'low': low, 'high': high}
 
 
