@@ -1379,11 +1379,9 @@ _ID_LIMIT = 2048  # bytes
 # partition), not because of throttling
 _FULL_RESPONSE = 2**20
 
-_GRANT_INSERT = '; to batch them, grant the IAM action dynamodb:PartiQLInsert'
 # what a person can do, by the codes after which no more inserts are sent
 _INSERT_HINTS = {
-    'AccessDenied': _GRANT_INSERT,
-    'AccessDeniedException': _GRANT_INSERT,
+    'AccessDenied': '; to batch them, grant the IAM action dynamodb:PartiQLInsert',
     'UnknownOperationException': ', because this engine has no BatchExecuteStatement',
 }
 # codes of a statement with which an engine fails again and again
@@ -1695,7 +1693,9 @@ class Table:
             return self.client.send(method, params, budget)
         except ClientError as exc:
             if error_code(exc) == 'ValidationException':
-                self._explain_invalid()
+                table = self._describe(required=False)
+                if table:
+                    self.check(table)  # requests are invalid if it has another key
             if error_code(exc) != 'ResourceNotFoundException':
                 raise
         self.bootstrap()
@@ -1747,7 +1747,7 @@ class Table:
         missing, why = False, ''
         with self._bootstrapping:
             for _ in _BOOTSTRAP.attempts():
-                table = self._describe()
+                table = self._describe(required=self.options.create_table)
                 status = table['TableStatus'] if table else ''
                 if not table:
                     if not self.options.create_table or TABLE_ARN.fullmatch(self.name):
@@ -1761,16 +1761,19 @@ class Table:
         raise configuration_error(
             f'table={self.name!r} could not be used after {_BOOTSTRAP.timeout:g} s: {why}')
 
-    def _describe(self) -> Any:
-        """What DescribeTable says of the table; None if it is missing."""
+    def _describe(self, required: bool) -> Any:
+        """What DescribeTable says of the table; None if it is missing.
+
+        Unless required, also None if the request fails: not every worker may send it.
+        """
         try:
             response = self.client.send('describe_table', {'TableName': self.name},
                                         unless='ResourceNotFoundException')
         except FAILURES:
-            if self.options.create_table:
+            if required:
                 raise
-            return None  # as the request said; a worker without create_table need not be allowed
-        return response['Table'] if response else None
+            return None
+        return response and response['Table']
 
     def _try_to_create(self) -> str:
         """Sends CreateTable; returns why there may be no table yet.  Raises permanent errors."""
@@ -1810,14 +1813,6 @@ class Table:
         if status not in ('ACTIVE', 'UPDATING'):
             hint = _STATES.get(status, "see AWS's documentation of this status")
             raise configuration_error(f'table={self.name!r} is {status}: {hint}')
-
-    def _explain_invalid(self) -> None:
-        """Raises ImproperlyConfigured if requests are invalid because the table has another key."""
-        try:
-            table = self.client.send('describe_table', {'TableName': self.name})['Table']
-        except FAILURES:
-            return  # the caller raises the error of its request
-        self.check(table)
 
     def _ensure_ttl(self, patience: float = 0) -> None:
         """Turns on time to live once, for ``patience`` seconds; by default with one attempt.
