@@ -1454,13 +1454,11 @@ def _of_the_table(by_table: Mapping[str, Any] | None, default: Any) -> Any:
 
 
 class Breaker:
-    """A circuit breaker: open for a while after failures in a row; then one failure opens it."""
+    """A circuit breaker: open for a pause after so many failures in a row; then one opens it."""
 
-    FAILURES = 3
-    PAUSE = 60.0  # seconds
-
-    def __init__(self) -> None:
-        self._failures = 0
+    def __init__(self, limit: int = 3, pause: float = 60.0) -> None:
+        self.limit, self.pause = limit, pause
+        self.failures = 0
         self._until = -math.inf
 
     @property
@@ -1468,9 +1466,9 @@ class Breaker:
         return time.monotonic() < self._until
 
     def note(self, failed: bool) -> None:
-        self._failures = self._failures + 1 if failed else 0
-        if self._failures >= self.FAILURES:
-            self._until = max(self._until, time.monotonic() + self.PAUSE)
+        self.failures = self.failures + 1 if failed else 0
+        if self.failures >= self.limit:
+            self._until = max(self._until, time.monotonic() + self.pause)
 
     def open_for_good(self) -> None:
         self._until = math.inf
@@ -2108,11 +2106,10 @@ class BlobStore:
     """
 
     # Conditions for a write that leaves a value with the status ``keep`` as it is:
-    _MISSING = 'attribute_not_exists(#id)'
-    _EXPIRED = '#ttl <= :now'  # and DynamoDB has not deleted it yet
+    VACANT = 'attribute_not_exists(#id) OR #ttl <= :now'  # missing, or expired and not deleted yet
     _HAS_ANOTHER = 'attribute_exists(#status) AND #status <> :keep'  # if none, its value has one
     #: any of them; for other items, put() reads the value
-    REPLACEABLE = f'{_MISSING} OR {_EXPIRED} OR ({_HAS_ANOTHER})'
+    REPLACEABLE = f'{VACANT} OR ({_HAS_ANOTHER})'
 
     def __init__(
             self, table: Table, status_of: Callable[[bytes], str | None] | None = None) -> None:
@@ -2717,12 +2714,11 @@ class SentTasks:
 
     def __init__(self, options: Options) -> None:
         self._table = shared_table(options)
-        self._paused_until = -math.inf
-        self._failing = False
+        self._breaker = Breaker(limit=1, pause=self.PAUSE)
 
     def note(self, make_item: Callable[[], Item]) -> None:
         """Puts an item unless one is there."""
-        if time.monotonic() < self._paused_until:
+        if self._breaker.is_open:
             return
         errors: list[Exception] = []
         # a thread, because a request can take as long as its time-outs and a search for
@@ -2735,11 +2731,10 @@ class SentTasks:
             if thread.is_alive():
                 errors.append(TimeoutError(f'no response within {self.PATIENCE:g} s'))
         if errors:
-            self._paused_until = time.monotonic() + self.PAUSE
-            log = logger.debug if self._failing else logger.warning
+            log = logger.debug if self._breaker.failures else logger.warning
             log('DynamoDB table %s: track_sent: tasks are sent, but it is not stored that they '
                 'were: %s', self._table.name, summary(errors[0]))
-        self._failing = bool(errors)
+        self._breaker.note(bool(errors))
 
     def _put(self, make_item: Callable[[], Item], errors: list[Exception]) -> None:
         try:
@@ -2749,9 +2744,8 @@ class SentTasks:
             else:
                 self._table.client.send(
                     'put_item', {
-                        'TableName': self._table.name, 'Item': marshal_item(item),
-                        **expressions({'now': int(time.time())}, ConditionExpression=(
-                            'attribute_not_exists(#id) OR #ttl <= :now'))},
+                        'TableName': self._table.name, 'Item': marshal_item(item), **expressions(
+                            {'now': int(time.time())}, ConditionExpression=BlobStore.VACANT)},
                     Budget(time.monotonic() + self.PATIENCE / 2),
                     unless='ConditionalCheckFailedException')
         except Exception as exc:  # also of a serializer, or of what instruments botocore

@@ -3192,7 +3192,7 @@ def test_a_breaker_opens_after_failures_in_a_row() -> None:
         breaker.note(failed)
         seen.append(breaker.is_open)
     assert seen == [False] * 5 + [True, True]  # for its pause, whatever ends until then
-    breaker.PAUSE = -1.0  # it would be over
+    breaker.pause = -1.0  # it would be over
     breaker.open_for_good()
     breaker.note(True)
     breaker.note(True)
@@ -3205,9 +3205,10 @@ def test_a_breaker_opens_after_failures_in_a_row() -> None:
 def test_an_engine_that_never_inserts_many_is_not_asked_again_and_again(
         fault: Any, writers: Writers, proxy: Proxy, caplog: pytest.LogCaptureFixture) -> None:
     proxy.faults = lambda operation, body: fault if operation.startswith('BatchE') else None
-    for number in range(dv.Breaker.FAILURES + 1):
-        writers.store(4, together=number < dv.Breaker.FAILURES)
-    assert operations(proxy).count('BatchExecuteStatement') == dv.Breaker.FAILURES
+    limit = dv.Breaker().limit
+    for number in range(limit + 1):
+        writers.store(4, together=number < limit)
+    assert operations(proxy).count('BatchExecuteStatement') == limit
     writers.check()
     got, = [record for record in caplog.records if 'one request each' in record.getMessage()]
     assert got.levelno == logging.WARNING and 'tried again in a minute' in got.getMessage()
