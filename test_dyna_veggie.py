@@ -9527,7 +9527,7 @@ def test_a_signal_ends_a_scan_and_a_purge(
     table, expired = backend.store.table, int(time.time()) - 5
     table.write_many({'id': f'old-{number}', 'ttl': expired} for number in range(100))
     proxy.faults = first(9999, Throttle(), throttled)
-    a_signal_ends(lambda: dv.purge(table, 2, ('x',), False, print), KeyboardInterrupt())
+    a_signal_ends(lambda: dv.purge(table, 1, ('x',), False, print), KeyboardInterrupt())
 
 
 def test_commands_for_what_is_no_dynamodb_backend() -> None:
