@@ -4129,7 +4129,6 @@ class PartCounter:
             raise MiscountedChord(GAPS if self.run.lazy else UNEXPECTED)
         return node
 
-
     def _note_failure(self, node: Node, entries: list[Entry]) -> None:
         """Notes on the run's pointer that a part failed, if these are the first of their leaf."""
         failed = node.item.get('failed', frozenset())
@@ -4140,12 +4139,12 @@ class PartCounter:
         values = {'run': self.run.id, 'task_id': part.task_id.encode(),
                   'copy_id': self.run.copy_id(part)}
         try:
-            self.table.client.send_unless(('ConditionalCheckFailedException',), 'update_item', {
+            self.table.client.send('update_item', {
                 'TableName': self.table.name, 'Key': marshal_item({'id': self.run.pointer_id}),
                 **expressions(
                     values, UpdateExpression='SET #result = :task_id, #chord = :copy_id',
                     ConditionExpression='#run = :run AND attribute_not_exists(#chord)'),
-            }, Budget(time.monotonic() + _NOTE_PATIENCE))
+            }, Budget(time.monotonic() + _NOTE_PATIENCE), unless='ConditionalCheckFailedException')
         except FAILURES as exc:  # the part is counted, and the chord's own error will come
             logger.warning('Chord %s: it is not noted that a part failed: %s',
                            self.run.id, summary(exc))
