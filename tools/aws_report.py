@@ -230,8 +230,8 @@ class TestTable:
 
     def can_be_deleted(self) -> None:
         """Asks to delete it before it is there: who may not do that should not create it."""
-        dv.Client(self.options(retry_timeout=3)).send_unless(
-            ('ResourceNotFoundException',), 'delete_table', {'TableName': self.name})
+        dv.Client(self.options(retry_timeout=3)).send(
+            'delete_table', {'TableName': self.name}, unless='ResourceNotFoundException')
 
     def create(self) -> None:
         with self.lock:
