@@ -31,6 +31,7 @@ Public: ``__all__``.  No underscore: shared between sections.  Underscore: priva
 from __future__ import annotations
 
 import ast
+import asyncio
 import base64
 import contextlib
 import contextvars
@@ -39,6 +40,7 @@ import difflib
 import enum
 import functools
 import hashlib
+import heapq
 import importlib
 import io
 import itertools
@@ -118,10 +120,9 @@ from celery.utils.serialization import strtobool
 from celery.utils.time import maybe_iso8601
 from kombu.exceptions import DecodeError, EncodeError
 from kombu.serialization import dumps, loads
-from kombu.utils.compat import detect_environment
 from kombu.utils.encoding import bytes_to_str, ensure_bytes, safe_repr
 from kombu.utils.json import register_type
-from vine import barrier
+from vine import barrier, promise
 
 __version__ = '1.1.0'
 __all__ = ('DynamoDBBackend', 'Options', 'ResultTooLarge', 'parse_options')
@@ -351,25 +352,9 @@ _SYNONYMS = {'read': 'read_throughput', 'write': 'write_throughput'}
 # botocore reads them itself, from the environment and the profile
 _OF_BOTOCORE = ('use_fips_endpoint', 'use_dualstack_endpoint')
 
-# Broker and other-backend options that share the transport options, by the documentation of Celery
-# and kombu.  Not "region": users may mean ours.
-_FOREIGN_OPTIONS = frozenset({
-    'ack_deadline_seconds', 'ack_emulation', 'body_encoding', 'bulk_max_messages', 'client-config',
-    'client_name', 'confirm_publish', 'deadletter_queue', 'enable_exactly_once_delivery',
-    'expiration_seconds', 'fanout_patterns', 'fanout_prefix', 'fetch_message_attributes',
-    'health_check_interval', 'interval_max', 'interval_start', 'interval_step', 'is_secure',
-    'master_name', 'max_connections', 'max_lock_renewal_duration', 'max_retries',
-    'min_other_sentinels', 'peek_lock_seconds', 'polling_interval', 'predefined_exchanges',
-    'predefined_queues', 'priority_steps', 'queue_name_prefix', 'queue_order_strategy',
-    'queue_tags', 'result_chord_ordered', 'retry_backoff_factor', 'retry_backoff_max',
-    'retry_errback', 'retry_on_timeout', 'retry_policy', 'retry_timeout_seconds', 'retry_total',
-    'sentinel_kwargs', 'sep', 'socket_connect_timeout', 'socket_keepalive',
-    'socket_keepalive_options', 'socket_timeout', 'sqs-creation-attributes', 'sts_role_arn',
-    'sts_token_buffer_time', 'sts_token_timeout', 'supports_fanout', 'unacked_index_key',
-    'unacked_key', 'unacked_mutex_expire', 'unacked_mutex_key', 'unacked_restore_interval',
-    'unacked_restore_limit', 'unacked_restore_throttle', 'use_lock_renewal', 'visibility_timeout',
-    'wait_time_seconds',
-})
+# options of brokers and other backends that may stand beside ours, and look like misspelt ones
+_FOREIGN_OPTIONS = ('max_connections', 'retry_on_timeout', 'retry_timeout_seconds', 'retry_total',
+                    'socket_connect_timeout', 'socket_timeout')
 
 
 # --- sources --------------------------------------------------------------------------------------
@@ -510,42 +495,28 @@ def _parse_query(query: str) -> dict[str, Any]:
 def _parse_named(given: Mapping[str, Any], shared: bool = False) -> dict[str, Any]:
     """The values of options given by name; shared: by a setting that has others' options, too."""
     parsed: dict[str, Any] = {}
-    unknown = []
     for name, value in given.items():
-        option = _SYNONYMS.get(name, name)
-        if value is None or (shared and name in _FOREIGN_OPTIONS):
+        option, hint = _SYNONYMS.get(name, name), _hint(str(name))
+        if value is None or (shared and (name in _FOREIGN_OPTIONS or not hint)):
             continue  # None: as if it were left out
+        if option not in _PARSERS:
+            hint = hint or f'the options are {", ".join(sorted(_PARSERS))}'
+            raise configuration_error(f'there is no option {name!r}; {hint}')
         if option in parsed:
             same = ' and '.join(each for each in given if _SYNONYMS.get(each, each) == option)
             raise configuration_error(f'{same} are the same option; give one')
-        if option in _PARSERS:
-            # an endpoint can contain a password
-            shown = '…' if option == 'endpoint_url' else None
-            parsed[option] = parse_setting(name, value, _PARSERS[option], shown)
-        elif shared and not _hint(str(name)):
-            unknown.append(str(name))
-        else:
-            hint = _hint(str(name)) or 'the options are ' + ', '.join(sorted(_PARSERS))
-            raise configuration_error(f'there is no option {name!r}; {hint}')
-    if unknown:
-        _warn_of_unknown(tuple(sorted(unknown)))
+        # an endpoint can contain a password
+        shown = '…' if option == 'endpoint_url' else None
+        parsed[option] = parse_setting(name, value, _PARSERS[option], shown)
     return parsed
 
 
 def _hint(name: str) -> str:
-    """What was probably meant by a name that is no option; '' if there is no telling."""
+    """What was probably meant by the name of an option; '' if it is not like one of ours."""
     if name in _OF_BOTOCORE:
         return f'set AWS_{name.upper()}'
     near = difflib.get_close_matches(name, [*_PARSERS, *_SYNONYMS], n=1, cutoff=0.75)
     return f'did you mean {near[0]}?' if near else ''
-
-
-@functools.cache  # each thread has a backend, and one warning is enough
-def _warn_of_unknown(names: tuple[str, ...]) -> None:
-    logger.warning(
-        'dynamodb result backend: result_backend_transport_options has %s, which is no option of '
-        'this backend, and is ignored; the options are %s',
-        ', '.join(map(repr, names)), ', '.join(sorted(_PARSERS)))
 
 
 def mask_secret(url: str) -> str:
@@ -1409,11 +1380,9 @@ _ID_LIMIT = 2048  # bytes
 # partition), not because of throttling
 _FULL_RESPONSE = 2**20
 
-_GRANT_INSERT = '; to batch them, grant the IAM action dynamodb:PartiQLInsert'
 # what a person can do, by the codes after which no more inserts are sent
 _INSERT_HINTS = {
-    'AccessDenied': _GRANT_INSERT,
-    'AccessDeniedException': _GRANT_INSERT,
+    'AccessDenied': '; to batch them, grant the IAM action dynamodb:PartiQLInsert',
     'UnknownOperationException': ', because this engine has no BatchExecuteStatement',
 }
 # codes of a statement with which an engine fails again and again
@@ -1486,13 +1455,11 @@ def _of_the_table(by_table: Mapping[str, Any] | None, default: Any) -> Any:
 
 
 class Breaker:
-    """A circuit breaker: open for a while after failures in a row; then one failure opens it."""
+    """A circuit breaker: open for a pause after so many failures in a row; then one opens it."""
 
-    FAILURES = 3
-    PAUSE = 60.0  # seconds
-
-    def __init__(self) -> None:
-        self._failures = 0
+    def __init__(self, limit: int = 3, pause: float = 60.0) -> None:
+        self.limit, self.pause = limit, pause
+        self.failures = 0
         self._until = -math.inf
 
     @property
@@ -1500,9 +1467,9 @@ class Breaker:
         return time.monotonic() < self._until
 
     def note(self, failed: bool) -> None:
-        self._failures = self._failures + 1 if failed else 0
-        if self._failures >= self.FAILURES:
-            self._until = max(self._until, time.monotonic() + self.PAUSE)
+        self.failures = self.failures + 1 if failed else 0
+        if self.failures >= self.limit:
+            self._until = max(self._until, time.monotonic() + self.pause)
 
     def open_for_good(self) -> None:
         self._until = math.inf
@@ -1725,7 +1692,9 @@ class Table:
             return self.client.send(method, params, budget)
         except ClientError as exc:
             if error_code(exc) == 'ValidationException':
-                self._explain_invalid()
+                table = self._describe(required=False)
+                if table:
+                    self.check(table)  # requests are invalid if it has another key
             if error_code(exc) != 'ResourceNotFoundException':
                 raise
         self.bootstrap()
@@ -1777,7 +1746,7 @@ class Table:
         missing, why = False, ''
         with self._bootstrapping:
             for _ in _BOOTSTRAP.attempts():
-                table = self._describe()
+                table = self._describe(required=self.options.create_table)
                 status = table['TableStatus'] if table else ''
                 if not table:
                     if not self.options.create_table or TABLE_ARN.fullmatch(self.name):
@@ -1791,16 +1760,19 @@ class Table:
         raise configuration_error(
             f'table={self.name!r} could not be used after {_BOOTSTRAP.timeout:g} s: {why}')
 
-    def _describe(self) -> Any:
-        """What DescribeTable says of the table; None if it is missing."""
+    def _describe(self, required: bool) -> Any:
+        """What DescribeTable says of the table; None if it is missing.
+
+        Unless required, also None if the request fails: not every worker may send it.
+        """
         try:
             response = self.client.send('describe_table', {'TableName': self.name},
                                         unless='ResourceNotFoundException')
         except FAILURES:
-            if self.options.create_table:
+            if required:
                 raise
-            return None  # as the request said; a worker without create_table need not be allowed
-        return response['Table'] if response else None
+            return None
+        return response and response['Table']
 
     def _try_to_create(self) -> str:
         """Sends CreateTable; returns why there may be no table yet.  Raises permanent errors."""
@@ -1840,14 +1812,6 @@ class Table:
         if status not in ('ACTIVE', 'UPDATING'):
             hint = _STATES.get(status, "see AWS's documentation of this status")
             raise configuration_error(f'table={self.name!r} is {status}: {hint}')
-
-    def _explain_invalid(self) -> None:
-        """Raises ImproperlyConfigured if requests are invalid because the table has another key."""
-        try:
-            table = self.client.send('describe_table', {'TableName': self.name})['Table']
-        except FAILURES:
-            return  # the caller raises the error of its request
-        self.check(table)
 
     def _ensure_ttl(self, patience: float = 0) -> None:
         """Turns on time to live once, for ``patience`` seconds; by default with one attempt.
@@ -2014,8 +1978,9 @@ def shared_batcher(options: Options) -> Batcher:
 # Values of any size under an id, each with a status and an expiry.  No Celery here: a status is any
 # text.
 #
-#   an item     id S, result B (the value), timestamp N; if there are any, status S, ttl N, and
-#               chord S (a link that is stored with the value)
+#   an item     id S, result B (the value), timestamp N; if there are any, status S, ttl N,
+#               chord S (a link that is stored with the value), and later S (the link of a later
+#               delivery, whose value was not stored because this one was there)
 #   a counter   id S, chord_count N (what increment() adds to)
 #   large       A value above the limit is cut into chunks, items of their own: id S
 #               (ID/VERSION/NUMBER), result B, timestamp N, ttl N.  Its own item has version B
@@ -2028,8 +1993,8 @@ def shared_batcher(options: Options) -> Batcher:
 #   reading     If chunks are missing, the value was replaced while it was read, and is read again,
 #               with pauses.  Only chunks that are missing twice for one version are gone.
 
-# bytes: of the 400 KB of an item, an id takes up to 2048, and so may what leads to a chord; other
-# names and values take some 100.  What a status has above its limit counts against the value.
+# bytes: of the 400 KB of an item, an id takes up to 2048, and so may each link to a chord; other
+# names and values take some 100
 _STATUS_LIMIT = 1024
 _VALUE_LIMIT = 400_000
 _MOST_CHUNKS = LARGEST_RESULT // _VALUE_LIMIT
@@ -2063,6 +2028,7 @@ class StoredValue(NamedTuple):
     ids: tuple[str, ...]
     error: UnreadableValue | None = None
     chord: str | None = None  # as put() was given it
+    later: str | None = None
 
     def read(self) -> bytes:
         """The value.  Raises UnreadableValue."""
@@ -2098,21 +2064,14 @@ def chunk_owner(id: str) -> str | None:
     return match and match[1]
 
 
-def _room(status: str | None) -> int:
-    """How many bytes of a value fit beside a status."""
-    size = len(str(status or '').encode(errors='replace'))
-    return _VALUE_LIMIT - max(size - _STATUS_LIMIT, 0)
-
-
 def check_value(id: str, size: int, status: str | None, error: type[Exception]) -> None:
     """Raises that error if no items can hold a value of that size: for its id, or its status."""
     check_id(id, error)
-    room = _room(status)
-    if room < 0:
-        most = _VALUE_LIMIT + _STATUS_LIMIT
-        raise error(f'{id} cannot be stored with a state whose name has {most - room:,} bytes: '
-                    f'it can have {most:,}')
-    if size > room:
+    length = len(str(status or '').encode(errors='replace'))
+    if length > _STATUS_LIMIT:
+        raise error(f'{id} cannot be stored with a state whose name has {length:,} bytes: '
+                    f'it can have {_STATUS_LIMIT:,}')
+    if size > _VALUE_LIMIT:
         last = _chunk_id(id, bytes(16), -(-size // _VALUE_LIMIT) - 1)
         check_id(last, error, f' for results above {_VALUE_LIMIT:,} bytes')
 
@@ -2123,7 +2082,7 @@ def _items_of(id: str, value: bytes, status: str | None, ttl: Item) -> tuple[Ite
     item: Item = {'id': id, **written}
     if status:
         item['status'] = status
-    if len(value) <= _room(status):
+    if len(value) <= _VALUE_LIMIT:
         return {**item, 'result': value}, []
     pieces = [value[at:at + _VALUE_LIMIT] for at in range(0, len(value), _VALUE_LIMIT)]
     item.update(version=uuid.uuid4().bytes, size=len(value), chunks=len(pieces))
@@ -2132,19 +2091,14 @@ def _items_of(id: str, value: bytes, status: str | None, ttl: Item) -> tuple[Ite
     return item, chunks
 
 
-# docs.aws.amazon.com/amazondynamodb/latest/developerguide/HowItWorks.NamingRulesDataTypes.html
-_SMALLEST = 2e-130  # magnitudes below 1e-130 are refused
-
-
 def _unchanged(item: Item) -> tuple[str, Item]:
     """The condition that an item is the one that was read, by its timestamp, with its values."""
     seen = item.get('timestamp')
     if isinstance(seen, bool) or not isinstance(seen, (int, float)):
         return 'NOT attribute_type(#timestamp, :number)', {'number': 'N'}
-    # DynamoDB may have more digits than a float, and takes none close to 0
-    low, high = math.nextafter(seen, -math.inf), math.nextafter(seen, math.inf)
-    if abs(seen) < _SMALLEST:
-        low, high = -_SMALLEST, _SMALLEST
+    low = high = seen
+    if isinstance(seen, float):  # DynamoDB may have more digits
+        low, high = math.nextafter(seen, -math.inf), math.nextafter(seen, math.inf)
     return '#timestamp BETWEEN :low AND :high', {'low': low, 'high': high}
 
 
@@ -2155,11 +2109,10 @@ class BlobStore:
     """
 
     # Conditions for a write that leaves a value with the status ``keep`` as it is:
-    _MISSING = 'attribute_not_exists(#id)'
-    _EXPIRED = '#ttl <= :now'  # and DynamoDB has not deleted it yet
+    VACANT = 'attribute_not_exists(#id) OR #ttl <= :now'  # missing, or expired and not deleted yet
     _HAS_ANOTHER = 'attribute_exists(#status) AND #status <> :keep'  # if none, its value has one
     #: any of them; for other items, put() reads the value
-    REPLACEABLE = f'{_MISSING} OR {_EXPIRED} OR ({_HAS_ANOTHER})'
+    REPLACEABLE = f'{VACANT} OR ({_HAS_ANOTHER})'
 
     def __init__(
             self, table: Table, status_of: Callable[[bytes], str | None] | None = None) -> None:
@@ -2304,7 +2257,8 @@ class BlobStore:
             return StoredValue(b'', (id,), exc)
         if value is None:
             return None
-        return StoredValue(value, (id, *chunk_ids(item)), chord=item.get('chord'))
+        return StoredValue(value, (id, *chunk_ids(item)), chord=item.get('chord'),
+                           later=item.get('later'))
 
     def _value(self, item: Item, budget: Budget) -> bytes | None:
         """The value of an item; None if chunks are missing.  Raises for one of the wrong form."""
@@ -2359,27 +2313,31 @@ class BlobStore:
 # --------------------------------------------------------------------------------------------------
 #
 # Adaptive polling: DynamoDB cannot notify us, and a fetch costs half a read unit per id, whether it
-# exists or not.  The threads of a process share their polls.  A wait fetches one batch, then
-# samples of its ids at growing pauses.  Once all of a sample is there, a whole batch is fetched
-# next; once all of a batch is there, the next follows without a pause.
+# exists or not.  All waits of a process share their polls.  A wait fetches one batch, then samples
+# of its ids at growing pauses.  Once all of a sample is there, a whole batch is fetched next; once
+# all of a batch is there, the next follows without a pause.
 #
-#   hints       A poll also fetches what can end a wait early, such as the note that a part failed.
-#   state       one Poller for each table of a process: the waits of its threads (or greenlets), and
-#               the callbacks, with a background wait for their ids.
-#   who polls   the waiting thread that finds a poll due and no other thread polling.  It polls for
-#               all waits that are due; long waits fall due together.  Only under gevent and
-#               eventlet is there a thread for it, while there are callbacks.
-#   wake-ups    After a poll, or when a waiter leaves, all waiters wake: to take their updates, or
-#               to become the poller.
-#   the lock    _changed guards the waits and the poller's state, but for _watches.  It is not held
-#               during a fetch, a sleep, a callback or a decode.
-#   callbacks   Celery removes from _watches in __del__, between any two lines.  So _watches has no
-#               lock, and only single, atomic operations touch it.
+#   state       one Poller for each table of a process: the waits of its threads, greenlets and
+#               coroutines, and the callbacks, with a background wait for their ids.
+#   who polls   one thread, as long as there are waits.  It alone touches the schedule, a heap of
+#               waits by when they are due; long waits fall due together.  Where no thread can be
+#               started, a thread that waits polls.
+#   wake-ups    Each wait has its own.  A poll wakes those for which it found something.
+#   time-outs   Who waits sends nothing, so that no request, retry or creation of the table holds it
+#               up.  At its time-out it asks for a last poll, a consistent one.
+#   hints       A poll also fetches what can end a wait early, such as news of a failed part.
+#   callbacks   are called by a second thread, because one may take long, or wait for a result.
+#   signals     raise errors in a thread that waits, between any two lines.  Such a thread holds no
+#               lock, and only appends to queues.  Celery removes callbacks in __del__.  So each
+#               operation on what threads share is atomic.
 
 _FIRST_POLL = 0.02  # seconds: no wait polls more often, whatever its interval
 _POLL_GROWTH = 1.5
 _SAMPLE = 10  # ids
 _BURST = 8  # batches that one fetch reads at most
+_LAST_POLL = 2.0  # seconds that a wait gives its last poll, after its time-out
+_LINGER = 1.0  # seconds that the thread stays after the last wait
+_SLICE = 10.0  # seconds after which who waits looks whether there is still a thread that polls
 
 
 def deadline_after(timeout: float | None) -> float:
@@ -2444,16 +2402,62 @@ class Watch(NamedTuple):
     callback: Callable[[Any], None]
 
 
-class _Wait:
+class Gate:
+    """A wake-up, which is kept until it is waited for."""
+
+    def __init__(self) -> None:
+        self._closed = threading.Lock()
+        self._closed.acquire()
+
+    def open(self) -> None:
+        with contextlib.suppress(RuntimeError):  # it is open
+            self._closed.release()
+
+    def wait(self, seconds: float) -> bool:
+        """Waits until it is opened, and closes it; False if that takes longer."""
+        return self._closed.acquire(timeout=min(max(seconds, 0), threading.TIMEOUT_MAX))
+
+
+class Background:
+    """Calls work() as long as has_work() says so, in a thread that ends after that."""
+
+    def __init__(
+            self, has_work: Callable[[], bool], work: Callable[[], None], name: str) -> None:
+        self._has_work, self._work, self._name = has_work, work, name
+        self._tokens = deque(['the right to work'])  # taken by who works
+
+    def ensure(self) -> bool:
+        """Called after work was added: starts a thread if none works; False if it cannot."""
+        return not self._tokens or start_thread(self.run, name=self._name) is not None
+
+    def run(self, until: float = math.inf) -> None:
+        """Works here, unless another thread does."""
+        has_time = True
+        while has_time and self._has_work():
+            try:
+                token = self._tokens.popleft()
+            except IndexError:
+                return
+            try:
+                while has_time and self._has_work():
+                    self._work()
+                    has_time = time.monotonic() < until
+            finally:
+                self._tokens.append(token)  # and looks again: who added work did not start another
+
+
+class Wait:
     """The ids that one caller waits for, and when to poll for them next.
 
-    all_changes: the caller also wants each new version that is not final.
+    all_changes: the caller also wants each new version that is not final.  wake: called after a
+    poll that found something.
     """
 
     def __init__(
             self, ids: Iterable[str], decode: Decode, interval: float, all_changes: bool = False,
-            hints: Hints = NO_HINTS) -> None:
-        self.decode, self.hints = decode, hints
+            hints: Hints = NO_HINTS, deadline: float = math.inf,
+            wake: Callable[[], Any] = lambda: None) -> None:
+        self.decode, self.hints, self.deadline, self.wake = decode, hints, deadline, wake
         self.interval = max(interval, _FIRST_POLL)
         self.all_changes = all_changes
         self.pending: dict[str, Any] = dict.fromkeys(ids)  # to the version that the caller knows
@@ -2461,9 +2465,11 @@ class _Wait:
         self.updates: deque[tuple[str, Observed]] = deque()
         self.news: deque[tuple[str, Any]] = deque()  # of the hints
         self.size, self.idle_polls, self.due = GET_BATCH, 0, 0.0
-
-    def is_due(self, now: float) -> bool:
-        return self.due <= now + self.interval / 10
+        # an exact answer where one is asked for: of a single id, and at last
+        self.is_consistent = len(self.pending) == 1
+        self.is_last = self.is_over = False
+        self.error: BaseException | None = None  # of a poll
+        self.entry = 0  # in the schedule; others of this wait are void
 
     def window(self) -> list[str]:
         """Takes the ids to fetch next from the queue; record() puts back those not final."""
@@ -2483,17 +2489,19 @@ class _Wait:
                 self.news.append((id, news))
 
     def take(self) -> Iterator[tuple[str, Observed]]:
-        """Yields the updates; hands over the news while they still matter."""
+        """Yields the updates; hands over the news while they still matter.  Raises poll's error."""
         yield from drain(self.updates)
+        if self.error is not None:
+            raise self.error
         for id, news in drain(self.news):
             if self.pending:
                 self.hints.take(id, news)
 
     def record(
-            self, window: list[str], observed: Mapping[str, Observed], phase: float = 0.0) -> bool:
+            self, window: list[str], observed: Mapping[str, Observed], phase: float = 0.0) -> None:
         """Records what was found of a window, and when the next is due.
 
-        Returns whether it was a whole batch, after which the next is due without a pause.
+        After a whole batch, it is due without a pause.
         """
         for id, each in observed.items():
             is_change = self.all_changes and each.version != self.pending.get(id)
@@ -2504,42 +2512,61 @@ class _Wait:
         for id in final:
             self.pending.pop(id, None)
         self.queue.extend(id for id in window if id in self.pending)
-        return self._schedule(len(window), len(final), phase)
+        self._set_due(len(window), len(final), phase)
 
-    def _schedule(self, asked: int, found: int, phase: float) -> bool:
+    def _set_due(self, asked: int, found: int, phase: float) -> None:
         self.due = time.monotonic()
         if not asked:
             self.due += self.interval
-            return False
+            return
         self.size = window_size(asked, found, len(self.queue))
         if found == asked:
             self.idle_polls = 0
         elif 2 * found < asked:
             self.idle_polls += 1
         if found == asked >= GET_BATCH:
-            return True
+            return
         self.due += poll_pause(self.idle_polls, self.interval, random.random())
         if poll_pause(self.idle_polls, self.interval, 0) == self.interval:
             # the pauses of all long waits end together; those of other processes do not
             self.due = (round(self.due / self.interval - phase) + phase) * self.interval
-        return False
 
 
 class Poller:
-    """Polls for all threads of a process that wait."""
+    """Polls for all that waits in a process."""
 
     def __init__(self, fetch: Fetch) -> None:
         self._fetch = fetch
         self._phase = random.random()  # a forked child makes its own poller
-        self._changed = threading.Condition()
-        self._waits: list[_Wait] = []
-        self._polling = False
-        self._watches: dict[tuple[str, int], Watch] = {}  # by id and watcher
+        self._added: deque[Wait] = deque()  # waits for the schedule
+        self._waits: dict[Wait, None] = {}  # those that are not over
+        self._schedule: list[tuple[float, int, Wait]] = []
+        self._entries = itertools.count(1)
+        self._gate = Gate()
+        self._linger = 0.0  # until when the thread stays
+        self._thread = Background(self._has_waits, self._work, 'dyna-veggie-poll')
+        self._watches: dict[str, dict[int, Watch]] = {}  # by id and watcher
         self._decoders: dict[str, Decode] = {}  # for the ids that the background wait has
-        self._background = _Wait((), lambda id, found: self._decoders[id](id, found), 0.5)
-        self._background_running = False
+        self._background = Wait((), lambda id, found: self._decoders[id](id, found), 0.5)
+        self._calls: deque[tuple[str, Watch, Any]] = deque()
+        self._callbacks = Background(
+            lambda: bool(self._calls), self._call_back_once, 'dyna-veggie-callbacks')
 
     # --- waits ------------------------------------------------------------------------------------
+
+    def add(self, wait: Wait) -> bool:
+        """Polls for a wait until it is over; for a last time if it is_last.
+
+        Returns whether there is a thread that polls.
+        """
+        self._waits[wait] = None
+        self._added.append(wait)
+        self._gate.open()
+        return self._thread.ensure()
+
+    def remove(self, wait: Wait) -> None:
+        wait.is_over = True
+        self._waits.pop(wait, None)
 
     def wait(
             self, ids: Iterable[str], decode: Decode, *, timeout: float | None, interval: float,
@@ -2548,157 +2575,185 @@ class Poller:
         """Yields (id, what was observed) until all ids were observed in their final state.
 
         timeout, interval: seconds; a timeout of 0 polls once.  on_interval is called once per
-        ``interval``.  Raises TimeoutError, after a last fetch of everything, and what hints raise.
+        ``interval``.  Raises TimeoutError, after a last poll for everything, what a poll raised,
+        and what hints raise.
         """
-        wait = _Wait(ids, decode, interval, all_changes, hints)
-        deadline = deadline_after(timeout)
-        first_tick = math.inf if on_interval is None else time.monotonic() + wait.interval
-        if timeout is None or timeout > 0:
-            yield from self._read_batches(wait, deadline)
-            if wait.pending:
-                yield from self._wait_with_others(wait, deadline, first_tick, on_interval)
-        if wait.pending:
-            self._fetch_for(
-                wait, list(wait.pending), wait.hint_ids, consistent=True, deadline=deadline)
-        # before the updates are drained: another thread may be adding the last of them
-        missing = len(wait.pending)
-        yield from wait.take()
-        if missing:
-            raise TimeoutError(f'The operation timed out after {timeout:.3g} s; '
-                               f'results not ready: {missing}.')
-
-    def _fetch_for(
-            self, wait: _Wait, window: list[str], hint_ids: Iterable[str] = (), *,
-            consistent: bool, deadline: float) -> bool:
-        ids = list(dict.fromkeys((*window, *hint_ids)))
-        found = self._fetch(ids, consistent=consistent, deadline=deadline)
-        observed = wait.decode_all(window, found)
-        wait.decode_hints(found)
-        with self._changed:  # another thread may be recording the same
-            is_batch = wait.record(window, observed, self._phase)
-        self._call_back(found)
-        return is_batch
-
-    def _read_batches(self, wait: _Wait, deadline: float) -> Iterator[tuple[str, Observed]]:
-        """Fetches one batch after the other, until one is not complete."""
-        is_batch = True
-        while is_batch and wait.pending:
-            alone = len(wait.pending) == 1
-            is_batch = self._fetch_for(wait, wait.window(), consistent=alone, deadline=deadline)
-            yield from wait.take()
-
-    def _wait_with_others(
-            self, wait: _Wait, deadline: float, tick: float,
-            on_interval: Callable[[], Any] | None) -> Iterator[tuple[str, Observed]]:
-        """Takes part in the polls of all threads; calls ``on_interval`` from ``tick`` on."""
-        try:  # a signal can fall between any two lines
-            with self._changed:
-                self._waits.append(wait)
-            while wait.pending and time.monotonic() < deadline:
-                if on_interval is not None and time.monotonic() >= tick:
+        gate, deadline = Gate(), deadline_after(timeout)
+        wait = Wait(ids, decode, interval, all_changes, hints, deadline, gate.open)
+        if not wait.pending:
+            return
+        end = deadline + _LAST_POLL
+        tick = math.inf if on_interval is None else time.monotonic() + wait.interval
+        try:
+            if timeout is None or timeout > 0:
+                self.add(wait)
+            while True:
+                over = wait.is_over  # looked at before the updates, of which these are the last
+                yield from wait.take()
+                now = time.monotonic()
+                if over or now >= end:
+                    break
+                if now >= deadline and not wait.is_last:
+                    wait.is_last = True
+                    self.add(wait)
+                if on_interval is not None and now >= tick:
                     on_interval()
                     tick = time.monotonic() + wait.interval  # it may have taken longer than that
-                self._poll(wait, min(tick, deadline), deadline)
-                yield from wait.take()
+                self._sleep(gate, min(tick, end if wait.is_last else deadline, now + _SLICE))
         finally:
-            with self._changed:
-                if wait in self._waits:
-                    self._waits.remove(wait)
-                self._changed.notify_all()
+            self.remove(wait)
+        if wait.pending:
+            raise TimeoutError(f'The operation timed out after {timeout:.3g} s; '
+                               f'results not ready: {len(wait.pending)}.')
 
-    def _poll(self, wait: _Wait, until: float, deadline: float) -> None:
-        """Polls for all waits, or sleeps while another thread does, until a wait has updates.
+    def _sleep(self, gate: Gate, until: float) -> None:
+        if self._thread.ensure():
+            gate.wait(until - time.monotonic())
+        elif not gate.wait(0):
+            self._thread.run(min(until, time.monotonic() + _FIRST_POLL))
 
-        until: returns then at the latest.
-        """
-        while True:
-            with self._changed:
-                now = time.monotonic()
-                idle = not wait.pending and wait is not self._background
-                if wait.updates or wait.news or now >= until or idle:
-                    return
-                waits = [*self._waits, self._background]
-                due = until if self._polling else min(until, *(each.due for each in waits))
-                if self._polling or due > now:
-                    self._changed.wait(None if due == math.inf else due - now)
-                    continue
-                self._refresh_background(now)
-                windows = [(each, each.window()) for each in waits if each.is_due(now)]
-                ids = list(dict.fromkeys(
-                    id for each, window in windows for id in (*window, *each.hint_ids)))
-                self._polling = bool(ids)
-            found: Mapping[str, Any] = {}
-            observed: list[Mapping[str, Observed]] = [{}] * len(windows)
-            try:
-                if ids:
-                    found = self._fetch(ids, consistent=False, deadline=deadline)
-                    observed = [each.decode_all(window, found) for each, window in windows]
-                    for each, _ in windows:
-                        each.decode_hints(found)
-            finally:
-                with self._changed:
-                    self._polling = False
-                    for (each, window), of_window in zip(windows, observed):
-                        each.record(window, of_window, self._phase)
-                    self._background.updates.clear()  # _call_back() serves all fetches
-                    self._changed.notify_all()
-            self._call_back(found)
+    # --- polls ------------------------------------------------------------------------------------
+
+    def _has_waits(self) -> bool:
+        return bool(self._waits or self._watches) or time.monotonic() < self._linger
+
+    def _work(self) -> None:
+        """Polls for the waits that are due; sleeps until one is, if none are."""
+        if self._watches and self._background not in self._waits:
+            self.add(self._background)
+        for wait in drain(self._added):
+            self._put_on_schedule(wait, 0.0)
+        due = list(self._take_due(time.monotonic()))
+        if due:
+            self._linger = time.monotonic() + _LINGER
+            for is_consistent in (True, False):
+                waits = [wait for wait in due
+                         if (wait.is_consistent or wait.is_last) == is_consistent]
+                if waits:
+                    self._poll(waits, is_consistent)
+        else:
+            next_due = self._schedule[0][0] if self._schedule else self._linger
+            self._gate.wait(min(next_due - time.monotonic(), _LINGER))
+
+    def _put_on_schedule(self, wait: Wait, due: float) -> None:
+        wait.due, wait.entry = due, next(self._entries)
+        heapq.heappush(self._schedule, (due, wait.entry, wait))
+
+    def _take_due(self, now: float) -> Iterator[Wait]:
+        schedule = self._schedule
+        while schedule and schedule[0][0] <= now + schedule[0][2].interval / 10:
+            _, entry, wait = heapq.heappop(schedule)
+            if wait.entry == entry and not wait.is_over:
+                yield wait
+
+    def _poll(self, waits: list[Wait], is_consistent: bool) -> None:
+        if self._background in waits:
+            self._refresh_background()
+        windows = [(wait, list(wait.pending) if wait.is_last else wait.window()) for wait in waits]
+        deadline = min(wait.deadline for wait in waits)
+        ids = list(dict.fromkeys(
+            id for wait, window in windows for id in (*window, *wait.hint_ids)))
+        try:
+            # batches of many short waits are read by this thread and a helper
+            size = max(2 * GET_BATCH, *(len(window) for _, window in windows))
+            found: dict[str, Any] = {}
+            for start in range(0, len(ids), size):
+                found.update(self._fetch(
+                    ids[start:start + size], consistent=is_consistent, deadline=deadline))
+        except TimeoutError:  # DynamoDB does not respond: those whose time is over see to it
+            found = {}
+        except BaseException as exc:  # who waits raises it
+            for wait, window in windows:
+                self._fail(wait, window, exc)
+            return
+        for wait, window in windows:
+            self._record(wait, window, found)
+        self._call_back(found)
+
+    def _record(self, wait: Wait, window: list[str], found: Mapping[str, Any]) -> None:
+        try:
+            observed = wait.decode_all(window, found)
+            wait.decode_hints(found)
+        except BaseException as exc:
+            self._fail(wait, window, exc)
+            return
+        wait.record(window, observed, self._phase)
+        wait.is_consistent = False
+        if wait is self._background:
+            wait.updates.clear()  # _call_back() serves all polls
+            if not self._watches:
+                self._waits.pop(wait, None)
+                return
+        elif wait.is_last or not wait.pending:
+            self.remove(wait)
+        if not wait.is_over:
+            self._put_on_schedule(wait, wait.due)
+        if wait.updates or wait.news or wait.is_over:
+            wait.wake()
+
+    def _fail(self, wait: Wait, window: list[str], error: BaseException) -> None:
+        """Lets who waits raise the error; callbacks have nobody who could."""
+        if wait is self._background:
+            logger.error('Polling for results with callbacks failed: %s', summary(error))
+            self._put_on_schedule(wait, time.monotonic() + _LINGER)
+        else:
+            wait.error = error
+            self.remove(wait)
+            wait.wake()
 
     # --- callbacks --------------------------------------------------------------------------------
 
     def watch(self, id: str, watcher: int, watch: Watch) -> None:
-        """Calls back once a final value is found under an id, as long as any thread waits."""
-        self._watches[id, watcher] = watch
+        """Calls back once a final value is found under an id."""
+        self._watches.setdefault(id, {})[watcher] = watch
+        self._gate.open()
+        self._thread.ensure()
 
     def unwatch(self, id: str, watcher: int) -> None:
-        self._watches.pop((id, watcher), None)
+        watches = self._watches.get(id)
+        if watches is not None:
+            watches.pop(watcher, None)
 
-    def forget(self, ids: Container[str]) -> None:
+    def forget(self, ids: Iterable[str]) -> None:
         """Drops the callbacks for ids whose values are deleted."""
-        for id, watcher in list(self._watches):
-            if id in ids:
-                self.unwatch(id, watcher)
+        for id in ids:
+            self._watches.pop(id, None)
+
+    def _refresh_background(self) -> None:
+        """Lets the background wait have the ids that have callbacks now."""
+        background, decoders = self._background, {}
+        for id, watches in list(self._watches.items()):
+            watch = next(iter(list(watches.values())), None)
+            if watch is not None:
+                decoders[id] = watch.decode
+            elif self._watches.pop(id, None):  # a watcher came just now
+                self._watches.setdefault(id, watches)
+        self._decoders = decoders
+        background.pending = dict.fromkeys(decoders)
+        # those known first, the longest not fetched before the others
+        background.queue = deque(id for id in dict.fromkeys(
+            [*background.queue, *decoders]) if id in decoders)
 
     def _call_back(self, found: Mapping[str, Any]) -> None:
-        for (id, watcher), watch in self._watches.copy().items():
-            observed = watch.decode(id, found[id]) if id in found else None
-            if observed is not None and observed.final:
-                self.unwatch(id, watcher)
+        for id in self._watches.keys() & found.keys():
+            for watcher, watch in list(self._watches.get(id, {}).items()):
                 try:
-                    watch.callback(observed.value)
-                except Exception:  # this thread may wait for something else
-                    logger.exception('A callback for %s raised', id)
+                    observed = watch.decode(id, found[id])
+                except Exception as exc:
+                    logger.error('A result with a callback cannot be read: %s', summary(exc))
+                    continue
+                if observed.final:
+                    self.unwatch(id, watcher)
+                    self._calls.append((id, watch, observed.value))
+        if self._calls and not self._callbacks.ensure():
+            self._callbacks.run()
 
-    def _refresh_background(self, now: float) -> None:
-        """Lets the background wait have the ids that have callbacks now."""
-        background = self._background
-        if background.is_due(now):
-            self._decoders = {id: watch.decode for (id, _), watch in self._watches.copy().items()}
-            background.pending = dict.fromkeys(self._decoders)
-            # those known first, the longest not fetched before the others
-            background.queue = deque(id for id in dict.fromkeys(
-                [*background.queue, *self._decoders]) if id in self._decoders)
-
-    def poll_in_background(self) -> None:
-        """Polls in a separate thread, as long as there are callbacks."""
-        with self._changed:
-            if self._background_running:
-                return
-            self._background_running = True
-        if start_thread(self._poll_background, name='dyna-veggie-callbacks') is None:
-            self._background_running = False  # any thread that waits polls, until the next watch()
-
-    def _poll_background(self) -> None:
-        while True:
-            with self._changed:
-                self._background_running = bool(self._watches)
-                if not self._background_running:
-                    return
-            try:
-                self._poll(self._background, time.monotonic() + 1, math.inf)
-            except Exception:
-                logger.exception('Polling for results with callbacks failed')
-                time.sleep(1)
+    def _call_back_once(self) -> None:
+        id, watch, value = self._calls.popleft()
+        try:
+            watch.callback(value)
+        except BaseException:  # also a time-out of gevent, or SystemExit: others are to be called
+            logger.exception('A callback for %s raised', id)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -2764,12 +2819,11 @@ class SentTasks:
 
     def __init__(self, options: Options) -> None:
         self._table = shared_table(options)
-        self._paused_until = -math.inf
-        self._failing = False
+        self._breaker = Breaker(limit=1, pause=self.PAUSE)
 
     def note(self, make_item: Callable[[], Item]) -> None:
         """Puts an item unless one is there."""
-        if time.monotonic() < self._paused_until:
+        if self._breaker.is_open:
             return
         errors: list[Exception] = []
         # a thread, because a request can take as long as its time-outs and a search for
@@ -2782,11 +2836,10 @@ class SentTasks:
             if thread.is_alive():
                 errors.append(TimeoutError(f'no response within {self.PATIENCE:g} s'))
         if errors:
-            self._paused_until = time.monotonic() + self.PAUSE
-            log = logger.debug if self._failing else logger.warning
+            log = logger.debug if self._breaker.failures else logger.warning
             log('DynamoDB table %s: track_sent: tasks are sent, but it is not stored that they '
                 'were: %s', self._table.name, summary(errors[0]))
-        self._failing = bool(errors)
+        self._breaker.note(bool(errors))
 
     def _put(self, make_item: Callable[[], Item], errors: list[Exception]) -> None:
         try:
@@ -2796,9 +2849,8 @@ class SentTasks:
             else:
                 self._table.client.send(
                     'put_item', {
-                        'TableName': self._table.name, 'Item': marshal_item(item),
-                        **expressions({'now': int(time.time())}, ConditionExpression=(
-                            'attribute_not_exists(#id) OR #ttl <= :now'))},
+                        'TableName': self._table.name, 'Item': marshal_item(item), **expressions(
+                            {'now': int(time.time())}, ConditionExpression=BlobStore.VACANT)},
                     Budget(time.monotonic() + self.PATIENCE / 2),
                     unless='ConditionalCheckFailedException')
         except Exception as exc:  # also of a serializer, or of what instruments botocore
@@ -3170,6 +3222,42 @@ class WaitingBackend(StoringBackend):
                 metas = [leaf._maybe_set_cache(dict(observed.value)) for leaf in leaves[task_id]]
                 yield task_id, metas[0]  # not from the leaf, which another thread may forget
 
+    async def resolve(
+            self, leaves: Iterable[AsyncResult], is_known: Callable[[], bool],
+            hints: Hints = NO_HINTS) -> None:
+        """Awaits leaves, and keeps their metas in them, until all are ready or ``is_known()``.
+
+        Raises RuntimeError if no thread can be started that polls.
+        """
+        loop, changed = asyncio.get_running_loop(), asyncio.Event()
+        by_id: dict[str, list[AsyncResult]] = {}
+        for leaf in leaves:
+            by_id.setdefault(self._valid_item_id(leaf.id), []).append(leaf)
+
+        def wake() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(changed.set)
+
+        poller = shared_poller(self.options)
+        wait = Wait(by_id, lambda id, stored: self.decode_stored(by_id[id][0].id, stored), 0.5,
+                    hints=hints, wake=wake)
+        try:
+            if not poller.add(wait):
+                raise RuntimeError('a result cannot be awaited: no thread can be started')
+            over = False
+            while not (over or is_known()):
+                await changed.wait()
+                changed.clear()
+                over = wait.is_over  # looked at before the updates, of which these are the last
+                # news leads to requests
+                updates = (await loop.run_in_executor(None, lambda: list(wait.take()))
+                           if wait.news else list(wait.take()))
+                for id, observed in updates:
+                    for leaf in by_id[id]:
+                        leaf._maybe_set_cache(dict(observed.value))
+        finally:
+            poller.remove(wait)
+
     def iter_native(
             self, result: ResultSet, no_ack: bool = True, **kwargs: Any,
     ) -> Iterator[tuple[str, Any]]:
@@ -3231,8 +3319,6 @@ class WaitingBackend(StoringBackend):
         poller = shared_poller(self.options)
         poller.watch(self._valid_item_id(task_id), id(result), Watch(
             lambda id, stored: self.decode_stored(task_id, stored), resolve))
-        if detect_environment() != 'default':  # gevent and eventlet: as Celery's own backends do
-            poller.poll_in_background()
 
     def add_pending_result(
             self, result: AsyncResult, weak: bool = False, start_drainer: bool = True,
@@ -3447,17 +3533,39 @@ class _Parents(Hints):
         _raise_error_of(itertools.chain(noted, self._leaves()), self.deadline)
 
 
+async def _result_of(result: Any) -> Any:
+    """What get() returns, or raises, without a thread for each that is awaited.
+
+    A member in another backend is waited for in the loop's executor.
+    """
+    assert_will_not_block()
+    if getattr(result, 'ignored', False):
+        return None
+    parents = None
+    if isinstance(result, AsyncResult) and result.parent and isinstance(
+            result.backend, WaitingBackend):
+        parents = _Parents(result, math.inf)
+    together, others = _by_backend(leaf for leaf in leaf_results(result) if leaf._cache is None)
+    in_executor = functools.partial(asyncio.get_running_loop().run_in_executor, None, result.get)
+    if others or len(together) > 1 or (parents and parents.others):
+        return await in_executor()
+
+    def has_failed() -> bool:
+        return any(leaf._cache and leaf._cache['status'] in states.PROPAGATE_STATES
+                   for leaf in leaf_results(result))
+
+    for leaves in together:
+        await leaves[0].backend.resolve(leaves, has_failed, parents or NO_HINTS)
+    # what is known is not read again; but the error of a parent is
+    return await in_executor() if parents and has_failed() else result.get()
+
+
 class _Batched(ResultBase):
     """What results and sets of results have in common."""
 
-    def then(self, callback: Any, on_error: Any = None, weak: bool = False) -> Any:
-        """Calls back when the result is ready, as long as any thread of this process waits."""
-        fulfilled = super().then(callback, on_error, weak=weak)
-        # a barrier is the book-keeping of a set that the result is a member of
-        for leaf in () if isinstance(callback, barrier) else leaf_results(self):
-            if leaf._cache is None and isinstance(leaf.backend, WaitingBackend):
-                leaf.backend.watch(leaf, weak or leaf is not self)  # a set holds its members
-        return fulfilled
+    def __await__(self) -> Iterator[Any]:
+        """As get() does, without a thread for each that is awaited, in an event loop of asyncio."""
+        return _result_of(self).__await__()
 
     def forget(self) -> None:
         """Deletes the result, and those of the tasks that it depends on, in batches."""
@@ -3477,6 +3585,15 @@ class _Batched(ResultBase):
 
 class BatchedResult(_Batched, AsyncResult):
     """Celery's AsyncResult, whose parents are read in batches, and only if they matter."""
+
+    def then(self, callback: Any, on_error: Any = None, weak: bool = False) -> Any:
+        """Calls back when the result is ready, from a thread of the backend's."""
+        fulfilled = super().then(callback, on_error, weak=weak)
+        # a barrier is the book-keeping of a set that the result is a member of; see its then()
+        if not isinstance(callback, barrier) and self._cache is None and isinstance(
+                self.backend, WaitingBackend):
+            self.backend.watch(self, weak)
+        return fulfilled
 
     def get(
             self, timeout: float | None = None, propagate: bool = True,
@@ -3536,6 +3653,31 @@ class BatchedResultSet(_Batched, ResultSet):
         all_ours = not others and [some[0].backend.options for some in together] in ([], [asked])
         all_theirs = not together and all(leaf.backend is self.backend for leaf in others)
         return (all_ours or all_theirs) and bool(super().supports_native_join)
+
+    def then(self, callback: Any, on_error: Any = None, weak: bool = False) -> Any:
+        """Calls back once all members are ready, from a thread of the backend's.
+
+        weak: as long as the set exists.
+        """
+        leaves = [leaf for leaf in leaf_results(self) if leaf._cache is None]
+        if not all(isinstance(leaf.backend, WaitingBackend) for leaf in leaves):
+            return super().then(callback, on_error, weak=weak)
+        # not by Celery's barrier, which counts: several threads may resolve members concurrently
+        find = weakref.ref(self) if weak else lambda: self
+        missing, once = {id(leaf) for leaf in leaves}, deque([promise()])
+
+        def is_ready(leaf: AsyncResult) -> None:
+            missing.discard(id(leaf))
+            found = find()
+            for ready in drain(once) if not missing and found is not None else ():
+                ready(found)
+
+        fulfilled = once[0].then(callback, on_error)
+        for leaf in leaves:
+            leaf.then(is_ready, weak=weak)
+        if not leaves:
+            is_ready(self)
+        return fulfilled
 
     def _statuses(self) -> Iterator[str]:
         return (meta['status'] for _, meta in _metas_of(leaf_results(self)))
@@ -3629,9 +3771,10 @@ def give_result_classes(app: Any) -> None:
 #                                       BOOL; the header: lazy BOOL, single_leaf BOOL, size N; until
 #                                       it is closed, body B: what fail_chord() needs of the body
 #               RUN.LEVEL.NUMBER        a node: members BS, copied BS, failed BS, added BS, owner B
-#                                       (who counted last); of a leaf bytes N; if lazy, size N
+#                                       (who counted last); of a leaf bytes N; if lazy, size N,
+#                                       and single_leaf BOOL once the run is counted on one leaf
 #               RUN.copy.INDEX.TASK     a copy of a value that is not under the key of its task
-#               RUN.header, RUN.parts   a nested header's structure; what a claim check stands for
+#               RUN.header, RUN.parts   the header's structure; what a claim check stands for
 #   counting    A part is counted on leaf ``index // 40`` (0 if the run is ``single_leaf``).  The
 #               delivery that fills a node counts it on its parent, ``number // 200``; the one that
 #               fills the root joins the chord.  One conditional update adds a member to one of
@@ -3642,6 +3785,11 @@ def give_result_classes(app: Any) -> None:
 #   full        A node is full once it has the members that it expects, by its place and the size of
 #               the header, and all tasks that these added.  Only the last part of a generator knows
 #               the size, and leaves it on the nodes above it.
+#   gaps        The indexes of a generator with groups, empty groups or empty chains in it repeat,
+#               or have gaps.  Then a node gets more members than it expects, because all of them
+#               together expect the size.  The delivery that sees it makes the run ``single_leaf``;
+#               once the size is known, also all leaves: what they hold, and what is counted on
+#               them later, is also counted on leaf 0, which is the root from then on.
 #   news        The delivery that adds the first failed parts to a leaf notes one of them on
 #               POINTER, if none is noted: for those who wait for the body.  No end depends on it.
 #   the end     A run is closed once: by the delivery that filled the root, or found that it cannot
@@ -3657,6 +3805,7 @@ def give_result_classes(app: Any) -> None:
 SINGLE_LEAF_LIMIT = 15_000  # members of 20 bytes, and their item is limited to 400 KB
 CLOSED_TTL = 14 * 86400  # seconds after its deadline that a run is known as closed: for duplicates
 POINTER_TTL = 30 * 86400  # seconds, if results never expire
+COPY_TTL = 365 * 86400  # seconds, if results never expire: of values that are copied for a run
 _NOTE_PATIENCE = 1.0  # seconds to note that a part failed
 
 # flags in a member's index
@@ -3667,11 +3816,14 @@ COPIED = 1 << 29  # in RUN.parts: its value is a copy
 GONE = ('counters of this chord expired or were deleted before its last part returned: '
          'if it takes longer, raise result_chord_expires')
 GAPS = ('the header is a generator with groups, empty chains or empty groups in it, '
-         'whose parts cannot be counted by their indexes: give it as a list')
+         f'and more than {SINGLE_LEAF_LIMIT:,} tasks: split it')
 UNEXPECTED = ('a task was counted that the header does not have: what replaces a task of a header '
               'must not be a chord whose body is a group')
 TOO_LARGE = ('a counter of this chord would exceed the 400 KB of an item: '
              'too many tasks were added by parts of one batch, or ids are too long')
+
+WRONG_CONTAINS = ('the endpoint refuses to count a task that its counter does not hold: '
+                  'it evaluates contains() wrongly, as dynalite does; use another one')
 
 #: the sets of a node: by where the value of a part is, if it has one
 SET_NAMES = ('members', 'copied', 'failed')
@@ -3684,7 +3836,7 @@ class MiscountedChord(Exception):
 class Part(NamedTuple):
     """A task of a chord's header, or one that was added.
 
-    They sort as the body gets them, unless the header has groups in it: there all indexes are 0.
+    They sort as the body gets them, unless the run has a structure: there all indexes are 0.
     """
 
     group_index: int
@@ -3757,16 +3909,20 @@ class Run:
     """One application of a chord, as its parts know it.
 
     deadline: seconds of the epoch (None: never).  lazy: the header is a generator.  single_leaf:
-    all parts are counted on one leaf, because their indexes say nothing.  nested: the header has
-    groups in it, and RUN.header their structure.  size: of the header, if it is known.
+    all parts are counted on one leaf, because their indexes say nothing: the header has groups in
+    it, or its tasks come without an index.  size: of the header, if it is known.
     """
 
     id: str
     deadline: int | None = None
     lazy: bool = False
     single_leaf: bool = False
-    nested: bool = False
     size: int | None = None
+
+    @property
+    def has_structure(self) -> bool:
+        """Whether RUN.header holds the results of the header, which say the order of the parts."""
+        return self.single_leaf and not self.lazy
 
     @property
     def pointer_id(self) -> str:
@@ -3787,7 +3943,10 @@ class Run:
         return f'{self.id}.parts'
 
     def label(self, part: Part) -> str:
-        """Leads from a part's stored result to its counters; parse_label() reads it."""
+        """Leads from a part's stored result to its counters; parse_label() reads it.
+
+        Of a value it also says that this part returned it, in this run.
+        """
         return f'{self.id}.{part.group_index}'
 
     @property
@@ -3834,21 +3993,26 @@ class Node:
         return self.item.get('size') if self.run.size is None else self.run.size
 
     @property
+    def single_leaf(self) -> bool:
+        """Whether the parts of the run are all counted on one leaf, as far as this node knows."""
+        return self.run.single_leaf or bool(self.item.get('single_leaf'))
+
+    @property
     def expected(self) -> float:
-        if self.run.single_leaf:
+        if self.single_leaf:
             return math.inf if self.size is None else self.size
         level, number, capacity = (
             self.position.level, self.position.number, self.position.capacity)
         if self.size is None:
             return capacity
         if self.run.lazy and number != width(self.size, level + 1) - 1:
-            return 0  # the last part came to another node than the last: the indexes have gaps
+            return 0  # the last part came to another node than the last: see "gaps"
         return min(capacity, width(self.size, level) - number * capacity)
 
     @property
     def is_root(self) -> bool:
         return self.size is not None and (
-            self.run.single_leaf or width(self.size, self.position.level) <= self.position.capacity)
+            self.single_leaf or width(self.size, self.position.level) <= self.position.capacity)
 
     @property
     def children(self) -> list[Position]:
@@ -3983,20 +4147,60 @@ class ChordStore:
                 condition, values = '#run = :seen', {'seen': seen['run']}
             replaced = self.table.put(pointer, condition=condition, values=values).applied
 
-    def resize(self, run_id: str, size: int) -> None:
-        """Stores the size of a generator, for progress()."""
-        self.table.update(
-            run_id, 'SET #size = :size', {'size': size}, condition='attribute_exists(#lazy)')
+    def resize(self, run: Run, size: int) -> None:
+        """Stores the size of a generator, for progress() and gather()."""
+        result = self.table.update(
+            run.id, 'SET #size = :size', {'size': size}, condition='attribute_exists(#lazy)')
+        if result.applied and (result.item or {}).get('single_leaf') and not run.single_leaf:
+            self.gather(run, size)
+
+    # --- generators whose indexes have gaps -------------------------------------------------------
+
+    def count_on_one_leaf(self, run: Run) -> Item | None:
+        """The item of a run that is counted on one leaf from now on; None if it is closed.
+
+        Once the sender has stored the size, resize() has seen that, or this delivery gathers.
+        """
+        result = self.table.update(
+            run.id, 'SET #single_leaf = :single_leaf', {'single_leaf': True},
+            condition='attribute_exists(#lazy) AND attribute_not_exists(#closed)')
+        if not result.applied and 'closed' not in (result.item or {}):
+            raise MiscountedChord(GONE)
+        return result.item if result.applied else None
+
+    def gather(self, run: Run, size: int) -> Node:
+        """Leaf 0, with what all leaves hold.  Raises MiscountedChord if that is too much."""
+        if size > SINGLE_LEAF_LIMIT:
+            raise MiscountedChord(GAPS)
+        return self.move(self._leaves(dataclasses.replace(run, size=None), size), run, size)
+
+    def move(self, leaves: Iterable[Node], run: Run, size: int | None) -> Node:
+        """Leaf 0, with what these leaves hold; what they get later will be counted there, too."""
+        values: Item = {'single_leaf': True, **run.ttl, **({} if size is None else {'size': size})}
+        first = Position(0, 0)
+        sets: dict[str, frozenset[bytes]] = {}
+        for leaf in leaves:
+            if leaf.position == first:
+                continue
+            item = leaf.item
+            if 'single_leaf' not in item:
+                # it is not deleted when the run is closed, because its place is not expected
+                item = self.table.update(
+                    run.node_id(leaf.position), 'SET #single_leaf = :single_leaf, #ttl = :ttl',
+                    {'single_leaf': True, **(run.ttl or expiry(CLOSED_TTL))}).item or {}
+                values['bytes'] = values.get('bytes', 0) + item.get('bytes', 0)
+            for name in {*SET_NAMES, 'added'} & item.keys():
+                sets[name] = sets.get(name, frozenset()) | item[name]
+        additions = [f'#{name} :{name}' for name in (*sets, *values.keys() & {'bytes'})]
+        update = 'SET ' + ', '.join(f'#{name} = :{name}' for name in values if name != 'bytes')
+        update += f' ADD {", ".join(additions)}' if additions else ''
+        result = update_counter(self.table, run.node_id(first), update, {**values, **sets})
+        return Node(run, first, result.item or {})
 
     def open_run(self, pointer_id: str) -> tuple[Run, bytes] | None:
         """A pointer's newest run and its body, as open() was given it; None if it is closed."""
         item = self._run_item(pointer_id) or {'closed': True}
         return None if 'closed' in item else (self._run(item), item.get('body', b''))
-
-    def copies(self, run: Run) -> list[str]:
-        """The ids of what was copied for the parts of a run."""
-        return [run.copy_id(part_of(member)) for leaf in self._leaves(run)
-                for set_name in ('copied', 'failed') for member in leaf.item.get(set_name, ())]
 
     def report(self, id: str) -> Report | None:
         """What the nodes of a run say, or of the newest run of a pointer; None if there is none."""
@@ -4028,19 +4232,20 @@ class ChordStore:
         if not 0 <= item.get('size', 0) <= COPIED:  # there would be no end to its nodes
             raise ValueError(f'its size is {item["size"]}')
         deadline = item['ttl'] - CLOSED_TTL if 'ttl' in item else None
-        # nested: perhaps
-        return Run(item['id'], deadline, item['lazy'], item['single_leaf'], item['single_leaf'],
-                   item.get('size'))
+        return Run(item['id'], deadline, item['lazy'], item['single_leaf'], item.get('size'))
 
-    def _leaves(self, run: Run) -> list[Node]:
+    def _leaves(self, run: Run, size: int = 0) -> list[Node]:
+        """The leaves of a run; if it has no size, at least those that this one needs."""
         if run.size is not None:
             positions = [position for position in run.positions() if not position.level]
             return self.nodes(run, positions)
         leaves: list[Node] = []
-        pages = (range(start, start + GET_BATCH) for start in itertools.count(0, GET_BATCH))
-        while found := self.nodes(run, [Position(0, number) for number in next(pages)]):
+        for start in itertools.count(0, GET_BATCH):
+            found = self.nodes(run, [Position(0, start + number) for number in range(GET_BATCH)])
+            if not found and start + GET_BATCH >= width(size, 1):
+                return leaves
             leaves += found
-        return leaves
+        raise AssertionError
 
     def nodes(self, run: Run, positions: Iterable[Position]) -> list[Node]:
         """Those nodes that exist, in order."""
@@ -4086,7 +4291,8 @@ class ChordStore:
             node = Node(run, position, counters or {})
             if node.counted.isdisjoint(counting) or node.overflows:
                 return False
-            filled = position.level or _is_owner(node.item.get('owner'), task_id)
+            filled = (position.level or node.item.get('single_leaf')  # which any part may have
+                      or _is_owner(node.item.get('owner'), task_id))
             if not node.is_full or not filled:
                 return True  # or another part is responsible for the way up
             if node.is_root:
@@ -4123,6 +4329,18 @@ class _Counted(NamedTuple):
     applied: bool
     item: Item | None
     entries: list[Entry]
+
+
+def update_counter(
+        table: Table, id: str, update: str, values: Item, condition: str | None = None,
+) -> WriteResult:
+    """Updates a node.  Raises MiscountedChord if it would become too large for an item."""
+    try:
+        return table.update(id, update, values, condition=condition)
+    except ClientError as exc:
+        if error_code(exc) == 'ValidationException' and 'tem size' in str(exc):
+            raise MiscountedChord(TOO_LARGE) from exc
+        raise
 
 
 class PartCounter:
@@ -4180,38 +4398,60 @@ class PartCounter:
             additions.append('#bytes :bytes')
             values['bytes'] = sum(entry.length for entry in entries)
         update = f'SET {", ".join(changes)} ADD {", ".join(additions)}'
-        try:
-            result = self.table.update(
-                self.run.node_id(position), update, {**values, **sets},
-                condition=' AND '.join(terms))
-        except ClientError as exc:
-            if error_code(exc) == 'ValidationException' and 'tem size' in str(exc):
-                raise MiscountedChord(TOO_LARGE) from exc
-            raise
+        result = update_counter(self.table, self.run.node_id(position), update, {**values, **sets},
+                                ' AND '.join(terms))
         return _Counted(result.applied, result.item, entries)
 
     def _checked(self, position: Position, counted: _Counted) -> Node | None:
-        """The node that was counted on; None if the chord is closed.  Raises MiscountedChord."""
+        """The node that was counted on, or the leaf that has all; None if the run is closed.
+
+        Raises MiscountedChord.
+        """
         # the clock is read after the response: until then no node can have expired
         late = self.run.deadline is not None and time.time() >= self.run.deadline
         if late or counted.item is None:
             raise MiscountedChord(GONE)
         node = Node(self.run, position, counted.item)
-        new = node.counted == {entry.member for entry in counted.entries}
-        if self.run.lazy and (new or not counted.applied):
+        if not counted.applied and node.counted.isdisjoint(
+                entry.member for entry in counted.entries):
+            raise MiscountedChord(WRONG_CONTAINS)
+        if self.run.lazy:
+            new = node.counted == {entry.member for entry in counted.entries}
             # this request created the node: is it the first of its chord, or was the table deleted?
-            item = self.table.get(self.run.id) or {}
-            if 'closed' in item:
+            item = (self.table.get(self.run.id) or {}) if new or not counted.applied else None
+            if item and 'closed' in item:
                 _log_late(self.run)
                 if self.run.deadline is None:
                     self.table.delete(self.run.node_id(position))
                 return None
-            if 'lazy' not in item:
+            if item is not None and 'lazy' not in item:
                 raise MiscountedChord(GONE)
+            gathered = self._gathered(node, item or {}, counted.applied)
+            if gathered is None:
+                return None
+            node = gathered
         if node.overflows:
-            raise MiscountedChord(GAPS if self.run.lazy else UNEXPECTED)
+            raise MiscountedChord(UNEXPECTED)
         return node
 
+    def _gathered(self, node: Node, run_item: Item, applied: bool) -> Node | None:
+        """The node, or leaf 0 if the run is counted there; None if there is nothing to do."""
+        store, leaf_0 = ChordStore(self.table), Position(0, 0)
+        if self.run.single_leaf or (applied and node.single_leaf and node.position == leaf_0):
+            return node
+        if not node.single_leaf and not run_item.get('single_leaf'):
+            if not node.overflows:
+                return node
+            found = store.count_on_one_leaf(self.run)
+            if found is None:
+                _log_late(self.run)
+                return None
+            run_item, applied = found, False
+        if not applied and 'size' in run_item:  # a delivery before may have died while it gathered
+            return store.gather(self.run, run_item['size'])
+        if node.position.level:
+            return None  # the leaf below is moved
+        return store.move([node], self.run, run_item.get('size'))
 
     def _note_failure(self, node: Node, entries: list[Entry]) -> None:
         """Notes on the run's pointer that a part failed, if these are the first of their leaf."""
@@ -4220,15 +4460,13 @@ class PartCounter:
         if not failed or not failed <= {entry.member for entry in entries}:
             return
         part = part_of(min(failed))
-        values = {'run': self.run.id, 'task_id': part.task_id.encode(),
-                  'copy_id': self.run.copy_id(part)}
         try:
-            self.table.client.send('update_item', {
-                'TableName': self.table.name, 'Key': marshal_item({'id': self.run.pointer_id}),
-                **expressions(
-                    values, UpdateExpression='SET #result = :task_id, #chord = :copy_id',
-                    ConditionExpression='#run = :run AND attribute_not_exists(#chord)'),
-            }, Budget(time.monotonic() + _NOTE_PATIENCE), unless='ConditionalCheckFailedException')
+            self.table.update(
+                self.run.pointer_id, 'SET #result = :task_id, #chord = :copy_id',
+                {'task_id': part.task_id.encode(), 'copy_id': self.run.copy_id(part),
+                 'run': self.run.id},
+                condition='#run = :run AND attribute_not_exists(#chord)',
+                budget=Budget(time.monotonic() + _NOTE_PATIENCE))
         except FAILURES as exc:  # the part is counted, and the chord's own error will come
             logger.warning('Chord %s: it is not noted that a part failed: %s',
                            self.run.id, summary(exc))
@@ -4386,7 +4624,8 @@ class Lease:
 #   redeeming   is done by a receiver of Celery's signal task_prerun, in the task's own thread.
 #   retries     The request keeps the ClaimCheck: it is what self.retry() sends.
 #   errors      Celery swallows errors of signal receivers.  So the list holds a _Missing, which
-#               raises the error on its first use; a body that never uses it fails on return.
+#               raises the error on its first use; a body that never uses it fails on return,
+#               before its callbacks are called.
 
 @dataclass(frozen=True)
 class ClaimCheck:
@@ -4394,7 +4633,7 @@ class ClaimCheck:
 
     run_id: str
     parts: int
-    nested: bool
+    has_structure: bool
     marker: ClassVar[str] = 'dyna_veggie.ClaimCheck'
 
     def __repr__(self) -> str:
@@ -4419,6 +4658,29 @@ class _Missing:
     __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = _raise
     __lt__ = __le__ = __gt__ = __ge__ = __int__ = __float__ = __index__ = _raise
     __eq__ = __hash__ = __str__ = __format__ = __json__ = __reduce_ex__ = _raise
+
+
+class _Withheld(list):  # type: ignore[type-arg]
+    """The callbacks or the chain of a body whose values are missing.
+
+    They can be read and sent, as by self.retry().  What Celery does to call them, once the body
+    has returned, raises an EncodeError, for which it fails the task.
+    """
+
+    def __init__(self, signatures: Iterable[Any], error: Exception) -> None:
+        super().__init__(signatures)
+        self._error = error
+
+    def _raise(self, *args: Any) -> Any:
+        raise EncodeError(str(self._error))
+
+    __len__ = __getitem__ = pop = _raise
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return list, (list(iter(self)),)
 
 
 def pack(parts: Iterable[tuple[Part, str]]) -> bytes:
@@ -4481,6 +4743,11 @@ def _redeem_arguments(task: Any = None, args: Any = (), **kwargs: Any) -> None:
             logger.exception('Task %s: %r cannot be read', task.name, values[0])
             delivery_of(task.request).missing_values = exc
             values[:] = [_Missing(exc)]
+    error = delivery_of(task.request).missing_values
+    if error is not None:
+        for name in ('callbacks', 'chain'):
+            if signatures := getattr(task.request, name):
+                setattr(task.request, name, _Withheld(signatures, error))
 
 
 task_prerun.connect(_redeem_arguments, weak=False, dispatch_uid=f'{__name__}.redeem')
@@ -4610,6 +4877,11 @@ def part_error(part: Part, value: Any) -> ChordError:
     return error
 
 
+def has_groups(results: Iterable[ResultBase]) -> bool:
+    """Whether a header with these results has groups in it, or chains that end in groups."""
+    return any(isinstance(result, GroupResult) for result in results)
+
+
 def arrange(result: ResultBase, values: Mapping[str, Any]) -> Any:
     """Values by task id, in the structure of a header's result."""
     if isinstance(result, GroupResult):
@@ -4636,16 +4908,14 @@ class HeaderValues:
         if failed:
             raise self._error_of_first(failed)
         copies = [run.copy_id(part) for part, set_name in parts if set_name == 'copied']
-        copies += [run.header_id] if run.nested else []
+        copies += [run.header_id] if run.has_structure else []
         if all(task.immutable for task in tasks_of(body, app, 'first')):
             return [], copies
         size = sum(leaf.item.get('bytes', 0) for leaf in leaves)
         limit = self.backend.options.chord_inline_limit
         if limit and size > limit and can_carry_claim_check(body, app):
-            self.store.put(run.parts_id, pack(parts), None, run.lifetime or CLOSED_TTL)
-            if run.nested and run.deadline is None:
-                self.store.expire(run.header_id, CLOSED_TTL)
-            return [ClaimCheck(run.id, len(parts), run.nested)], []
+            self.store.put(run.parts_id, pack(parts), None, run.lifetime or COPY_TTL)
+            return [ClaimCheck(run.id, len(parts), run.has_structure)], []
         values, chunks = self._read(parts)
         return values, [*copies, *chunks]
 
@@ -4674,7 +4944,7 @@ class HeaderValues:
                 values.append(meta['result'])
                 if id == self.run.copy_id(part):
                     chunks += ids[1:]
-        if self.run.nested:
+        if self.run.has_structure:
             structure = self._structure()
             if structure is None:
                 raise ChordError(f'The structure of the header is gone: {_FORGOTTEN}')
@@ -4683,15 +4953,20 @@ class HeaderValues:
         return values, chunks
 
     def _read_page(self, parts: dict[str, Part]) -> dict[str, tuple[dict[str, Any], Any]]:
-        """The metas by id, with the ids of their items; waits for those that are no success yet."""
+        """The metas by id, with the ids of their items; waits for those that are no success yet.
+
+        An eventually consistent read may find the value of an earlier run, which was forgotten.
+        """
         patience = max(self.backend.options.consistency_wait_time, self.backend.join_timeout)
         attempts = Backoff(0.05, 0.5, patience).attempts()
         found: dict[str, tuple[dict[str, Any], Any]] = {}
         missing = list(parts)
         for first in itertools.chain([True], (False for _ in attempts)):
             for id, stored in self.store.get_many(missing, consistent=not first).items():
-                meta = self.backend.decode_stored(parts[id].task_id, stored).value
-                found[id] = meta, stored.ids
+                part = parts[id]
+                if id == self.run.copy_id(part) or stored.chord == self.run.label(part):
+                    meta = self.backend.decode_stored(part.task_id, stored).value
+                    found[id] = meta, stored.ids
             missing = [id for id in missing
                        if id not in found or found[id][0]['status'] != states.SUCCESS]
             if not missing:
@@ -4699,7 +4974,7 @@ class HeaderValues:
         return found
 
     def _structure(self) -> ResultBase | None:
-        """The results of a header that has groups; None if it is gone."""
+        """The results of the header; None if they are gone."""
         stored = self.store.get(self.run.header_id)
         if stored is None:
             return None
@@ -4710,13 +4985,13 @@ class HeaderValues:
 
     def _error_of_first(self, failed: list[Part]) -> ChordError:
         """The error of a chord of which some parts failed."""
-        if not self.run.nested:
-            return self._error_of(failed[0])
-        structure = self._structure()
+        structure = self._structure() if self.run.has_structure else None
         leaves = list(leaf_results(structure)) if structure else []
         places = {leaf.id: place for place, leaf in reversed(list(enumerate(leaves)))}
         error = self._error_of(min(failed, key=lambda part: places.get(part.task_id, math.inf)))
         cause = error.__cause__
+        if structure is None or not has_groups(structure.results):
+            return error
         if isinstance(cause, ChordError):
             return cause
         if isinstance(cause, Exception):
@@ -4726,7 +5001,10 @@ class HeaderValues:
 
     def _error_of(self, part: Part) -> ChordError:
         ids = (self.run.copy_id(part), self.backend.item_id(part.task_id))
-        found = self.store.get_many(id for id in ids if not is_too_long(id))
+        found = {
+            id: stored for id, stored in self.store.get_many(
+                id for id in ids if not is_too_long(id)).items()
+            if not stored.chord or str(stored.chord).startswith(f'{self.run.id}.')}
         for id in ids:
             meta = (self.backend.decode_stored(part.task_id, found[id]).value
                     if id in found else {})
@@ -4821,7 +5099,7 @@ class Join:
         self.argument: list[Any] | None = None
         self.sending: Shielded | None = None
         # the ids of items that nothing reads once the chord has ended
-        self.leftovers = [self.run.header_id] if self.run.nested else []
+        self.leftovers = [self.run.header_id] if self.run.has_structure else []
 
     def execute(self, sleep: Sleep) -> None:
         """Ends the chord, unless another delivery does.  Sleeps while one has the lease."""
@@ -5039,12 +5317,10 @@ def part_return_of(request: Any) -> PartReturn | None:
     # a sender of another version may know other fields
     run = Run(**{each.name: run_option[each.name] for each in dataclasses.fields(Run)
                  if each.name in run_option})
-    # the index of a task in a group of the header depends on the version of Celery, and a frozen
-    # task can be twice in such a header: it counts by its id
-    index = 0 if run.nested else request.group_index
-    problem = None
-    if index is None and not run.single_leaf:
-        problem = GAPS if run.lazy else UNEXPECTED
+    # the index of a task in a group of the header depends on the version of Celery, messages of
+    # protocol 1 have none, and a frozen task can be twice in a header: it counts by its id
+    index = 0 if run.has_structure else request.group_index
+    problem = UNEXPECTED if index is None and not (run.single_leaf or run.lazy) else None
     part = Part(index or 0, bool(run_option.get('added')), request.id)
     return PartReturn(run, part, tuple(run_option.get('adds', ())), problem)
 
@@ -5100,22 +5376,20 @@ class ChordBackend(WaitingBackend):
         self.ensure_chords_allowed()
         group_id, results = header_result_args[0], header_result_args[1]
         # Celery's lazy list, a subclass, must not be exhausted: its first parts run while it still
-        # yields.  Celery, too, looks one ahead before it sends.
+        # yields
         is_lazy = type(results) is not list
-        first_results = itertools.islice(results, 1) if is_lazy else results
-        nested = any(isinstance(result, GroupResult) for result in first_results)
-        single_leaf = (nested or self.app.conf.task_protocol == 1
-                       or (is_lazy and LAZY_PARTS_LACK_INDEX))
+        single_leaf = self.app.conf.task_protocol == 1 or (
+            LAZY_PARTS_LACK_INDEX if is_lazy else has_groups(results))
         task_ids: list[str] = []
         if not is_lazy:
             task_ids = [leaf.id for result in results for leaf in leaf_results(result)]
-            if nested:
+            if single_leaf:
                 task_ids = list(dict.fromkeys(task_ids))  # see part_return_of()
             if not task_ids:
                 raise ChordError('the header has no task whose return could start the body: '
                                  'its chains and groups are empty')
         run = self._new_run(
-            group_id, lazy=is_lazy, single_leaf=single_leaf, nested=nested and not is_lazy,
+            group_id, lazy=is_lazy, single_leaf=single_leaf,
             size=None if is_lazy else len(task_ids))
         body_ids = itertools.islice(dict.fromkeys(result_ids(body, self.app)), _BODY_POINTERS)
         pointer_ids = [self.pointer_id(id) for id in body_ids if id != group_id]
@@ -5125,10 +5399,10 @@ class ChordBackend(WaitingBackend):
                 body_pointer_ids=[id for id in pointer_ids if not is_too_long(id)])
         except MiscountedChord as exc:
             raise ChordError(str(exc)) from None
-        if run.nested:
+        if run.has_structure:
             structure = self.app.GroupResult(*header_result_args).as_tuple()
             payload = ensure_bytes(self.encode({'result': structure}))
-            self.store.put(run.header_id, payload, None, run.lifetime)
+            self.store.put(run.header_id, payload, None, run.lifetime or COPY_TTL)
         run_option = dataclasses.asdict(run)
         body['options'][RUN_OPTION] = run_option
         if is_lazy:
@@ -5169,7 +5443,10 @@ class ChordBackend(WaitingBackend):
         run_option = self._opened.pop(group_id, None)
         if run_option is not None:
             run_option['size'] = chord_size  # of the message of the last part
-            ChordStore(self.store.table).resize(run_option['id'], chord_size)
+            try:
+                ChordStore(self.store.table).resize(Run(**run_option), chord_size)
+            except MiscountedChord as exc:
+                raise ChordError(str(exc)) from None
 
     def add_to_chord(self, group_id: str, result: Any) -> None:
         """Called in a task of the header, before it returns, for a task that it adds."""
@@ -5208,11 +5485,9 @@ class ChordBackend(WaitingBackend):
             if found is None:
                 return False
             run, encoded = found
-            copies = chords.copies(run) if run.deadline is None else []
         lease = Lease(chords.table, run, new_owner(group_id))
         join = Join(self, self._body_from(group_id, encoded), lease, group_id)
         join.error = ChordError(reason)
-        join.leftovers += copies
         deadline = math.inf
 
         def sleep(seconds: float) -> None:
@@ -5318,13 +5593,14 @@ class ChordBackend(WaitingBackend):
 
     def _meta_of(self, task_id: str, stored: StoredValue) -> dict[str, Any]:
         meta = super()._meta_of(task_id, stored)
+        label = stored.later or stored.chord
         # Celery 5.7 drops a redelivery whose task has succeeded: STARTED until it is counted.  The
         # errbacks of the chord that this thread joins see what the parts returned.
-        if meta['status'] != states.SUCCESS or not stored.chord or is_joining.get():
+        if meta['status'] != states.SUCCESS or not label or is_joining.get():
             return meta
         try:
-            with refused_if_odd(f'the counters of its chord, {stored.chord!r:.200}'):
-                done = ChordStore(self.store.table).is_done(stored.chord, task_id)
+            with refused_if_odd(f'the counters of its chord, {label!r:.200}'):
+                done = ChordStore(self.store.table).is_done(label, task_id)
         except UnreadableValue as exc:
             return super()._meta_of(task_id, stored._replace(error=exc))
         if not done:
@@ -5378,7 +5654,7 @@ class ChordBackend(WaitingBackend):
         if stored != (state, True):
             if stored == (state, False):  # the state of this task, too, says whether it is counted
                 self.store.table.update(
-                    self.item_id(part.task_id), 'SET #chord = :chord', {'chord': run.label(part)},
+                    self.item_id(part.task_id), 'SET #later = :later', {'later': run.label(part)},
                     condition='attribute_exists(#id)')
             set_name = self._copy_for_run(run, part, state, encoded)
         size = 0
@@ -5395,7 +5671,8 @@ class ChordBackend(WaitingBackend):
         try:
             check_id(id, MiscountedChord)
             payload = self.checked(id, self.encode(meta))
-            self.retried(self.store.put, id, payload, state, run.lifetime, keep=states.SUCCESS)
+            self.retried(self.store.put, id, payload, state, run.lifetime or COPY_TTL,
+                         keep=states.SUCCESS)
             return 'copied' if state == states.SUCCESS else 'failed'
         except (MiscountedChord, BackendStoreError) as exc:
             if state == states.SUCCESS and isinstance(exc, BackendStoreError):
@@ -5459,7 +5736,7 @@ class ChordBackend(WaitingBackend):
 
     def redeem(self, claim_check: ClaimCheck) -> list[Any]:
         """The values that a claim check stands for.  Raises ChordError if they have expired."""
-        run = Run(claim_check.run_id, nested=claim_check.nested)
+        run = Run(claim_check.run_id, single_leaf=claim_check.has_structure)
         return HeaderValues(self, run).redeem(claim_check)
 
     def retried(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
@@ -5793,24 +6070,14 @@ def id_prefixes(*prefixes: Any) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _begins_with(prefixes: Iterable[str]) -> tuple[str, dict[str, str]]:
+def _begins_with(prefixes: Iterable[str]) -> tuple[str, dict[str, Any]]:
     """The condition that an id begins with one of the prefixes, and its values."""
     values = {f'prefix{number}': prefix for number, prefix in enumerate(prefixes)}
     return ' OR '.join(f'begins_with(#id, :{name})' for name in values), values
 
 
-#: what time to live deletes: it ignores times that passed more than five years ago
-EXPIRED = '#ttl BETWEEN :oldest AND :now'
-ORPHANED = ('attribute_not_exists(#ttl) AND attribute_not_exists(#status) '
-            'AND attribute_type(#result, :binary) AND #timestamp < :old')
 _ORPHAN_AGE = 3600  # seconds: an unreferenced chunk this old is not part of a write in progress
 _CHUNK_ATTRIBUTES = {'id', 'result', 'timestamp'}  # of one that never expires
-
-
-def _purge_values() -> dict[str, Any]:
-    """The values of EXPIRED and ORPHANED."""
-    now = int(time.time())
-    return {'now': now, 'oldest': now - 5 * 365 * 86400, 'old': now - _ORPHAN_AGE, 'binary': 'B'}
 
 
 def purge(
@@ -5820,21 +6087,26 @@ def purge(
 
     prefixes: how the ids of our chunks begin.  advance: gets how many items were read.
     """
+    ours, values = _begins_with(prefixes)
+    now = int(time.time())
+    values.update({'now': now, 'oldest': now - 5 * 365 * 86400, 'old': now - _ORPHAN_AGE,
+                   'binary': 'B', 'slash': '/'})
+    condition = (  # time to live ignores times that passed more than five years ago
+        '#ttl BETWEEN :oldest AND :now OR (attribute_not_exists(#ttl) '
+        'AND attribute_not_exists(#status) AND attribute_type(#result, :binary) '
+        f'AND #timestamp < :old AND contains(#id, :slash) AND ({ours}))')
+    params = expressions(values, ProjectionExpression='#id, #ttl', FilterExpression=condition)
     counts: Counter[str] = Counter()
 
     def take(items: list[Item]) -> None:
         expired = [item['id'] for item in items if is_expired(item)]
         others = [item['id'] for item in items if not is_expired(item)]
-        orphans = _orphans_among(table, others)
-        counts.update(expired=len(expired), orphans=len(orphans))
-        if not dry_run:
-            counts.update(expired_deleted=delete_if(EXPIRED, table, expired),
-                          orphans_deleted=delete_if(ORPHANED, table, orphans))
+        for name, ids in (('expired', expired), ('orphans', _orphans_among(table, others))):
+            counts[name] += len(ids)
+            if not dry_run:
+                # each that is still one of these
+                counts[f'{name}_deleted'] += _delete_if(condition, values, table, ids)
 
-    ours, starts = _begins_with(prefixes)
-    params = expressions(
-        {**_purge_values(), **starts, 'slash': '/'}, ProjectionExpression='#id, #ttl',
-        FilterExpression=f'({EXPIRED}) OR ({ORPHANED} AND contains(#id, :slash) AND ({ours}))')
     scan(table, segments, take, lambda: params, advance)
     return counts
 
@@ -5848,16 +6120,16 @@ def _orphans_among(table: Table, ids: list[str]) -> list[str]:
     return [id for id, item in found.items() if item.keys() == _CHUNK_ATTRIBUTES]
 
 
-def delete_if(condition: str, table: Table, ids: Iterable[str]) -> int:
-    """Deletes the items that are still EXPIRED or ORPHANED; returns how many it did."""
+def _delete_if(
+        condition: str, values: Mapping[str, Any], table: Table, ids: Iterable[str]) -> int:
+    """Deletes those items that fulfil a condition; returns how many."""
     deleted: list[str] = []
-    still = expressions(_purge_values(), ConditionExpression=condition)
+    params = {'TableName': table.name, **expressions(values, ConditionExpression=condition)}
 
     def delete(page: list[str], budget: Budget) -> list[str]:
         id, = page
-        params = {'TableName': table.name, 'Key': marshal_item({'id': id}), **still}
-        if table.client.send(
-                'delete_item', params, budget, unless='ConditionalCheckFailedException'):
+        if table.client.send('delete_item', {**params, 'Key': marshal_item({'id': id})}, budget,
+                             unless='ConditionalCheckFailedException'):
             deleted.append(id)
         return []
 

@@ -50,7 +50,7 @@ class Meter:
 
 
 def measure(app: Celery, meter: Meter, parts: int, place: int) -> tuple[float, float, float]:
-    """Seconds until the error is raised, read units a second until then, writes of the part."""
+    """Seconds until the error is raised, read units from get() until then, writes of the part."""
     backend: Any = app.backend
     ids = [str(uuid.uuid4()) for _ in range(parts)]
     group_id, body_id = str(uuid.uuid4()), str(uuid.uuid4())
@@ -71,14 +71,14 @@ def measure(app: Celery, meter: Meter, parts: int, place: int) -> tuple[float, f
         writes.append(meter.writes - before)
 
     thread = threading.Thread(target=fail)
-    began, reads = time.monotonic(), meter.reads
+    reads = meter.reads
     thread.start()
     try:
         result.get(timeout=300)
     except ValueError:
         ended, reads = time.monotonic(), meter.reads - reads
     thread.join()
-    return ended - failed[0], reads / (ended - began), writes[0]
+    return ended - failed[0], reads, writes[0]
 
 
 def main() -> None:
@@ -96,7 +96,9 @@ def main() -> None:
     seconds, reads, writes = zip(*seen)
     print(f'  its error is raised within {statistics.median(seconds):.2f} s (median of {rounds}; '
           f'{min(seconds):.2f} to {max(seconds):.2f} s)')
-    print(f'  get() takes {statistics.median(reads):.1f} read units a second')
+    rate = statistics.median(taken / (BEFORE + waited) for waited, taken in zip(seconds, reads))
+    print(f'  get() takes {statistics.median(reads):,.0f} read units until then, '
+          f'{rate:.1f} a second')
     print(f'  the part that fails writes {statistics.median(writes):g} times')
 
 

@@ -489,12 +489,6 @@ def in_events_alone(pair: Pair, meant: Outcome) -> bool:
     return but_errbacks_are_called(pair, meant) and end_alike(pair.ours, pair.redis)
 
 
-def but_gaps_are_named(pair: Pair, meant: Outcome) -> bool:
-    """Ours fails with the error that says what to do, and nothing else ran than on Redis."""
-    return ('the header is a generator with groups' in json.dumps(pair.ours.got)
-            and only_errbacks(surplus(pair.node, pair.ours, meant)))
-
-
 class Design(NamedTuple):
     """A difference that is meant: here comes out what Redis makes of a canvas that is like it."""
 
@@ -561,15 +555,6 @@ def branched(node: Node) -> Node:
     return replace(node, parts=tuple(parts))
 
 
-def has_gaps(node: Node) -> bool:
-    """Whether a generator yields more than 40 tasks, and a group or nothing among them."""
-    return any(each.kind == 'chord' and 'lazy' in each.marks
-               and any('many' in part.marks for part in each.parts[:-1])
-               and any(part.kind == 'group' or bare(part) == Node('chain')
-                       for part in each.parts[:-1])
-               for each in node.nodes())
-
-
 def timely(node: Node) -> Node:
     """With no task that stores a success before it returns."""
     kind = 'timely' if node.kind == 'early' else node.kind
@@ -598,8 +583,6 @@ BY_DESIGN = [
            lambda node, redis: Node('group') in map(bare, node.nodes()) and 'hang' in ends(redis),
            (itself,), in_all_but_get),
     ENDS,
-    Design('a generator of more than 40 tasks with groups or nothing among them fails here',
-           lambda node, redis: has_gaps(node), (itself,), but_gaps_are_named),
 ]
 
 

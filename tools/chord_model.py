@@ -85,8 +85,12 @@ class Node:
         return self.run.size if self.run.size is not None else self.item.get('size')
 
     @property
+    def single_leaf(self) -> bool:
+        return self.run.single_leaf or bool(self.item.get('single_leaf'))
+
+    @property
     def expected(self) -> float:
-        if self.run.single_leaf:
+        if self.single_leaf:
             return math.inf if self.size is None else self.size
         if self.size is None:
             return capacity(self.level)
@@ -101,7 +105,7 @@ class Node:
     @property
     def is_root(self) -> bool:
         return self.size is not None and (
-            self.run.single_leaf or width(self.size, self.level) <= capacity(self.level))
+            self.single_leaf or width(self.size, self.level) <= capacity(self.level))
 
     @property
     def counted(self) -> frozenset[Any]:
@@ -179,6 +183,7 @@ class Protocol:
         self.db: dict[str, Item] = {}
         self.now = 0
         self.p_lost = 0.0
+        self.forgotten: dict[str, Item] = {}
         self.by_claim_check = False
 
     # --- what the table does, each atomic --------------------------------------------------------
@@ -202,7 +207,12 @@ class Protocol:
 
     def point(self, id: str, label: Message) -> None:
         if id in self.db:
-            self.db[id] = {**self.db[id], 'chord': label}
+            self.db[id] = {**self.db[id], 'later': label}
+
+    def read_eventually(self, ids: Iterable[str]) -> dict[str, Item]:
+        """Items as they are, or as they were before they were forgotten."""
+        return {id: self.rnd.choice([item, self.forgotten.get(id, item)])
+                for id, item in self.read(ids).items()}
 
     def count(self, node: Node, entries: Iterable[Entry], owner: Any) -> tuple[bool, Item | None]:
         """The update that counts; refused if one is in, or the node must exist and does not."""
@@ -231,6 +241,27 @@ class Protocol:
             heartbeat = item.get('heartbeat', 0) + 1
             item = self.db[run.id] = dict(item, owner=owner, heartbeat=heartbeat, **more)
         return dict(item)
+
+    def set(self, id: str, **more: Any) -> Item | None:
+        """The update of an item that is there, and not closed."""
+        item = self.db.get(id)
+        if item is None or item.get('closed'):
+            return None
+        self.db[id] = {**item, **more}
+        return dict(self.db[id])
+
+    def add_to_first(self, run: Run, sets: Item, more: Item) -> Item:
+        """The update of leaf 0 that adds what other leaves hold."""
+        id = run.node_id(0, 0)
+        item = {**self.db.get(id, {'ttl': run.deadline}), **more}
+        for name, members in sets.items():
+            item[name] = item.get(name, frozenset()) | members
+        self.db[id] = item
+        return dict(item)
+
+    def leaves(self, run: Run) -> list[Node]:
+        return [Node(run, 0, number, dict(self.db[run.node_id(0, number)]))
+                for number in range(99) if run.node_id(0, number) in self.db]
 
     def renew(self, run: Run, owner: Any, **more: Any) -> bool:
         """Acquires or renews the lease; false if another owner holds it, or the run is closed."""
@@ -274,6 +305,7 @@ class Protocol:
             if item is None:
                 return (yield from self.fail(delivery, 'gone'))
             node = Node(run, leaf.level, leaf.number, item)
+            state = None
             if run.lazy and (not counted or node.counted == counting):
                 # it was not there before: does this part come first, or was the table deleted?
                 state = (yield from self.request(self.read, [run.id])).get(run.id)
@@ -281,6 +313,11 @@ class Protocol:
                     return
                 if not state or 'lazy' not in state:
                     return (yield from self.fail(delivery, 'gone'))
+            if run.lazy and not run.single_leaf:
+                gathered = yield from self.gathered(node, state or {}, counted)
+                if gathered is None:
+                    return
+                counted, node = counted and gathered is node, gathered
             if node.overflows:
                 return (yield from self.fail(delivery, 'indexes'))
             if not node.is_full:
@@ -294,6 +331,41 @@ class Protocol:
         state = {} if counted else (yield from self.acquire(delivery))
         if state is not None:
             yield from self.join(delivery, node, state)
+
+    def gathered(self, node: Node, state: Item, counted: bool) -> Steps:
+        """The node, or leaf 0 if the run is counted there; None if there is nothing to do."""
+        run = node.run
+        if counted and node.single_leaf and (node.level, node.number) == (0, 0):
+            return node
+        if not node.single_leaf and not state.get('single_leaf'):
+            if not node.overflows:
+                return node
+            found: Item | None = yield from self.request(self.set, run.id, single_leaf=True)
+            if found is None:
+                return None
+            state, counted = found, False
+        if not counted and state.get('size') is not None:
+            return (yield from self.gather(run, state['size']))
+        if node.level:
+            return None
+        return (yield from self.move(run, [node], state.get('size')))
+
+    def gather(self, run: Run, size: int) -> Steps:
+        leaves = yield from self.request(self.leaves, run)
+        return (yield from self.move(run, leaves, size))
+
+    def move(self, run: Run, leaves: list[Node], size: int | None) -> Steps:
+        """Leaf 0, with what these leaves hold; what they get later is counted there, too."""
+        sets: Item = {}
+        for leaf in leaves:
+            item = leaf.item
+            if leaf.number and not item.get('single_leaf'):
+                item = (yield from self.request(
+                    self.set, run.node_id(0, leaf.number), single_leaf=True)) or {}
+            for name in ('members', 'copied', 'failed', 'added') if leaf.number else ():
+                sets[name] = sets.get(name, frozenset()) | item.get(name, frozenset())
+        more = {'single_leaf': True, **({} if size is None else {'size': size})}
+        return Node(run, 0, 0, (yield from self.request(self.add_to_first, run, sets, more)))
 
     def count_batched(self, process: Process, delivery: Delivery, leaf: Node,
                       entry: Entry) -> Steps:
@@ -374,21 +446,27 @@ class Protocol:
                 if any(node.item.get('failed') for node in nodes):
                     outcome = 'failed'
                 elif sum(not part.added for part in parts) == root.size:
-                    where = [run.copy_id(part) if run.copy_id(part) in copies else part.task
-                             for part in parts]
+                    where = {run.copy_id(part) if run.copy_id(part) in copies else part.task: part
+                             for part in parts}
                     outcome = yield from self.values(run, where)
             yield from self.publish(delivery, state, timestamps, outcome, copies)
         finally:
             delivery.joining = False
 
-    def values(self, run: Run, where: list[str]) -> Steps:
+    def values(self, run: Run, where: dict[str, Member]) -> Steps:
         """What the body is called with, or the reason why it cannot be."""
         if self.by_claim_check:
             stored = {'where': where, 'ttl': run.deadline}
             yield from self.request(self.put, f'{run.id}.parts', stored)
             return 'by claim check'
-        items = yield from self.request(self.read, where)
-        return [items[id]['value'] for id in where] if len(items) == len(set(where)) else 'gone'
+        items = self.of_this_run(run, where, (yield from self.request(self.read_eventually, where)))
+        missing = [id for id in where if id not in items]
+        items.update(self.of_this_run(run, where, (yield from self.request(self.read, missing))))
+        return [items[id]['value'] for id in where] if len(items) == len(where) else 'gone'
+
+    def of_this_run(self, run: Run, where: dict[str, Member], items: dict[str, Item]) -> Item:
+        return {id: item for id, item in items.items() if id == run.copy_id(where[id])
+                or (item['chord'].run.id, item['chord'].member) == (run.id, where[id])}
 
     def publish(self, delivery: Delivery, state: Item, timestamps: frozenset[int], outcome: Any,
                 copies: Iterable[str] = ()) -> Steps:
@@ -421,10 +499,13 @@ class Protocol:
 
     def is_done(self, task: str) -> bool:
         """Whether an exact read of a task that stored SUCCESS says so: nothing is left to do."""
-        run, member = self.db[task]['chord']
+        item = self.db[task]
+        run, member = item['later'] if 'later' in item else item['chord']
         run = dataclasses.replace(run, size=None) if run.lazy else run  # its nodes know it
         state = self.db.get(run.id, {'closed': True})
-        level, number, counting = 0, 0 if run.single_leaf else member.place // LEAF, member
+        run = dataclasses.replace(run, single_leaf=run.single_leaf or 'single_leaf' in state)
+        level, number = 0, 0 if run.single_leaf else member.place // LEAF
+        counting: Any = member
         while not state.get('closed'):
             if state.get('owner', '?')[0] == member:
                 return False
@@ -432,7 +513,8 @@ class Protocol:
             node = Node(run, level, number, item)
             if counting not in node.counted or node.overflows:
                 return False
-            if not node.is_full or (level == 0 and item['owner'][0] != member):
+            if not node.is_full or (level == 0 and not item.get('single_leaf')
+                                    and item['owner'][0] != member):
                 return True
             if node.is_root:
                 return False
@@ -486,6 +568,7 @@ class Schedule(Protocol):
         self.worker_reads_state = not self.overlap and rnd.random() < .5  # as in Celery from 5.7 on
         self.timestamp = 0
         self.unsent: list[Message] = []
+        self.sending: Steps | None = None
         self.landing: list[tuple[str, Item]] = []
         self.queue: list[Message] = []
         self.late: list[Message] = []
@@ -521,6 +604,12 @@ class Schedule(Protocol):
         """An added task behaves as the one that added it."""
         return self.tasks[name.partition('+')[0]]
 
+    def forget(self) -> None:
+        """What a client does between two runs."""
+        for task in self.tasks if self.rnd.random() < .5 else ():
+            if task in self.db:
+                self.forgotten[task] = self.db.pop(task)
+
     def apply(self) -> None:
         self.runs_left -= 1
         run = Run(f'run-{len(self.runs)}', self.now + self.lifetime, self.lazy, self.single_leaf,
@@ -547,9 +636,20 @@ class Schedule(Protocol):
             place = index % 2 if self.single_leaf else index
             self.unsent.append(Message(known, Member(place, False, task)))
 
-    def send(self, message: Message) -> None:
-        if message.run.size is not None and 'lazy' in self.db.get(message.run.id, ()):
-            self.db[message.run.id]['size'] = message.run.size
+    def send(self) -> None:
+        """One step of the sender."""
+        if self.sending is None:
+            self.sending = self.sends(self.unsent[0])
+        if next(self.sending, 'sent') == 'sent':
+            self.sending = None
+            self.unsent.pop(0)
+
+    def sends(self, message: Message) -> Steps:
+        run = message.run
+        if run.lazy and run.size is not None:
+            state = yield from self.request(self.set, run.id, size=run.size)
+            if state and state.get('single_leaf') and not run.single_leaf:
+                yield from self.gather(run, run.size)
         self.queue.append(message)
         if self.rnd.random() < self.p_twice:
             self.rnd.choice([self.queue, self.late]).append(message)
@@ -611,8 +711,10 @@ class Schedule(Protocol):
         """A body by claim check finds its values."""
         stored = self.db.get(f'{run.id}.parts')
         outcome: Any = 'gone'
-        if stored and all(id in self.db for id in stored['where']):
-            outcome = [self.db[id]['value'] for id in stored['where']]
+        if stored:
+            items = self.of_this_run(run, stored['where'], self.read(stored['where']))
+            if len(items) == len(stored['where']):
+                outcome = [items[id]['value'] for id in stored['where']]
         self.ends[run.id][self.ends[run.id].index('by claim check')] = outcome
         self.ran(run)
 
@@ -627,6 +729,7 @@ class Schedule(Protocol):
                 if self.late:
                     self.queue.append(self.late.pop())
                 elif self.runs_left:
+                    self.forget()
                     self.apply()
                 else:
                     break
@@ -662,7 +765,7 @@ class Schedule(Protocol):
         elif self.bodies and dice < .05:
             self.run_body(self.bodies.pop(0))
         elif self.unsent and dice < .25:
-            self.send(self.unsent.pop(0))
+            self.send()
         elif self.queue and dice < .5:
             self.start(self.queue.pop(rnd.randrange(len(self.queue))))
         elif awake := [process for process in self.processes if process.stalled_until <= self.now]:
@@ -737,7 +840,6 @@ class Schedule(Protocol):
         late = self.now >= run.deadline
         allowed = {
             'failed': any(value[2] == 'failed' for value in returned),
-            'indexes': self.indexes != list(range(self.parts)),
             'gone': self.table_deleted or late, 'deadline': late}
         for end in ends:
             if not isinstance(end, list):
