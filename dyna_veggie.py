@@ -31,7 +31,6 @@ Public: ``__all__``.  No underscore: shared between sections.  Underscore: priva
 from __future__ import annotations
 
 import ast
-import asyncio
 import base64
 import contextlib
 import contextvars
@@ -630,11 +629,18 @@ def expressions(values: Mapping[str, Any], **texts: str | None) -> dict[str, Any
 Sleep = Callable[[float], Any]
 
 
+#: Seconds, by a clock that neither a change of the time nor a test library stops: freezegun takes
+#: the place of time.monotonic()
+monotonic: Callable[[], float] = (
+    functools.partial(time.clock_gettime, time.CLOCK_MONOTONIC)
+    if hasattr(time, 'CLOCK_MONOTONIC') else time.monotonic)
+
+
 @dataclass(frozen=True)
 class Budget:
     """The time that a caller has.
 
-    deadline: of ``time.monotonic``.  sleep: pauses between attempts; it may raise.
+    deadline: of monotonic().  sleep: pauses between attempts; it may raise.
     """
 
     deadline: float = math.inf
@@ -642,7 +648,7 @@ class Budget:
 
     @property
     def is_spent(self) -> bool:
-        return time.monotonic() >= self.deadline
+        return monotonic() >= self.deadline
 
 
 UNLIMITED = Budget()
@@ -674,10 +680,10 @@ class Backoff:
         Ends after the timeout, or at the budget's deadline if that comes first: the last pause is
         cut so that one more attempt is made right then.
         """
-        end = min(time.monotonic() + self.timeout, budget.deadline)
+        end = min(monotonic() + self.timeout, budget.deadline)
         for number in itertools.count():
             yield number
-            remaining = end - time.monotonic()
+            remaining = end - monotonic()
             if remaining <= 0 or number >= self.max_retries:
                 return
             budget.sleep(min(remaining, self.pause(number, random.random())))
@@ -1199,7 +1205,7 @@ class Client:
 
     def _log_retry(self, method: str, error: Exception) -> None:
         # one warning per outage, and one a minute if requests fail now and then
-        now = time.monotonic()
+        now = monotonic()
         first = self._failing_since is None and now - self._warned > _WARN_INTERVAL
         self._failing_since = self._failing_since or now
         if first:
@@ -1212,9 +1218,9 @@ class Client:
 
     def _log_recovery(self) -> None:
         since, self._failing_since = self._failing_since, None
-        if since is not None and time.monotonic() - since > 1:
+        if since is not None and monotonic() - since > 1:
             logger.warning('DynamoDB table %s: requests succeed again, after %.0f s',
-                           self.options.table, time.monotonic() - since)
+                           self.options.table, monotonic() - since)
 
 
 # --- a process ------------------------------------------------------------------------------------
@@ -1464,12 +1470,12 @@ class Breaker:
 
     @property
     def is_open(self) -> bool:
-        return time.monotonic() < self._until
+        return monotonic() < self._until
 
     def note(self, failed: bool) -> None:
         self.failures = self.failures + 1 if failed else 0
         if self.failures >= self.limit:
-            self._until = max(self._until, time.monotonic() + self.pause)
+            self._until = max(self._until, monotonic() + self.pause)
 
     def open_for_good(self) -> None:
         self._until = math.inf
@@ -1501,7 +1507,7 @@ class Table:
         #: how many requests of one call may be in flight
         self.overlapped = min(OVERLAPPED, options.max_pool_connections)
         self._bootstrapping = threading.Lock()  # held by the thread that creates the table
-        #: when (of time.monotonic) a write is to look whether time to live is on
+        #: when (of monotonic()) a write is to look whether time to live is on
         self._ttl_due = -math.inf if (options.ttl_seconds or 0) > 0 else math.inf
 
     # --- items ------------------------------------------------------------------------------------
@@ -1818,11 +1824,11 @@ class Table:
 
         A failure is only logged, since reads hide expired items anyway.
         """
-        if time.monotonic() < self._ttl_due:
+        if monotonic() < self._ttl_due:
             return
-        self._ttl_due = time.monotonic() + _TTL_PAUSE  # also if a signal ends it
+        self._ttl_due = monotonic() + _TTL_PAUSE  # also if a signal ends it
         try:
-            self.enable_ttl(Budget(time.monotonic() + patience))
+            self.enable_ttl(Budget(monotonic() + patience))
         except FAILURES as exc:
             passing = classify(exc).transient or error_code(exc) in (
                 'LimitExceededException', 'ResourceInUseException')
@@ -2191,7 +2197,7 @@ class BlobStore:
         chunks = chunk_ids(item)
         if item is None or not chunks:
             return
-        budget = Budget(time.monotonic() + _CLEANING) if failed else UNLIMITED
+        budget = Budget(monotonic() + _CLEANING) if failed else UNLIMITED
         try:
             found = self.table.get(item['id'], budget=budget) if failed else None
             if (found or {}).get('version') != item['version']:
@@ -2341,8 +2347,8 @@ _SLICE = 10.0  # seconds after which who waits looks whether there is still a th
 
 
 def deadline_after(timeout: float | None) -> float:
-    """When so many seconds (None: for ever) will have passed, by time.monotonic()."""
-    return math.inf if timeout is None else time.monotonic() + timeout
+    """When so many seconds (None: for ever) will have passed, by monotonic()."""
+    return math.inf if timeout is None else monotonic() + timeout
 
 
 def poll_pause(idle_polls: int, interval: float, jitter: float) -> float:
@@ -2441,7 +2447,7 @@ class Background:
             try:
                 while has_time and self._has_work():
                     self._work()
-                    has_time = time.monotonic() < until
+                    has_time = monotonic() < until
             finally:
                 self._tokens.append(token)  # and looks again: who added work did not start another
 
@@ -2467,7 +2473,7 @@ class Wait:
         self.size, self.idle_polls, self.due = GET_BATCH, 0, 0.0
         # an exact answer where one is asked for: of a single id, and at last
         self.is_consistent = len(self.pending) == 1
-        self.is_last = self.is_over = False
+        self.is_first, self.is_last, self.is_over = True, False, False
         self.error: BaseException | None = None  # of a poll
         self.entry = 0  # in the schedule; others of this wait are void
 
@@ -2480,7 +2486,9 @@ class Wait:
 
     @property
     def hint_ids(self) -> Iterable[str]:
-        return self.hints.ids if self.pending else ()
+        """None at first: what is ready needs none."""
+        is_ready = self.is_first and not self.is_last
+        return self.hints.ids if self.pending and not is_ready else ()
 
     def decode_hints(self, found: Mapping[str, Any]) -> None:
         for id in self.hint_ids:
@@ -2515,7 +2523,7 @@ class Wait:
         self._set_due(len(window), len(final), phase)
 
     def _set_due(self, asked: int, found: int, phase: float) -> None:
-        self.due = time.monotonic()
+        self.due = monotonic()
         if not asked:
             self.due += self.interval
             return
@@ -2583,14 +2591,14 @@ class Poller:
         if not wait.pending:
             return
         end = deadline + _LAST_POLL
-        tick = math.inf if on_interval is None else time.monotonic() + wait.interval
+        tick = math.inf if on_interval is None else monotonic() + wait.interval
         try:
             if timeout is None or timeout > 0:
                 self.add(wait)
             while True:
                 over = wait.is_over  # looked at before the updates, of which these are the last
                 yield from wait.take()
-                now = time.monotonic()
+                now = monotonic()
                 if over or now >= end:
                     break
                 if now >= deadline and not wait.is_last:
@@ -2598,7 +2606,7 @@ class Poller:
                     self.add(wait)
                 if on_interval is not None and now >= tick:
                     on_interval()
-                    tick = time.monotonic() + wait.interval  # it may have taken longer than that
+                    tick = monotonic() + wait.interval  # it may have taken longer than that
                 self._sleep(gate, min(tick, end if wait.is_last else deadline, now + _SLICE))
         finally:
             self.remove(wait)
@@ -2608,14 +2616,14 @@ class Poller:
 
     def _sleep(self, gate: Gate, until: float) -> None:
         if self._thread.ensure():
-            gate.wait(until - time.monotonic())
+            gate.wait(until - monotonic())
         elif not gate.wait(0):
-            self._thread.run(min(until, time.monotonic() + _FIRST_POLL))
+            self._thread.run(min(until, monotonic() + _FIRST_POLL))
 
     # --- polls ------------------------------------------------------------------------------------
 
     def _has_waits(self) -> bool:
-        return bool(self._waits or self._watches) or time.monotonic() < self._linger
+        return bool(self._waits or self._watches) or monotonic() < self._linger
 
     def _work(self) -> None:
         """Polls for the waits that are due; sleeps until one is, if none are."""
@@ -2623,33 +2631,37 @@ class Poller:
             self.add(self._background)
         for wait in drain(self._added):
             self._put_on_schedule(wait, 0.0)
-        due = list(self._take_due(time.monotonic()))
+        due = list(self._take_due(monotonic()))
         if due:
-            self._linger = time.monotonic() + _LINGER
+            self._linger = monotonic() + _LINGER
+            last = {wait for wait in due if wait.is_last}  # looked at once: others set it
+            exact = {wait for wait in due if wait.is_consistent} | last
             for is_consistent in (True, False):
-                waits = [wait for wait in due
-                         if (wait.is_consistent or wait.is_last) == is_consistent]
+                waits = [wait for wait in due if (wait in exact) == is_consistent]
                 if waits:
-                    self._poll(waits, is_consistent)
+                    self._poll(waits, last, is_consistent)
         else:
             next_due = self._schedule[0][0] if self._schedule else self._linger
-            self._gate.wait(min(next_due - time.monotonic(), _LINGER))
+            self._gate.wait(min(next_due - monotonic(), _LINGER))
 
     def _put_on_schedule(self, wait: Wait, due: float) -> None:
         wait.due, wait.entry = due, next(self._entries)
         heapq.heappush(self._schedule, (due, wait.entry, wait))
 
     def _take_due(self, now: float) -> Iterator[Wait]:
+        """Once a wait is due, also those that nearly are."""
         schedule = self._schedule
+        if not schedule or schedule[0][0] > now:
+            return
         while schedule and schedule[0][0] <= now + schedule[0][2].interval / 10:
             _, entry, wait = heapq.heappop(schedule)
             if wait.entry == entry and not wait.is_over:
                 yield wait
 
-    def _poll(self, waits: list[Wait], is_consistent: bool) -> None:
+    def _poll(self, waits: list[Wait], last: set[Wait], is_consistent: bool) -> None:
         if self._background in waits:
             self._refresh_background()
-        windows = [(wait, list(wait.pending) if wait.is_last else wait.window()) for wait in waits]
+        windows = [(wait, list(wait.pending) if wait in last else wait.window()) for wait in waits]
         deadline = min(wait.deadline for wait in waits)
         ids = list(dict.fromkeys(
             id for wait, window in windows for id in (*window, *wait.hint_ids)))
@@ -2663,39 +2675,40 @@ class Poller:
         except TimeoutError:  # DynamoDB does not respond: those whose time is over see to it
             found = {}
         except BaseException as exc:  # who waits raises it
-            for wait, window in windows:
-                self._fail(wait, window, exc)
+            for wait in waits:
+                self._fail(wait, exc)
             return
         for wait, window in windows:
-            self._record(wait, window, found)
+            self._record(wait, window, found, wait in last)
         self._call_back(found)
 
-    def _record(self, wait: Wait, window: list[str], found: Mapping[str, Any]) -> None:
+    def _record(
+            self, wait: Wait, window: list[str], found: Mapping[str, Any], is_last: bool) -> None:
         try:
             observed = wait.decode_all(window, found)
             wait.decode_hints(found)
         except BaseException as exc:
-            self._fail(wait, window, exc)
+            self._fail(wait, exc)
             return
         wait.record(window, observed, self._phase)
-        wait.is_consistent = False
+        wait.is_consistent = wait.is_first = False
         if wait is self._background:
             wait.updates.clear()  # _call_back() serves all polls
             if not self._watches:
                 self._waits.pop(wait, None)
                 return
-        elif wait.is_last or not wait.pending:
+        elif is_last or not wait.pending:
             self.remove(wait)
         if not wait.is_over:
             self._put_on_schedule(wait, wait.due)
         if wait.updates or wait.news or wait.is_over:
             wait.wake()
 
-    def _fail(self, wait: Wait, window: list[str], error: BaseException) -> None:
+    def _fail(self, wait: Wait, error: BaseException) -> None:
         """Lets who waits raise the error; callbacks have nobody who could."""
         if wait is self._background:
             logger.error('Polling for results with callbacks failed: %s', summary(error))
-            self._put_on_schedule(wait, time.monotonic() + _LINGER)
+            self._put_on_schedule(wait, monotonic() + _LINGER)
         else:
             wait.error = error
             self.remove(wait)
@@ -2851,7 +2864,7 @@ class SentTasks:
                     'put_item', {
                         'TableName': self._table.name, 'Item': marshal_item(item), **expressions(
                             {'now': int(time.time())}, ConditionExpression=BlobStore.VACANT)},
-                    Budget(time.monotonic() + self.PATIENCE / 2),
+                    Budget(monotonic() + self.PATIENCE / 2),
                     unless='ConditionalCheckFailedException')
         except Exception as exc:  # also of a serializer, or of what instruments botocore
             errors.append(exc)
@@ -3046,11 +3059,18 @@ class StoringBackend(BaseKeyValueStoreBackend):
         except Exception as exc:
             raise_soft_time_limit(exc)
             why = f'{type(exc).__name__}: {str(exc)[:300]}'
+            with contextlib.suppress(Exception):  # a state FAILURE with a meta of the user's own
+                why += f' (its meta: {self.decode(stored.read())["result"]!r:.300})'
             error = BackendGetMetaError(
                 f'the stored result cannot be read: {why}', task_id=task_id)
             meta = {'task_id': task_id, 'status': states.FAILURE, 'result': error,
                     'traceback': None, 'children': []}
         return Observed(meta, stored.value, meta['status'] in states.READY_STATES)
+
+    def get_task_meta(self, task_id: str, cache: bool = True) -> dict[str, Any]:
+        check_id(self.item_id(task_id))  # what get() raises, before Celery wraps it
+        meta: dict[str, Any] = super().get_task_meta(task_id, cache=cache)
+        return meta
 
     def _get_task_meta_for(self, task_id: str) -> dict[str, Any]:
         stored = self.store.get(self.item_id(task_id))
@@ -3115,7 +3135,7 @@ def read_values(
             ids, consistent=consistent, budget=Budget(deadline), patient=patient)
     except Exception as exc:
         actionable = isinstance(exc, ImproperlyConfigured)  # a person has to act
-        if classify(exc).transient and not actionable and time.monotonic() >= deadline:
+        if classify(exc).transient and not actionable and monotonic() >= deadline:
             raise TimeoutError(
                 'The operation timed out while DynamoDB was not responding.') from exc
         raise
@@ -3139,7 +3159,7 @@ class WaitingBackend(StoringBackend):
             deadline: float = math.inf) -> dict[str, Observed]:
         """The metas that are stored for tasks, by task id.
 
-        deadline: of ``time.monotonic``; TimeoutError is raised once it has passed.
+        deadline: of monotonic(); TimeoutError is raised once it has passed.
         """
         ids = {self.item_id(task_id): task_id for task_id in task_ids}
         found = read_values(self.store, list(ids), consistent=consistent, deadline=deadline)
@@ -3229,6 +3249,7 @@ class WaitingBackend(StoringBackend):
 
         Raises RuntimeError if no thread can be started that polls.
         """
+        import asyncio  # who awaits has loaded it, and a worker does without
         loop, changed = asyncio.get_running_loop(), asyncio.Event()
         by_id: dict[str, list[AsyncResult]] = {}
         for leaf in leaves:
@@ -3356,7 +3377,7 @@ class WaitingBackend(StoringBackend):
 #   callbacks   then() registers with the Poller of the process; see "Polling".
 
 def _time_left(deadline: float) -> float | None:
-    return None if deadline == math.inf else max(deadline - time.monotonic(), 0)
+    return None if deadline == math.inf else max(deadline - monotonic(), 0)
 
 
 def _parents_of(result: ResultBase) -> list[ResultBase]:
@@ -3546,6 +3567,7 @@ async def _result_of(result: Any) -> Any:
             result.backend, WaitingBackend):
         parents = _Parents(result, math.inf)
     together, others = _by_backend(leaf for leaf in leaf_results(result) if leaf._cache is None)
+    import asyncio
     in_executor = functools.partial(asyncio.get_running_loop().run_in_executor, None, result.get)
     if others or len(together) > 1 or (parents and parents.others):
         return await in_executor()
@@ -3660,7 +3682,9 @@ class BatchedResultSet(_Batched, ResultSet):
         weak: as long as the set exists.
         """
         leaves = [leaf for leaf in leaf_results(self) if leaf._cache is None]
-        if not all(isinstance(leaf.backend, WaitingBackend) for leaf in leaves):
+        # a barrier is the book-keeping of a set that this one is a member of
+        if isinstance(callback, barrier) or not all(
+                isinstance(leaf.backend, WaitingBackend) for leaf in leaves):
             return super().then(callback, on_error, weak=weak)
         # not by Celery's barrier, which counts: several threads may resolve members concurrently
         find = weakref.ref(self) if weak else lambda: self
@@ -4466,7 +4490,7 @@ class PartCounter:
                 {'task_id': part.task_id.encode(), 'copy_id': self.run.copy_id(part),
                  'run': self.run.id},
                 condition='#run = :run AND attribute_not_exists(#chord)',
-                budget=Budget(time.monotonic() + _NOTE_PATIENCE))
+                budget=Budget(monotonic() + _NOTE_PATIENCE))
         except FAILURES as exc:  # the part is counted, and the chord's own error will come
             logger.warning('Chord %s: it is not noted that a part failed: %s',
                            self.run.id, summary(exc))
@@ -4498,14 +4522,14 @@ class Lease:
 
     def __init__(self, table: Table, run: Run, owner: bytes) -> None:
         self.table, self.run, self.owner = table, run, owner
-        self._confirmed = -math.inf  # when (of time.monotonic) the last heartbeat was sent
+        self._confirmed = -math.inf  # when (of monotonic()) the last heartbeat was sent
 
     def acquire(self, sleep: Sleep) -> Item | None:
         """The item of the run, once this delivery owns the lease; None once the run is closed.
 
         Sleeps while another delivery has the lease.
         """
-        since, last_heartbeat = time.monotonic(), -1
+        since, last_heartbeat = monotonic(), -1
         while True:
             item = self.table.get(self.run.id) or {}
             if 'closed' in item:
@@ -4513,7 +4537,7 @@ class Lease:
                 return None
             if item.get('owner') == self.owner:
                 return item
-            heartbeat, now = item.get('heartbeat', 0), time.monotonic()
+            heartbeat, now = item.get('heartbeat', 0), monotonic()
             if heartbeat != last_heartbeat:
                 since, last_heartbeat = now, heartbeat
             wait = since + self.DURATION - now
@@ -4549,7 +4573,7 @@ class Lease:
         The owner may have been stopped, or cut off from DynamoDB: after a heartbeat that is old it
         sends one.
         """
-        if time.monotonic() - self._confirmed > self.DURATION / 2:
+        if monotonic() - self._confirmed > self.DURATION / 2:
             try:
                 renewed = self.renew()
             except FAILURES as exc:
@@ -4565,7 +4589,7 @@ class Lease:
         if 'published_before' in values:
             update += ', #published_before = :published_before'
         # others see a heartbeat after this, and wait for DURATION from then on
-        sent = time.monotonic()
+        sent = monotonic()
         applied, item = self.table.update(
             self.run.id, f'{update} ADD #heartbeat :one',
             {'owner': self.owner, 'one': 1, **values, **self.run.closed_ttl},
@@ -4584,7 +4608,7 @@ class Lease:
 
         def send_heartbeat() -> None:
             try:
-                if not self.renew(Budget(time.monotonic() + self.DURATION)):
+                if not self.renew(Budget(monotonic() + self.DURATION)):
                     stopped.set()
             except FAILURES as exc:
                 logger.warning('The lease of the chord %s was not renewed: %s',
@@ -5338,9 +5362,9 @@ _JOINING_PATIENCE = 60.0
 
 def _finish_joins(**_: Any) -> None:
     """Waits for the joins of a process that ends: their tasks are acknowledged."""
-    deadline = time.monotonic() + _JOINING_PATIENCE
+    deadline = monotonic() + _JOINING_PATIENCE
     for thread, group_id in list(_joining.items()):
-        thread.join(max(deadline - time.monotonic(), 0))
+        thread.join(max(deadline - monotonic(), 0))
         if thread.is_alive():
             logger.error('Chord %s: this process ends before it was joined', group_id)
 
@@ -5492,7 +5516,7 @@ class ChordBackend(WaitingBackend):
 
         def sleep(seconds: float) -> None:
             nonlocal deadline
-            now = time.monotonic()
+            now = monotonic()
             deadline = min(deadline, now + lease.DURATION)
             if now > deadline:  # a dead owner would have been replaced by now
                 raise TimeoutError(f'a worker is ending the chord {group_id}')
@@ -6566,12 +6590,12 @@ class _Checks:
     def check_actions(self) -> None:
         """Does what a worker does, with an item of its own."""
         item = {'id': f'dyna-veggie-check-{uuid.uuid4()}', **expiry(3600)}
-        began = time.monotonic()
+        began = monotonic()
         actions = [each for each in WORKER_ACTIONS if each != INSERT or self.table.may_insert]
         for action in actions:
             failed = None if action == INSERT else False
             self.check(action, functools.partial(WORKER_ACTIONS[action], self.table, item), failed)
-        took = 1000 * (time.monotonic() - began) / len(actions)
+        took = 1000 * (monotonic() - began) / len(actions)
         self.check('round trip', lambda: f'{took:.0f} ms')
 
 
