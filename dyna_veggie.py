@@ -3799,6 +3799,8 @@ def give_result_classes(app: Any) -> None:
 #                                       and single_leaf BOOL once the run is counted on one leaf
 #               RUN.copy.INDEX.TASK     a copy of a value that is not under the key of its task
 #               RUN.header, RUN.parts   the header's structure; what a claim check stands for
+#   opening     Inserts the items: a request that was given up, and lands after parts were counted,
+#               changes nothing.
 #   counting    A part is counted on leaf ``index // 40`` (0 if the run is ``single_leaf``).  The
 #               delivery that fills a node counts it on its parent, ``number // 200``; the one that
 #               fills the root joins the chord.  One conditional update adds a member to one of
@@ -3819,10 +3821,11 @@ def give_result_classes(app: Any) -> None:
 #   the end     A run is closed once: by the delivery that filled the root, or found that it cannot
 #               be filled (the deadline has passed, a node is gone, the indexes have gaps).  Before
 #               it publishes, the owner of the lease records its intent: ``published_before`` holds
-#               the timestamps of the results under the body's id.
+#               the timestamps of the results under the body's id.  Before each message it makes
+#               sure that its last heartbeat is recent: it may have been stopped, or cut off.
 #   take-over   The owner sends heartbeats.  A delivery that sees none for the duration of a lease
-#               takes over.  It publishes, unless the body has a result whose timestamp is not in
-#               ``published_before``: then the body was published.
+#               takes over.  It publishes, unless the body has a result, expired or not, whose
+#               timestamp is not in ``published_before``: then the body was published.
 #
 # tools/chord_model.py plays this protocol over random schedules: `make model`.
 
@@ -4802,6 +4805,7 @@ def _carries_claim_checks(serializer: str) -> bool:
 #               close the run, delete the copies.
 #   repeats     Each step may be repeated.  Stage says what cannot be undone.  Until the chord has
 #               ended a repeat reads again, because another owner may have ended it.
+#   time limits A thread that no signal reaches sends the body, once: a repeat waits for it.
 #   nested      A body can be a part of another chord.  That chord counts it as failed before the
 #               error is stored under the body's id, which marks this chord as ended.
 
@@ -5300,8 +5304,9 @@ class Join:
 #   values      A part's value is under its own key, if this delivery stored it there.  If results
 #               are ignored, or another execution's success is there, it is copied to a key of the
 #               run.
-#   threads     Only a task's own thread may wait for another's lease.  A worker's main process, and
-#               a task that meets its soft time limit there, start a thread that waits.
+#   threads     A task waits for another's lease itself, also beyond its soft time limit: it stays
+#               unacknowledged.  A worker's main process starts a thread that waits, and waits for
+#               that at its end.
 
 #: the tasks of a generator header come without group_index
 LAZY_PARTS_LACK_INDEX = celery.VERSION[:2] < (5, 4)
