@@ -124,7 +124,7 @@ from kombu.utils.json import register_type
 from vine import barrier, promise
 
 __version__ = '1.1.0'
-__all__ = ('DynamoDBBackend', 'Options', 'ResultTooLarge', 'parse_options')
+__all__ = ('DynamoDBBackend', 'Options', 'ResultTooLarge', 'parse_options', 'reset')
 
 logger = get_logger(__name__)
 T = TypeVar('T')
@@ -1243,15 +1243,19 @@ def shared_by_process(make: Callable[[Options], T]) -> Callable[[Options], T]:
     return get
 
 
-def drop_shared() -> None:
-    """Forgets the objects of this process; their users keep them."""
+def reset() -> None:
+    """Forgets the connections, credentials and tables of this process, which are made again.
+
+    For tests that mock AWS: a client that was made before would go on asking AWS.  A call that is
+    in progress keeps what it has.
+    """
     _shared.clear()
 
 
 # a child must not share its parent's connections, nor wait for a lock that a thread of the parent
 # held
 if hasattr(os, 'register_at_fork'):
-    os.register_at_fork(after_in_child=drop_shared)
+    os.register_at_fork(after_in_child=reset)
 
 
 def start_thread(
@@ -6519,6 +6523,8 @@ _Output = tuple[Union[Row, list[Row]], Iterable[str]]
 @click.pass_context
 def commands(ctx: click.Context, app: str | None, result_backend: str | None) -> None:
     """The DynamoDB table of the result backend."""
+    if ctx.invoked_subcommand == 'options':  # which needs no app
+        return
     try:
         ctx.obj = _backend_of(ctx, app, result_backend)
     except ImproperlyConfigured as exc:
@@ -6839,6 +6845,18 @@ def _purge(backend: DynamoDBBackend, dry_run: bool, yes: bool) -> _Output:
         lines.append(f'{counts["orphans" + suffix]:,} chunks of values that were never completed '
                      f'{done}')
     return output, lines
+
+
+@_command
+def _options(backend: object) -> _Output:
+    """Prints all options of the URL and the transport options.  Needs no app."""
+    rows = [{'name': each.name, 'meaning': each.metadata['doc'].replace('``', ''),
+             # as a URL has it
+             'default': str(each.default).removesuffix('.0').lower()
+             if each.default not in (None, ()) else None}
+            for each in dataclasses.fields(Options) if 'doc' in each.metadata]
+    return rows, [row['name'] + (f' (default: {row["default"]})' if row['default'] else '') + '\n'
+                  + click.wrap_text(row['meaning'], 76, '    ', '    ') for row in rows]
 
 
 def main() -> None:
