@@ -2342,6 +2342,7 @@ _POLL_GROWTH = 1.5
 _SAMPLE = 10  # ids
 _BURST = 8  # batches that one fetch reads at most
 _LAST_POLL = 2.0  # seconds that a wait gives its last poll, after its time-out
+_ONLY_POLL = 30.0  # the same with a time-out of 0, which is a plain read
 _LINGER = 1.0  # seconds that the thread stays after the last wait
 _SLICE = 10.0  # seconds after which who waits looks whether there is still a thread that polls
 
@@ -2590,7 +2591,7 @@ class Poller:
         wait = Wait(ids, decode, interval, all_changes, hints, deadline, gate.open)
         if not wait.pending:
             return
-        end = deadline + _LAST_POLL
+        end = deadline + (_LAST_POLL if deadline > monotonic() else _ONLY_POLL)
         tick = math.inf if on_interval is None else monotonic() + wait.interval
         try:
             if timeout is None or timeout > 0:
