@@ -4435,9 +4435,8 @@ class PartCounter:
 
         Raises MiscountedChord.
         """
-        # the clock is read after the response: until then no node can have expired
-        late = self.run.deadline is not None and time.time() >= self.run.deadline
-        if late or counted.item is None:
+        self._check_deadline()
+        if counted.item is None:
             raise MiscountedChord(GONE)
         node = Node(self.run, position, counted.item)
         if not counted.applied and node.counted.isdisjoint(
@@ -4455,12 +4454,18 @@ class PartCounter:
             if item is not None and 'lazy' not in item:
                 raise MiscountedChord(GONE)
             gathered = self._gathered(node, item or {}, counted.applied)
+            self._check_deadline()
             if gathered is None:
                 return None
             node = gathered
         if node.overflows:
             raise MiscountedChord(UNEXPECTED)
         return node
+
+    def _check_deadline(self) -> None:
+        """Called after a response: until then no node can have expired.  Raises MiscountedChord."""
+        if self.run.deadline is not None and time.time() >= self.run.deadline:
+            raise MiscountedChord(GONE)
 
     def _gathered(self, node: Node, run_item: Item, applied: bool) -> Node | None:
         """The node, or leaf 0 if the run is counted there; None if there is nothing to do."""

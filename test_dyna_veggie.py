@@ -10102,8 +10102,10 @@ def test_policies_name_the_actions_that_are_used(
     cli('create-table', query='x')
     assert set(operations(proxy)) <= set(actions('--bootstrap'))
     tagged, expiring = actions('--bootstrap', query='&tags=a:b'), actions(query='&ttl_seconds=9')
-    assert set(tagged) - set(actions('--bootstrap')) == {'TagResource'}
-    assert set(expiring) - set(actions()) == {'DescribeTimeToLive', 'UpdateTimeToLive'}
+    always = {*actions('--bootstrap'), 'PartiQLInsert'}  # other options are another table's
+    assert set(tagged) - always == {'TagResource'}
+    assert set(expiring) - always <= set() and {'DescribeTimeToLive', 'UpdateTimeToLive'} <= set(
+        expiring)
 
 
 def test_commands_for_a_table_of_another_account(
