@@ -2346,6 +2346,7 @@ _POLL_GROWTH = 1.5
 _SAMPLE = 10  # ids
 _BURST = 8  # batches that one fetch reads at most
 _LAST_POLL = 2.0  # seconds that a wait gives its last poll, after its time-out
+_ONLY_POLL = 30.0  # the same with a time-out of 0, which is a plain read
 _LINGER = 1.0  # seconds that the thread stays after the last wait
 _SLICE = 10.0  # seconds after which who waits looks whether there is still a thread that polls
 
@@ -2594,7 +2595,7 @@ class Poller:
         wait = Wait(ids, decode, interval, all_changes, hints, deadline, gate.open)
         if not wait.pending:
             return
-        end = deadline + _LAST_POLL
+        end = deadline + (_LAST_POLL if deadline > monotonic() else _ONLY_POLL)
         tick = math.inf if on_interval is None else monotonic() + wait.interval
         try:
             if timeout is None or timeout > 0:
@@ -4438,9 +4439,8 @@ class PartCounter:
 
         Raises MiscountedChord.
         """
-        # the clock is read after the response: until then no node can have expired
-        late = self.run.deadline is not None and time.time() >= self.run.deadline
-        if late or counted.item is None:
+        self._check_deadline()
+        if counted.item is None:
             raise MiscountedChord(GONE)
         node = Node(self.run, position, counted.item)
         if not counted.applied and node.counted.isdisjoint(
@@ -4458,12 +4458,18 @@ class PartCounter:
             if item is not None and 'lazy' not in item:
                 raise MiscountedChord(GONE)
             gathered = self._gathered(node, item or {}, counted.applied)
+            self._check_deadline()
             if gathered is None:
                 return None
             node = gathered
         if node.overflows:
             raise MiscountedChord(UNEXPECTED)
         return node
+
+    def _check_deadline(self) -> None:
+        """Called after a response: until then no node can have expired.  Raises MiscountedChord."""
+        if self.run.deadline is not None and time.time() >= self.run.deadline:
+            raise MiscountedChord(GONE)
 
     def _gathered(self, node: Node, run_item: Item, applied: bool) -> Node | None:
         """The node, or leaf 0 if the run is counted there; None if there is nothing to do."""

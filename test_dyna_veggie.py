@@ -3805,7 +3805,10 @@ def test_what_a_chord_costs(
     usage = proxy.usage()
     # the leaves of a generator are made by their first count, which looks whether the chord is open
     fetches = math.ceil(parts / 40) if lazy else 0
-    assert usage.requests <= most[0] + fetches, usage
+    puts = 0
+    if 'PartiQL INSERT' in dynamodb_local.lacks(proxy.endpoint_url):
+        puts = 4 + (0 if lazy else math.ceil(parts / 40))  # what opens it is put one by one
+    assert usage.requests <= most[0] + fetches + puts, usage
     assert usage.read_units <= most[1] + fetches and usage.write_units <= most[2], usage
 
 
@@ -3900,6 +3903,7 @@ def test_late_duplicates_do_nothing(
     drive.returns(1)
     assert drive.published == []
     drive.returns(2)
+    caplog.clear()  # not every engine has inserts
     caplog.set_level(logging.DEBUG, 'dyna_veggie')
     for index in range(3):
         drive.returns(index)
@@ -5131,9 +5135,10 @@ def test_header_results_live_while_the_chord_runs(
     backend = ready(app, proxy)
     drive = Drive(app, 2)
     drive.apply()
+    proxy.reset()
     drive.returns(0)
     drive.fails(1, ValueError())
-    assert operations(proxy)[1:5] == ['PutItem', 'UpdateItem', 'PutItem', 'UpdateItem']
+    assert operations(proxy)[:4] == ['PutItem', 'UpdateItem', 'PutItem', 'UpdateItem']
     items = all_items(client, table_name)
     ttls = [item['ttl'] - time.time() for item in items if item['id'][-36:] in drive.ids]
     assert len(ttls) == 2 and all(4990 < ttl < 5001 for ttl in ttls)
@@ -7815,7 +7820,7 @@ def test_many_results_are_awaited_with_two_threads(
         until = time.monotonic() + 2
         while time.monotonic() < until:
             now = {thread for thread in set(threading.enumerate()) - before
-                   if 'process_request' not in thread.name}  # of a server that is a fixture
+                   if thread.name.startswith(('dyna-veggie', 'asyncio', 'ThreadPool'))}
             most.update(now if len(now) > len(most) else ())
             await asyncio.sleep(0.001)
         await asyncio.get_running_loop().run_in_executor(None, functools.partial(
@@ -8144,7 +8149,7 @@ def test_the_error_of_one_part_of_a_thousand_is_seen_by_the_next_poll(
     polls = [request for request in reads if request.operation == 'BatchGetItem'
              and backend.item_id(drive.body_id) in request.ids]
     assert all(len(request.ids) == 2 for request in polls)
-    assert sum(request.began > noted.ended for request in polls) == 1
+    assert sum(request.began > noted.ended for request in polls) <= 1  # one may be in flight
     # the body before the first poll; then the note again, and the two keys of the error
     assert len(reads) <= len(polls) + 1 + 1 + lazy
     assert sum(request.read_units for request in reads) <= len(polls) + 1 + 3 + lazy
@@ -8386,7 +8391,8 @@ def test_of_a_chain_only_the_first_unfinished_parents_are_looked_at(
     def look() -> None:
         polls = [{keys[id] for id in request.ids} - {'end'} for request in proxy.requests
                  if backend.item_id('end') in request.ids]
-        if polls[-1:] and polls[-1] not in asked:
+        # the first poll asks for the result only, as the last do
+        if polls[-1:] and polls[-1] not in asked and (polls[-1] or len(asked) == 4):
             asked.append(polls[-1])
             backend.store_result(next(following), 1, states.SUCCESS)
         proxy.reset()
@@ -10092,14 +10098,18 @@ def test_policies_name_the_actions_that_are_used(
     assert backend.get_state('none') == states.PENDING
     backend.forget('big')
     # what inserts is BatchExecuteStatement, and needs another action
-    sent = {*operations(proxy), 'PartiQLInsert'} - {'BatchExecuteStatement'}
+    sent = {*operations(proxy)} - {'BatchExecuteStatement'}
+    if 'PartiQL INSERT' not in dynamodb_local.lacks(proxy.endpoint_url):
+        sent |= {'PartiQLInsert'}
     assert sent == set(actions())
     proxy.reset()
     cli('create-table', query='x')
     assert set(operations(proxy)) <= set(actions('--bootstrap'))
     tagged, expiring = actions('--bootstrap', query='&tags=a:b'), actions(query='&ttl_seconds=9')
-    assert set(tagged) - set(actions('--bootstrap')) == {'TagResource'}
-    assert set(expiring) - set(actions()) == {'DescribeTimeToLive', 'UpdateTimeToLive'}
+    always = {*actions('--bootstrap'), 'PartiQLInsert'}  # other options are another table's
+    assert set(tagged) - always == {'TagResource'}
+    assert set(expiring) - always <= set() and {'DescribeTimeToLive', 'UpdateTimeToLive'} <= set(
+        expiring)
 
 
 def test_commands_for_a_table_of_another_account(
