@@ -11541,7 +11541,7 @@ def test_coroutines_call_tasks_and_await_their_results(
             awaiting.call_many(work, [(number,) for number in range(1, 30)], timeout=30))
         while len(sent) < 30:
             await asyncio.sleep(0.05)
-        await asyncio.sleep(1)
+        await asyncio.sleep(0.5)
         backend.mark_as_failure(sent[-1], KeyError('no'))
         for id in sent[:-1]:
             backend.store_result(id, id, states.SUCCESS)
@@ -11558,17 +11558,14 @@ def test_coroutines_call_tasks_and_await_their_results(
     assert len([each for each in operations(proxy) if each == 'BatchGetItem']) < 30
 
 
-@pytest.mark.parametrize('place', [
-    'moto', pytest.param('engine', marks=slow)])
+@slow
+@pytest.mark.parametrize('place', ['moto', 'engine'])
 def test_the_tests_of_the_examples_pass(place: str, endpoint: str, tmp_path: Path) -> None:
-    pytest.importorskip('moto')
     environ = {name: value for name, value in os.environ.items() if not name.startswith('AWS_')}
     chosen = {'TEST_DYNAMODB': endpoint} if place == 'engine' else {}
-    # with a worker it takes seconds to stop
-    select = [] if place == 'engine' else ['-k', 'not worker']
     done = subprocess.run(
         [sys.executable, '-m', 'pytest', '-q', '-p', 'no:cacheprovider', '-c', os.devnull,
-         str(ROOT / 'examples' / 'test_proj.py'), *select], cwd=tmp_path, text=True,
+         str(ROOT / 'examples' / 'test_proj.py')], cwd=tmp_path, text=True,
         env={**environ, **chosen, 'PYTHONPATH': str(ROOT)}, stdout=subprocess.PIPE)
     assert done.returncode == 0 and ' passed' in done.stdout, done.stdout
 
