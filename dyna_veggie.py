@@ -60,6 +60,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
+from types import TracebackType
 from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar, Union
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
@@ -2461,14 +2462,16 @@ class Wait:
     """The ids that one caller waits for, and when to poll for them next.
 
     all_changes: the caller also wants each new version that is not final.  wake: called after a
-    poll that found something.
+    poll that found something.  is_abandoned: whether nobody will take what is found.
     """
 
     def __init__(
             self, ids: Iterable[str], decode: Decode, interval: float, all_changes: bool = False,
             hints: Hints = NO_HINTS, deadline: float = math.inf,
-            wake: Callable[[], Any] = lambda: None) -> None:
+            wake: Callable[[], Any] = lambda: None,
+            is_abandoned: Callable[[], bool] = lambda: False) -> None:
         self.decode, self.hints, self.deadline, self.wake = decode, hints, deadline, wake
+        self.is_abandoned = is_abandoned
         self.interval = max(interval, _FIRST_POLL)
         self.all_changes = all_changes
         self.pending: dict[str, Any] = dict.fromkeys(ids)  # to the version that the caller knows
@@ -2480,6 +2483,7 @@ class Wait:
         self.is_consistent = len(self.pending) == 1
         self.is_first, self.is_last, self.is_over = True, False, False
         self.error: BaseException | None = None  # of a poll
+        self.traceback: TracebackType | None = None
         self.entry = 0  # in the schedule; others of this wait are void
 
     def window(self) -> list[str]:
@@ -2505,7 +2509,8 @@ class Wait:
         """Yields the updates; hands over the news while they still matter.  Raises poll's error."""
         yield from drain(self.updates)
         if self.error is not None:
-            raise self.error
+            # others raise it, too: it would collect the tracebacks of all
+            raise self.error.with_traceback(self.traceback)
         for id, news in drain(self.news):
             if self.pending:
                 self.hints.take(id, news)
@@ -2614,6 +2619,7 @@ class Poller:
                     tick = monotonic() + wait.interval  # it may have taken longer than that
                 self._sleep(gate, min(tick, end if wait.is_last else deadline, now + _SLICE))
         finally:
+            wait.is_over = True  # which is all that matters, if a second signal comes here
             self.remove(wait)
         if wait.pending:
             raise TimeoutError(f'The operation timed out after {timeout:.3g} s; '
@@ -2660,7 +2666,9 @@ class Poller:
             return
         while schedule and schedule[0][0] <= now + schedule[0][2].interval / 10:
             _, entry, wait = heapq.heappop(schedule)
-            if wait.entry == entry and not wait.is_over:
+            if wait.is_over or wait.is_abandoned():
+                self.remove(wait)  # a signal may have cut that short in the thread that waited
+            elif wait.entry == entry:
                 yield wait
 
     def _poll(self, waits: list[Wait], last: set[Wait], is_consistent: bool) -> None:
@@ -2680,8 +2688,9 @@ class Poller:
         except TimeoutError:  # DynamoDB does not respond: those whose time is over see to it
             found = {}
         except BaseException as exc:  # who waits raises it
+            traceback = exc.__traceback__
             for wait in waits:
-                self._fail(wait, exc)
+                self._fail(wait, exc, traceback)
             return
         for wait, window in windows:
             self._record(wait, window, found, wait in last)
@@ -2693,7 +2702,7 @@ class Poller:
             observed = wait.decode_all(window, found)
             wait.decode_hints(found)
         except BaseException as exc:
-            self._fail(wait, exc)
+            self._fail(wait, exc, exc.__traceback__)
             return
         wait.record(window, observed, self._phase)
         wait.is_consistent = wait.is_first = False
@@ -2709,13 +2718,13 @@ class Poller:
         if wait.updates or wait.news or wait.is_over:
             wait.wake()
 
-    def _fail(self, wait: Wait, error: BaseException) -> None:
+    def _fail(self, wait: Wait, error: BaseException, traceback: TracebackType | None) -> None:
         """Lets who waits raise the error; callbacks have nobody who could."""
         if wait is self._background:
             logger.error('Polling for results with callbacks failed: %s', summary(error))
             self._put_on_schedule(wait, monotonic() + _LINGER)
         else:
-            wait.error = error
+            wait.error, wait.traceback = error, traceback
             self.remove(wait)
             wait.wake()
 
@@ -2723,7 +2732,10 @@ class Poller:
 
     def watch(self, id: str, watcher: int, watch: Watch) -> None:
         """Calls back once a final value is found under an id."""
-        self._watches.setdefault(id, {})[watcher] = watch
+        watches: dict[int, Watch] = {}
+        while self._watches.get(id) is not watches:  # the poller removes those that are empty
+            watches = self._watches.setdefault(id, {})
+            watches[watcher] = watch
         self._gate.open()
         self._thread.ensure()
 
@@ -2753,7 +2765,7 @@ class Poller:
             [*background.queue, *decoders]) if id in decoders)
 
     def _call_back(self, found: Mapping[str, Any]) -> None:
-        for id in self._watches.keys() & found.keys():
+        for id in found.keys() & list(self._watches):
             for watcher, watch in list(self._watches.get(id, {}).items()):
                 try:
                     observed = watch.decode(id, found[id])
@@ -3266,7 +3278,7 @@ class WaitingBackend(StoringBackend):
 
         poller = shared_poller(self.options)
         wait = Wait(by_id, lambda id, stored: self.decode_stored(by_id[id][0].id, stored), 0.5,
-                    hints=hints, wake=wake)
+                    hints=hints, wake=wake, is_abandoned=loop.is_closed)
         try:
             if not poller.add(wait):
                 raise RuntimeError('a result cannot be awaited: no thread can be started')
@@ -3559,11 +3571,15 @@ class _Parents(Hints):
         _raise_error_of(itertools.chain(noted, self._leaves()), self.deadline)
 
 
+_FOREIGN_SLICE = 2.0  # seconds after which a thread that waits for others looks whether it has to
+
+
 async def _result_of(result: Any) -> Any:
     """What get() returns, or raises, without a thread for each that is awaited.
 
     A member in another backend is waited for in the loop's executor.
     """
+    import asyncio
     assert_will_not_block()
     if getattr(result, 'ignored', False):
         return None
@@ -3571,20 +3587,49 @@ async def _result_of(result: Any) -> Any:
     if isinstance(result, AsyncResult) and result.parent and isinstance(
             result.backend, WaitingBackend):
         parents = _Parents(result, math.inf)
-    together, others = _by_backend(leaf for leaf in leaf_results(result) if leaf._cache is None)
-    import asyncio
-    in_executor = functools.partial(asyncio.get_running_loop().run_in_executor, None, result.get)
-    if others or len(together) > 1 or (parents and parents.others):
-        return await in_executor()
+    cancelled = threading.Event()
 
-    def has_failed() -> bool:
-        return any(leaf._cache and leaf._cache['status'] in states.PROPAGATE_STATES
-                   for leaf in leaf_results(result))
+    def check() -> None:
+        if cancelled.is_set():
+            raise TimeoutError
 
-    for leaves in together:
-        await leaves[0].backend.resolve(leaves, has_failed, parents or NO_HINTS)
-    # what is known is not read again; but the error of a parent is
-    return await in_executor() if parents and has_failed() else result.get()
+    def wait(timeout: float | None) -> Any:
+        while True:
+            try:
+                return result.get(timeout=timeout, on_interval=check)
+            except TimeoutError:
+                if cancelled.is_set() or is_known():
+                    raise
+
+    async def in_executor(timeout: float | None = None) -> Any:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(None, wait, timeout)
+        finally:
+            cancelled.set()  # else the thread would wait on, and the end of the process for it
+
+    def outcomes() -> list[bool | None]:
+        """Of each member whether it failed; None if it is not known."""
+        members = list(result.results) if isinstance(result, ResultSet) else [result]
+        metas = [[leaf._cache for leaf in leaf_results(member)] for member in members]
+        return [any(meta['status'] in states.PROPAGATE_STATES for meta in some)
+                if all(some) else None for some in metas]
+
+    def is_known() -> bool:
+        """Whether get() would not wait."""
+        found = outcomes()
+        return True in found or None not in found
+
+    while not is_known():  # another may forget some of it
+        together, others = _by_backend(leaf for leaf in leaf_results(result) if leaf._cache is None)
+        if others or len(together) > 1 or (parents and parents.others):
+            # Celery's own get() calls on_interval only once
+            return await in_executor(_FOREIGN_SLICE if others else None)
+        for leaves in together:
+            await leaves[0].backend.resolve(leaves, is_known, parents or NO_HINTS)
+    # what is known is not read again; but the error of a parent is, and of a set with members in
+    # another table get() may wait for those before the one that failed
+    may_wait = True in outcomes() and (parents or isinstance(result, ResultSet))
+    return await in_executor() if may_wait else result.get()
 
 
 class _Batched(ResultBase):

@@ -7321,6 +7321,30 @@ def test_all_whose_poll_fails_raise_its_error_and_the_next_wait_polls_on() -> No
     assert outcomes == ['lost', 'lost', 'lost', 'd']
 
 
+def test_the_traceback_of_a_poll_does_not_grow_with_who_raises_it() -> None:
+    tracebacks, all_wait = list[int](), threading.Event()
+
+    def fetch(ids: list[str], *, consistent: bool, deadline: float) -> dict[str, dv.Observed]:
+        if len(poller._waits) == 50:
+            all_wait.set()
+        if all_wait.is_set():
+            raise ConnectionError('lost')
+        return {}
+    poller = dv.Poller(fetch)
+
+    def wait(id: str) -> None:
+        try:
+            list(wait_for(poller, [id], timeout=60, interval=0.02))
+        except ConnectionError as exc:
+            tracebacks.append(len(traceback.extract_tb(exc.__traceback__)))
+    threads = [threading.Thread(target=wait, args=(str(number),)) for number in range(50)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert len(tracebacks) == 50 and max(tracebacks) < 20
+
+
 def test_a_wait_is_over_in_time_however_long_a_fetch_takes(
         monkeypatch: pytest.MonkeyPatch) -> None:
     # as a request does to an endpoint that is silent, or sends a byte now and then
@@ -7424,6 +7448,26 @@ def test_each_watcher_of_an_id_is_called_back_once_unless_it_left() -> None:
     while poller._watches:  # until its thread has looked
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_a_watcher_that_comes_while_the_ids_are_refreshed_is_called_back() -> None:
+    fetches = Fetches({'a': 10**9})
+    poller, called = dv.Poller(fetches), []  # type: dv.Poller, list[Any]
+
+    refreshed: list[bool] = []
+
+    class Watcher(int):
+        def __hash__(self) -> int:  # watch() is half way
+            if not refreshed:
+                refreshed.append(True)
+                poller._refresh_background()
+            return super().__hash__()
+    poller.watch('a', Watcher(1), dv.Watch(lambda id, found: found, called.append))
+    fetches.ready_after['a'] = 0
+    deadline = time.monotonic() + 20
+    while not called and time.monotonic() < deadline and poller._watches:
+        time.sleep(0.01)
+    assert called == ['value of a']
 
 
 @pytest.mark.parametrize('error', [ValueError, SystemExit, KeyboardInterrupt, BaseException])
@@ -7742,6 +7786,51 @@ def test_a_result_is_awaited(later: bool, app: Celery, backend: dv.DynamoDBBacke
     store.join()
 
 
+def test_an_await_never_blocks_its_loop(app: Celery, backend: dv.DynamoDBBackend) -> None:
+    backend.store_result('failed', ValueError('no'), states.FAILURE)
+    # get() raises the error of a member that is a group once all of that have returned
+    inner = app.GroupResult('inner', [app.AsyncResult('failed'), app.AsyncResult('slow')])
+    outer = app.GroupResult('outer', [inner, app.AsyncResult('never')])
+    with pytest.raises(asyncio.TimeoutError):
+        asyncio.run(awaited(outer, 0.3))
+    store = Later(backend).stored({'slow': 1})
+    with pytest.raises(ValueError, match='no'):
+        asyncio.run(awaited(outer))
+    store.join()
+
+
+def test_an_await_whose_result_another_forgets_never_blocks_its_loop(
+        app: Celery, backend: dv.DynamoDBBackend) -> None:
+    pair = result_set(app, ['first', 'second'])
+
+    async def forgotten() -> None:
+        waiting = asyncio.ensure_future(awaited(pair, 2))
+        await asyncio.sleep(0.1)
+        backend.store_result('first', 1, states.SUCCESS)
+        while pair.results[0]._cache is None:
+            await asyncio.sleep(0.01)
+        pair.results[0].forget()
+        backend.store_result('second', 2, states.SUCCESS)
+        await asyncio.sleep(1)
+        backend.store_result('first', 3, states.SUCCESS)  # the task is called once more
+        assert await waiting == [3, 2]
+    asyncio.run(forgotten())
+
+
+def test_cancelling_ends_a_wait_for_a_member_in_another_backend(
+        app: Celery, backend: dv.DynamoDBBackend) -> None:
+    other = Celery('other', broker='memory://', backend='cache+memory://', set_as_current=False)
+    mixed = app.GroupResult('mixed', [other.AsyncResult('never')])
+    done = threading.Event()
+
+    def run() -> None:
+        with pytest.raises(asyncio.TimeoutError):
+            asyncio.run(awaited(mixed, 0.1))  # which waits for the threads of its executor
+        done.set()
+    threading.Thread(target=run, daemon=True).start()
+    assert done.wait(20)
+
+
 def test_an_awaited_chord_raises_the_error_of_a_part_before_its_own(
         backend: dv.DynamoDBBackend) -> None:
     app = backend.app
@@ -7784,6 +7873,19 @@ def test_cancelling_ends_the_wait(app: Celery, backend: dv.DynamoDBBackend) -> N
             await task
     asyncio.run(cancelled())
     assert not poller._waits
+
+
+def test_an_await_ends_with_its_loop(app: Celery, backend: dv.DynamoDBBackend) -> None:
+    poller, loop = dv.shared_poller(backend.options), asyncio.new_event_loop()
+    task = loop.create_task(awaited(app.AsyncResult('never'), None))
+    loop.run_until_complete(asyncio.sleep(0.1))
+    assert poller._waits
+    loop.close()
+    deadline = time.monotonic() + 20
+    while poller._waits:  # until it is due
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    task._log_destroy_pending = False  # type: ignore[attr-defined]
 
 
 def test_awaits_share_the_polls_of_threads_and_callbacks(
