@@ -38,6 +38,7 @@ import dataclasses
 import difflib
 import enum
 import functools
+import gc
 import hashlib
 import heapq
 import importlib
@@ -64,11 +65,9 @@ from types import TracebackType
 from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar, Union
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
-import botocore.loaders
-import botocore.session
+import botocore
 import celery
 import click
-from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
@@ -84,10 +83,9 @@ from botocore.exceptions import (
     UnknownRegionError,
 )
 from botocore.exceptions import ConnectionError as BotoConnectionError
-from botocore.parsers import ResponseParserError
-from botocore.utils import is_valid_endpoint_url, is_valid_ipv6_endpoint_url
 from celery import Signature, group, maybe_signature, states
 from celery._state import _get_active_apps, _task_stack, get_current_app, get_current_task
+from celery.app.backends import by_url
 from celery.app.task import Context
 from celery.app.utils import find_app
 from celery.backends.base import BaseKeyValueStoreBackend
@@ -111,6 +109,8 @@ from celery.result import (
 from celery.signals import (
     before_task_publish,
     task_prerun,
+    worker_before_create_process,
+    worker_init,
     worker_process_shutdown,
     worker_shutdown,
 )
@@ -125,7 +125,7 @@ from kombu.utils.json import register_type
 from vine import barrier, promise
 
 __version__ = '1.1.0'
-__all__ = ('DynamoDBBackend', 'Options', 'ResultTooLarge', 'parse_options', 'reset')
+__all__ = ('DynamoDBBackend', 'Options', 'ResultTooLarge', 'parse_options', 'preload', 'reset')
 
 logger = get_logger(__name__)
 T = TypeVar('T')
@@ -214,6 +214,7 @@ def _table(given: Any) -> str:
 
 
 def is_endpoint_url(given: Any) -> bool:
+    from botocore.utils import is_valid_endpoint_url, is_valid_ipv6_endpoint_url
     try:
         parts = urlsplit(given)
         valid = is_valid_endpoint_url(given) or is_valid_ipv6_endpoint_url(given)
@@ -710,12 +711,16 @@ class InvalidId(ValueError):
     """DynamoDB takes no such key."""
 
 
+class MalformedResponse(Exception):
+    """A response that cannot be parsed, or whose checksum is not its own."""
+
+
 class ReplacedMeanwhile(Exception):
     """A large value was replaced each time before all of it was read."""
 
 
 #: everything that requests raise
-FAILURES = (ClientError, BotoCoreError, ResponseParserError, ImproperlyConfigured, InvalidId,
+FAILURES = (ClientError, BotoCoreError, MalformedResponse, ImproperlyConfigured, InvalidId,
             ReplacedMeanwhile)
 
 
@@ -790,7 +795,7 @@ _BY_CLASS: tuple[tuple[Any, ErrorPolicy], ...] = (
     (NoCredentialsError, _NO_CREDENTIALS),
     (ExpiredCredentials, _EXPIRED),
     ((CredentialRetrievalError, MetadataRetrievalError), _LATE_CREDENTIALS),
-    ((BotoConnectionError, HTTPClientError, ResponseParserError, ReplacedMeanwhile), _TRANSIENT),
+    ((BotoConnectionError, HTTPClientError, MalformedResponse, ReplacedMeanwhile), _TRANSIENT),
     ((BotoCoreError, BrokenConfiguration), _BROKEN),
 )
 # https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/throttling-diagnosing.html
@@ -902,7 +907,9 @@ def with_reasons(exc: Exception) -> Exception:
 #   configuration When AWS's configuration is broken, botocore raises errors of a dozen classes.
 #                 Here they are one, BrokenConfiguration: see _configured().
 #   secrets       botocore's log shows no token and no secret key: see _mask_credentials().
-#   a process     has one object for each set of options: see shared_by_process().
+#   imports       Functions import what only a client needs: it takes longer than all else here.
+#   a process     has one object for each set of options: see shared_by_process().  Forks share what
+#                 was parsed before: see preload().
 
 _WARN_INTERVAL = 60.0  # seconds between two warnings that requests fail
 # what credentials_source() says besides botocore's words
@@ -934,7 +941,8 @@ def _configured(read: Callable[[], T], session: Any = None) -> T:
     """
     error: Exception
     try:
-        return read()
+        with readable():
+            return read()
     except RuntimeError as exc:  # botocore has no class for credentials renewed too late
         error = CredentialRetrievalError(provider='refreshable', error_msg=str(exc))
     except (BotoCoreError, OSError, ValueError, TypeError, AttributeError, LookupError) as exc:
@@ -951,6 +959,16 @@ def _configured(read: Callable[[], T], session: Any = None) -> T:
     raise error
 
 
+@contextlib.contextmanager
+def readable() -> Iterator[None]:
+    """Raises MalformedResponse for the error of botocore's parsers."""
+    from botocore.parsers import ResponseParserError
+    try:
+        yield
+    except ResponseParserError as exc:
+        raise MalformedResponse(str(exc)) from exc
+
+
 def _settings_in_use(session: Any) -> str:
     """The names of AWS's settings in the profile and the environment."""
     profile = session.get_scoped_config() if session else {}
@@ -960,8 +978,11 @@ def _settings_in_use(session: Any) -> str:
     return f' ({"; ".join(places)})' if places else ''
 
 
-# of botocore's models: pure data, which a process, and its forks, parse once
-_data_loader = functools.cache(botocore.loaders.create_loader)
+@functools.cache
+def _data_loader(data_path: str | None) -> Any:
+    """The loader of botocore's models: pure data, which a process and its forks parse once."""
+    from botocore.loaders import create_loader
+    return create_loader(data_path)
 
 
 def open_session(options: Options) -> Any:
@@ -969,12 +990,13 @@ def open_session(options: Options) -> Any:
 
     Raises ImproperlyConfigured.
     """
+    from botocore.session import Session
     for name in ('botocore.auth', 'botocore.endpoint', 'botocore.parsers', 'botocore.utils'):
         logging.getLogger(name).addFilter(_mask_credentials)
 
     def read() -> tuple[Any, str | None]:
         try:
-            session = botocore.session.Session(profile=options.profile)
+            session = Session(profile=options.profile)
             session.register_component(
                 'data_loader', _data_loader(session.get_config_variable('data_path')))
             session.get_scoped_config()  # also AWS_PROFILE's
@@ -1033,6 +1055,7 @@ def credentials_source(options: Options, session: Any) -> str | None:
 
 def connect(options: Options) -> Any:
     """botocore's client of DynamoDB.  Raises ImproperlyConfigured."""
+    from botocore.config import Config
     session = open_session(options)
     access_key, secret_key = options.access_key, options.secret_key
     source = credentials_source(options, session)
@@ -1095,7 +1118,7 @@ def _parse_response(
         try:
             customized_response_dict.update(json.loads(response_dict['body']))
         except ValueError as exc:
-            raise ResponseParserError(f'a response that is not JSON: {exc}') from exc
+            raise MalformedResponse(f'a response that is not JSON: {exc}') from exc
         response_dict['body'] = b'{}'
 
 
@@ -1108,7 +1131,7 @@ def _check_response(
     body = response_dict['body']
     checksum = response_dict['headers'].get('x-amz-crc32')
     if checksum and checksum != str(zlib.crc32(body)):
-        raise ResponseParserError(
+        raise MalformedResponse(
             f'a response whose x-amz-crc32 is not that of its {len(body)} bytes')
     parsed_response['ResponseMetadata']['Bytes'] = len(body)  # a header need not say so
 
@@ -1159,7 +1182,7 @@ class Client:
                 response = self._attempt(method, params)
                 self._log_recovery()
                 return response
-            except (ClientError, BotoCoreError, ResponseParserError) as exc:
+            except (ClientError, BotoCoreError, MalformedResponse) as exc:
                 error = exc
             policy = classify(error)
             if policy.throttled and not self.options.retry_if_throttled:
@@ -1179,7 +1202,8 @@ class Client:
         client = None
         try:
             client = self.botocore
-            return getattr(client, method)(**params)
+            with readable():
+                return getattr(client, method)(**params)
         except (BotoCoreError, ClientError, BrokenConfiguration) as exc:
             interrupted = interruption(exc)
             if interrupted:
@@ -1251,6 +1275,23 @@ def reset() -> None:
     in progress keeps what it has.
     """
     _shared.clear()
+
+
+def preload(options: Options | None = None) -> None:
+    """Imports and parses what DynamoDB's clients in forked children will need.
+
+    For ``gunicorn --preload`` and forks of your own, which then share it; Celery's workers call it
+    themselves.  Opens no socket, and looks for no credentials.  Raises ImproperlyConfigured.
+    """
+    from botocore.config import Config
+    options = options or Options()
+    region = options.region or 'us-east-1'
+    session = open_session(dataclasses.replace(options, region=region))
+    session.set_config_variable('csm_enabled', False)  # else a client has a socket
+    create_client(  # what it parsed stays in the loader
+        session, 'dynamodb', region_name=region, endpoint_url='http://localhost',
+        aws_access_key_id='none', aws_secret_access_key='none',
+        config=Config(defaults_mode='legacy'))  # the mode "auto" asks a metadata service
 
 
 # a child must not share its parent's connections, nor wait for a lock that a thread of the parent
@@ -5903,6 +5944,25 @@ class DynamoDBBackend(ChordBackend):
         return url if include_password else mask_secret(url)
 
 
+@worker_init.connect
+@worker_before_create_process.connect  # the module may have been imported between the two
+def _before_forks(**_: Any) -> None:
+    app = get_current_app()
+    with contextlib.suppress(Exception):  # who uses the backend raises it
+        cls, _url = by_url(app.backend_cls or app.conf.result_backend, app.loader)
+        if issubclass(cls, DynamoDBBackend):
+            _prepare_forks(app.backend.options)
+
+
+@functools.cache
+def _prepare_forks(options: Options) -> None:
+    """Lets the children of a worker's main process share memory with it."""
+    preload(options)
+    # a child's garbage collector writes to each object that is not frozen, and so copies its page
+    gc.collect()
+    gc.freeze()
+
+
 def _configured_urls() -> Iterator[tuple[Any, Any]]:
     """The apps of this process, the current one first, each with its ``result_backend``."""
     for app in dict.fromkeys([get_current_app(), *_get_active_apps()]):
@@ -6054,13 +6114,15 @@ def time_to_live(table: Table) -> str:
 
 def identity(options: Options) -> str:
     """The ARN of the caller, which AWS tells without a permission."""
+    from botocore.config import Config
     config = Config(
         retries={'total_max_attempts': 1}, connect_timeout=_TIMEOUT, read_timeout=_TIMEOUT)
     client = create_client(
         open_session(options), 'sts', region_name=options.region,
         aws_access_key_id=options.access_key, aws_secret_access_key=options.secret_key,
         config=config)
-    return str(client.get_caller_identity()['Arn'])
+    with readable():
+        return str(client.get_caller_identity()['Arn'])
 
 
 def find_credentials(options: Options) -> tuple[str, Any]:

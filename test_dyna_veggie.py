@@ -2003,6 +2003,7 @@ def serve_text(text: str) -> Iterator[str]:
             self.send_header('Content-Length', str(len(text)))
             self.end_headers()
             self.wfile.write(text.encode())
+        do_POST = do_GET
 
         def log_message(self, format: str, *args: Any) -> None:
             pass
@@ -10183,6 +10184,18 @@ def test_the_identity_is_what_sts_says(
         server.shutdown()
 
 
+def test_a_response_of_sts_that_cannot_be_parsed_is_a_failure_of_the_request(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    with serve_text('not XML') as endpoint:
+        monkeypatch.setenv('AWS_ENDPOINT_URL_STS', endpoint)
+        if botocore.session.Session().create_client(
+                'sts', 'eu-west-1').meta.endpoint_url != endpoint:
+            pytest.skip('botocore before 1.31 does not know AWS_ENDPOINT_URL_STS')
+        with pytest.raises(dv.MalformedResponse) as caught:
+            dv.identity(options('dynamodb://key:secret@eu-west-1'))
+    assert isinstance(caught.value, dv.FAILURES) and dv.classify(caught.value).transient
+
+
 def test_policies_name_the_actions_that_are_used(
         cli: Any, backend: dv.DynamoDBBackend, proxy: Proxy, table_name: str) -> None:
     def actions(*arguments: str, query: str = '') -> list[str]:
@@ -11595,6 +11608,98 @@ def test_it_imports_where_only_celery_and_botocore_are(bare_python: str) -> None
     ''') == '[]\n'
 
 
+def test_importing_it_imports_no_client_of_botocore(bare_python: str) -> None:
+    assert run_python([str(ROOT), bare_python], '''
+        import sys, dyna_veggie
+        from celery import Celery
+        app = Celery(backend='dyna_veggie.DynamoDBBackend+dynamodb://eu-west-1')
+        assert app.backend.expires == 86400
+        print(sorted({'botocore.loaders', 'botocore.session', 'urllib3'} & set(sys.modules)))
+    ''') == '[]\n'
+
+
+#: what a test of forks runs first: counts the files of botocore's that are parsed, and the sockets
+AUDIT = '''
+    import gc, os, sys
+    from celery import Celery, signals
+    opened, sockets = [], []
+
+    def audit(event, args):
+        if event == 'open' and '/botocore/data/' in str(args[0]):
+            opened.append(args[0])
+        elif event.startswith('socket.'):
+            sockets.append(event)
+
+    import dyna_veggie, urllib3  # which tries IPv6 with a socket when it is imported
+    sys.addaudithook(audit)
+
+    def make_client(options):
+        """In a child; prints what it had to parse, and which modules of botocore it imported."""
+        known = set(sys.modules)
+        del opened[:]
+        sys.stdout.flush()
+        if not os.fork():
+            dyna_veggie.connect(options)
+            imported = sorted(name for name in set(sys.modules) - known if 'botocore' in name)
+            print(len(opened), imported, flush=True)
+            os._exit(0)
+        os.wait()
+'''
+
+
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs fork')
+def test_children_parse_nothing_that_was_preloaded(bare_python: str, tmp_path: Path) -> None:
+    config = tmp_path / 'config'
+    config.write_text(f'[default]\ncredential_process = touch {tmp_path / "asked"}\n')
+    assert run_python([str(ROOT), bare_python], AUDIT + f'''
+    os.environ['AWS_CONFIG_FILE'] = {str(config)!r}
+    of_clients = {{  # of which the first two need a socket
+        'AWS_CSM_ENABLED': 'true', 'AWS_DEFAULTS_MODE': 'auto', 'AWS_ENDPOINT_URL': 'not a URL'}}
+    os.environ.update(of_clients)
+    dyna_veggie.preload()
+    print(len(opened) > 0, sockets)
+    for name in of_clients:
+        del os.environ[name]
+    make_client(dyna_veggie.parse_options(
+        'dynamodb://key:secret@eu-west-1/table', Celery().conf))
+    ''') == 'True []\n0 []\n'
+    assert not (tmp_path / 'asked').exists()
+
+
+def test_preloading_raises_for_a_profile_that_is_not_there() -> None:
+    with pytest.raises(ImproperlyConfigured, match="profile='no-such'"):
+        dv.preload(options('dynamodb://eu-west-1?profile=no-such'))
+
+
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs fork')
+@pytest.mark.parametrize('signal_name', ['worker_init', 'worker_before_create_process'])
+def test_a_worker_preloads_before_it_forks(bare_python: str, signal_name: str) -> None:
+    assert run_python([str(ROOT), bare_python], AUDIT + f'''
+    app = Celery(backend='dyna_veggie.DynamoDBBackend+dynamodb://key:secret@eu-west-1/table')
+    app.set_default()
+    frozen = gc.get_freeze_count()
+    signals.{signal_name}.send(sender=None)
+    print(gc.get_freeze_count() > frozen, len(opened) > 0, sockets)
+    make_client(app.backend.options)
+    del opened[:]
+    frozen = gc.get_freeze_count()
+    signals.worker_before_create_process.send(sender=None)  # of a child in place of another
+    print(gc.get_freeze_count() == frozen, len(opened))
+    ''') == 'True True []\n0 []\nTrue 0\n'
+
+
+@pytest.mark.parametrize('url', [
+    'cache+memory://', 'dyna_veggie.DynamoDBBackend+dynamodb://?no_such_option=1', 'none.such://'])
+def test_a_worker_with_another_backend_preloads_nothing(bare_python: str, url: str) -> None:
+    assert run_python([str(ROOT), bare_python], AUDIT + f'''
+    app = Celery(backend={url!r})
+    app.set_default()
+    frozen = gc.get_freeze_count()
+    signals.worker_init.send(sender=None)
+    print(gc.get_freeze_count() == frozen, opened, 'botocore.session' in sys.modules)
+    ''') == 'True [] False\n'
+
+
 def test_the_file_works_where_it_was_vendored(
         bare_python: str, tmp_path: Path, endpoint: str) -> None:
     (tmp_path / 'proj' / 'vendor').mkdir(parents=True)
@@ -11831,6 +11936,8 @@ GUARANTEES: dict[str, tuple[Callable[..., Any], ...]] = {
     'Prefork, threads, solo, gevent': (
         test_a_real_prefork_worker, test_greenlets,
         test_a_child_has_a_client_and_sockets_of_its_own, test_nothing_leaks),
+    'Children of a prefork worker share': (
+        test_a_worker_preloads_before_it_forks, test_children_parse_nothing_that_was_preloaded),
     'No secret key or session token': (
         test_the_secret_key_is_shown_nowhere, test_a_session_token_is_shown_nowhere,
         test_credentials_with_whitespace_are_refused_and_shown_nowhere,
