@@ -6137,6 +6137,29 @@ def find_credentials(options: Options) -> tuple[str, Any]:
     return source, None if source in (FROM_URL, NOT_NEEDED) else read_keys(session)
 
 
+def region_of(table: Table) -> str:
+    """The region of the requests.  Raises ImproperlyConfigured for one that botocore lacks."""
+    region: str = table.client.botocore.meta.region_name
+    session = open_session(table.options)
+    known = {name for partition in session.get_available_partitions()
+             for name in session.get_available_regions('dynamodb', partition)}
+    if region in known or table.options.endpoint_url:
+        return region
+    near = difflib.get_close_matches(region, known, 1)
+    raise ImproperlyConfigured(
+        f'{region}: botocore knows no such region' + (f'; did you mean {near[0]}?' if near else ''))
+
+
+def explain(exc: BaseException) -> str:
+    """An error, and why there is no connection, of which botocore says only that."""
+    cause: Any = getattr(exc, 'kwargs', {}).get('error')
+    while isinstance(cause, BaseException):
+        if isinstance(cause, OSError) and cause.strerror and cause.strerror not in str(exc):
+            return f'{exc}: {cause.strerror}'
+        cause = cause.__cause__ or cause.__context__
+    return str(exc)
+
+
 def _arn_of(table: Table) -> str:
     """The table's ARN, with ``*`` for what is unknown."""
     if TABLE_ARN.fullmatch(table.name):
@@ -6417,12 +6440,15 @@ def chord_row(backend: DynamoDBBackend, table: Table, known_as: str, id: str) ->
         return {**row, 'error': str(exc)}
     if report is None:
         return None
-    far = report.progress
+    far, places = report.progress, report.missing
+    # those of a range are as far from their position in the list as its first
+    ranges = [[group[0], group[-1]] for _, each in itertools.groupby(
+        enumerate(places), lambda pair: pair[1] - pair[0]) if (group := [at for _, at in each])]
     return {**row, 'id': group_of_run(backend, report.run_id) or known_as,
             'state': 'CLOSED' if far.closed else 'RUNNING', 'counted': far.counted,
             'failed': far.failed, 'expected': far.expected,
             'first_failed': [part.task_id for part in report.failed[:10]],
-            'first_missing': report.missing[:10]}
+            'first_missing': ranges[:10]}
 
 
 class TaskFilter(NamedTuple):
@@ -6453,7 +6479,7 @@ def _moment_of(task: tuple[Row, Any]) -> tuple[str, str]:
 
 
 class Listing:
-    """The running chords of a table, and its newest tasks; limit: how many, 0 for all."""
+    """The running chords of a table, and its newest tasks; limit: of both, 0 for all."""
 
     def __init__(
             self, backend: DynamoDBBackend, table: Table, wanted: TaskFilter, limit: int) -> None:
@@ -6463,7 +6489,7 @@ class Listing:
         self._prefixes = id_prefixes(backend.task_keyprefix, *chords)
         self._runs: dict[str, str] = {}  # the ids of runs that are not closed, with their groups'
         self._newest: list[tuple[Row, Item | None]] = []  # rows; items whose values are not read
-        self.count = 0  # of tasks that fit
+        self.count = 0  # of tasks that fit; once rows() was called, of chords, too
         self._whole = not limit or wanted.name is not None  # reads each value
         # The states of Celery's own items are in their values.  A scan reads these at no further
         # cost, but responses get longer, so it goes on only where it finds such items.
@@ -6516,14 +6542,18 @@ class Listing:
 
     def rows(self) -> list[Row]:
         """The rows of the chords, then of the newest tasks."""
+        limit = self._limit or None
+        chords = [row for id, group_id in itertools.islice(self._runs.items(), limit)
+                  if (row := chord_row(self._backend, self._table, group_id, id))]
         self._newest.sort(key=_moment_of, reverse=True)
-        unread = {row['id']: item for row, item in self._newest if item}
+        found = self._newest[:limit and limit - len(chords)]
+        unread = {row['id']: item for row, item in found if item}
         read = {row['id']: row for row in read_rows(self._backend, self._store, unread)}
-        chords = [chord_row(self._backend, self._table, group_id, id)
-                  for id, group_id in self._runs.items()]
-        # a chord may have ended since the scan read its run
-        return [*(row for row in chords if row and row['state'] != 'CLOSED'),
-                *(read.get(row['id'], row) for row, _ in self._newest)]
+        # since the scan, a chord may have ended, and a task got another state
+        running = [row for row in chords if row['state'] != 'CLOSED']
+        tasks = [row for old, _ in found if self._wanted.fits(row := read.get(old['id'], old))]
+        self.count += len(self._runs) - len(chords) + len(running) - len(found) + len(tasks)
+        return running + tasks
 
 
 _DEEPEST = 100  # nested values in --json: Python gives up at some hundreds
@@ -6570,6 +6600,8 @@ def format_show(row: Row) -> Iterator[str]:
 
 
 def _texts_of_task(row: Row) -> list[tuple[str, Any]]:
+    if not row['stored_as']:
+        return []
     size = f'{row["size"]:,} bytes' + (f' in {row["chunks"]} chunks' if row['chunks'] else '')
     result = safe_repr(row['result'])
     texts = {**row, 'result': result if len(result) <= 500 else f'{result[:500]}…', 'size': size,
@@ -6577,7 +6609,14 @@ def _texts_of_task(row: Row) -> list[tuple[str, Any]]:
     names = ('id', 'stored_as', 'state', 'result', 'name', 'args', 'kwargs', 'worker', 'queue',
              'retries', 'parent', 'group', 'children', 'stored', 'done', 'expires', 'size',
              'traceback')
-    return [(name, texts[name]) for name in names if row['stored_as']]
+    return [(name, texts[name]) for name in names]
+
+
+def format_progress(chord: Row) -> str:
+    """How far a chord is."""
+    failed = f', {chord["failed"]:,} failed' if chord['failed'] else ''
+    expected = f'{chord["expected"]:,}' if chord['expected'] else '?'
+    return f'{chord["counted"]:,} of {expected} parts counted{failed}'
 
 
 def _texts_of_chord(chord: Row | None) -> Iterator[tuple[str, str]]:
@@ -6590,13 +6629,15 @@ def _texts_of_chord(chord: Row | None) -> Iterator[tuple[str, str]]:
     if closed:
         yield 'chord', 'closed: its body was called, or its errbacks'
     if chord['counted'] or not closed:  # the counters of a closed chord expire
-        yield 'chord', f'{chord["counted"]} of {chord["expected"] or "?"} parts counted'
+        yield 'chord', format_progress(chord)
     if chord['failed']:
         yield 'failed', f'{chord["failed"]}: {", ".join(chord["first_failed"])}'
     if chord['first_missing'] and not closed:
-        missing = chord['expected'] - chord['counted']
-        places = _first_of(chord['first_missing'], missing)
-        yield 'missing', f'{missing}: in the header at {places} (from 0)'
+        missing, ranges = chord['expected'] - chord['counted'], chord['first_missing']
+        places = [str(first) if first == last else f'{first}-{last}' for first, last in ranges]
+        shown = sum(last - first + 1 for first, last in ranges)
+        more = ', …' if missing > shown else ''
+        yield 'missing', f'{missing}: in the header at {", ".join(places)}{more} (from 0)'
 
 
 def format_list(rows: list[Row], count: int) -> Iterator[str]:
@@ -6605,9 +6646,8 @@ def format_list(rows: list[Row], count: int) -> Iterator[str]:
     for row in rows:
         error = (row['error'] or '')[:100]
         if row['kind'] == 'chord':
-            far = f'{row["counted"]} of {row["expected"] or "?"} parts counted'
-            yield (f'{"":23}  {row["state"] or "?":8} {row["id"]}  chord: '
-                   f'{f"cannot be read: {error}" if error else far}')
+            far = f'cannot be read: {error}' if error else format_progress(row)
+            yield f'{"":23}  {row["state"] or "?":8} {row["id"]}  chord: {far}'
         else:
             name = f'{row["name"] or ""!s:{width}}  ' if width else ''
             error = error and f'  {error}'
@@ -6675,7 +6715,7 @@ def _command(function: Callable[..., _Output]) -> click.Command:
         try:
             output, lines = function(backend, **options)
         except FAILURES as exc:
-            raise click.ClickException(str(exc)) from exc
+            raise click.ClickException(explain(exc)) from exc
         if as_json and isinstance(output, list):
             lines = [json.dumps(to_jsonable(each)) for each in output]
         elif as_json:
@@ -6703,7 +6743,7 @@ class _Checks:
         try:
             found = call()
         except FAILURES as exc:
-            ok, found = failed, str(exc)
+            ok, found = failed, explain(exc)
             if isinstance(exc, MissingTable) and self.creates:
                 region = self.table.client.botocore.meta.region_name
                 ok, found = None, f'does not exist in {region} yet: the first request creates it'
@@ -6737,13 +6777,24 @@ def _check(backend: DynamoDBBackend) -> _Output:
         checks.check('identity', lambda: identity(options), None)
     # an account has endpoints of its own, which botocore chooses for each request
     sent: list[str] = []
-    if checks.check('region', lambda: client.botocore.meta.region_name):
+    with contextlib.suppress(*FAILURES):  # the next checks say them
         client.botocore.meta.events.register(
             'before-send.dynamodb', lambda request, **kwargs: sent.append(request.url))
-    usable = checks.check('table', lambda: ping(table))
-    checks.check('endpoint', lambda: (
-        sent[-1].rstrip('/') if sent else client.botocore.meta.endpoint_url))
-    if usable:
+    checks.check('region', lambda: region_of(table), None)
+
+    def endpoint() -> str:
+        why = ''
+        try:
+            ping(table)
+        except (BotoConnectionError, HTTPClientError) as exc:
+            why = explain(exc)
+        except FAILURES:
+            pass  # it responded, or no request was sent: the next check says it
+        url = sent[-1].rstrip('/') if sent else str(client.botocore.meta.endpoint_url)
+        if why:
+            raise ImproperlyConfigured(why if url in why else f'{url}: {why}')
+        return url
+    if checks.check('endpoint', endpoint) and checks.check('table', lambda: ping(table)):
         template = 'key {key}, {status}, {billing_mode}'
         if checks.check('DescribeTable', lambda: template.format(**describe(table)), None):
             checks.check('capacity', lambda: capacity(table, backend.app), None)
@@ -6801,6 +6852,9 @@ def _show(backend: DynamoDBBackend, id: str) -> _Output:
     row['results'], error = read_group(backend, store, id)
     row['error'] = error or row['error']
     row['chord'] = chord_row(backend, store.table, id, backend.pointer_id(id))
+    other = 'chord' if row['chord'] else 'group' if row['results'] is not None else None
+    if other and not row['stored_as']:
+        row.update(kind=other, state=row['chord'] and row['chord']['state'], size=None, chunks=None)
     return row, format_show(row)
 
 
@@ -6827,8 +6881,7 @@ def _fail(backend: DynamoDBBackend, id: str, reason: str, yes: bool) -> _Output:
     if row['error']:
         raise click.ClickException(f'{name} cannot be read: {row["error"]}')
     if not yes and row['state'] == 'RUNNING':
-        parts = f'{row["counted"]} of {row["expected"] or "?"} parts'
-        click.confirm(f'{parts} of {name} were counted. End it?', abort=True, err=True)
+        click.confirm(f'{name}: {format_progress(row)}. End it?', abort=True, err=True)
     logging.basicConfig(format='%(message)s')  # shows what cannot be called
     backend.app.loader.import_default_modules()  # the errbacks
     try:
@@ -6901,11 +6954,15 @@ def _begin_scan(backend: DynamoDBBackend, yes: bool) -> tuple[Table, int, Any]:
 @click.option('--name', metavar='TASK', help='Only tasks of this name (needs result_extended).')
 @click.option('--limit', type=click.IntRange(0), default=50, show_default=True,
               help='The newest so many; 0: all.')
-@click.option('--yes', is_flag=True, help='Do not ask before a large scan.')
+@click.option('--yes', is_flag=True,
+              help='Do not ask before a large scan, nor doubt a state or name.')
 def _list(
         backend: DynamoDBBackend, state: str | None, since: float | None, until: float | None,
         name: str | None, limit: int, yes: bool) -> _Output:
     """Lists tasks and running chords, the newest first.  Reads the whole table."""
+    if not yes:
+        _check_state(state)
+        _check_name(backend, name)
     table, segments, bar = _begin_scan(backend, yes)
     wanted = TaskFilter((state, state.upper()) if state else (), since, until, name)
     listing = Listing(backend, table, wanted, limit)
@@ -6913,39 +6970,53 @@ def _list(
         listing.scan(segments, bar.update)
     rows = listing.rows()
     tasks = [row for row in rows if row['kind'] == 'task']
-    if tasks and not any(row['name'] for row in tasks):
+    if tasks and not any(row['name'] for row in tasks) and not backend.app.conf.result_extended:
         click.echo('names and arguments are not stored: see result_extended', err=True)
-    if not rows:
-        _suggest(state and state.upper(), name)
-    return rows, format_list(rows, listing.count + len(rows) - len(tasks))
+    return rows, format_list(rows, listing.count)
 
 
-def _suggest(state: str | None, name: str | None) -> None:
-    """Suggests why nothing was found."""
+def _check_state(state: str | None) -> None:
+    """Raises for a state that resembles one of Celery's."""
     known = [*states.ALL_STATES, 'RUNNING']
-    near = difflib.get_close_matches(state or '', known, 1)
-    if near and state not in known:
-        click.echo(f'there is no state {state}; did you mean {near[0]}?', err=True)
-    if name:
-        click.echo('names are stored only with result_extended; they count as a whole, '
-                   'such as proj.tasks.add', err=True)
+    near = difflib.get_close_matches((state or '').upper(), known, 1)
+    if state and near and state.upper() not in known:
+        raise click.UsageError(
+            f'there is no state {state}; did you mean {near[0]}? (--yes: it is one of your own)')
+
+
+def _check_name(backend: DynamoDBBackend, name: str | None) -> None:
+    """Raises for a name that no task of the app has, if it has tasks."""
+    if name is None:
+        return
+    with contextlib.suppress(Exception):  # the app may need what is not installed here
+        backend.app.loader.import_default_modules()
+    known = [each for each in backend.app.tasks if not each.startswith('celery.')]
+    if not known or name in backend.app.tasks:
+        return
+    near = ([each for each in known if each.rpartition('.')[2] == name]
+            or difflib.get_close_matches(name, known, 1))
+    raise click.UsageError(
+        f'the app has no task {name}' + (f'; did you mean {near[0]}?' if near else '')
+        + ' (--yes: another app has it)')
 
 
 @_command
 @click.option('--dry-run', is_flag=True, help='Only count.')
+@click.option('--force', is_flag=True, help='Also if time to live is on.')
 @click.option('--yes', is_flag=True, help='Do not ask before a large scan.')
-def _purge(backend: DynamoDBBackend, dry_run: bool, yes: bool) -> _Output:
+def _purge(backend: DynamoDBBackend, dry_run: bool, force: bool, yes: bool) -> _Output:
     """Deletes expired items, for tables where time to live is off, and chunks that no item counts.
 
     Reads the whole table."""
-    table, segments, bar = _begin_scan(backend, yes)
     try:
         on = bool(time_to_live(operators_table(backend.options)))
     except FAILURES:  # it is off, or the permission is missing
         on = False
-    if on:
-        click.echo('time to live is on: DynamoDB deletes expired items for nothing, within days; '
-                   'a purge is not needed', err=True)
+    if on and not force:
+        return {'expired': None, 'orphans': None, 'deleted': 0, 'time_to_live': on}, [
+            'time to live is on: DynamoDB deletes expired items for nothing, within days',
+            'nothing was read; --force reads the whole table, also for chunks that no item counts']
+    table, segments, bar = _begin_scan(backend, yes)
     prefixes = id_prefixes(
         backend.task_keyprefix, backend.group_keyprefix, backend.chord_keyprefix)
     with bar:
