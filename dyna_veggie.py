@@ -38,6 +38,7 @@ import dataclasses
 import difflib
 import enum
 import functools
+import gc
 import hashlib
 import heapq
 import importlib
@@ -60,14 +61,13 @@ from collections import Counter, deque
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
+from types import TracebackType
 from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar, Union
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
-import botocore.loaders
-import botocore.session
+import botocore
 import celery
 import click
-from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
@@ -83,10 +83,9 @@ from botocore.exceptions import (
     UnknownRegionError,
 )
 from botocore.exceptions import ConnectionError as BotoConnectionError
-from botocore.parsers import ResponseParserError
-from botocore.utils import is_valid_endpoint_url, is_valid_ipv6_endpoint_url
 from celery import Signature, group, maybe_signature, states
 from celery._state import _get_active_apps, _task_stack, get_current_app, get_current_task
+from celery.app.backends import by_url
 from celery.app.task import Context
 from celery.app.utils import find_app
 from celery.backends.base import BaseKeyValueStoreBackend
@@ -110,6 +109,8 @@ from celery.result import (
 from celery.signals import (
     before_task_publish,
     task_prerun,
+    worker_before_create_process,
+    worker_init,
     worker_process_shutdown,
     worker_shutdown,
 )
@@ -124,7 +125,7 @@ from kombu.utils.json import register_type
 from vine import barrier, promise
 
 __version__ = '1.1.0'
-__all__ = ('DynamoDBBackend', 'Options', 'ResultTooLarge', 'parse_options', 'reset')
+__all__ = ('DynamoDBBackend', 'Options', 'ResultTooLarge', 'parse_options', 'preload', 'reset')
 
 logger = get_logger(__name__)
 T = TypeVar('T')
@@ -213,6 +214,7 @@ def _table(given: Any) -> str:
 
 
 def is_endpoint_url(given: Any) -> bool:
+    from botocore.utils import is_valid_endpoint_url, is_valid_ipv6_endpoint_url
     try:
         parts = urlsplit(given)
         valid = is_valid_endpoint_url(given) or is_valid_ipv6_endpoint_url(given)
@@ -709,12 +711,16 @@ class InvalidId(ValueError):
     """DynamoDB takes no such key."""
 
 
+class MalformedResponse(Exception):
+    """A response that cannot be parsed, or whose checksum is not its own."""
+
+
 class ReplacedMeanwhile(Exception):
     """A large value was replaced each time before all of it was read."""
 
 
 #: everything that requests raise
-FAILURES = (ClientError, BotoCoreError, ResponseParserError, ImproperlyConfigured, InvalidId,
+FAILURES = (ClientError, BotoCoreError, MalformedResponse, ImproperlyConfigured, InvalidId,
             ReplacedMeanwhile)
 
 
@@ -789,7 +795,7 @@ _BY_CLASS: tuple[tuple[Any, ErrorPolicy], ...] = (
     (NoCredentialsError, _NO_CREDENTIALS),
     (ExpiredCredentials, _EXPIRED),
     ((CredentialRetrievalError, MetadataRetrievalError), _LATE_CREDENTIALS),
-    ((BotoConnectionError, HTTPClientError, ResponseParserError, ReplacedMeanwhile), _TRANSIENT),
+    ((BotoConnectionError, HTTPClientError, MalformedResponse, ReplacedMeanwhile), _TRANSIENT),
     ((BotoCoreError, BrokenConfiguration), _BROKEN),
 )
 # https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/throttling-diagnosing.html
@@ -901,7 +907,9 @@ def with_reasons(exc: Exception) -> Exception:
 #   configuration When AWS's configuration is broken, botocore raises errors of a dozen classes.
 #                 Here they are one, BrokenConfiguration: see _configured().
 #   secrets       botocore's log shows no token and no secret key: see _mask_credentials().
-#   a process     has one object for each set of options: see shared_by_process().
+#   imports       Functions import what only a client needs: it takes longer than all else here.
+#   a process     has one object for each set of options: see shared_by_process().  Forks share what
+#                 was parsed before: see preload().
 
 _WARN_INTERVAL = 60.0  # seconds between two warnings that requests fail
 # what credentials_source() says besides botocore's words
@@ -933,7 +941,8 @@ def _configured(read: Callable[[], T], session: Any = None) -> T:
     """
     error: Exception
     try:
-        return read()
+        with readable():
+            return read()
     except RuntimeError as exc:  # botocore has no class for credentials renewed too late
         error = CredentialRetrievalError(provider='refreshable', error_msg=str(exc))
     except (BotoCoreError, OSError, ValueError, TypeError, AttributeError, LookupError) as exc:
@@ -950,6 +959,16 @@ def _configured(read: Callable[[], T], session: Any = None) -> T:
     raise error
 
 
+@contextlib.contextmanager
+def readable() -> Iterator[None]:
+    """Raises MalformedResponse for the error of botocore's parsers."""
+    from botocore.parsers import ResponseParserError
+    try:
+        yield
+    except ResponseParserError as exc:
+        raise MalformedResponse(str(exc)) from exc
+
+
 def _settings_in_use(session: Any) -> str:
     """The names of AWS's settings in the profile and the environment."""
     profile = session.get_scoped_config() if session else {}
@@ -959,8 +978,11 @@ def _settings_in_use(session: Any) -> str:
     return f' ({"; ".join(places)})' if places else ''
 
 
-# of botocore's models: pure data, which a process, and its forks, parse once
-_data_loader = functools.cache(botocore.loaders.create_loader)
+@functools.cache
+def _data_loader(data_path: str | None) -> Any:
+    """The loader of botocore's models: pure data, which a process and its forks parse once."""
+    from botocore.loaders import create_loader
+    return create_loader(data_path)
 
 
 def open_session(options: Options) -> Any:
@@ -968,12 +990,13 @@ def open_session(options: Options) -> Any:
 
     Raises ImproperlyConfigured.
     """
+    from botocore.session import Session
     for name in ('botocore.auth', 'botocore.endpoint', 'botocore.parsers', 'botocore.utils'):
         logging.getLogger(name).addFilter(_mask_credentials)
 
     def read() -> tuple[Any, str | None]:
         try:
-            session = botocore.session.Session(profile=options.profile)
+            session = Session(profile=options.profile)
             session.register_component(
                 'data_loader', _data_loader(session.get_config_variable('data_path')))
             session.get_scoped_config()  # also AWS_PROFILE's
@@ -1032,6 +1055,7 @@ def credentials_source(options: Options, session: Any) -> str | None:
 
 def connect(options: Options) -> Any:
     """botocore's client of DynamoDB.  Raises ImproperlyConfigured."""
+    from botocore.config import Config
     session = open_session(options)
     access_key, secret_key = options.access_key, options.secret_key
     source = credentials_source(options, session)
@@ -1094,7 +1118,7 @@ def _parse_response(
         try:
             customized_response_dict.update(json.loads(response_dict['body']))
         except ValueError as exc:
-            raise ResponseParserError(f'a response that is not JSON: {exc}') from exc
+            raise MalformedResponse(f'a response that is not JSON: {exc}') from exc
         response_dict['body'] = b'{}'
 
 
@@ -1107,7 +1131,7 @@ def _check_response(
     body = response_dict['body']
     checksum = response_dict['headers'].get('x-amz-crc32')
     if checksum and checksum != str(zlib.crc32(body)):
-        raise ResponseParserError(
+        raise MalformedResponse(
             f'a response whose x-amz-crc32 is not that of its {len(body)} bytes')
     parsed_response['ResponseMetadata']['Bytes'] = len(body)  # a header need not say so
 
@@ -1158,7 +1182,7 @@ class Client:
                 response = self._attempt(method, params)
                 self._log_recovery()
                 return response
-            except (ClientError, BotoCoreError, ResponseParserError) as exc:
+            except (ClientError, BotoCoreError, MalformedResponse) as exc:
                 error = exc
             policy = classify(error)
             if policy.throttled and not self.options.retry_if_throttled:
@@ -1178,7 +1202,8 @@ class Client:
         client = None
         try:
             client = self.botocore
-            return getattr(client, method)(**params)
+            with readable():
+                return getattr(client, method)(**params)
         except (BotoCoreError, ClientError, BrokenConfiguration) as exc:
             interrupted = interruption(exc)
             if interrupted:
@@ -1250,6 +1275,23 @@ def reset() -> None:
     in progress keeps what it has.
     """
     _shared.clear()
+
+
+def preload(options: Options | None = None) -> None:
+    """Imports and parses what DynamoDB's clients in forked children will need.
+
+    For ``gunicorn --preload`` and forks of your own, which then share it; Celery's workers call it
+    themselves.  Opens no socket, and looks for no credentials.  Raises ImproperlyConfigured.
+    """
+    from botocore.config import Config
+    options = options or Options()
+    region = options.region or 'us-east-1'
+    session = open_session(dataclasses.replace(options, region=region))
+    session.set_config_variable('csm_enabled', False)  # else a client has a socket
+    create_client(  # what it parsed stays in the loader
+        session, 'dynamodb', region_name=region, endpoint_url='http://localhost',
+        aws_access_key_id='none', aws_secret_access_key='none',
+        config=Config(defaults_mode='legacy'))  # the mode "auto" asks a metadata service
 
 
 # a child must not share its parent's connections, nor wait for a lock that a thread of the parent
@@ -2461,14 +2503,16 @@ class Wait:
     """The ids that one caller waits for, and when to poll for them next.
 
     all_changes: the caller also wants each new version that is not final.  wake: called after a
-    poll that found something.
+    poll that found something.  is_abandoned: whether nobody will take what is found.
     """
 
     def __init__(
             self, ids: Iterable[str], decode: Decode, interval: float, all_changes: bool = False,
             hints: Hints = NO_HINTS, deadline: float = math.inf,
-            wake: Callable[[], Any] = lambda: None) -> None:
+            wake: Callable[[], Any] = lambda: None,
+            is_abandoned: Callable[[], bool] = lambda: False) -> None:
         self.decode, self.hints, self.deadline, self.wake = decode, hints, deadline, wake
+        self.is_abandoned = is_abandoned
         self.interval = max(interval, _FIRST_POLL)
         self.all_changes = all_changes
         self.pending: dict[str, Any] = dict.fromkeys(ids)  # to the version that the caller knows
@@ -2480,6 +2524,7 @@ class Wait:
         self.is_consistent = len(self.pending) == 1
         self.is_first, self.is_last, self.is_over = True, False, False
         self.error: BaseException | None = None  # of a poll
+        self.traceback: TracebackType | None = None
         self.entry = 0  # in the schedule; others of this wait are void
 
     def window(self) -> list[str]:
@@ -2505,7 +2550,8 @@ class Wait:
         """Yields the updates; hands over the news while they still matter.  Raises poll's error."""
         yield from drain(self.updates)
         if self.error is not None:
-            raise self.error
+            # others raise it, too: it would collect the tracebacks of all
+            raise self.error.with_traceback(self.traceback)
         for id, news in drain(self.news):
             if self.pending:
                 self.hints.take(id, news)
@@ -2614,6 +2660,7 @@ class Poller:
                     tick = monotonic() + wait.interval  # it may have taken longer than that
                 self._sleep(gate, min(tick, end if wait.is_last else deadline, now + _SLICE))
         finally:
+            wait.is_over = True  # which is all that matters, if a second signal comes here
             self.remove(wait)
         if wait.pending:
             raise TimeoutError(f'The operation timed out after {timeout:.3g} s; '
@@ -2660,7 +2707,9 @@ class Poller:
             return
         while schedule and schedule[0][0] <= now + schedule[0][2].interval / 10:
             _, entry, wait = heapq.heappop(schedule)
-            if wait.entry == entry and not wait.is_over:
+            if wait.is_over or wait.is_abandoned():
+                self.remove(wait)  # a signal may have cut that short in the thread that waited
+            elif wait.entry == entry:
                 yield wait
 
     def _poll(self, waits: list[Wait], last: set[Wait], is_consistent: bool) -> None:
@@ -2680,8 +2729,9 @@ class Poller:
         except TimeoutError:  # DynamoDB does not respond: those whose time is over see to it
             found = {}
         except BaseException as exc:  # who waits raises it
+            traceback = exc.__traceback__
             for wait in waits:
-                self._fail(wait, exc)
+                self._fail(wait, exc, traceback)
             return
         for wait, window in windows:
             self._record(wait, window, found, wait in last)
@@ -2693,7 +2743,7 @@ class Poller:
             observed = wait.decode_all(window, found)
             wait.decode_hints(found)
         except BaseException as exc:
-            self._fail(wait, exc)
+            self._fail(wait, exc, exc.__traceback__)
             return
         wait.record(window, observed, self._phase)
         wait.is_consistent = wait.is_first = False
@@ -2709,13 +2759,13 @@ class Poller:
         if wait.updates or wait.news or wait.is_over:
             wait.wake()
 
-    def _fail(self, wait: Wait, error: BaseException) -> None:
+    def _fail(self, wait: Wait, error: BaseException, traceback: TracebackType | None) -> None:
         """Lets who waits raise the error; callbacks have nobody who could."""
         if wait is self._background:
             logger.error('Polling for results with callbacks failed: %s', summary(error))
             self._put_on_schedule(wait, monotonic() + _LINGER)
         else:
-            wait.error = error
+            wait.error, wait.traceback = error, traceback
             self.remove(wait)
             wait.wake()
 
@@ -2723,7 +2773,10 @@ class Poller:
 
     def watch(self, id: str, watcher: int, watch: Watch) -> None:
         """Calls back once a final value is found under an id."""
-        self._watches.setdefault(id, {})[watcher] = watch
+        watches: dict[int, Watch] = {}
+        while self._watches.get(id) is not watches:  # the poller removes those that are empty
+            watches = self._watches.setdefault(id, {})
+            watches[watcher] = watch
         self._gate.open()
         self._thread.ensure()
 
@@ -2753,7 +2806,7 @@ class Poller:
             [*background.queue, *decoders]) if id in decoders)
 
     def _call_back(self, found: Mapping[str, Any]) -> None:
-        for id in self._watches.keys() & found.keys():
+        for id in found.keys() & list(self._watches):
             for watcher, watch in list(self._watches.get(id, {}).items()):
                 try:
                     observed = watch.decode(id, found[id])
@@ -3266,7 +3319,7 @@ class WaitingBackend(StoringBackend):
 
         poller = shared_poller(self.options)
         wait = Wait(by_id, lambda id, stored: self.decode_stored(by_id[id][0].id, stored), 0.5,
-                    hints=hints, wake=wake)
+                    hints=hints, wake=wake, is_abandoned=loop.is_closed)
         try:
             if not poller.add(wait):
                 raise RuntimeError('a result cannot be awaited: no thread can be started')
@@ -3559,11 +3612,15 @@ class _Parents(Hints):
         _raise_error_of(itertools.chain(noted, self._leaves()), self.deadline)
 
 
+_FOREIGN_SLICE = 2.0  # seconds after which a thread that waits for others looks whether it has to
+
+
 async def _result_of(result: Any) -> Any:
     """What get() returns, or raises, without a thread for each that is awaited.
 
     A member in another backend is waited for in the loop's executor.
     """
+    import asyncio
     assert_will_not_block()
     if getattr(result, 'ignored', False):
         return None
@@ -3571,20 +3628,49 @@ async def _result_of(result: Any) -> Any:
     if isinstance(result, AsyncResult) and result.parent and isinstance(
             result.backend, WaitingBackend):
         parents = _Parents(result, math.inf)
-    together, others = _by_backend(leaf for leaf in leaf_results(result) if leaf._cache is None)
-    import asyncio
-    in_executor = functools.partial(asyncio.get_running_loop().run_in_executor, None, result.get)
-    if others or len(together) > 1 or (parents and parents.others):
-        return await in_executor()
+    cancelled = threading.Event()
 
-    def has_failed() -> bool:
-        return any(leaf._cache and leaf._cache['status'] in states.PROPAGATE_STATES
-                   for leaf in leaf_results(result))
+    def check() -> None:
+        if cancelled.is_set():
+            raise TimeoutError
 
-    for leaves in together:
-        await leaves[0].backend.resolve(leaves, has_failed, parents or NO_HINTS)
-    # what is known is not read again; but the error of a parent is
-    return await in_executor() if parents and has_failed() else result.get()
+    def wait(timeout: float | None) -> Any:
+        while True:
+            try:
+                return result.get(timeout=timeout, on_interval=check)
+            except TimeoutError:
+                if cancelled.is_set() or is_known():
+                    raise
+
+    async def in_executor(timeout: float | None = None) -> Any:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(None, wait, timeout)
+        finally:
+            cancelled.set()  # else the thread would wait on, and the end of the process for it
+
+    def outcomes() -> list[bool | None]:
+        """Of each member whether it failed; None if it is not known."""
+        members = list(result.results) if isinstance(result, ResultSet) else [result]
+        metas = [[leaf._cache for leaf in leaf_results(member)] for member in members]
+        return [any(meta['status'] in states.PROPAGATE_STATES for meta in some)
+                if all(some) else None for some in metas]
+
+    def is_known() -> bool:
+        """Whether get() would not wait."""
+        found = outcomes()
+        return True in found or None not in found
+
+    while not is_known():  # another may forget some of it
+        together, others = _by_backend(leaf for leaf in leaf_results(result) if leaf._cache is None)
+        if others or len(together) > 1 or (parents and parents.others):
+            # Celery's own get() calls on_interval only once
+            return await in_executor(_FOREIGN_SLICE if others else None)
+        for leaves in together:
+            await leaves[0].backend.resolve(leaves, is_known, parents or NO_HINTS)
+    # what is known is not read again; but the error of a parent is, and of a set with members in
+    # another table get() may wait for those before the one that failed
+    may_wait = True in outcomes() and (parents or isinstance(result, ResultSet))
+    return await in_executor() if may_wait else result.get()
 
 
 class _Batched(ResultBase):
@@ -5858,6 +5944,25 @@ class DynamoDBBackend(ChordBackend):
         return url if include_password else mask_secret(url)
 
 
+@worker_init.connect
+@worker_before_create_process.connect  # the module may have been imported between the two
+def _before_forks(**_: Any) -> None:
+    app = get_current_app()
+    with contextlib.suppress(Exception):  # who uses the backend raises it
+        cls, _url = by_url(app.backend_cls or app.conf.result_backend, app.loader)
+        if issubclass(cls, DynamoDBBackend):
+            _prepare_forks(app.backend.options)
+
+
+@functools.cache
+def _prepare_forks(options: Options) -> None:
+    """Lets the children of a worker's main process share memory with it."""
+    preload(options)
+    # a child's garbage collector writes to each object that is not frozen, and so copies its page
+    gc.collect()
+    gc.freeze()
+
+
 def _configured_urls() -> Iterator[tuple[Any, Any]]:
     """The apps of this process, the current one first, each with its ``result_backend``."""
     for app in dict.fromkeys([get_current_app(), *_get_active_apps()]):
@@ -6009,13 +6114,15 @@ def time_to_live(table: Table) -> str:
 
 def identity(options: Options) -> str:
     """The ARN of the caller, which AWS tells without a permission."""
+    from botocore.config import Config
     config = Config(
         retries={'total_max_attempts': 1}, connect_timeout=_TIMEOUT, read_timeout=_TIMEOUT)
     client = create_client(
         open_session(options), 'sts', region_name=options.region,
         aws_access_key_id=options.access_key, aws_secret_access_key=options.secret_key,
         config=config)
-    return str(client.get_caller_identity()['Arn'])
+    with readable():
+        return str(client.get_caller_identity()['Arn'])
 
 
 def find_credentials(options: Options) -> tuple[str, Any]:
@@ -6028,6 +6135,29 @@ def find_credentials(options: Options) -> tuple[str, Any]:
     if source is None:
         raise ImproperlyConfigured('none were found')
     return source, None if source in (FROM_URL, NOT_NEEDED) else read_keys(session)
+
+
+def region_of(table: Table) -> str:
+    """The region of the requests.  Raises ImproperlyConfigured for one that botocore lacks."""
+    region: str = table.client.botocore.meta.region_name
+    session = open_session(table.options)
+    known = {name for partition in session.get_available_partitions()
+             for name in session.get_available_regions('dynamodb', partition)}
+    if region in known or table.options.endpoint_url:
+        return region
+    near = difflib.get_close_matches(region, known, 1)
+    raise ImproperlyConfigured(
+        f'{region}: botocore knows no such region' + (f'; did you mean {near[0]}?' if near else ''))
+
+
+def explain(exc: BaseException) -> str:
+    """An error, and why there is no connection, of which botocore says only that."""
+    cause: Any = getattr(exc, 'kwargs', {}).get('error')
+    while isinstance(cause, BaseException):
+        if isinstance(cause, OSError) and cause.strerror and cause.strerror not in str(exc):
+            return f'{exc}: {cause.strerror}'
+        cause = cause.__cause__ or cause.__context__
+    return str(exc)
 
 
 def _arn_of(table: Table) -> str:
@@ -6310,12 +6440,15 @@ def chord_row(backend: DynamoDBBackend, table: Table, known_as: str, id: str) ->
         return {**row, 'error': str(exc)}
     if report is None:
         return None
-    far = report.progress
+    far, places = report.progress, report.missing
+    # those of a range are as far from their position in the list as its first
+    ranges = [[group[0], group[-1]] for _, each in itertools.groupby(
+        enumerate(places), lambda pair: pair[1] - pair[0]) if (group := [at for _, at in each])]
     return {**row, 'id': group_of_run(backend, report.run_id) or known_as,
             'state': 'CLOSED' if far.closed else 'RUNNING', 'counted': far.counted,
             'failed': far.failed, 'expected': far.expected,
             'first_failed': [part.task_id for part in report.failed[:10]],
-            'first_missing': report.missing[:10]}
+            'first_missing': ranges[:10]}
 
 
 class TaskFilter(NamedTuple):
@@ -6346,7 +6479,7 @@ def _moment_of(task: tuple[Row, Any]) -> tuple[str, str]:
 
 
 class Listing:
-    """The running chords of a table, and its newest tasks; limit: how many, 0 for all."""
+    """The running chords of a table, and its newest tasks; limit: of both, 0 for all."""
 
     def __init__(
             self, backend: DynamoDBBackend, table: Table, wanted: TaskFilter, limit: int) -> None:
@@ -6356,7 +6489,7 @@ class Listing:
         self._prefixes = id_prefixes(backend.task_keyprefix, *chords)
         self._runs: dict[str, str] = {}  # the ids of runs that are not closed, with their groups'
         self._newest: list[tuple[Row, Item | None]] = []  # rows; items whose values are not read
-        self.count = 0  # of tasks that fit
+        self.count = 0  # of tasks that fit; once rows() was called, of chords, too
         self._whole = not limit or wanted.name is not None  # reads each value
         # The states of Celery's own items are in their values.  A scan reads these at no further
         # cost, but responses get longer, so it goes on only where it finds such items.
@@ -6409,14 +6542,18 @@ class Listing:
 
     def rows(self) -> list[Row]:
         """The rows of the chords, then of the newest tasks."""
+        limit = self._limit or None
+        chords = [row for id, group_id in itertools.islice(self._runs.items(), limit)
+                  if (row := chord_row(self._backend, self._table, group_id, id))]
         self._newest.sort(key=_moment_of, reverse=True)
-        unread = {row['id']: item for row, item in self._newest if item}
+        found = self._newest[:limit and limit - len(chords)]
+        unread = {row['id']: item for row, item in found if item}
         read = {row['id']: row for row in read_rows(self._backend, self._store, unread)}
-        chords = [chord_row(self._backend, self._table, group_id, id)
-                  for id, group_id in self._runs.items()]
-        # a chord may have ended since the scan read its run
-        return [*(row for row in chords if row and row['state'] != 'CLOSED'),
-                *(read.get(row['id'], row) for row, _ in self._newest)]
+        # since the scan, a chord may have ended, and a task got another state
+        running = [row for row in chords if row['state'] != 'CLOSED']
+        tasks = [row for old, _ in found if self._wanted.fits(row := read.get(old['id'], old))]
+        self.count += len(self._runs) - len(chords) + len(running) - len(found) + len(tasks)
+        return running + tasks
 
 
 _DEEPEST = 100  # nested values in --json: Python gives up at some hundreds
@@ -6463,6 +6600,8 @@ def format_show(row: Row) -> Iterator[str]:
 
 
 def _texts_of_task(row: Row) -> list[tuple[str, Any]]:
+    if not row['stored_as']:
+        return []
     size = f'{row["size"]:,} bytes' + (f' in {row["chunks"]} chunks' if row['chunks'] else '')
     result = safe_repr(row['result'])
     texts = {**row, 'result': result if len(result) <= 500 else f'{result[:500]}…', 'size': size,
@@ -6470,7 +6609,14 @@ def _texts_of_task(row: Row) -> list[tuple[str, Any]]:
     names = ('id', 'stored_as', 'state', 'result', 'name', 'args', 'kwargs', 'worker', 'queue',
              'retries', 'parent', 'group', 'children', 'stored', 'done', 'expires', 'size',
              'traceback')
-    return [(name, texts[name]) for name in names if row['stored_as']]
+    return [(name, texts[name]) for name in names]
+
+
+def format_progress(chord: Row) -> str:
+    """How far a chord is."""
+    failed = f', {chord["failed"]:,} failed' if chord['failed'] else ''
+    expected = f'{chord["expected"]:,}' if chord['expected'] else '?'
+    return f'{chord["counted"]:,} of {expected} parts counted{failed}'
 
 
 def _texts_of_chord(chord: Row | None) -> Iterator[tuple[str, str]]:
@@ -6483,13 +6629,15 @@ def _texts_of_chord(chord: Row | None) -> Iterator[tuple[str, str]]:
     if closed:
         yield 'chord', 'closed: its body was called, or its errbacks'
     if chord['counted'] or not closed:  # the counters of a closed chord expire
-        yield 'chord', f'{chord["counted"]} of {chord["expected"] or "?"} parts counted'
+        yield 'chord', format_progress(chord)
     if chord['failed']:
         yield 'failed', f'{chord["failed"]}: {", ".join(chord["first_failed"])}'
     if chord['first_missing'] and not closed:
-        missing = chord['expected'] - chord['counted']
-        places = _first_of(chord['first_missing'], missing)
-        yield 'missing', f'{missing}: in the header at {places} (from 0)'
+        missing, ranges = chord['expected'] - chord['counted'], chord['first_missing']
+        places = [str(first) if first == last else f'{first}-{last}' for first, last in ranges]
+        shown = sum(last - first + 1 for first, last in ranges)
+        more = ', …' if missing > shown else ''
+        yield 'missing', f'{missing}: in the header at {", ".join(places)}{more} (from 0)'
 
 
 def format_list(rows: list[Row], count: int) -> Iterator[str]:
@@ -6498,9 +6646,8 @@ def format_list(rows: list[Row], count: int) -> Iterator[str]:
     for row in rows:
         error = (row['error'] or '')[:100]
         if row['kind'] == 'chord':
-            far = f'{row["counted"]} of {row["expected"] or "?"} parts counted'
-            yield (f'{"":23}  {row["state"] or "?":8} {row["id"]}  chord: '
-                   f'{f"cannot be read: {error}" if error else far}')
+            far = f'cannot be read: {error}' if error else format_progress(row)
+            yield f'{"":23}  {row["state"] or "?":8} {row["id"]}  chord: {far}'
         else:
             name = f'{row["name"] or ""!s:{width}}  ' if width else ''
             error = error and f'  {error}'
@@ -6568,7 +6715,7 @@ def _command(function: Callable[..., _Output]) -> click.Command:
         try:
             output, lines = function(backend, **options)
         except FAILURES as exc:
-            raise click.ClickException(str(exc)) from exc
+            raise click.ClickException(explain(exc)) from exc
         if as_json and isinstance(output, list):
             lines = [json.dumps(to_jsonable(each)) for each in output]
         elif as_json:
@@ -6596,7 +6743,7 @@ class _Checks:
         try:
             found = call()
         except FAILURES as exc:
-            ok, found = failed, str(exc)
+            ok, found = failed, explain(exc)
             if isinstance(exc, MissingTable) and self.creates:
                 region = self.table.client.botocore.meta.region_name
                 ok, found = None, f'does not exist in {region} yet: the first request creates it'
@@ -6630,13 +6777,24 @@ def _check(backend: DynamoDBBackend) -> _Output:
         checks.check('identity', lambda: identity(options), None)
     # an account has endpoints of its own, which botocore chooses for each request
     sent: list[str] = []
-    if checks.check('region', lambda: client.botocore.meta.region_name):
+    with contextlib.suppress(*FAILURES):  # the next checks say them
         client.botocore.meta.events.register(
             'before-send.dynamodb', lambda request, **kwargs: sent.append(request.url))
-    usable = checks.check('table', lambda: ping(table))
-    checks.check('endpoint', lambda: (
-        sent[-1].rstrip('/') if sent else client.botocore.meta.endpoint_url))
-    if usable:
+    checks.check('region', lambda: region_of(table), None)
+
+    def endpoint() -> str:
+        why = ''
+        try:
+            ping(table)
+        except (BotoConnectionError, HTTPClientError) as exc:
+            why = explain(exc)
+        except FAILURES:
+            pass  # it responded, or no request was sent: the next check says it
+        url = sent[-1].rstrip('/') if sent else str(client.botocore.meta.endpoint_url)
+        if why:
+            raise ImproperlyConfigured(why if url in why else f'{url}: {why}')
+        return url
+    if checks.check('endpoint', endpoint) and checks.check('table', lambda: ping(table)):
         template = 'key {key}, {status}, {billing_mode}'
         if checks.check('DescribeTable', lambda: template.format(**describe(table)), None):
             checks.check('capacity', lambda: capacity(table, backend.app), None)
@@ -6694,6 +6852,9 @@ def _show(backend: DynamoDBBackend, id: str) -> _Output:
     row['results'], error = read_group(backend, store, id)
     row['error'] = error or row['error']
     row['chord'] = chord_row(backend, store.table, id, backend.pointer_id(id))
+    other = 'chord' if row['chord'] else 'group' if row['results'] is not None else None
+    if other and not row['stored_as']:
+        row.update(kind=other, state=row['chord'] and row['chord']['state'], size=None, chunks=None)
     return row, format_show(row)
 
 
@@ -6720,8 +6881,7 @@ def _fail(backend: DynamoDBBackend, id: str, reason: str, yes: bool) -> _Output:
     if row['error']:
         raise click.ClickException(f'{name} cannot be read: {row["error"]}')
     if not yes and row['state'] == 'RUNNING':
-        parts = f'{row["counted"]} of {row["expected"] or "?"} parts'
-        click.confirm(f'{parts} of {name} were counted. End it?', abort=True, err=True)
+        click.confirm(f'{name}: {format_progress(row)}. End it?', abort=True, err=True)
     logging.basicConfig(format='%(message)s')  # shows what cannot be called
     backend.app.loader.import_default_modules()  # the errbacks
     try:
@@ -6794,11 +6954,15 @@ def _begin_scan(backend: DynamoDBBackend, yes: bool) -> tuple[Table, int, Any]:
 @click.option('--name', metavar='TASK', help='Only tasks of this name (needs result_extended).')
 @click.option('--limit', type=click.IntRange(0), default=50, show_default=True,
               help='The newest so many; 0: all.')
-@click.option('--yes', is_flag=True, help='Do not ask before a large scan.')
+@click.option('--yes', is_flag=True,
+              help='Do not ask before a large scan, nor doubt a state or name.')
 def _list(
         backend: DynamoDBBackend, state: str | None, since: float | None, until: float | None,
         name: str | None, limit: int, yes: bool) -> _Output:
     """Lists tasks and running chords, the newest first.  Reads the whole table."""
+    if not yes:
+        _check_state(state)
+        _check_name(backend, name)
     table, segments, bar = _begin_scan(backend, yes)
     wanted = TaskFilter((state, state.upper()) if state else (), since, until, name)
     listing = Listing(backend, table, wanted, limit)
@@ -6806,39 +6970,53 @@ def _list(
         listing.scan(segments, bar.update)
     rows = listing.rows()
     tasks = [row for row in rows if row['kind'] == 'task']
-    if tasks and not any(row['name'] for row in tasks):
+    if tasks and not any(row['name'] for row in tasks) and not backend.app.conf.result_extended:
         click.echo('names and arguments are not stored: see result_extended', err=True)
-    if not rows:
-        _suggest(state and state.upper(), name)
-    return rows, format_list(rows, listing.count + len(rows) - len(tasks))
+    return rows, format_list(rows, listing.count)
 
 
-def _suggest(state: str | None, name: str | None) -> None:
-    """Suggests why nothing was found."""
+def _check_state(state: str | None) -> None:
+    """Raises for a state that resembles one of Celery's."""
     known = [*states.ALL_STATES, 'RUNNING']
-    near = difflib.get_close_matches(state or '', known, 1)
-    if near and state not in known:
-        click.echo(f'there is no state {state}; did you mean {near[0]}?', err=True)
-    if name:
-        click.echo('names are stored only with result_extended; they count as a whole, '
-                   'such as proj.tasks.add', err=True)
+    near = difflib.get_close_matches((state or '').upper(), known, 1)
+    if state and near and state.upper() not in known:
+        raise click.UsageError(
+            f'there is no state {state}; did you mean {near[0]}? (--yes: it is one of your own)')
+
+
+def _check_name(backend: DynamoDBBackend, name: str | None) -> None:
+    """Raises for a name that no task of the app has, if it has tasks."""
+    if name is None:
+        return
+    with contextlib.suppress(Exception):  # the app may need what is not installed here
+        backend.app.loader.import_default_modules()
+    known = [each for each in backend.app.tasks if not each.startswith('celery.')]
+    if not known or name in backend.app.tasks:
+        return
+    near = ([each for each in known if each.rpartition('.')[2] == name]
+            or difflib.get_close_matches(name, known, 1))
+    raise click.UsageError(
+        f'the app has no task {name}' + (f'; did you mean {near[0]}?' if near else '')
+        + ' (--yes: another app has it)')
 
 
 @_command
 @click.option('--dry-run', is_flag=True, help='Only count.')
+@click.option('--force', is_flag=True, help='Also if time to live is on.')
 @click.option('--yes', is_flag=True, help='Do not ask before a large scan.')
-def _purge(backend: DynamoDBBackend, dry_run: bool, yes: bool) -> _Output:
+def _purge(backend: DynamoDBBackend, dry_run: bool, force: bool, yes: bool) -> _Output:
     """Deletes expired items, for tables where time to live is off, and chunks that no item counts.
 
     Reads the whole table."""
-    table, segments, bar = _begin_scan(backend, yes)
     try:
         on = bool(time_to_live(operators_table(backend.options)))
     except FAILURES:  # it is off, or the permission is missing
         on = False
-    if on:
-        click.echo('time to live is on: DynamoDB deletes expired items for nothing, within days; '
-                   'a purge is not needed', err=True)
+    if on and not force:
+        return {'expired': None, 'orphans': None, 'deleted': 0, 'time_to_live': on}, [
+            'time to live is on: DynamoDB deletes expired items for nothing, within days',
+            'nothing was read; --force reads the whole table, also for chunks that no item counts']
+    table, segments, bar = _begin_scan(backend, yes)
     prefixes = id_prefixes(
         backend.task_keyprefix, backend.group_keyprefix, backend.chord_keyprefix)
     with bar:

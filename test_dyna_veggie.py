@@ -2003,6 +2003,7 @@ def serve_text(text: str) -> Iterator[str]:
             self.send_header('Content-Length', str(len(text)))
             self.end_headers()
             self.wfile.write(text.encode())
+        do_POST = do_GET
 
         def log_message(self, format: str, *args: Any) -> None:
             pass
@@ -7321,6 +7322,30 @@ def test_all_whose_poll_fails_raise_its_error_and_the_next_wait_polls_on() -> No
     assert outcomes == ['lost', 'lost', 'lost', 'd']
 
 
+def test_the_traceback_of_a_poll_does_not_grow_with_who_raises_it() -> None:
+    tracebacks, all_wait = list[int](), threading.Event()
+
+    def fetch(ids: list[str], *, consistent: bool, deadline: float) -> dict[str, dv.Observed]:
+        if len(poller._waits) == 50:
+            all_wait.set()
+        if all_wait.is_set():
+            raise ConnectionError('lost')
+        return {}
+    poller = dv.Poller(fetch)
+
+    def wait(id: str) -> None:
+        try:
+            list(wait_for(poller, [id], timeout=60, interval=0.02))
+        except ConnectionError as exc:
+            tracebacks.append(len(traceback.extract_tb(exc.__traceback__)))
+    threads = [threading.Thread(target=wait, args=(str(number),)) for number in range(50)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert len(tracebacks) == 50 and max(tracebacks) < 20
+
+
 def test_a_wait_is_over_in_time_however_long_a_fetch_takes(
         monkeypatch: pytest.MonkeyPatch) -> None:
     # as a request does to an endpoint that is silent, or sends a byte now and then
@@ -7424,6 +7449,26 @@ def test_each_watcher_of_an_id_is_called_back_once_unless_it_left() -> None:
     while poller._watches:  # until its thread has looked
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_a_watcher_that_comes_while_the_ids_are_refreshed_is_called_back() -> None:
+    fetches = Fetches({'a': 10**9})
+    poller, called = dv.Poller(fetches), []  # type: dv.Poller, list[Any]
+
+    refreshed: list[bool] = []
+
+    class Watcher(int):
+        def __hash__(self) -> int:  # watch() is half way
+            if not refreshed:
+                refreshed.append(True)
+                poller._refresh_background()
+            return super().__hash__()
+    poller.watch('a', Watcher(1), dv.Watch(lambda id, found: found, called.append))
+    fetches.ready_after['a'] = 0
+    deadline = time.monotonic() + 20
+    while not called and time.monotonic() < deadline and poller._watches:
+        time.sleep(0.01)
+    assert called == ['value of a']
 
 
 @pytest.mark.parametrize('error', [ValueError, SystemExit, KeyboardInterrupt, BaseException])
@@ -7742,6 +7787,51 @@ def test_a_result_is_awaited(later: bool, app: Celery, backend: dv.DynamoDBBacke
     store.join()
 
 
+def test_an_await_never_blocks_its_loop(app: Celery, backend: dv.DynamoDBBackend) -> None:
+    backend.store_result('failed', ValueError('no'), states.FAILURE)
+    # get() raises the error of a member that is a group once all of that have returned
+    inner = app.GroupResult('inner', [app.AsyncResult('failed'), app.AsyncResult('slow')])
+    outer = app.GroupResult('outer', [inner, app.AsyncResult('never')])
+    with pytest.raises(asyncio.TimeoutError):
+        asyncio.run(awaited(outer, 0.3))
+    store = Later(backend).stored({'slow': 1})
+    with pytest.raises(ValueError, match='no'):
+        asyncio.run(awaited(outer))
+    store.join()
+
+
+def test_an_await_whose_result_another_forgets_never_blocks_its_loop(
+        app: Celery, backend: dv.DynamoDBBackend) -> None:
+    pair = result_set(app, ['first', 'second'])
+
+    async def forgotten() -> None:
+        waiting = asyncio.ensure_future(awaited(pair, 2))
+        await asyncio.sleep(0.1)
+        backend.store_result('first', 1, states.SUCCESS)
+        while pair.results[0]._cache is None:
+            await asyncio.sleep(0.01)
+        pair.results[0].forget()
+        backend.store_result('second', 2, states.SUCCESS)
+        await asyncio.sleep(1)
+        backend.store_result('first', 3, states.SUCCESS)  # the task is called once more
+        assert await waiting == [3, 2]
+    asyncio.run(forgotten())
+
+
+def test_cancelling_ends_a_wait_for_a_member_in_another_backend(
+        app: Celery, backend: dv.DynamoDBBackend) -> None:
+    other = Celery('other', broker='memory://', backend='cache+memory://', set_as_current=False)
+    mixed = app.GroupResult('mixed', [other.AsyncResult('never')])
+    done = threading.Event()
+
+    def run() -> None:
+        with pytest.raises(asyncio.TimeoutError):
+            asyncio.run(awaited(mixed, 0.1))  # which waits for the threads of its executor
+        done.set()
+    threading.Thread(target=run, daemon=True).start()
+    assert done.wait(20)
+
+
 def test_an_awaited_chord_raises_the_error_of_a_part_before_its_own(
         backend: dv.DynamoDBBackend) -> None:
     app = backend.app
@@ -7784,6 +7874,19 @@ def test_cancelling_ends_the_wait(app: Celery, backend: dv.DynamoDBBackend) -> N
             await task
     asyncio.run(cancelled())
     assert not poller._waits
+
+
+def test_an_await_ends_with_its_loop(app: Celery, backend: dv.DynamoDBBackend) -> None:
+    poller, loop = dv.shared_poller(backend.options), asyncio.new_event_loop()
+    task = loop.create_task(awaited(app.AsyncResult('never'), None))
+    loop.run_until_complete(asyncio.sleep(0.1))
+    assert poller._waits
+    loop.close()
+    deadline = time.monotonic() + 20
+    while poller._waits:  # until it is due
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    task._log_destroy_pending = False  # type: ignore[attr-defined]
 
 
 def test_awaits_share_the_polls_of_threads_and_callbacks(
@@ -9917,7 +10020,31 @@ def test_check_says_what_a_worker_would_find(
     proxy.down = True
     code, output = cli('check', query='&retry_max_delay=0.01')
     assert code == 1 and output.count('NO') == 1
-    assert re.search('Connection was closed|Could not connect', output)
+    assert re.search('NO  endpoint .*(Connection was closed|Could not connect)', output)
+    assert 'ok  endpoint' not in output and '  table ' not in output
+
+
+def run(*arguments: str, **options: Any) -> click.testing.Result:
+    return click.testing.CliRunner().invoke(dv.commands, arguments, **options)
+
+
+@pytest.mark.parametrize(('endpoint_url', 'why'), [
+    ('http://127.0.0.1:9', 'Connection refused'), ('http://nowhere.invalid', 'ame|resol')])
+@pytest.mark.parametrize('command', ['check', 'show id', 'list'])
+def test_why_there_is_no_connection(command: str, endpoint_url: str, why: str) -> None:
+    url = f'dynamodb://local/celery?endpoint_url={endpoint_url}&retry_max_delay=0.01'
+    done = run('-b', url, *command.split())
+    line = re.search(f'Could not connect to .*{endpoint_url}.*: (.*)', done.output)
+    assert done.exit_code == 1 and line and re.search(why, line[1]), done.output
+    assert command != 'check' or 'NO  endpoint' in done.output
+
+
+def test_check_doubts_a_region_that_botocore_does_not_know(aws: None) -> None:
+    output = run('-b', 'dynamodb://eu-west-9/celery', 'check').output
+    assert re.search('--  region          eu-west-9: botocore knows no such region; did you mean '
+                     r'eu-west-\d\?\n', output)
+    output = run('-b', 'dynamodb://eu-west-1/celery', 'check').output
+    assert 'ok  region          eu-west-1\n' in output
 
 
 def test_check_does_not_create_the_table_and_create_table_does(
@@ -10002,7 +10129,7 @@ def test_time_to_live_on_another_attribute_is_left_to_a_person(
     assert said['AttributeName'] == 'until'
     code, output = cli('check')
     assert code == 0 and '--  time to live    ENABLED, on until' in output
-    assert 'not needed' not in cli('purge')[1]
+    assert 'nothing was read' not in cli('purge')[1]
 
 
 @pytest.mark.parametrize('command', ['check', 'create-table', 'purge', 'list', 'show id'])
@@ -10037,7 +10164,8 @@ def test_commands_know_the_account_where_its_credentials_do(aws: None) -> None:
     runner = click.testing.CliRunner()
     done = runner.invoke(dv.commands, ['-b', 'dynamodb://eu-west-1/celery', 'check'])
     assert done.exit_code == 1 and '--  identity        Failed to connect to proxy' in done.output
-    assert 'ok  endpoint        https://123456789012.ddb.eu-west-1.amazonaws.com\n' in done.output
+    assert ('NO  endpoint        https://123456789012.ddb.eu-west-1.amazonaws.com: Failed'
+            in done.output)
     done = runner.invoke(dv.commands, ['-b', 'dynamodb://eu-west-1/celery', 'policy'])
     arn = 'arn:aws:dynamodb:eu-west-1:123456789012:table/celery'
     assert json.loads(done.output)['Statement'][0]['Resource'] == arn
@@ -10079,6 +10207,18 @@ def test_the_identity_is_what_sts_says(
         arn = 'arn:aws:sts::123456789012:assumed-role/worker/i-1'
         assert dv.identity(options('dynamodb://eu-west-1')) == arn
         server.shutdown()
+
+
+def test_a_response_of_sts_that_cannot_be_parsed_is_a_failure_of_the_request(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    with serve_text('not XML') as endpoint:
+        monkeypatch.setenv('AWS_ENDPOINT_URL_STS', endpoint)
+        if botocore.session.Session().create_client(
+                'sts', 'eu-west-1').meta.endpoint_url != endpoint:
+            pytest.skip('botocore before 1.31 does not know AWS_ENDPOINT_URL_STS')
+        with pytest.raises(dv.MalformedResponse) as caught:
+            dv.identity(options('dynamodb://key:secret@eu-west-1'))
+    assert isinstance(caught.value, dv.FAILURES) and dv.classify(caught.value).transient
 
 
 def test_policies_name_the_actions_that_are_used(
@@ -10133,7 +10273,7 @@ def test_commands_for_a_table_of_another_account(
     assert code == 0 and arn in output and 'ok  DescribeTable' in output
     code, output = cli('policy', '--json')
     assert json.loads(output)['Statement'][0]['Resource'] == arn
-    assert cli('purge')[1].endswith('0 expired items deleted\n')
+    assert cli('purge', '--force')[1].endswith('0 expired items deleted\n')
     assert 'nothing is stored' in cli('show', 'none')[1]
 
 
@@ -10220,7 +10360,7 @@ def test_show_a_group_and_a_chord(cli: Any, backend: dv.DynamoDBBackend) -> None
         output = cli('show', drive.group_id)[1]
         assert f'2 of {parts} parts counted' in output
         assert ('missing' in output) == (not lazy)
-        assert ('header at 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, … (' in output) == (parts == 101)
+        assert ('missing    99: in the header at 2-100 (from 0)' in output) == (parts == 101)
         chord = cli('show', drive.group_id, '--json')[1]['chord']
         assert (chord['state'], chord['counted'], chord['failed']) == ('RUNNING', 2, 0)
         for index in range(2, parts):
@@ -10237,10 +10377,37 @@ def test_show_a_group_and_a_chord(cli: Any, backend: dv.DynamoDBBackend) -> None
     chord = cli('show', drive.group_id, '--json')[1]['chord']
     assert (chord['counted'], chord['failed'], chord['expected']) == (5, 2, 10)
     assert chord['first_failed'] == [drive.ids[3], drive.ids[5]]
-    assert chord['first_missing'] == [4, 6, 7, 8, 9]
+    assert chord['first_missing'] == [[4, 4], [6, 9]]
     output = cli('show', drive.group_id)[1]
+    assert 'chord      5 of 10 parts counted, 2 failed\n' in output
     assert f'failed     2: {drive.ids[3]}, {drive.ids[5]}' in output
-    assert output.endswith('missing    5: in the header at 4, 6, 7, 8, 9 (from 0)\n')
+    assert output.endswith('missing    5: in the header at 4, 6-9 (from 0)\n')
+    assert f'{drive.group_id}  chord: 5 of 10 parts counted, 2 failed\n' in cli('list')[1]
+    drive = Drive(backend.app, 50)
+    drive.apply()
+    for index in range(0, 50, 2):
+        drive.returns(index)
+    assert 'at 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, … (from 0)\n' in cli('show', drive.group_id)[1]
+
+
+def test_an_id_without_a_result_is_not_shown_as_that_of_a_task(
+        cli: Any, backend: dv.DynamoDBBackend) -> None:
+    backend.app.GroupResult('saved', [backend.app.AsyncResult('one')]).save()
+    drive = Drive(backend.app, 2)
+    drive.apply()
+
+    def shown(id: str) -> list[Any]:
+        answer = cli('show', id, '--json')[1]
+        return [answer[name] for name in ('kind', 'state', 'size', 'chunks')]
+
+    assert shown('saved') == ['group', None, None, None]
+    assert shown(drive.group_id) == ['chord', 'RUNNING', None, None] == shown(drive.body_id)
+    for index in range(2):
+        drive.returns(index)
+    assert shown(drive.group_id) == ['chord', 'CLOSED', None, None]
+    backend.store_result(drive.body_id, 1, states.SUCCESS)
+    assert shown(drive.body_id)[:2] == ['task', 'SUCCESS']
+    assert shown('none')[:2] == ['task', 'PENDING']
 
 
 @pytest.mark.parametrize('by', ['group_id', 'body_id'])
@@ -10253,9 +10420,9 @@ def test_show_a_chord_and_end_it(by: str, cli: Any, app: Celery) -> None:
 
     shown = cli('show', id, '--json')[1]['chord']
     assert (shown['id'], shown['state'], shown['first_missing']) == (
-        stuck.group_id, 'RUNNING', [2])
+        stuck.group_id, 'RUNNING', [[2, 2]])
     code, output = fail(answer='n')
-    assert f'2 of 3 parts of the chord {stuck.group_id} were counted. End it?' in output
+    assert f'the chord {stuck.group_id}: 2 of 3 parts counted. End it?' in output
     assert code == 1 and stuck.called == [] and not stuck.is_closed()
     assert fail()[0] == 1 and not stuck.is_closed()  # nobody answers
     assert cli('fail', id, app=app)[0] == 2
@@ -10386,9 +10553,62 @@ def test_list_tasks_and_running_chords(
     assert lines[-2].endswith('  id-10  ValueError(10)')
     assert by_id['id-20']['error'] == 'ValueError(20)' and by_id['id-4']['error'] is None
     assert cli('list', '--since', 'soon')[0] == 2
-    assert 'no state FAILED; did you mean FAILURE?\n' in cli('list', '--state', 'failed')[1]
-    assert 'did you mean' not in cli('list', '--state', 'RETRY')[1]
-    assert 'they count as a whole' in cli('list', '--name', 'add')[1]
+
+
+def test_list_counts_what_it_lists_and_its_limit_is_of_both_kinds(
+        cli: Any, backend: dv.DynamoDBBackend) -> None:
+    ready_tasks(backend, 9)
+    for _ in range(3):
+        Drive(backend.app, 2).apply()
+    for limit, shown in ((0, 12), (2, 2), (7, 7), (50, 12)):
+        lines = cli('list', '--limit', str(limit))[1].splitlines()
+        assert lines[-1] == f'{shown} of 12'
+        rows = lines[-1 - shown:-1]
+        assert sum('chord: 0 of 2' in row for row in rows) == min(3, shown)
+        assert sum(' SUCCESS ' in row for row in rows) == shown - min(3, shown)
+
+
+def test_list_leaves_out_what_has_another_state_once_it_is_read(
+        cli: Any, backend: dv.DynamoDBBackend, client: Any, proxy: Proxy, table_name: str,
+) -> None:
+    for id in ('running', 'ends'):
+        backend.store_result(id, noise(900 * KB).hex(), states.STARTED)
+
+    def one_ends(operation: str, body: Any) -> None:
+        if operation not in ('DescribeTable', 'Scan'):
+            value = dv.ensure_bytes(backend.encode({'status': 'SUCCESS', 'result': 1}))
+            put_raw(client, table_name, 'celery-task-meta-ends', result={'B': value},
+                    status={'S': 'SUCCESS'}, **OLD)
+    proxy.faults = one_ends
+    code, output = cli('list', '--state', 'STARTED')
+    assert code == 0 and output.endswith('  running\n1 of 1\n') and 'SUCCESS' not in output
+
+
+def test_a_state_or_a_name_that_does_not_exist_is_an_error_before_the_table_is_read(
+        cli: Any, app: Celery, backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
+    app.finalize()
+    backend.store_result('own', 1, 'FAILED')
+
+    @app.task(shared=False, name='shop.tasks.add')
+    def add() -> None:
+        pass
+
+    proxy.reset()
+    for arguments, said in (
+            (('--state', 'failed'), 'there is no state failed; did you mean FAILURE?'),
+            (('--name', 'add'), 'the app has no task add; did you mean shop.tasks.add?'),
+            (('--name', 'shop.task.add'), 'no task shop.task.add; did you mean shop.tasks.add?'),
+            (('--name', 'xyz'), 'the app has no task xyz (')):
+        code, output = cli('list', *arguments, app=app)
+        assert code == 2 and said in output
+        assert proxy.requests == []
+        assert cli('list', '--yes', *arguments, app=app)[0] == 0
+        proxy.reset()
+    for arguments in (('--state', 'retry'), ('--state', 'PROGRESS'), ('--name', 'shop.tasks.add'),
+                      ('--name', 'celery.accumulate')):
+        assert cli('list', *arguments, app=app)[0] == 0
+    assert cli('list', '--name', 'add')[0] == 0  # without an app, nothing is known
+    assert '  own\n1 of 1\n' in cli('list', '--yes', '--state', 'FAILED')[1]
 
 
 ODD_ITEMS: dict[str, dict[str, Any]] = {
@@ -10518,7 +10738,10 @@ def test_list_says_once_that_names_are_not_stored(cli: Any, backend: dv.DynamoDB
     for id in 'abc':
         backend.store_result(id, 1, states.SUCCESS)
     output = cli('list')[1]
-    assert output.count('names and arguments are not stored: see result_extended') == 1
+    said = 'names and arguments are not stored: see result_extended'
+    assert output.count(said) == 1
+    backend.app.conf.result_extended = True
+    assert said not in cli('list', app=backend.app)[1]
     assert output.endswith('  SUCCESS  a\n3 of 3\n')
 
 
@@ -10556,8 +10779,8 @@ def test_what_a_scan_reads_is_said_before(
     needs('the size of a table')
     backend.store.table.write_many(
         {'id': str(number), 'result': noise(300 * KB)} for number in range(10))
-    for command in ('list', 'purge'):
-        said = cli(command)[1].splitlines()[0]
+    for command in (['list'], ['purge', '--force']):
+        said = cli(*command)[1].splitlines()[0]
         size = re.fullmatch(
             f'table {table_name}: reads the whole table: 10 items, 3.1 MB, (3[0-9]{{2}}) read '
             'units, all its provisioned units for 0:01:([0-9]{2})', said)
@@ -10713,12 +10936,16 @@ def test_purge_deletes_chunks_that_no_item_counts(
                 UpdateExpression='SET #t = :old', ExpressionAttributeValues=put_age,
                 ExpressionAttributeNames={'#t': 'timestamp'})
     before = {item['id'] for item in all_items(client, table_name)}
-    code, answer = cli('purge', '--dry-run', '--json')
+    code, answer = cli('purge', '--dry-run', '--force', '--json')
     assert (code, answer) == (
         0, {'expired': 0, 'orphans': 4, 'deleted': 0, 'time_to_live': True})
-    code, output = cli('purge')
-    assert 'time to live is on: DynamoDB deletes expired items for nothing' in output
-    assert (code, output.splitlines()[2:]) == (0, [
+    proxy.reset()
+    assert 'nothing was read; --force reads the whole table' in cli('purge')[1]
+    assert cli('purge', '--json')[1] == {
+        'expired': None, 'orphans': None, 'deleted': 0, 'time_to_live': True}
+    assert 'Scan' not in operations(proxy)
+    code, output = cli('purge', '--force')
+    assert (code, output.splitlines()[1:]) == (0, [
         '0 expired items deleted', '4 chunks of values that were never completed deleted'])
     assert before - {item['id'] for item in all_items(client, table_name)} == set(orphans)
     assert backend.get('celery-task-meta-large') == value
@@ -10727,9 +10954,9 @@ def test_purge_deletes_chunks_that_no_item_counts(
 def test_a_purge_is_as_patient_as_the_options_say(
         cli: Any, backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
     proxy.faults = first(1, Throttle(), 'Scan')
-    assert cli('purge', query='&retry_timeout=0')[0] == 1
+    assert cli('purge', '--force', query='&retry_timeout=0')[0] == 1
     proxy.faults = first(3, Throttle(), 'Scan')
-    assert cli('purge')[0] == 0
+    assert cli('purge', '--force')[0] == 0
 
 
 def test_a_scan_of_many_pages(backend: dv.DynamoDBBackend, client: Any, table_name: str) -> None:
@@ -10865,9 +11092,9 @@ def test_purge_leaves_what_only_has_the_form_of_a_chunk(
     for id, attributes in foreign.items():
         put_raw(client, table_name, id, **attributes)
     before = all_items(client, table_name)
-    assert cli('purge', '--dry-run', '--json')[1]['orphans'] == len(ours)
+    assert cli('purge', '--force', '--dry-run', '--json')[1]['orphans'] == len(ours)
     assert all_items(client, table_name) == before
-    assert cli('purge', '--json')[1]['deleted'] == len(ours)
+    assert cli('purge', '--force', '--json')[1]['deleted'] == len(ours)
     assert {item['id'] for item in all_items(client, table_name)} == set(foreign)
 
 
@@ -11493,6 +11720,98 @@ def test_it_imports_where_only_celery_and_botocore_are(bare_python: str) -> None
     ''') == '[]\n'
 
 
+def test_importing_it_imports_no_client_of_botocore(bare_python: str) -> None:
+    assert run_python([str(ROOT), bare_python], '''
+        import sys, dyna_veggie
+        from celery import Celery
+        app = Celery(backend='dyna_veggie.DynamoDBBackend+dynamodb://eu-west-1')
+        assert app.backend.expires == 86400
+        print(sorted({'botocore.loaders', 'botocore.session', 'urllib3'} & set(sys.modules)))
+    ''') == '[]\n'
+
+
+#: what a test of forks runs first: counts the files of botocore's that are parsed, and the sockets
+AUDIT = '''
+    import gc, os, sys
+    from celery import Celery, signals
+    opened, sockets = [], []
+
+    def audit(event, args):
+        if event == 'open' and '/botocore/data/' in str(args[0]):
+            opened.append(args[0])
+        elif event.startswith('socket.'):
+            sockets.append(event)
+
+    import dyna_veggie, urllib3  # which tries IPv6 with a socket when it is imported
+    sys.addaudithook(audit)
+
+    def make_client(options):
+        """In a child; prints what it had to parse, and which modules of botocore it imported."""
+        known = set(sys.modules)
+        del opened[:]
+        sys.stdout.flush()
+        if not os.fork():
+            dyna_veggie.connect(options)
+            imported = sorted(name for name in set(sys.modules) - known if 'botocore' in name)
+            print(len(opened), imported, flush=True)
+            os._exit(0)
+        os.wait()
+'''
+
+
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs fork')
+def test_children_parse_nothing_that_was_preloaded(bare_python: str, tmp_path: Path) -> None:
+    config = tmp_path / 'config'
+    config.write_text(f'[default]\ncredential_process = touch {tmp_path / "asked"}\n')
+    assert run_python([str(ROOT), bare_python], AUDIT + f'''
+    os.environ['AWS_CONFIG_FILE'] = {str(config)!r}
+    of_clients = {{  # of which the first two need a socket
+        'AWS_CSM_ENABLED': 'true', 'AWS_DEFAULTS_MODE': 'auto', 'AWS_ENDPOINT_URL': 'not a URL'}}
+    os.environ.update(of_clients)
+    dyna_veggie.preload()
+    print(len(opened) > 0, sockets)
+    for name in of_clients:
+        del os.environ[name]
+    make_client(dyna_veggie.parse_options(
+        'dynamodb://key:secret@eu-west-1/table', Celery().conf))
+    ''') == 'True []\n0 []\n'
+    assert not (tmp_path / 'asked').exists()
+
+
+def test_preloading_raises_for_a_profile_that_is_not_there() -> None:
+    with pytest.raises(ImproperlyConfigured, match="profile='no-such'"):
+        dv.preload(options('dynamodb://eu-west-1?profile=no-such'))
+
+
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs fork')
+@pytest.mark.parametrize('signal_name', ['worker_init', 'worker_before_create_process'])
+def test_a_worker_preloads_before_it_forks(bare_python: str, signal_name: str) -> None:
+    assert run_python([str(ROOT), bare_python], AUDIT + f'''
+    app = Celery(backend='dyna_veggie.DynamoDBBackend+dynamodb://key:secret@eu-west-1/table')
+    app.set_default()
+    frozen = gc.get_freeze_count()
+    signals.{signal_name}.send(sender=None)
+    print(gc.get_freeze_count() > frozen, len(opened) > 0, sockets)
+    make_client(app.backend.options)
+    del opened[:]
+    frozen = gc.get_freeze_count()
+    signals.worker_before_create_process.send(sender=None)  # of a child in place of another
+    print(gc.get_freeze_count() == frozen, len(opened))
+    ''') == 'True True []\n0 []\nTrue 0\n'
+
+
+@pytest.mark.parametrize('url', [
+    'cache+memory://', 'dyna_veggie.DynamoDBBackend+dynamodb://?no_such_option=1', 'none.such://'])
+def test_a_worker_with_another_backend_preloads_nothing(bare_python: str, url: str) -> None:
+    assert run_python([str(ROOT), bare_python], AUDIT + f'''
+    app = Celery(backend={url!r})
+    app.set_default()
+    frozen = gc.get_freeze_count()
+    signals.worker_init.send(sender=None)
+    print(gc.get_freeze_count() == frozen, opened, 'botocore.session' in sys.modules)
+    ''') == 'True [] False\n'
+
+
 def test_the_file_works_where_it_was_vendored(
         bare_python: str, tmp_path: Path, endpoint: str) -> None:
     (tmp_path / 'proj' / 'vendor').mkdir(parents=True)
@@ -11726,6 +12045,8 @@ GUARANTEES: dict[str, tuple[Callable[..., Any], ...]] = {
     'Prefork, threads, solo, gevent': (
         test_a_real_prefork_worker, test_greenlets,
         test_a_child_has_a_client_and_sockets_of_its_own, test_nothing_leaks),
+    'Children of a prefork worker share': (
+        test_a_worker_preloads_before_it_forks, test_children_parse_nothing_that_was_preloaded),
     'No secret key or session token': (
         test_the_secret_key_is_shown_nowhere, test_a_session_token_is_shown_nowhere,
         test_credentials_with_whitespace_are_refused_and_shown_nowhere,
