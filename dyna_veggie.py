@@ -4547,6 +4547,8 @@ class PartCounter:
             self._check_deadline()
             if gathered is None:
                 return None
+            if gathered is not node and self.member not in gathered.counted:
+                raise MiscountedChord(GONE)  # the table was deleted after the count
             node = gathered
         if node.overflows:
             raise MiscountedChord(UNEXPECTED)

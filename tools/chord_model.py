@@ -319,6 +319,8 @@ class Protocol:
                     return (yield from self.fail(delivery, 'deadline'))
                 if gathered is None:
                     return
+                if gathered is not node and member not in gathered.counted:
+                    return (yield from self.fail(delivery, 'gone'))
                 counted, node = counted and gathered is node, gathered
             if node.overflows:
                 return (yield from self.fail(delivery, 'indexes'))
