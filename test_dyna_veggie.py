@@ -10,6 +10,7 @@ import asyncio
 import base64
 import contextlib
 import copy
+import csv
 import dataclasses
 import datetime
 import fcntl
@@ -9790,7 +9791,7 @@ def test_malformed_runs_are_clear_errors_and_stop_no_command(
     for name, drive in drives.items():
         row = rows[drive.group_id]
         assert (row['error'] is None) == (name == 'owner of a text'), name
-        assert f'{drive.group_id}  chord: {"cannot be read" if row["error"] else ""}' in listed
+        assert f'{drive.group_id}  {"cannot be read" if row["error"] else ""}' in listed
     for name in ('size without end', 'members of a number', 'short members'):
         shown = cli('show', drives[name].group_id, '--json')[1]['chord']
         assert shown['id'] == drives[name].group_id and shown['error'].startswith('its counters: ')
@@ -9801,6 +9802,15 @@ def test_malformed_runs_are_clear_errors_and_stop_no_command(
 # --------------------------------------------------------------------------------------------------
 # Operations and commands
 # --------------------------------------------------------------------------------------------------
+
+@pytest.fixture(autouse=True)
+def without_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What commands print is as wide as it is: pytest-xdist sets this variable."""
+    monkeypatch.delenv('COLUMNS', raising=False)
+
+
+HINT = 'names and arguments are not stored: see result_extended\n'
+
 
 @pytest.fixture
 def cli(proxy: Proxy, table_name: str) -> Callable[..., Any]:
@@ -10207,10 +10217,10 @@ def test_show_a_group_and_a_chord(cli: Any, backend: dv.DynamoDBBackend) -> None
     assert chord['first_failed'] == [drive.ids[3], drive.ids[5]]
     assert chord['first_missing'] == [[4, 4], [6, 9]]
     output = cli('show', drive.group_id)[1]
-    assert 'chord      5 of 10 parts counted, 2 failed\n' in output
+    assert 'chord      2 failed, 5 of 10 parts counted\n' in output
     assert f'failed     2: {drive.ids[3]}, {drive.ids[5]}' in output
     assert output.endswith('missing    5: in the header at 4, 6-9 (from 0)\n')
-    assert f'{drive.group_id}  chord: 5 of 10 parts counted, 2 failed\n' in cli('list')[1]
+    assert f'{drive.group_id}  2 failed, 5 of 10 parts counted\n' in cli('list')[1]
     drive = Drive(backend.app, 50)
     drive.apply()
     for index in range(0, 50, 2):
@@ -10351,7 +10361,8 @@ def test_list_tasks_and_running_chords(
         each.apply()
     for index in range(3):
         ended.returns(index)
-    chord, *tasks = listed('--limit', '0')
+    chord, *tasks = listed('--limit', '99')
+    assert sorted(map(str, listed('--limit', '0'))) == sorted(map(str, [chord, *tasks]))
     assert {'kind': 'chord', 'id': drive.group_id, 'state': 'RUNNING'}.items() <= chord.items()
     assert (chord['counted'], chord['expected']) == (0, 45)
     assert all(set(row) == SHOWN for row in tasks)
@@ -10377,7 +10388,8 @@ def test_list_tasks_and_running_chords(
     output = cli('list', '--limit', '2', '--state', 'FAILURE')[1]
     lines = output.splitlines()
     assert f'table {table_name}: reads the whole table: ' in lines[0]
-    assert lines[-1] == '2 of 3' and ' UTC  FAILURE  proj.add  id-20' in lines[-3]
+    assert lines[-4].split() == ['AGE', 'STATE', 'NAME', 'ID', 'ERROR']
+    assert lines[-1] == '2 of 3' and lines[-3].split()[1:4] == ['FAILURE', 'proj.add', 'id-20']
     assert lines[-2].endswith('  id-10  ValueError(10)')
     assert by_id['id-20']['error'] == 'ValueError(20)' and by_id['id-4']['error'] is None
     assert cli('list', '--since', 'soon')[0] == 2
@@ -10389,11 +10401,134 @@ def test_list_counts_what_it_lists_and_its_limit_is_of_both_kinds(
     for _ in range(3):
         Drive(backend.app, 2).apply()
     for limit, shown in ((0, 12), (2, 2), (7, 7), (50, 12)):
-        lines = cli('list', '--limit', str(limit))[1].splitlines()
+        lines = cli('list', '--limit', str(limit))[1].replace(HINT, '').splitlines()
         assert lines[-1] == f'{shown} of 12'
-        rows = lines[-1 - shown:-1]
-        assert sum('chord: 0 of 2' in row for row in rows) == min(3, shown)
+        rows = [line for line in lines[1:-1] if 'STATE' not in line]
+        assert len(rows) == shown
+        assert sum(' 0 of 2 parts' in row for row in rows) == min(3, shown)
         assert sum(' SUCCESS ' in row for row in rows) == shown - min(3, shown)
+
+
+def failed_tasks(make_app: MakeApp, proxy: Proxy) -> tuple[dv.DynamoDBBackend, list[str]]:
+    """Tasks and a chord whose rows are wider than a terminal."""
+    backend = ready(make_app(result_extended=True), proxy)
+    ids = [str(uuid.uuid4()) for _ in range(3)]
+    errors = [ValueError('z' * 150), ChordError(f"Dependency {ids[0]} raised KeyError('the key')"),
+              ValueError('\x1b[31m' + '表' * 90)]
+    for id, error in zip(ids, errors):
+        request = celery.app.task.Context({
+            'task': 'shop.tasks.orders.recalculate_all_totals', 'delivery_info': {},
+            'hostname': 'celery@worker-7.internal'})
+        backend.store_result(id, error, states.FAILURE, request=request)
+    drive = Drive(backend.app, 1200)
+    drive.apply()
+    drive.fails(0, ValueError('no'))
+    return backend, [drive.group_id, *ids]
+
+
+@pytest.mark.parametrize('columns', [80, 100, 120, 200])
+def test_rows_fit_the_terminal(
+        columns: int, make_app: MakeApp, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend, ids = failed_tasks(make_app, proxy)
+    monkeypatch.setenv('COLUMNS', str(columns))
+    lines = run('list', obj=Holder(backend.app)).output.splitlines()
+    assert all(dv._width(line) <= columns for line in lines)
+    lines = lines[[line.startswith('AGE') for line in lines].index(True):]
+    heads = [name for name in dv.TextTable.COLUMNS if name in lines[0].split()]
+    assert heads == {
+        80: ['AGE', 'STATE', 'ID', 'ERROR'],
+        200: ['AGE', 'STATE', 'WORKER', 'NAME', 'ID', 'ERROR'],
+    }.get(columns, ['AGE', 'STATE', 'NAME', 'ID', 'ERROR'])
+    shown = {id: line for line in lines for id in ids if id in line}
+    assert set(shown) == set(ids) and all('\x1b' not in line for line in lines)
+    chord, long, of_part, wide = (shown[id] for id in ids)
+    assert '  1 failed, 1 of 1,200 ' in chord and "  a part: KeyError(" in of_part
+    assert long.endswith('zz…') and wide.endswith('…')
+    assert columns == 80 or 'late_all_totals  ' in long
+    assert columns < 200 or 'celery@worker-7.internal  ' in long
+
+
+@pytest.mark.parametrize('columns', [80, 120])
+def test_show_and_check_fit_the_terminal(
+        columns: int, make_app: MakeApp, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend, ids = failed_tasks(make_app, proxy)
+    traceback = 'Traceback:\n  File "proj/tasks.py", line 5, in add\n    raise ' + 'x' * 200
+    backend.store_result(ids[2], ChordError('x ' * 200), states.FAILURE, traceback=traceback)
+    drive = Drive(backend.app, 30)
+    drive.apply()
+    for index in range(0, 30, 2):
+        drive.fails(index, ValueError())
+    monkeypatch.setenv('COLUMNS', str(columns))
+    for command in (['show', ids[1]], ['show', ids[2]], ['show', drive.group_id], ['check']):
+        done = run(*command, obj=Holder(backend.app))
+        assert done.exit_code == 0 and all(
+            len(line) <= columns for line in done.output.splitlines()), done.output
+    lines = run('show', ids[2], obj=Holder(backend.app)).output.splitlines()
+    assert '             File "proj/tasks.py", line 5, in add' in lines
+    assert ''.join(lines).count('x') > 400  # nothing is lost
+    output = run('show', drive.group_id, obj=Holder(backend.app)).output
+    assert all(id in output for id in drive.ids[0:20:2])
+
+
+def test_states_are_in_color_at_a_terminal_alone(
+        make_app: MakeApp, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv('NO_COLOR', raising=False)
+    backend, ids = failed_tasks(make_app, proxy)
+    red, cyan, green = (
+        click.style(text, fg=color)
+        for text, color in (('FAILURE', 'red'), ('RUNNING', 'cyan'), ('ok', 'green')))
+    for command, words in (
+            (['list'], [red, cyan]), (['show', ids[1]], [red]), (['check'], [green])):
+        def output(color: bool, command: list[str] = command) -> str:
+            shown = run(*command, obj=Holder(backend.app), color=color).stdout
+            return re.sub(r'^\d+s +|\d+ ms', '', shown, flags=re.M)  # ages, and times
+        assert all(word in output(color=True) for word in words)
+        assert '\x1b' not in output(color=False)
+        plain = output(color=False)
+        monkeypatch.setenv('NO_COLOR', '1')
+        assert '\x1b' not in output(color=True)
+        monkeypatch.delenv('NO_COLOR')
+        assert click.unstyle(output(color=True)) == plain
+
+
+@pytest.mark.parametrize('limit', ['0', '50'])
+def test_rows_for_a_spreadsheet(limit: str, make_app: MakeApp, proxy: Proxy) -> None:
+    backend, _ = failed_tasks(make_app, proxy)
+    request = celery.app.task.Context({'task': 'a"b,c', 'args': [1, 'é'], 'delivery_info': {}})
+    backend.store_result('odd', 1, states.SUCCESS, request=request)
+
+    def listed(form: str) -> list[str]:
+        done = run('list', form, '--limit', limit, obj=Holder(backend.app))
+        return [line for line in done.stdout.splitlines() if not line.startswith('table test-')]
+
+    rows = list(csv.DictReader(listed('--csv')))
+    expected = [json.loads(line) for line in listed('--json')]
+    assert len(rows) == len(expected) == 6
+    for row, wanted in zip(rows, expected):
+        assert all(row.get(name) == ('' if value is None else json.dumps(value) if isinstance(
+            value, (list, dict)) else str(value)) for name, value in wanted.items())
+    assert all(row.keys() == rows[0].keys() for row in rows)
+    nothing = run('list', '--csv', '--until', '2020-01-01', obj=Holder(backend.app))
+    assert nothing.stdout.splitlines()[-1].startswith('id,kind,state,error,name,')
+
+
+def test_list_without_a_limit_shows_rows_while_it_reads(
+        backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
+    table = backend.store.table
+    value = dv.ensure_bytes(backend.encode({'status': 'SUCCESS', 'result': noise(KB).hex()}))
+    table.write_many(puts=({'id': f'celery-task-meta-{number}', 'timestamp': number,
+                            'status': states.SUCCESS, 'result': value} for number in range(1000)))
+    proxy.reset()
+    scans: list[int] = []
+    shown: list[Any] = []
+
+    def show(rows: list[Any]) -> None:
+        scans.append(operations(proxy).count('Scan'))
+        shown.extend(rows)
+
+    listing = dv.Listing(backend, table, dv.TaskFilter((), None, None, None), 0, show)
+    listing.scan(1, int)
+    assert scans == [1, 2, 3] and listing.count == listing.printed == len(shown) == 1000
 
 
 def test_list_leaves_out_what_has_another_state_once_it_is_read(
@@ -10409,7 +10544,8 @@ def test_list_leaves_out_what_has_another_state_once_it_is_read(
                     status={'S': 'SUCCESS'}, **OLD)
     proxy.faults = one_ends
     code, output = cli('list', '--state', 'STARTED')
-    assert code == 0 and output.endswith('  running\n1 of 1\n') and 'SUCCESS' not in output
+    assert code == 0 and output.endswith(f'  running\n{HINT}1 of 1\n')
+    assert 'SUCCESS' not in output
 
 
 def test_a_state_or_a_name_that_does_not_exist_is_an_error_before_the_table_is_read(
@@ -10436,7 +10572,7 @@ def test_a_state_or_a_name_that_does_not_exist_is_an_error_before_the_table_is_r
                       ('--name', 'celery.accumulate')):
         assert cli('list', *arguments, app=app)[0] == 0
     assert cli('list', '--name', 'add')[0] == 0  # without an app, nothing is known
-    assert '  own\n1 of 1\n' in cli('list', '--yes', '--state', 'FAILED')[1]
+    assert f'  own\n{HINT}1 of 1\n' in cli('list', '--yes', '--state', 'FAILED')[1]
 
 
 ODD_ITEMS: dict[str, dict[str, Any]] = {
@@ -10462,7 +10598,7 @@ def test_a_chord_past_its_deadline_is_listed(
     assert drive.run.deadline is not None
     while time.time() < drive.run.deadline + 1:
         time.sleep(0.1)
-    assert f' RUNNING  {drive.group_id}  chord: 1 of 2 parts counted\n' in cli('list')[1]
+    assert f'RUNNING  {drive.group_id}  1 of 2 parts counted\n' in cli('list')[1]
     assert cli('show', drive.group_id)[1].startswith('chord      1 of 2 parts counted\n')
 
 
@@ -10566,10 +10702,10 @@ def test_list_says_once_that_names_are_not_stored(cli: Any, backend: dv.DynamoDB
     for id in 'abc':
         backend.store_result(id, 1, states.SUCCESS)
     output = cli('list')[1]
-    said = 'names and arguments are not stored: see result_extended'
-    assert output.count(said) == 1
+    assert output.count(HINT) == 1
     backend.app.conf.result_extended = True
-    assert said not in cli('list', app=backend.app)[1]
+    output = cli('list', app=backend.app)[1]
+    assert HINT not in output
     assert output.endswith('  SUCCESS  a\n3 of 3\n')
 
 
@@ -10662,7 +10798,7 @@ def test_list_is_exact_on_a_table_of_a_hundred_thousand(
     proxy.reset()
     code, output = cli('list', '--state', 'FAILURE', '--limit', '50')
     assert code == 0, output
-    failed = [line.split()[4] for line in output.splitlines() if ' FAILURE ' in line]
+    failed = [line.split()[2] for line in output.splitlines() if ' FAILURE ' in line]
     assert failed == [str(number) for number in range(98_007, 0, -2000)]
     assert output.endswith('50 of 50\n')
     scans = [request.body for request in proxy.requests if request.operation == 'Scan']
@@ -10671,7 +10807,7 @@ def test_list_is_exact_on_a_table_of_a_hundred_thousand(
     assert cli('list', '--since', since, '--limit', '1')[1].endswith('1 of 1,000\n')
     output = cli('list', '--json-lines', '--limit', '0')[1]
     rows = [json.loads(line) for line in output.splitlines() if line.startswith('{')]
-    assert [row['id'] for row in rows] == [str(number) for number in range(99_999, -1, -1)]
+    assert sorted(int(row['id']) for row in rows) == list(range(100_000))
 
 
 def keep_expired(client: Any, table: str) -> None:
