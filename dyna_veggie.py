@@ -6363,9 +6363,8 @@ class Listing:
         self._with_values = True
 
     def scan(self, segments: int, advance: Callable[[int], Any]) -> None:
-        """Reads the table, and shows the rows."""
+        """Reads the table; without a limit, shows the tasks."""
         scan(self._table, segments, self._take, self._params, advance)
-        self._rest()
 
     def _params(self) -> dict[str, Any]:
         """The parameters of the next Scan, which leaves out most of the other items."""
@@ -6416,7 +6415,7 @@ class Listing:
             self.printed += len(rows)
             self._show(rows)
 
-    def _rest(self) -> None:
+    def show_rest(self) -> None:
         """Shows the chords, then the newest tasks, with what their values say."""
         limit = self._limit or None
         chords = [row for id, group_id in itertools.islice(self._runs.items(), limit)
@@ -6595,6 +6594,34 @@ def _texts_of_chord(chord: Row | None) -> Iterator[tuple[str, str]]:
         shown = sum(last - first + 1 for first, last in ranges)
         more = ', …' if missing > shown else ''
         yield 'missing', f'{missing:,}: in the header at {", ".join(places)}{more} (from 0)'
+
+
+class Pace:
+    """How fast a chord counts, as the last reads of it show."""
+
+    def __init__(self) -> None:
+        self._seen: deque[tuple[float, int]] = deque(maxlen=10)  # when, and how many were counted
+        self._since = time.monotonic()
+        self._last: float | None = None  # when more were counted than before
+
+    def line(self, chord: Row) -> str:
+        """How far a chord is by now; as much of it as fits the screen."""
+        now, counted, expected = time.monotonic(), chord['counted'], chord['expected']
+        if self._seen and counted > self._seen[-1][1]:
+            self._last = now
+        self._seen.append((now, counted))
+        began, before = self._seen[0]
+        took = now - began
+        rate = (counted - before) / took if took else 0
+        quiet = now - (self._last or self._since)
+        texts = [format_progress(chord), f'{rate:.1f}/s' if rate else None,
+                 f'ETA {format_seconds(int((expected - counted) / rate))}'
+                 if rate and expected and expected > counted else None,
+                 f'last {format_seconds(int(quiet))} ago' if self._last
+                 else f'none for {format_seconds(int(quiet))}' if quiet >= 1 else None]
+        filled = 10 * counted // expected if expected else 0
+        line = ', '.join(text for text in texts if text)
+        return cut(f'[{"#" * filled:10}] {line}' if expected else line, screen_width() - 1)
 
 
 def _error_of(row: Row) -> str:
@@ -6860,11 +6887,18 @@ def _policy(backend: DynamoDBBackend, bootstrap: bool, principal: str | None) ->
     return policy, [json.dumps(policy, indent=2)]
 
 
+WATCH_INTERVAL = 2.0  # seconds between two reads of a chord, and a further one per 500 parts
+
+
 @_command
 @click.argument('id')
-def _show(backend: DynamoDBBackend, id: str) -> _Output:
+@click.option('--watch', is_flag=True,
+              help='Until the chord ends; exit code 1 if it fails.')
+def _show(backend: DynamoDBBackend, id: str, watch: bool) -> _Output:
     """Shows a task, a saved group, or a chord, by the id of its group or its result."""
     id = _checked_id(backend, id)
+    if watch:
+        return _watch(backend, id), []
     store = BlobStore(operators_table(backend.options))
     row = describe_task(backend, store, id)
     row['results'], error = read_group(backend, store, id)
@@ -6874,6 +6908,33 @@ def _show(backend: DynamoDBBackend, id: str) -> _Output:
     if other and not row['stored_as']:
         row.update(kind=other, state=row['chord'] and row['chord']['state'], size=None, chunks=None)
     return row, labeled(format_show(row), 11)
+
+
+def _watch(backend: DynamoDBBackend, id: str) -> Row:
+    """Prints how far a chord is until it ends."""
+    table, pace = operators_table(backend.options, patient=True), Pace()
+    as_json = click.get_current_context().params['as_json']
+    live, before = is_terminal(sys.stdout) and not as_json, ''
+    while True:
+        chord = chord_row(backend, table, id, backend.pointer_id(id))
+        if chord is None:
+            raise click.ClickException(f'there is no chord {id}')
+        if chord['error']:
+            raise click.ClickException(f'the chord {id} cannot be read: {chord["error"]}')
+        line = json.dumps(to_jsonable(chord)) if as_json else pace.line(chord)
+        # a terminal shows one line, which changes
+        click.echo(f'\r{line}{" " * (len(before) - len(line))}' if live else line, nl=not live)
+        if chord['state'] == 'CLOSED':
+            break
+        before = line
+        time.sleep(WATCH_INTERVAL + (chord['expected'] or chord['counted']) / 500)
+    ended = not chord['failed'] and chord['counted'] == chord['expected']
+    if not as_json:
+        _print([*([''] if live else ()), 'its body was called' if ended else
+                'it failed, or was ended: its errbacks were called'])
+    if not ended:
+        click.get_current_context().exit(1)
+    return {}
 
 
 class _HadEnded(click.ClickException):
@@ -6989,6 +7050,7 @@ def _list(
     listing = Listing(backend, table, wanted, limit, lambda rows: _print(as_lines(rows)))
     with bar if limit else contextlib.nullcontext():  # rows are printed while it reads
         listing.scan(segments, bar.update if limit else int)
+    listing.show_rest()
     tasks = [row for row in listing.shown if row['kind'] == 'task']
     if tasks and not any(row['name'] for row in tasks) and not backend.app.conf.result_extended:
         _note('names and arguments are not stored: see result_extended')

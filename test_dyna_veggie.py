@@ -10248,6 +10248,66 @@ def test_an_id_without_a_result_is_not_shown_as_that_of_a_task(
     assert shown('none')[:2] == ['task', 'PENDING']
 
 
+@pytest.mark.parametrize('fails', [False, True])
+@pytest.mark.parametrize('as_json', [[], ['--json']])
+def test_a_chord_is_watched_until_it_ends(
+        fails: bool, as_json: list[str], cli: Any, app: Celery, proxy: Proxy,
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dv, 'WATCH_INTERVAL', 0.02)
+    drive = Drive(ready(app, proxy).app, 3)
+    drive.apply()
+    drive.returns(0)
+
+    def wait_for_reads(number: int = 4) -> None:
+        proxy.reset()
+        deadline = time.monotonic() + 20
+        while operations(proxy).count('GetItem') < number and time.monotonic() < deadline:
+            time.sleep(0.01)
+
+    with ThreadPoolExecutor(1) as pool:
+        watching = pool.submit(
+            run, 'show', drive.body_id, '--watch', *as_json, obj=Holder(drive.app))
+        wait_for_reads()
+        drive.fails(1, ValueError()) if fails else drive.returns(1)
+        wait_for_reads()
+        drive.returns(2)
+        done = watching.result(30)
+    assert done.exit_code == int(fails), done.output
+    *lines, last = done.stdout.splitlines()
+    if as_json:
+        rows = [json.loads(line) for line in [*lines, last]]
+        assert [key for key, _ in itertools.groupby(row['counted'] for row in rows)] == [1, 2, 3]
+        assert (rows[-1]['state'], rows[-1]['failed']) == ('CLOSED', int(fails))
+        return
+    assert lines[0] == f'[{"#" * 3:10}] 1 of 3 parts counted'
+    failed = '1 failed, ' if fails else ''
+    assert any(line.startswith(f'[{"#" * 6:10}] {failed}2 of 3 parts counted, ')
+               and '/s, ETA ' in line and line.endswith(', last 0s ago') for line in lines)
+    assert lines[-1].startswith(f'[{"#" * 10}] {failed}3 of 3 parts counted')
+    assert last == ('it failed, or was ended: its errbacks were called' if fails
+                    else 'its body was called')
+
+
+def test_what_cannot_be_watched_and_how_an_ended_chord_ends(
+        cli: Any, app: Celery, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dv, 'WATCH_INTERVAL', 0.02)
+    ready(app, proxy)
+    assert cli('show', 'none', '--watch') == (1, 'Error: there is no chord none\n')
+    stuck = Stuck(app)
+    assert cli('fail', stuck.body_id, '--reason=why', '--yes', app=app)[0] == 0
+    code, output = cli('show', stuck.group_id, '--watch')
+    assert code == 1 and output.endswith('it failed, or was ended: its errbacks were called\n')
+
+
+def test_the_pace_of_a_chord_fits_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv('COLUMNS', '80')
+    pace, row = dv.Pace(), {'counted': 1000, 'failed': 12, 'expected': 20_000}
+    for counted in (2000, 2500, 2500):
+        line = pace.line({**row, 'counted': counted})
+        assert len(line) < 80 and line.startswith('[#')
+    assert pace.line({'counted': 5, 'failed': 0, 'expected': None}).startswith('5 of ? parts')
+
+
 @pytest.mark.parametrize('by', ['group_id', 'body_id'])
 def test_show_a_chord_and_end_it(by: str, cli: Any, app: Celery) -> None:
     stuck = Stuck(app)
@@ -10528,6 +10588,7 @@ def test_list_without_a_limit_shows_rows_while_it_reads(
 
     listing = dv.Listing(backend, table, dv.TaskFilter((), None, None, None), 0, show)
     listing.scan(1, int)
+    listing.show_rest()
     assert scans == [1, 2, 3] and listing.count == listing.printed == len(shown) == 1000
 
 
