@@ -39,6 +39,7 @@ import csv
 import dataclasses
 import difflib
 import enum
+import fnmatch
 import functools
 import hashlib
 import heapq
@@ -6315,24 +6316,28 @@ def chord_row(backend: DynamoDBBackend, table: Table, known_as: str, id: str) ->
 class TaskFilter(NamedTuple):
     """Which tasks to list; times are seconds of the epoch.
 
-    states: a state as it was given, and as Celery writes its own; or none.
+    states: a state as it was given, and as Celery writes its own; or none.  name: with wildcards.
+    start: of the id.
     """
 
-    states: tuple[str, ...]
-    since: float | None
-    until: float | None
-    name: str | None
+    states: tuple[str, ...] = ()
+    since: float | None = None
+    until: float | None = None
+    name: str | None = None
+    group: str | None = None
+    start: str = ''
 
     @property
     def has_chords(self) -> bool:
         """Whether running chords fit, which have no time and no name."""
-        rest = self.since, self.until, self.name
-        return rest == (None, None, None) and (not self.states or 'RUNNING' in self.states)
+        rest = {self.since, self.until, self.name, self.group}
+        return rest == {None} and (not self.states or 'RUNNING' in self.states)
 
     def fits(self, row: Row) -> bool:
-        """Whether to list a task, by its state and its name."""
+        """Whether to list a task, by what its value says."""
         return ((not self.states or row['state'] in self.states)
-                and self.name in (None, row['name']))
+                and self.group in (None, row['group'])
+                and (self.name is None or fnmatch.fnmatchcase(str(row['name'] or ''), self.name)))
 
 
 def _moment_of(task: tuple[Row, Any]) -> tuple[str, str]:
@@ -6351,13 +6356,14 @@ class Listing:
         self._backend, self._table, self._store = backend, table, BlobStore(table)
         self._wanted, self._limit, self._show = wanted, limit, show
         chords = [backend.chord_keyprefix] if wanted.has_chords else []
-        self._prefixes = id_prefixes(backend.task_keyprefix, *chords)
+        self._prefixes = id_prefixes(*(
+            bytes_to_str(prefix) + wanted.start for prefix in (backend.task_keyprefix, *chords)))
         self._runs: dict[str, str] = {}  # the ids of runs that are not closed, with their groups'
         self._newest: list[tuple[Row, Item | None]] = []  # rows; items whose values are not read
         self.count = 0  # of what fits
         self.printed = 0
         self.shown: list[Row] = []  # without a limit, only the last
-        self._whole = not limit or wanted.name is not None  # reads each value
+        self._whole = not limit or (wanted.name, wanted.group) != (None, None)  # reads each value
         # The states of Celery's own items are in their values.  A scan reads these at no further
         # cost, but responses get longer, so it goes on only where it finds such items.
         self._with_values = True
@@ -6374,7 +6380,8 @@ class Listing:
             conditions.append('#timestamp >= :since')
         if self._wanted.until is not None:
             conditions.append('#timestamp <= :until')
-        values = {**starts, **self._wanted._asdict(), 'now': int(time.time())}
+        values = {**starts, 'since': self._wanted.since, 'until': self._wanted.until,
+                  'now': int(time.time())}
         if self._wanted.states:  # Celery's own backend writes no status
             values['given'], values['capitals'] = self._wanted.states
             conditions.append('(#status IN (:given, :capitals) OR attribute_not_exists(#status))')
@@ -6633,6 +6640,24 @@ def _error_of(row: Row) -> str:
     return re.sub(r"""^ChordError\((['"])Dependency \S+ raised (.*)\1\)$""", r'a part: \2', error)
 
 
+class Counts:
+    """How many tasks have a state and a name, and which error; and how many chords run."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[tuple[Any, ...]] = Counter()
+
+    def take(self, rows: list[Row]) -> None:
+        for row in rows:
+            # of an error, the class; of a chord's, that of the part's
+            error = re.match(r'(a part: )?[\w.]+', _error_of(row)) if row['error'] else None
+            self._counts[row['kind'], row['state'], row.get('name'), error and error[0]] += 1
+
+    def rows(self) -> list[Row]:
+        names = ('kind', 'state', 'name', 'error')
+        return [{'count': count, **dict(zip(names, key))}
+                for key, count in self._counts.most_common()]
+
+
 class TextTable:
     """Rows as lines that fit the screen.
 
@@ -6645,23 +6670,29 @@ class TextTable:
         'AGE': lambda row: _age_of(row.get('stored')), 'STATE': lambda row: row['state'],
         'WORKER': lambda row: row.get('worker'), 'NAME': lambda row: row.get('name'),
         'ID': lambda row: row['id'], 'ERROR': _error_of}
+    COUNTS: ClassVar[dict[str, Callable[[Row], Any]]] = {
+        'COUNT': lambda row: f'{row["count"]:,}', 'KIND': lambda row: row['kind'],
+        'STATE': lambda row: row['state'], 'NAME': lambda row: row['name'],
+        'ERROR': lambda row: row['error']}
 
     #: the most important first; of these, at least so many letters are shown
     _NEEDED: ClassVar[dict[str, int]] = {
-        'ID': 40, 'STATE': 9, 'AGE': 5, 'ERROR': 24, 'NAME': 20, 'WORKER': 30}
+        'ID': 40, 'COUNT': 11, 'STATE': 9, 'AGE': 5, 'KIND': 5, 'ERROR': 24, 'NAME': 20,
+        'WORKER': 30}
 
-    def __init__(self) -> None:
+    def __init__(self, columns: Mapping[str, Callable[[Row], Any]] = COLUMNS) -> None:
+        self._columns = columns
         self._widths: dict[str, int] = {}
         self._found: set[str] = set()  # columns that had a text
 
     def lines(self, rows: list[Row]) -> Iterator[str]:
-        cells = [{name: printable(str(get(row) or '')) for name, get in self.COLUMNS.items()}
+        cells = [{name: printable(str(get(row) or '')) for name, get in self._columns.items()}
                  for row in rows]
         found = {name for row in cells for name, text in row.items() if text}
         if not found <= self._found:
             self._found |= found
             self._choose(cells)
-            yield self._line({name: name for name in self.COLUMNS})
+            yield self._line({name: name for name in self._columns})
         yield from map(self._line, cells)
 
     def _choose(self, cells: list[dict[str, str]]) -> None:
@@ -6678,7 +6709,7 @@ class TextTable:
                 more = max(0, min(wanted[name] - widths[name], room + 2))
                 widths[name] += more
                 room -= more
-        self._widths = {name: widths[name] for name in self.COLUMNS if name in widths}
+        self._widths = {name: widths[name] for name in self._columns if name in widths}
 
     def _line(self, cells: Mapping[str, str]) -> str:
         line, left, limited = '', screen_width(), screen_width() < sys.maxsize
@@ -7025,7 +7056,11 @@ def _begin_scan(backend: DynamoDBBackend, yes: bool) -> tuple[Table, int, Any]:
               help='Only what was stored since then: 2h, 3d, ISO 8601.')
 @click.option('--until', type=_moment, metavar='TIME',
               help='Only what was stored until then.')
-@click.option('--name', metavar='TASK', help='Only tasks of this name (needs result_extended).')
+@click.option('--name', metavar='TASK',
+              help="Only tasks of this name, or as 'proj.*' (needs result_extended).")
+@click.option('--group', metavar='ID', help='Only tasks of this group or chord.')
+@click.option('--id', 'start', metavar='START', default='', help='Only ids that start so.')
+@click.option('--count', is_flag=True, help='How many, by state, name and error.')
 @click.option('--limit', type=click.IntRange(0), default=50, show_default=True,
               help='The newest so many; 0: all, as they are read.')
 @click.option('--csv', 'as_csv', is_flag=True, help='For spreadsheets: the keys of --json.')
@@ -7033,24 +7068,33 @@ def _begin_scan(backend: DynamoDBBackend, yes: bool) -> tuple[Table, int, Any]:
               help='Do not ask before a large scan, nor doubt a state or name.')
 def _list(
         backend: DynamoDBBackend, state: str | None, since: float | None, until: float | None,
-        name: str | None, limit: int, as_csv: bool, yes: bool) -> _Output:
+        name: str | None, group: str | None, start: str, limit: int, count: bool, as_csv: bool,
+        yes: bool) -> _Output:
     """Lists tasks and running chords, the newest first.  Reads the whole table."""
     if not yes:
         _check_state(state)
         _check_name(backend, name)
     table, segments, bar = _begin_scan(backend, yes)
-    wanted = TaskFilter((state, state.upper()) if state else (), since, until, name)
+    if count and as_csv:
+        raise click.UsageError('give --count or --csv')
+    wanted = TaskFilter((state, state.upper()) if state else (), since, until, name, group, start)
     as_json = click.get_current_context().params['as_json']
-    as_lines: Callable[[list[Row]], Iterable[str]] = TextTable().lines
+    columns = TextTable.COUNTS if count else TextTable.COLUMNS
+    as_lines: Callable[[list[Row]], Iterable[str]] = TextTable(columns).lines
     if as_json:
         as_lines = functools.partial(map, lambda row: json.dumps(to_jsonable(row)))
     elif as_csv:
         _print(csv_lines([CSV_HEADER]))
         as_lines = csv_lines
-    listing = Listing(backend, table, wanted, limit, lambda rows: _print(as_lines(rows)))
-    with bar if limit else contextlib.nullcontext():  # rows are printed while it reads
-        listing.scan(segments, bar.update if limit else int)
+    counts, limit = Counts(), 0 if count else limit
+    listing = Listing(backend, table, wanted, limit,
+                      counts.take if count else lambda rows: _print(as_lines(rows)))
+    quiet = count or limit > 0  # else rows are printed while it reads
+    with bar if quiet else contextlib.nullcontext():
+        listing.scan(segments, bar.update if quiet else int)
     listing.show_rest()
+    if count:
+        _print(as_lines(counts.rows()))
     tasks = [row for row in listing.shown if row['kind'] == 'task']
     if tasks and not any(row['name'] for row in tasks) and not backend.app.conf.result_extended:
         _note('names and arguments are not stored: see result_extended')
@@ -7073,7 +7117,7 @@ def _check_name(backend: DynamoDBBackend, name: str | None) -> None:
     with contextlib.suppress(Exception):  # the app may need what is not installed here
         backend.app.loader.import_default_modules()
     known = [each for each in backend.app.tasks if not each.startswith('celery.')]
-    if not known or name in backend.app.tasks:
+    if not known or fnmatch.filter(backend.app.tasks, name):
         return
     near = ([each for each in known if each.rpartition('.')[2] == name]
             or difflib.get_close_matches(name, known, 1))

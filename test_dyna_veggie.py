@@ -10551,6 +10551,53 @@ def test_states_are_in_color_at_a_terminal_alone(
         assert click.unstyle(output(color=True)) == plain
 
 
+def test_tasks_are_found_by_group_and_start_of_the_id_and_part_of_the_name(
+        make_app: MakeApp, proxy: Proxy) -> None:
+    backend = ready(make_app(result_extended=True), proxy)
+    for id, name, group_id in (('ab1', 'shop.add', 'one'), ('ab2', 'shop.mail', 'two'),
+                               ('b3', 'other.add', 'one')):
+        backend.store_result(id, 1, states.SUCCESS, request=celery.app.task.Context(
+            {'task': name, 'group': group_id, 'delivery_info': {}}))
+    make_app('celery_keys=true').backend.store_result('ab4', 1, states.SUCCESS)
+    drive = Drive(backend.app, 2)
+    drive.group_id = 'abc'
+    drive.apply()
+
+    def found(*arguments: str) -> set[str]:
+        done = run('list', '--json', *arguments, obj=Holder(backend.app))
+        assert done.exit_code == 0
+        return {json.loads(line)['id'] for line in done.stdout.splitlines() if line[0] == '{'}
+
+    for limit in ('0', '9'):
+        assert found('--limit', limit, '--group', 'one') == {'ab1', 'b3'}
+        assert found('--limit', limit, '--id', 'ab') == {'ab1', 'ab2', 'ab4', 'abc'}
+        assert found('--limit', limit, '--name', 'shop.*') == {'ab1', 'ab2'}
+        assert found('--limit', limit, '--name', '*.add', '--id', 'a') == {'ab1'}
+        assert found('--limit', limit, '--name', 'shop') == set()
+
+
+def test_tasks_are_counted_by_state_name_and_error(
+        make_app: MakeApp, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend, _ = failed_tasks(make_app, proxy)
+    for number in range(5):
+        backend.store_result(f'good-{number}', number, states.SUCCESS)
+    name = 'shop.tasks.orders.recalculate_all_totals'
+    done = run('list', '--count', '--json', obj=Holder(backend.app))
+    rows = [json.loads(line) for line in done.stdout.splitlines() if line[0] == '{']
+    assert sorted(tuple(map(str, row.values())) for row in rows) == sorted([
+        ('5', 'task', 'SUCCESS', 'None', 'None'), ('2', 'task', 'FAILURE', name, 'ValueError'),
+        ('1', 'task', 'FAILURE', name, 'a part: KeyError'),
+        ('1', 'task', 'FAILURE', 'None', 'ValueError'), ('1', 'chord', 'RUNNING', 'None', 'None')])
+    assert set(rows[0]) == {'count', 'kind', 'state', 'name', 'error'} and rows[0]['count'] == 5
+    monkeypatch.setenv('COLUMNS', '80')
+    lines = run('list', '--count', '--state', 'FAILURE', obj=Holder(backend.app)).output
+    assert [line.split() for line in lines.splitlines()[-5:-3]] == [
+        ['COUNT', 'KIND', 'STATE', 'NAME', 'ERROR'],
+        ['2', 'task', 'FAILURE', name, 'ValueError']]
+    assert all(len(line) <= 80 for line in lines.splitlines())
+    assert run('list', '--count', '--csv', obj=Holder(backend.app)).exit_code == 2
+
+
 @pytest.mark.parametrize('limit', ['0', '50'])
 def test_rows_for_a_spreadsheet(limit: str, make_app: MakeApp, proxy: Proxy) -> None:
     backend, _ = failed_tasks(make_app, proxy)
@@ -10586,7 +10633,7 @@ def test_list_without_a_limit_shows_rows_while_it_reads(
         scans.append(operations(proxy).count('Scan'))
         shown.extend(rows)
 
-    listing = dv.Listing(backend, table, dv.TaskFilter((), None, None, None), 0, show)
+    listing = dv.Listing(backend, table, dv.TaskFilter(), 0, show)
     listing.scan(1, int)
     listing.show_rest()
     assert scans == [1, 2, 3] and listing.count == listing.printed == len(shown) == 1000
