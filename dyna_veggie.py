@@ -31,7 +31,6 @@ Public: ``__all__``.  No underscore: shared between sections.  Underscore: priva
 from __future__ import annotations
 
 import ast
-import asyncio
 import base64
 import contextlib
 import contextvars
@@ -41,6 +40,7 @@ import difflib
 import enum
 import fnmatch
 import functools
+import gc
 import hashlib
 import heapq
 import importlib
@@ -66,14 +66,13 @@ from collections import Counter, deque
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
-from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
+from types import TracebackType
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar, Union
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
-import botocore.loaders
-import botocore.session
+import botocore
 import celery
 import click
-from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
@@ -89,10 +88,9 @@ from botocore.exceptions import (
     UnknownRegionError,
 )
 from botocore.exceptions import ConnectionError as BotoConnectionError
-from botocore.parsers import ResponseParserError
-from botocore.utils import is_valid_endpoint_url, is_valid_ipv6_endpoint_url
 from celery import Signature, group, maybe_signature, states
 from celery._state import _get_active_apps, _task_stack, get_current_app, get_current_task
+from celery.app.backends import by_url
 from celery.app.task import Context
 from celery.app.utils import find_app
 from celery.backends.base import BaseKeyValueStoreBackend
@@ -116,6 +114,8 @@ from celery.result import (
 from celery.signals import (
     before_task_publish,
     task_prerun,
+    worker_before_create_process,
+    worker_init,
     worker_process_shutdown,
     worker_shutdown,
 )
@@ -130,7 +130,7 @@ from kombu.utils.json import register_type
 from vine import barrier, promise
 
 __version__ = '1.1.0'
-__all__ = ('DynamoDBBackend', 'Options', 'ResultTooLarge', 'parse_options')
+__all__ = ('DynamoDBBackend', 'Options', 'ResultTooLarge', 'parse_options', 'preload', 'reset')
 
 logger = get_logger(__name__)
 T = TypeVar('T')
@@ -219,6 +219,7 @@ def _table(given: Any) -> str:
 
 
 def is_endpoint_url(given: Any) -> bool:
+    from botocore.utils import is_valid_endpoint_url, is_valid_ipv6_endpoint_url
     try:
         parts = urlsplit(given)
         valid = is_valid_endpoint_url(given) or is_valid_ipv6_endpoint_url(given)
@@ -635,11 +636,18 @@ def expressions(values: Mapping[str, Any], **texts: str | None) -> dict[str, Any
 Sleep = Callable[[float], Any]
 
 
+#: Seconds, by a clock that neither a change of the time nor a test library stops: freezegun takes
+#: the place of time.monotonic()
+monotonic: Callable[[], float] = (
+    functools.partial(time.clock_gettime, time.CLOCK_MONOTONIC)
+    if hasattr(time, 'CLOCK_MONOTONIC') else time.monotonic)
+
+
 @dataclass(frozen=True)
 class Budget:
     """The time that a caller has.
 
-    deadline: of ``time.monotonic``.  sleep: pauses between attempts; it may raise.
+    deadline: of monotonic().  sleep: pauses between attempts; it may raise.
     """
 
     deadline: float = math.inf
@@ -647,7 +655,7 @@ class Budget:
 
     @property
     def is_spent(self) -> bool:
-        return time.monotonic() >= self.deadline
+        return monotonic() >= self.deadline
 
 
 UNLIMITED = Budget()
@@ -679,10 +687,10 @@ class Backoff:
         Ends after the timeout, or at the budget's deadline if that comes first: the last pause is
         cut so that one more attempt is made right then.
         """
-        end = min(time.monotonic() + self.timeout, budget.deadline)
+        end = min(monotonic() + self.timeout, budget.deadline)
         for number in itertools.count():
             yield number
-            remaining = end - time.monotonic()
+            remaining = end - monotonic()
             if remaining <= 0 or number >= self.max_retries:
                 return
             budget.sleep(min(remaining, self.pause(number, random.random())))
@@ -708,12 +716,16 @@ class InvalidId(ValueError):
     """DynamoDB takes no such key."""
 
 
+class MalformedResponse(Exception):
+    """A response that cannot be parsed, or whose checksum is not its own."""
+
+
 class ReplacedMeanwhile(Exception):
     """A large value was replaced each time before all of it was read."""
 
 
 #: everything that requests raise
-FAILURES = (ClientError, BotoCoreError, ResponseParserError, ImproperlyConfigured, InvalidId,
+FAILURES = (ClientError, BotoCoreError, MalformedResponse, ImproperlyConfigured, InvalidId,
             ReplacedMeanwhile)
 
 
@@ -788,7 +800,7 @@ _BY_CLASS: tuple[tuple[Any, ErrorPolicy], ...] = (
     (NoCredentialsError, _NO_CREDENTIALS),
     (ExpiredCredentials, _EXPIRED),
     ((CredentialRetrievalError, MetadataRetrievalError), _LATE_CREDENTIALS),
-    ((BotoConnectionError, HTTPClientError, ResponseParserError, ReplacedMeanwhile), _TRANSIENT),
+    ((BotoConnectionError, HTTPClientError, MalformedResponse, ReplacedMeanwhile), _TRANSIENT),
     ((BotoCoreError, BrokenConfiguration), _BROKEN),
 )
 # https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/throttling-diagnosing.html
@@ -900,7 +912,9 @@ def with_reasons(exc: Exception) -> Exception:
 #   configuration When AWS's configuration is broken, botocore raises errors of a dozen classes.
 #                 Here they are one, BrokenConfiguration: see _configured().
 #   secrets       botocore's log shows no token and no secret key: see _mask_credentials().
-#   a process     has one object for each set of options: see shared_by_process().
+#   imports       Functions import what only a client needs: it takes longer than all else here.
+#   a process     has one object for each set of options: see shared_by_process().  Forks share what
+#                 was parsed before: see preload().
 
 _WARN_INTERVAL = 60.0  # seconds between two warnings that requests fail
 # what credentials_source() says besides botocore's words
@@ -932,7 +946,8 @@ def _configured(read: Callable[[], T], session: Any = None) -> T:
     """
     error: Exception
     try:
-        return read()
+        with readable():
+            return read()
     except RuntimeError as exc:  # botocore has no class for credentials renewed too late
         error = CredentialRetrievalError(provider='refreshable', error_msg=str(exc))
     except (BotoCoreError, OSError, ValueError, TypeError, AttributeError, LookupError) as exc:
@@ -949,6 +964,16 @@ def _configured(read: Callable[[], T], session: Any = None) -> T:
     raise error
 
 
+@contextlib.contextmanager
+def readable() -> Iterator[None]:
+    """Raises MalformedResponse for the error of botocore's parsers."""
+    from botocore.parsers import ResponseParserError
+    try:
+        yield
+    except ResponseParserError as exc:
+        raise MalformedResponse(str(exc)) from exc
+
+
 def _settings_in_use(session: Any) -> str:
     """The names of AWS's settings in the profile and the environment."""
     profile = session.get_scoped_config() if session else {}
@@ -958,8 +983,11 @@ def _settings_in_use(session: Any) -> str:
     return f' ({"; ".join(places)})' if places else ''
 
 
-# of botocore's models: pure data, which a process, and its forks, parse once
-_data_loader = functools.cache(botocore.loaders.create_loader)
+@functools.cache
+def _data_loader(data_path: str | None) -> Any:
+    """The loader of botocore's models: pure data, which a process and its forks parse once."""
+    from botocore.loaders import create_loader
+    return create_loader(data_path)
 
 
 def open_session(options: Options) -> Any:
@@ -967,12 +995,13 @@ def open_session(options: Options) -> Any:
 
     Raises ImproperlyConfigured.
     """
+    from botocore.session import Session
     for name in ('botocore.auth', 'botocore.endpoint', 'botocore.parsers', 'botocore.utils'):
         logging.getLogger(name).addFilter(_mask_credentials)
 
     def read() -> tuple[Any, str | None]:
         try:
-            session = botocore.session.Session(profile=options.profile)
+            session = Session(profile=options.profile)
             session.register_component(
                 'data_loader', _data_loader(session.get_config_variable('data_path')))
             session.get_scoped_config()  # also AWS_PROFILE's
@@ -1031,6 +1060,7 @@ def credentials_source(options: Options, session: Any) -> str | None:
 
 def connect(options: Options) -> Any:
     """botocore's client of DynamoDB.  Raises ImproperlyConfigured."""
+    from botocore.config import Config
     session = open_session(options)
     access_key, secret_key = options.access_key, options.secret_key
     source = credentials_source(options, session)
@@ -1093,7 +1123,7 @@ def _parse_response(
         try:
             customized_response_dict.update(json.loads(response_dict['body']))
         except ValueError as exc:
-            raise ResponseParserError(f'a response that is not JSON: {exc}') from exc
+            raise MalformedResponse(f'a response that is not JSON: {exc}') from exc
         response_dict['body'] = b'{}'
 
 
@@ -1106,7 +1136,7 @@ def _check_response(
     body = response_dict['body']
     checksum = response_dict['headers'].get('x-amz-crc32')
     if checksum and checksum != str(zlib.crc32(body)):
-        raise ResponseParserError(
+        raise MalformedResponse(
             f'a response whose x-amz-crc32 is not that of its {len(body)} bytes')
     parsed_response['ResponseMetadata']['Bytes'] = len(body)  # a header need not say so
 
@@ -1157,7 +1187,7 @@ class Client:
                 response = self._attempt(method, params)
                 self._log_recovery()
                 return response
-            except (ClientError, BotoCoreError, ResponseParserError) as exc:
+            except (ClientError, BotoCoreError, MalformedResponse) as exc:
                 error = exc
             policy = classify(error)
             if policy.throttled and not self.options.retry_if_throttled:
@@ -1177,7 +1207,8 @@ class Client:
         client = None
         try:
             client = self.botocore
-            return getattr(client, method)(**params)
+            with readable():
+                return getattr(client, method)(**params)
         except (BotoCoreError, ClientError, BrokenConfiguration) as exc:
             interrupted = interruption(exc)
             if interrupted:
@@ -1204,7 +1235,7 @@ class Client:
 
     def _log_retry(self, method: str, error: Exception) -> None:
         # one warning per outage, and one a minute if requests fail now and then
-        now = time.monotonic()
+        now = monotonic()
         first = self._failing_since is None and now - self._warned > _WARN_INTERVAL
         self._failing_since = self._failing_since or now
         if first:
@@ -1217,9 +1248,9 @@ class Client:
 
     def _log_recovery(self) -> None:
         since, self._failing_since = self._failing_since, None
-        if since is not None and time.monotonic() - since > 1:
+        if since is not None and monotonic() - since > 1:
             logger.warning('DynamoDB table %s: requests succeed again, after %.0f s',
-                           self.options.table, time.monotonic() - since)
+                           self.options.table, monotonic() - since)
 
 
 # --- a process ------------------------------------------------------------------------------------
@@ -1242,15 +1273,36 @@ def shared_by_process(make: Callable[[Options], T]) -> Callable[[Options], T]:
     return get
 
 
-def drop_shared() -> None:
-    """Forgets the objects of this process; their users keep them."""
+def reset() -> None:
+    """Forgets the connections, credentials and tables of this process, which are made again.
+
+    For tests that mock AWS: a client that was made before would go on asking AWS.  A call that is
+    in progress keeps what it has.
+    """
     _shared.clear()
+
+
+def preload(options: Options | None = None) -> None:
+    """Imports and parses what DynamoDB's clients in forked children will need.
+
+    For ``gunicorn --preload`` and forks of your own, which then share it; Celery's workers call it
+    themselves.  Opens no socket, and looks for no credentials.  Raises ImproperlyConfigured.
+    """
+    from botocore.config import Config
+    options = options or Options()
+    region = options.region or 'us-east-1'
+    session = open_session(dataclasses.replace(options, region=region))
+    session.set_config_variable('csm_enabled', False)  # else a client has a socket
+    create_client(  # what it parsed stays in the loader
+        session, 'dynamodb', region_name=region, endpoint_url='http://localhost',
+        aws_access_key_id='none', aws_secret_access_key='none',
+        config=Config(defaults_mode='legacy'))  # the mode "auto" asks a metadata service
 
 
 # a child must not share its parent's connections, nor wait for a lock that a thread of the parent
 # held
 if hasattr(os, 'register_at_fork'):
-    os.register_at_fork(after_in_child=drop_shared)
+    os.register_at_fork(after_in_child=reset)
 
 
 def start_thread(
@@ -1469,12 +1521,12 @@ class Breaker:
 
     @property
     def is_open(self) -> bool:
-        return time.monotonic() < self._until
+        return monotonic() < self._until
 
     def note(self, failed: bool) -> None:
         self.failures = self.failures + 1 if failed else 0
         if self.failures >= self.limit:
-            self._until = max(self._until, time.monotonic() + self.pause)
+            self._until = max(self._until, monotonic() + self.pause)
 
     def open_for_good(self) -> None:
         self._until = math.inf
@@ -1506,7 +1558,7 @@ class Table:
         #: how many requests of one call may be in flight
         self.overlapped = min(OVERLAPPED, options.max_pool_connections)
         self._bootstrapping = threading.Lock()  # held by the thread that creates the table
-        #: when (of time.monotonic) a write is to look whether time to live is on
+        #: when (of monotonic()) a write is to look whether time to live is on
         self._ttl_due = -math.inf if (options.ttl_seconds or 0) > 0 else math.inf
 
     # --- items ------------------------------------------------------------------------------------
@@ -1823,11 +1875,11 @@ class Table:
 
         A failure is only logged, since reads hide expired items anyway.
         """
-        if time.monotonic() < self._ttl_due:
+        if monotonic() < self._ttl_due:
             return
-        self._ttl_due = time.monotonic() + _TTL_PAUSE  # also if a signal ends it
+        self._ttl_due = monotonic() + _TTL_PAUSE  # also if a signal ends it
         try:
-            self.enable_ttl(Budget(time.monotonic() + patience))
+            self.enable_ttl(Budget(monotonic() + patience))
         except FAILURES as exc:
             passing = classify(exc).transient or error_code(exc) in (
                 'LimitExceededException', 'ResourceInUseException')
@@ -2196,7 +2248,7 @@ class BlobStore:
         chunks = chunk_ids(item)
         if item is None or not chunks:
             return
-        budget = Budget(time.monotonic() + _CLEANING) if failed else UNLIMITED
+        budget = Budget(monotonic() + _CLEANING) if failed else UNLIMITED
         try:
             found = self.table.get(item['id'], budget=budget) if failed else None
             if (found or {}).get('version') != item['version']:
@@ -2341,13 +2393,14 @@ _POLL_GROWTH = 1.5
 _SAMPLE = 10  # ids
 _BURST = 8  # batches that one fetch reads at most
 _LAST_POLL = 2.0  # seconds that a wait gives its last poll, after its time-out
+_ONLY_POLL = 30.0  # the same with a time-out of 0, which is a plain read
 _LINGER = 1.0  # seconds that the thread stays after the last wait
 _SLICE = 10.0  # seconds after which who waits looks whether there is still a thread that polls
 
 
 def deadline_after(timeout: float | None) -> float:
-    """When so many seconds (None: for ever) will have passed, by time.monotonic()."""
-    return math.inf if timeout is None else time.monotonic() + timeout
+    """When so many seconds (None: for ever) will have passed, by monotonic()."""
+    return math.inf if timeout is None else monotonic() + timeout
 
 
 def poll_pause(idle_polls: int, interval: float, jitter: float) -> float:
@@ -2446,7 +2499,7 @@ class Background:
             try:
                 while has_time and self._has_work():
                     self._work()
-                    has_time = time.monotonic() < until
+                    has_time = monotonic() < until
             finally:
                 self._tokens.append(token)  # and looks again: who added work did not start another
 
@@ -2455,14 +2508,16 @@ class Wait:
     """The ids that one caller waits for, and when to poll for them next.
 
     all_changes: the caller also wants each new version that is not final.  wake: called after a
-    poll that found something.
+    poll that found something.  is_abandoned: whether nobody will take what is found.
     """
 
     def __init__(
             self, ids: Iterable[str], decode: Decode, interval: float, all_changes: bool = False,
             hints: Hints = NO_HINTS, deadline: float = math.inf,
-            wake: Callable[[], Any] = lambda: None) -> None:
+            wake: Callable[[], Any] = lambda: None,
+            is_abandoned: Callable[[], bool] = lambda: False) -> None:
         self.decode, self.hints, self.deadline, self.wake = decode, hints, deadline, wake
+        self.is_abandoned = is_abandoned
         self.interval = max(interval, _FIRST_POLL)
         self.all_changes = all_changes
         self.pending: dict[str, Any] = dict.fromkeys(ids)  # to the version that the caller knows
@@ -2472,8 +2527,9 @@ class Wait:
         self.size, self.idle_polls, self.due = GET_BATCH, 0, 0.0
         # an exact answer where one is asked for: of a single id, and at last
         self.is_consistent = len(self.pending) == 1
-        self.is_last = self.is_over = False
+        self.is_first, self.is_last, self.is_over = True, False, False
         self.error: BaseException | None = None  # of a poll
+        self.traceback: TracebackType | None = None
         self.entry = 0  # in the schedule; others of this wait are void
 
     def window(self) -> list[str]:
@@ -2485,7 +2541,9 @@ class Wait:
 
     @property
     def hint_ids(self) -> Iterable[str]:
-        return self.hints.ids if self.pending else ()
+        """None at first: what is ready needs none."""
+        is_ready = self.is_first and not self.is_last
+        return self.hints.ids if self.pending and not is_ready else ()
 
     def decode_hints(self, found: Mapping[str, Any]) -> None:
         for id in self.hint_ids:
@@ -2497,7 +2555,8 @@ class Wait:
         """Yields the updates; hands over the news while they still matter.  Raises poll's error."""
         yield from drain(self.updates)
         if self.error is not None:
-            raise self.error
+            # others raise it, too: it would collect the tracebacks of all
+            raise self.error.with_traceback(self.traceback)
         for id, news in drain(self.news):
             if self.pending:
                 self.hints.take(id, news)
@@ -2520,7 +2579,7 @@ class Wait:
         self._set_due(len(window), len(final), phase)
 
     def _set_due(self, asked: int, found: int, phase: float) -> None:
-        self.due = time.monotonic()
+        self.due = monotonic()
         if not asked:
             self.due += self.interval
             return
@@ -2587,15 +2646,15 @@ class Poller:
         wait = Wait(ids, decode, interval, all_changes, hints, deadline, gate.open)
         if not wait.pending:
             return
-        end = deadline + _LAST_POLL
-        tick = math.inf if on_interval is None else time.monotonic() + wait.interval
+        end = deadline + (_LAST_POLL if deadline > monotonic() else _ONLY_POLL)
+        tick = math.inf if on_interval is None else monotonic() + wait.interval
         try:
             if timeout is None or timeout > 0:
                 self.add(wait)
             while True:
                 over = wait.is_over  # looked at before the updates, of which these are the last
                 yield from wait.take()
-                now = time.monotonic()
+                now = monotonic()
                 if over or now >= end:
                     break
                 if now >= deadline and not wait.is_last:
@@ -2603,9 +2662,10 @@ class Poller:
                     self.add(wait)
                 if on_interval is not None and now >= tick:
                     on_interval()
-                    tick = time.monotonic() + wait.interval  # it may have taken longer than that
+                    tick = monotonic() + wait.interval  # it may have taken longer than that
                 self._sleep(gate, min(tick, end if wait.is_last else deadline, now + _SLICE))
         finally:
+            wait.is_over = True  # which is all that matters, if a second signal comes here
             self.remove(wait)
         if wait.pending:
             raise TimeoutError(f'The operation timed out after {timeout:.3g} s; '
@@ -2613,14 +2673,14 @@ class Poller:
 
     def _sleep(self, gate: Gate, until: float) -> None:
         if self._thread.ensure():
-            gate.wait(until - time.monotonic())
+            gate.wait(until - monotonic())
         elif not gate.wait(0):
-            self._thread.run(min(until, time.monotonic() + _FIRST_POLL))
+            self._thread.run(min(until, monotonic() + _FIRST_POLL))
 
     # --- polls ------------------------------------------------------------------------------------
 
     def _has_waits(self) -> bool:
-        return bool(self._waits or self._watches) or time.monotonic() < self._linger
+        return bool(self._waits or self._watches) or monotonic() < self._linger
 
     def _work(self) -> None:
         """Polls for the waits that are due; sleeps until one is, if none are."""
@@ -2628,33 +2688,39 @@ class Poller:
             self.add(self._background)
         for wait in drain(self._added):
             self._put_on_schedule(wait, 0.0)
-        due = list(self._take_due(time.monotonic()))
+        due = list(self._take_due(monotonic()))
         if due:
-            self._linger = time.monotonic() + _LINGER
+            self._linger = monotonic() + _LINGER
+            last = {wait for wait in due if wait.is_last}  # looked at once: others set it
+            exact = {wait for wait in due if wait.is_consistent} | last
             for is_consistent in (True, False):
-                waits = [wait for wait in due
-                         if (wait.is_consistent or wait.is_last) == is_consistent]
+                waits = [wait for wait in due if (wait in exact) == is_consistent]
                 if waits:
-                    self._poll(waits, is_consistent)
+                    self._poll(waits, last, is_consistent)
         else:
             next_due = self._schedule[0][0] if self._schedule else self._linger
-            self._gate.wait(min(next_due - time.monotonic(), _LINGER))
+            self._gate.wait(min(next_due - monotonic(), _LINGER))
 
     def _put_on_schedule(self, wait: Wait, due: float) -> None:
         wait.due, wait.entry = due, next(self._entries)
         heapq.heappush(self._schedule, (due, wait.entry, wait))
 
     def _take_due(self, now: float) -> Iterator[Wait]:
+        """Once a wait is due, also those that nearly are."""
         schedule = self._schedule
+        if not schedule or schedule[0][0] > now:
+            return
         while schedule and schedule[0][0] <= now + schedule[0][2].interval / 10:
             _, entry, wait = heapq.heappop(schedule)
-            if wait.entry == entry and not wait.is_over:
+            if wait.is_over or wait.is_abandoned():
+                self.remove(wait)  # a signal may have cut that short in the thread that waited
+            elif wait.entry == entry:
                 yield wait
 
-    def _poll(self, waits: list[Wait], is_consistent: bool) -> None:
+    def _poll(self, waits: list[Wait], last: set[Wait], is_consistent: bool) -> None:
         if self._background in waits:
             self._refresh_background()
-        windows = [(wait, list(wait.pending) if wait.is_last else wait.window()) for wait in waits]
+        windows = [(wait, list(wait.pending) if wait in last else wait.window()) for wait in waits]
         deadline = min(wait.deadline for wait in waits)
         ids = list(dict.fromkeys(
             id for wait, window in windows for id in (*window, *wait.hint_ids)))
@@ -2668,41 +2734,43 @@ class Poller:
         except TimeoutError:  # DynamoDB does not respond: those whose time is over see to it
             found = {}
         except BaseException as exc:  # who waits raises it
-            for wait, window in windows:
-                self._fail(wait, window, exc)
+            traceback = exc.__traceback__
+            for wait in waits:
+                self._fail(wait, exc, traceback)
             return
         for wait, window in windows:
-            self._record(wait, window, found)
+            self._record(wait, window, found, wait in last)
         self._call_back(found)
 
-    def _record(self, wait: Wait, window: list[str], found: Mapping[str, Any]) -> None:
+    def _record(
+            self, wait: Wait, window: list[str], found: Mapping[str, Any], is_last: bool) -> None:
         try:
             observed = wait.decode_all(window, found)
             wait.decode_hints(found)
         except BaseException as exc:
-            self._fail(wait, window, exc)
+            self._fail(wait, exc, exc.__traceback__)
             return
         wait.record(window, observed, self._phase)
-        wait.is_consistent = False
+        wait.is_consistent = wait.is_first = False
         if wait is self._background:
             wait.updates.clear()  # _call_back() serves all polls
             if not self._watches:
                 self._waits.pop(wait, None)
                 return
-        elif wait.is_last or not wait.pending:
+        elif is_last or not wait.pending:
             self.remove(wait)
         if not wait.is_over:
             self._put_on_schedule(wait, wait.due)
         if wait.updates or wait.news or wait.is_over:
             wait.wake()
 
-    def _fail(self, wait: Wait, window: list[str], error: BaseException) -> None:
+    def _fail(self, wait: Wait, error: BaseException, traceback: TracebackType | None) -> None:
         """Lets who waits raise the error; callbacks have nobody who could."""
         if wait is self._background:
             logger.error('Polling for results with callbacks failed: %s', summary(error))
-            self._put_on_schedule(wait, time.monotonic() + _LINGER)
+            self._put_on_schedule(wait, monotonic() + _LINGER)
         else:
-            wait.error = error
+            wait.error, wait.traceback = error, traceback
             self.remove(wait)
             wait.wake()
 
@@ -2710,7 +2778,10 @@ class Poller:
 
     def watch(self, id: str, watcher: int, watch: Watch) -> None:
         """Calls back once a final value is found under an id."""
-        self._watches.setdefault(id, {})[watcher] = watch
+        watches: dict[int, Watch] = {}
+        while self._watches.get(id) is not watches:  # the poller removes those that are empty
+            watches = self._watches.setdefault(id, {})
+            watches[watcher] = watch
         self._gate.open()
         self._thread.ensure()
 
@@ -2740,7 +2811,7 @@ class Poller:
             [*background.queue, *decoders]) if id in decoders)
 
     def _call_back(self, found: Mapping[str, Any]) -> None:
-        for id in self._watches.keys() & found.keys():
+        for id in found.keys() & list(self._watches):
             for watcher, watch in list(self._watches.get(id, {}).items()):
                 try:
                     observed = watch.decode(id, found[id])
@@ -2856,7 +2927,7 @@ class SentTasks:
                     'put_item', {
                         'TableName': self._table.name, 'Item': marshal_item(item), **expressions(
                             {'now': int(time.time())}, ConditionExpression=BlobStore.VACANT)},
-                    Budget(time.monotonic() + self.PATIENCE / 2),
+                    Budget(monotonic() + self.PATIENCE / 2),
                     unless='ConditionalCheckFailedException')
         except Exception as exc:  # also of a serializer, or of what instruments botocore
             errors.append(exc)
@@ -3051,11 +3122,18 @@ class StoringBackend(BaseKeyValueStoreBackend):
         except Exception as exc:
             raise_soft_time_limit(exc)
             why = f'{type(exc).__name__}: {str(exc)[:300]}'
+            with contextlib.suppress(Exception):  # a state FAILURE with a meta of the user's own
+                why += f' (its meta: {self.decode(stored.read())["result"]!r:.300})'
             error = BackendGetMetaError(
                 f'the stored result cannot be read: {why}', task_id=task_id)
             meta = {'task_id': task_id, 'status': states.FAILURE, 'result': error,
                     'traceback': None, 'children': []}
         return Observed(meta, stored.value, meta['status'] in states.READY_STATES)
+
+    def get_task_meta(self, task_id: str, cache: bool = True) -> dict[str, Any]:
+        check_id(self.item_id(task_id))  # what get() raises, before Celery wraps it
+        meta: dict[str, Any] = super().get_task_meta(task_id, cache=cache)
+        return meta
 
     def _get_task_meta_for(self, task_id: str) -> dict[str, Any]:
         stored = self.store.get(self.item_id(task_id))
@@ -3120,7 +3198,7 @@ def read_values(
             ids, consistent=consistent, budget=Budget(deadline), patient=patient)
     except Exception as exc:
         actionable = isinstance(exc, ImproperlyConfigured)  # a person has to act
-        if classify(exc).transient and not actionable and time.monotonic() >= deadline:
+        if classify(exc).transient and not actionable and monotonic() >= deadline:
             raise TimeoutError(
                 'The operation timed out while DynamoDB was not responding.') from exc
         raise
@@ -3144,7 +3222,7 @@ class WaitingBackend(StoringBackend):
             deadline: float = math.inf) -> dict[str, Observed]:
         """The metas that are stored for tasks, by task id.
 
-        deadline: of ``time.monotonic``; TimeoutError is raised once it has passed.
+        deadline: of monotonic(); TimeoutError is raised once it has passed.
         """
         ids = {self.item_id(task_id): task_id for task_id in task_ids}
         found = read_values(self.store, list(ids), consistent=consistent, deadline=deadline)
@@ -3234,6 +3312,7 @@ class WaitingBackend(StoringBackend):
 
         Raises RuntimeError if no thread can be started that polls.
         """
+        import asyncio  # who awaits has loaded it, and a worker does without
         loop, changed = asyncio.get_running_loop(), asyncio.Event()
         by_id: dict[str, list[AsyncResult]] = {}
         for leaf in leaves:
@@ -3245,7 +3324,7 @@ class WaitingBackend(StoringBackend):
 
         poller = shared_poller(self.options)
         wait = Wait(by_id, lambda id, stored: self.decode_stored(by_id[id][0].id, stored), 0.5,
-                    hints=hints, wake=wake)
+                    hints=hints, wake=wake, is_abandoned=loop.is_closed)
         try:
             if not poller.add(wait):
                 raise RuntimeError('a result cannot be awaited: no thread can be started')
@@ -3361,7 +3440,7 @@ class WaitingBackend(StoringBackend):
 #   callbacks   then() registers with the Poller of the process; see "Polling".
 
 def _time_left(deadline: float) -> float | None:
-    return None if deadline == math.inf else max(deadline - time.monotonic(), 0)
+    return None if deadline == math.inf else max(deadline - monotonic(), 0)
 
 
 def _parents_of(result: ResultBase) -> list[ResultBase]:
@@ -3538,11 +3617,15 @@ class _Parents(Hints):
         _raise_error_of(itertools.chain(noted, self._leaves()), self.deadline)
 
 
+_FOREIGN_SLICE = 2.0  # seconds after which a thread that waits for others looks whether it has to
+
+
 async def _result_of(result: Any) -> Any:
     """What get() returns, or raises, without a thread for each that is awaited.
 
     A member in another backend is waited for in the loop's executor.
     """
+    import asyncio
     assert_will_not_block()
     if getattr(result, 'ignored', False):
         return None
@@ -3550,19 +3633,49 @@ async def _result_of(result: Any) -> Any:
     if isinstance(result, AsyncResult) and result.parent and isinstance(
             result.backend, WaitingBackend):
         parents = _Parents(result, math.inf)
-    together, others = _by_backend(leaf for leaf in leaf_results(result) if leaf._cache is None)
-    in_executor = functools.partial(asyncio.get_running_loop().run_in_executor, None, result.get)
-    if others or len(together) > 1 or (parents and parents.others):
-        return await in_executor()
+    cancelled = threading.Event()
 
-    def has_failed() -> bool:
-        return any(leaf._cache and leaf._cache['status'] in states.PROPAGATE_STATES
-                   for leaf in leaf_results(result))
+    def check() -> None:
+        if cancelled.is_set():
+            raise TimeoutError
 
-    for leaves in together:
-        await leaves[0].backend.resolve(leaves, has_failed, parents or NO_HINTS)
-    # what is known is not read again; but the error of a parent is
-    return await in_executor() if parents and has_failed() else result.get()
+    def wait(timeout: float | None) -> Any:
+        while True:
+            try:
+                return result.get(timeout=timeout, on_interval=check)
+            except TimeoutError:
+                if cancelled.is_set() or is_known():
+                    raise
+
+    async def in_executor(timeout: float | None = None) -> Any:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(None, wait, timeout)
+        finally:
+            cancelled.set()  # else the thread would wait on, and the end of the process for it
+
+    def outcomes() -> list[bool | None]:
+        """Of each member whether it failed; None if it is not known."""
+        members = list(result.results) if isinstance(result, ResultSet) else [result]
+        metas = [[leaf._cache for leaf in leaf_results(member)] for member in members]
+        return [any(meta['status'] in states.PROPAGATE_STATES for meta in some)
+                if all(some) else None for some in metas]
+
+    def is_known() -> bool:
+        """Whether get() would not wait."""
+        found = outcomes()
+        return True in found or None not in found
+
+    while not is_known():  # another may forget some of it
+        together, others = _by_backend(leaf for leaf in leaf_results(result) if leaf._cache is None)
+        if others or len(together) > 1 or (parents and parents.others):
+            # Celery's own get() calls on_interval only once
+            return await in_executor(_FOREIGN_SLICE if others else None)
+        for leaves in together:
+            await leaves[0].backend.resolve(leaves, is_known, parents or NO_HINTS)
+    # what is known is not read again; but the error of a parent is, and of a set with members in
+    # another table get() may wait for those before the one that failed
+    may_wait = True in outcomes() and (parents or isinstance(result, ResultSet))
+    return await in_executor() if may_wait else result.get()
 
 
 class _Batched(ResultBase):
@@ -3665,7 +3778,9 @@ class BatchedResultSet(_Batched, ResultSet):
         weak: as long as the set exists.
         """
         leaves = [leaf for leaf in leaf_results(self) if leaf._cache is None]
-        if not all(isinstance(leaf.backend, WaitingBackend) for leaf in leaves):
+        # a barrier is the book-keeping of a set that this one is a member of
+        if isinstance(callback, barrier) or not all(
+                isinstance(leaf.backend, WaitingBackend) for leaf in leaves):
             return super().then(callback, on_error, weak=weak)
         # not by Celery's barrier, which counts: several threads may resolve members concurrently
         find = weakref.ref(self) if weak else lambda: self
@@ -3780,6 +3895,8 @@ def give_result_classes(app: Any) -> None:
 #                                       and single_leaf BOOL once the run is counted on one leaf
 #               RUN.copy.INDEX.TASK     a copy of a value that is not under the key of its task
 #               RUN.header, RUN.parts   the header's structure; what a claim check stands for
+#   opening     Inserts the items: a request that was given up, and lands after parts were counted,
+#               changes nothing.
 #   counting    A part is counted on leaf ``index // 40`` (0 if the run is ``single_leaf``).  The
 #               delivery that fills a node counts it on its parent, ``number // 200``; the one that
 #               fills the root joins the chord.  One conditional update adds a member to one of
@@ -3800,10 +3917,11 @@ def give_result_classes(app: Any) -> None:
 #   the end     A run is closed once: by the delivery that filled the root, or found that it cannot
 #               be filled (the deadline has passed, a node is gone, the indexes have gaps).  Before
 #               it publishes, the owner of the lease records its intent: ``published_before`` holds
-#               the timestamps of the results under the body's id.
+#               the timestamps of the results under the body's id.  Before each message it makes
+#               sure that its last heartbeat is recent: it may have been stopped, or cut off.
 #   take-over   The owner sends heartbeats.  A delivery that sees none for the duration of a lease
-#               takes over.  It publishes, unless the body has a result whose timestamp is not in
-#               ``published_before``: then the body was published.
+#               takes over.  It publishes, unless the body has a result, expired or not, whose
+#               timestamp is not in ``published_before``: then the body was published.
 #
 # tools/chord_model.py plays this protocol over random schedules: `make model`.
 
@@ -4412,9 +4530,8 @@ class PartCounter:
 
         Raises MiscountedChord.
         """
-        # the clock is read after the response: until then no node can have expired
-        late = self.run.deadline is not None and time.time() >= self.run.deadline
-        if late or counted.item is None:
+        self._check_deadline()
+        if counted.item is None:
             raise MiscountedChord(GONE)
         node = Node(self.run, position, counted.item)
         if not counted.applied and node.counted.isdisjoint(
@@ -4432,12 +4549,18 @@ class PartCounter:
             if item is not None and 'lazy' not in item:
                 raise MiscountedChord(GONE)
             gathered = self._gathered(node, item or {}, counted.applied)
+            self._check_deadline()
             if gathered is None:
                 return None
             node = gathered
         if node.overflows:
             raise MiscountedChord(UNEXPECTED)
         return node
+
+    def _check_deadline(self) -> None:
+        """Called after a response: until then no node can have expired.  Raises MiscountedChord."""
+        if self.run.deadline is not None and time.time() >= self.run.deadline:
+            raise MiscountedChord(GONE)
 
     def _gathered(self, node: Node, run_item: Item, applied: bool) -> Node | None:
         """The node, or leaf 0 if the run is counted there; None if there is nothing to do."""
@@ -4471,7 +4594,7 @@ class PartCounter:
                 {'task_id': part.task_id.encode(), 'copy_id': self.run.copy_id(part),
                  'run': self.run.id},
                 condition='#run = :run AND attribute_not_exists(#chord)',
-                budget=Budget(time.monotonic() + _NOTE_PATIENCE))
+                budget=Budget(monotonic() + _NOTE_PATIENCE))
         except FAILURES as exc:  # the part is counted, and the chord's own error will come
             logger.warning('Chord %s: it is not noted that a part failed: %s',
                            self.run.id, summary(exc))
@@ -4503,14 +4626,14 @@ class Lease:
 
     def __init__(self, table: Table, run: Run, owner: bytes) -> None:
         self.table, self.run, self.owner = table, run, owner
-        self._confirmed = -math.inf  # when (of time.monotonic) the last heartbeat was sent
+        self._confirmed = -math.inf  # when (of monotonic()) the last heartbeat was sent
 
     def acquire(self, sleep: Sleep) -> Item | None:
         """The item of the run, once this delivery owns the lease; None once the run is closed.
 
         Sleeps while another delivery has the lease.
         """
-        since, last_heartbeat = time.monotonic(), -1
+        since, last_heartbeat = monotonic(), -1
         while True:
             item = self.table.get(self.run.id) or {}
             if 'closed' in item:
@@ -4518,7 +4641,7 @@ class Lease:
                 return None
             if item.get('owner') == self.owner:
                 return item
-            heartbeat, now = item.get('heartbeat', 0), time.monotonic()
+            heartbeat, now = item.get('heartbeat', 0), monotonic()
             if heartbeat != last_heartbeat:
                 since, last_heartbeat = now, heartbeat
             wait = since + self.DURATION - now
@@ -4554,7 +4677,7 @@ class Lease:
         The owner may have been stopped, or cut off from DynamoDB: after a heartbeat that is old it
         sends one.
         """
-        if time.monotonic() - self._confirmed > self.DURATION / 2:
+        if monotonic() - self._confirmed > self.DURATION / 2:
             try:
                 renewed = self.renew()
             except FAILURES as exc:
@@ -4570,7 +4693,7 @@ class Lease:
         if 'published_before' in values:
             update += ', #published_before = :published_before'
         # others see a heartbeat after this, and wait for DURATION from then on
-        sent = time.monotonic()
+        sent = monotonic()
         applied, item = self.table.update(
             self.run.id, f'{update} ADD #heartbeat :one',
             {'owner': self.owner, 'one': 1, **values, **self.run.closed_ttl},
@@ -4589,7 +4712,7 @@ class Lease:
 
         def send_heartbeat() -> None:
             try:
-                if not self.renew(Budget(time.monotonic() + self.DURATION)):
+                if not self.renew(Budget(monotonic() + self.DURATION)):
                     stopped.set()
             except FAILURES as exc:
                 logger.warning('The lease of the chord %s was not renewed: %s',
@@ -4783,6 +4906,7 @@ def _carries_claim_checks(serializer: str) -> bool:
 #               close the run, delete the copies.
 #   repeats     Each step may be repeated.  Stage says what cannot be undone.  Until the chord has
 #               ended a repeat reads again, because another owner may have ended it.
+#   time limits A thread that no signal reaches sends the body, once: a repeat waits for it.
 #   nested      A body can be a part of another chord.  That chord counts it as failed before the
 #               error is stored under the body's id, which marks this chord as ended.
 
@@ -5281,8 +5405,9 @@ class Join:
 #   values      A part's value is under its own key, if this delivery stored it there.  If results
 #               are ignored, or another execution's success is there, it is copied to a key of the
 #               run.
-#   threads     Only a task's own thread may wait for another's lease.  A worker's main process, and
-#               a task that meets its soft time limit there, start a thread that waits.
+#   threads     A task waits for another's lease itself, also beyond its soft time limit: it stays
+#               unacknowledged.  A worker's main process starts a thread that waits, and waits for
+#               that at its end.
 
 #: the tasks of a generator header come without group_index
 LAZY_PARTS_LACK_INDEX = celery.VERSION[:2] < (5, 4)
@@ -5343,9 +5468,9 @@ _JOINING_PATIENCE = 60.0
 
 def _finish_joins(**_: Any) -> None:
     """Waits for the joins of a process that ends: their tasks are acknowledged."""
-    deadline = time.monotonic() + _JOINING_PATIENCE
+    deadline = monotonic() + _JOINING_PATIENCE
     for thread, group_id in list(_joining.items()):
-        thread.join(max(deadline - time.monotonic(), 0))
+        thread.join(max(deadline - monotonic(), 0))
         if thread.is_alive():
             logger.error('Chord %s: this process ends before it was joined', group_id)
 
@@ -5497,7 +5622,7 @@ class ChordBackend(WaitingBackend):
 
         def sleep(seconds: float) -> None:
             nonlocal deadline
-            now = time.monotonic()
+            now = monotonic()
             deadline = min(deadline, now + lease.DURATION)
             if now > deadline:  # a dead owner would have been replaced by now
                 raise TimeoutError(f'a worker is ending the chord {group_id}')
@@ -5824,6 +5949,25 @@ class DynamoDBBackend(ChordBackend):
         return url if include_password else mask_secret(url)
 
 
+@worker_init.connect
+@worker_before_create_process.connect  # the module may have been imported between the two
+def _before_forks(**_: Any) -> None:
+    app = get_current_app()
+    with contextlib.suppress(Exception):  # who uses the backend raises it
+        cls, _url = by_url(app.backend_cls or app.conf.result_backend, app.loader)
+        if issubclass(cls, DynamoDBBackend):
+            _prepare_forks(app.backend.options)
+
+
+@functools.cache
+def _prepare_forks(options: Options) -> None:
+    """Lets the children of a worker's main process share memory with it."""
+    preload(options)
+    # a child's garbage collector writes to each object that is not frozen, and so copies its page
+    gc.collect()
+    gc.freeze()
+
+
 def _configured_urls() -> Iterator[tuple[Any, Any]]:
     """The apps of this process, the current one first, each with its ``result_backend``."""
     for app in dict.fromkeys([get_current_app(), *_get_active_apps()]):
@@ -5975,13 +6119,15 @@ def time_to_live(table: Table) -> str:
 
 def identity(options: Options) -> str:
     """The ARN of the caller, which AWS tells without a permission."""
+    from botocore.config import Config
     config = Config(
         retries={'total_max_attempts': 1}, connect_timeout=_TIMEOUT, read_timeout=_TIMEOUT)
     client = create_client(
         open_session(options), 'sts', region_name=options.region,
         aws_access_key_id=options.access_key, aws_secret_access_key=options.secret_key,
         config=config)
-    return str(client.get_caller_identity()['Arn'])
+    with readable():
+        return str(client.get_caller_identity()['Arn'])
 
 
 def find_credentials(options: Options) -> tuple[str, Any]:
@@ -6734,8 +6880,8 @@ class TextTable:
 
 ASK_ABOVE = 800_000  # read units on demand that a command takes without asking at a terminal
 
-# what a command prints with --json, and the lines without it
-_Output = tuple[Row, Iterable[str]]
+# what a command prints with --json, where a list is one object a line; and the lines without it
+_Output = tuple[Union[Row, list[Row]], Iterable[str]]
 
 
 @click.group('dynamodb')
@@ -6746,6 +6892,8 @@ _Output = tuple[Row, Iterable[str]]
 @click.pass_context
 def commands(ctx: click.Context, app: str | None, result_backend: str | None) -> None:
     """The DynamoDB table of the result backend."""
+    if ctx.invoked_subcommand == 'options':  # which needs no app
+        return
     try:
         ctx.obj = _backend_of(ctx, app, result_backend)
     except ImproperlyConfigured as exc:
@@ -6784,8 +6932,12 @@ def _command(function: Callable[..., _Output]) -> click.Command:
             output, lines = function(backend, **options)
         except FAILURES as exc:
             raise click.ClickException(explain(exc)) from exc
-        _print([json.dumps(to_jsonable(output), indent=2)] if as_json and output else lines)
-        if output.get('ok') is False:
+        if as_json and isinstance(output, list):
+            lines = [json.dumps(to_jsonable(each)) for each in output]
+        elif as_json and output:
+            lines = [json.dumps(to_jsonable(output), indent=2)]
+        _print(lines)
+        if isinstance(output, dict) and output.get('ok') is False:
             sys.exit(1)
     return command
 
@@ -6829,12 +6981,12 @@ class _Checks:
     def check_actions(self) -> None:
         """Does what a worker does, with an item of its own."""
         item = {'id': f'dyna-veggie-check-{uuid.uuid4()}', **expiry(3600)}
-        began = time.monotonic()
+        began = monotonic()
         actions = [each for each in WORKER_ACTIONS if each != INSERT or self.table.may_insert]
         for action in actions:
             failed = None if action == INSERT else False
             self.check(action, functools.partial(WORKER_ACTIONS[action], self.table, item), failed)
-        took = 1000 * (time.monotonic() - began) / len(actions)
+        took = 1000 * (monotonic() - began) / len(actions)
         self.check('round trip', lambda: f'{took:.0f} ms')
 
 
@@ -7112,7 +7264,8 @@ def _check_state(state: str | None) -> None:
 
 def _check_name(backend: DynamoDBBackend, name: str | None) -> None:
     """Raises for a name that no task of the app has, if it has tasks."""
-    if name is None:
+    context = click.get_current_context().parent
+    if name is None or (context and context.params['result_backend']):
         return
     with contextlib.suppress(Exception):  # the app may need what is not installed here
         backend.app.loader.import_default_modules()
@@ -7155,6 +7308,18 @@ def _purge(backend: DynamoDBBackend, dry_run: bool, force: bool, yes: bool) -> _
         lines.append(f'{counts["orphans" + suffix]:,} chunks of values that were never completed '
                      f'{done}')
     return output, lines
+
+
+@_command
+def _options(backend: object) -> _Output:
+    """Prints all options of the URL and the transport options.  Needs no app."""
+    rows = [{'name': each.name, 'meaning': each.metadata['doc'].replace('``', ''),
+             # as a URL has it
+             'default': str(each.default).removesuffix('.0').lower()
+             if each.default not in (None, ()) else None}
+            for each in dataclasses.fields(Options) if 'doc' in each.metadata]
+    return rows, [row['name'] + (f' (default: {row["default"]})' if row['default'] else '') + '\n'
+                  + click.wrap_text(row['meaning'], 76, '    ', '    ') for row in rows]
 
 
 def main() -> None:

@@ -53,6 +53,7 @@ setup(
             'pytest-rerunfailures',
             'pytest-xdist',
             'hypothesis',
+            'freezegun',
             'docker',
             *MOTO,
             'gevent',

@@ -2,7 +2,7 @@
 
     make bench                      # everything, some forty minutes
     make bench ARGS=--quick         # small groups and chords only
-    make bench ARGS=--draw          # nothing: the chart and the README's table of the last run
+    make bench ARGS=--draw          # nothing: the chart and the tables of the last run
 
 Each backend has separate workers (8 threads; for chords also 8 processes and 100 greenlets) and is
 used by Celery's public interface alone.  Time, CPU and memory are the medians of three rounds (one,
@@ -518,11 +518,11 @@ def row_of(rows: list[Row], backend: str, what: str, latency: float) -> Row:
     return {}
 
 
-# --- the README -----------------------------------------------------------------------------------
+# --- the READMEs ----------------------------------------------------------------------------------
 
 @dataclass(frozen=True)
 class Line:
-    """A line of the README's table.
+    """A line of the table in benchmarks/README.rst.
 
     what: scenarios, whose figures stand beside each other.  factor: None divides by the tasks.
     latency: of these figures, if it is not the table's.
@@ -574,8 +574,35 @@ def figure_of(line: Line, row: Row) -> str:
     return line.form.format(row[line.field] * (line.factor or 1 / row['tasks']))
 
 
+#: lines that README.rst has too, with 8 threads, and their headings there
+SUMMARY = {
+    f'a chord of 1,000, {WITH_POOLS}': 'a chord of 1,000',
+    'requests per part of it': 'requests per part of it',
+    'US dollars per million such parts, on demand': 'US dollars per million parts',
+    'a group of 1,000': 'a group of 1,000',
+    'a result is seen by ``get()`` after (median)': 'a result is seen by ``get()`` after',
+    '200 single tasks, sent and then waited for': '200 single tasks',
+    'a chord of 10,000': 'a chord of 10,000',
+    'a result of 1 MB': 'a result of 1 MB',
+}
+
+
+def summary(rows: list[Row], latency: float) -> str:
+    """The table of README.rst, in reStructuredText."""
+    lines = {line.heading: line for line in LINES}
+    names = (OURS, CELERYS, REDIS)
+    table = [['..', *names]]
+    table += [[heading, *(figure_of(lines[of], row_of(rows, name, lines[of].what[0], latency))
+                          for name in names)] for of, heading in SUMMARY.items()]
+    widths = [max(map(len, column)) for column in zip(*table)]
+    bar = ' '.join('=' * width for width in widths)
+    head, *rest = (' '.join(cell.ljust(width) for cell, width in zip(cells, widths)).rstrip()
+                   for cells in table)
+    return '\n'.join([bar, head, bar, *rest, bar]) + '\n'
+
+
 def readme_table(rows: list[Row], latency: float) -> str:
-    """What the README shows of the results, as a table in reStructuredText."""
+    """What benchmarks/README.rst shows of the results, as a table in reStructuredText."""
     def lines_of_row(cells: list[str]) -> list[str]:
         return [f'   {mark} - {text}'.rstrip() for mark, text in zip('*   ', cells)]
 
@@ -695,7 +722,8 @@ def goals(rows: list[Row]) -> Iterator[str]:
 def draw(rows: list[Row]) -> None:
     latency = max(row['latency'] for row in rows)
     (HERE / 'results.svg').write_text(chart(rows, latency))
-    print('\nfor README.rst:\n\n' + readme_table(rows, latency))
+    print('\nfor README.rst:\n\n' + summary(rows, latency))
+    print('\nfor benchmarks/README.rst:\n\n' + readme_table(rows, latency))
 
 
 def main() -> None:

@@ -175,7 +175,7 @@ def backend_with(changes: dict[str, Any], table_name: str) -> Any:
 
     def config(**given: Any) -> Config:
         return Config(**{**given, **changes})
-    with patch.object(dyna_veggie, 'Config', config):
+    with patch('botocore.config.Config', config):
         table.client = dyna_veggie.Client(table.options)
         table.client.botocore.meta.events.register('before-send.dynamodb', answer)
     return backend

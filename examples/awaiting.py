@@ -1,38 +1,38 @@
-"""How a coroutine awaits a Celery result, under asyncio, FastAPI or any other event loop.
-
-    from awaiting import call, result_of
+"""How coroutines send tasks and await their results, under asyncio, FastAPI or another framework.
 
     @api.get('/sum/{x}/{y}')                        # FastAPI
     async def sum_of(x: int, y: int):
-        result = await call(tasks.add.delay, x, y)
-        return {'sum': await result_of(result, timeout=30)}
+        result = await asyncio.to_thread(tasks.add.delay, x, y)
+        return {'sum': await asyncio.wait_for(result, 30)}
 
-A thread waits for each result.  That costs no more requests: all threads of a process share their
-polls.  Give a timeout: a thread goes on waiting when its coroutine is cancelled.
+``await result`` returns what the task returned, or raises what it raised.  No thread waits: one
+thread of the process polls for all that is awaited.  Sending a task blocks until the broker has it,
+so a thread does that.
+
+A chord's result raises the error of any of its tasks within a second.
 """
 from __future__ import annotations
 
 import asyncio
-import functools
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from typing import Any
 
-from celery.result import AsyncResult
 
-# as many as there are results that are awaited at the same time; asyncio's own executor has a few
-WAITERS = ThreadPoolExecutor(200, thread_name_prefix='results')
+async def call(task: Any, *args: Any, timeout: float, **kwargs: Any) -> Any:
+    """What a task returns that is called with these arguments.
 
-
-async def call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Calls what may block, such as a task's ``delay``, without holding up the event loop."""
-    loop = asyncio.get_running_loop()
-    return await loop.run_in_executor(WAITERS, functools.partial(function, *args, **kwargs))
-
-
-async def result_of(result: AsyncResult, timeout: float) -> Any:
-    """What a task returned.
-
-    Raises what the task raised, and celery.exceptions.TimeoutError after so many seconds.
+    Raises what the task raised, and asyncio.TimeoutError after so many seconds.
     """
-    return await call(result.get, timeout=timeout)
+    result = await asyncio.to_thread(task.delay, *args, **kwargs)
+    return await asyncio.wait_for(result, timeout)
+
+
+async def call_many(
+        task: Any, arguments: Sequence[tuple[Any, ...]], timeout: float) -> list[Any]:
+    """What a task returns for each of these arguments; errors stand in the list.
+
+    The tasks are sent one after the other by one thread, so that no executor is filled.
+    """
+    results = await asyncio.to_thread(lambda: [task.delay(*each) for each in arguments])
+    waits = [asyncio.wait_for(result, timeout) for result in results]
+    return await asyncio.gather(*waits, return_exceptions=True)

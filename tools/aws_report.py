@@ -114,7 +114,9 @@ def say(text: str = '', end: str = '\n') -> None:
 # --- what the README says -------------------------------------------------------------------------
 
 def cost_table(readme: str) -> dict[str, list[str]]:
-    """The rows of the README's table of costs: the cells of each operation."""
+    """The rows of the table of costs: the cells of each operation.
+
+    readme: that of the benchmarks."""
     section = readme.partition('\nCosts\n-----\n')[2].partition('\n----')[0]
     row = re.compile(r'   \* - (.+)\n     - (.+)\n     - (.+)\n     - (.+)\n')
     return {operation: cells for operation, *cells in row.findall(section)}
@@ -143,7 +145,7 @@ ROWS = {
     'chord, threads': 'a chord of 1,000 tasks, until its body is called '
                       '(8 threads in a process, 10 ms a request)',
 }
-COSTS = cost_table((ROOT / 'README.rst').read_text('utf-8'))
+COSTS = cost_table((ROOT / 'benchmarks' / 'README.rst').read_text('utf-8'))
 COLUMNS = ('requests', 'read units', 'write units')
 
 

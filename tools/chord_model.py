@@ -315,6 +315,8 @@ class Protocol:
                     return (yield from self.fail(delivery, 'gone'))
             if run.lazy and not run.single_leaf:
                 gathered = yield from self.gathered(node, state or {}, counted)
+                if self.now >= run.deadline:
+                    return (yield from self.fail(delivery, 'deadline'))
                 if gathered is None:
                     return
                 counted, node = counted and gathered is node, gathered

@@ -4,10 +4,11 @@
     make soak ARGS="--minutes 3 --plot soak.svg"
 
 DynamoDB throttles, fails, resets connections, loses responses, does half of a batch or is slow; now
-and then it is away.  Messages are delivered twice, processes are killed, and what they held is
-redelivered.  A client applies chords of all kinds, groups and tasks, and checks that each ends with
-the right result, that each body is published once (twice only if the process that published it was
-killed then), and what it was called with.  Memory and sockets of all processes are sampled, and
+and then it is away, at times for longer than a lease.  Messages are delivered twice, processes are
+stopped or killed, and what they held is redelivered.  A client applies chords of all kinds, groups
+and tasks, and checks that each ends with the right result, that each body is published once (twice
+only if the process that published it was killed, stopped or cut off then), and what it was called
+with.  Memory and sockets of all processes are sampled, and
 drawn at the end.  The exit code is 1 if something was lost, twice, wrong or hung.
 
 It takes about half a core and a redis-server.
@@ -54,7 +55,7 @@ BOUND = 300.0       # seconds for a result: what a killed worker held is redeliv
 IN_FLIGHT = 16      # operations that wait for their results
 BACKLOG = 600       # messages in the queue at which the client pauses
 AUDIT_AFTER = 90.0  # seconds after its end, when no more of its messages should come
-KILL_WINDOW = 10.0  # seconds from publishing to the kill that explains why it was published again
+KILL_WINDOW = 10.0  # seconds from publishing to what explains why it was published again
 SAMPLE = 5.0        # seconds
 QUEUE = 'celery'
 #: pools with their concurrency
@@ -348,12 +349,16 @@ class Client:
         if not surplus:
             return
         killed: Any = self.tasks.store.hgetall('killed')
-        struck = [f'{float(killed[str(pid)]) - at:.2f} s' for pid, at in publications
-                  if 0 <= float(killed.get(str(pid), 0)) - at < KILL_WINDOW]
+        outages: Any = self.tasks.store.lrange('outages', 0, -1)
+        struck = []
+        for pid, at in publications:
+            moments = map(float, (killed.get(str(pid), 0), *outages))
+            struck += [f'{moment - at:.2f} s' for moment in moments
+                       if 0 <= moment - at < KILL_WINDOW][:1]
         text = (f'{audit.what} {audit.key} was published {len(publications)} times, expected '
-                f'{audit.published}: {publications}; publishers killed after {struck or "-"}')
+                f'{audit.published}: {publications}; publishers struck after {struck or "-"}')
         if 0 < surplus <= len(struck):
-            self.count('published again because the publisher was killed', surplus)
+            self.count('published again because the publisher was struck', surplus)
             with self.lock:
                 self.notes.append(text)
         else:
@@ -521,6 +526,19 @@ class Soak:
             self.kill([self.draw.choice(children)])
             self.counts['kills of a prefork child'] += 1
 
+    def stop_child(self) -> None:
+        """Stops a process for longer than a lease, and lets it go on."""
+        worker = self.draw.choice([each for each in self.workers if each.pool == 'prefork'])
+        children = children_of(worker.process.pid)
+        if children:
+            pid = self.draw.choice(children)
+            self.store.hset('killed', str(pid), str(time.time()))
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGSTOP)
+                self.ended.wait(self.draw.uniform(16, 22))
+                os.kill(pid, signal.SIGCONT)
+            self.counts['stops of a prefork child'] += 1
+
     def kill_worker(self) -> None:
         worker = self.draw.choice([worker for worker in self.workers if not worker.steady])
         self.kill([*worker.pids().values()])
@@ -538,9 +556,11 @@ class Soak:
                 worker.start()
 
     def black_out(self) -> None:
-        self.counts['outages of 4 s'] += 1
+        seconds = self.draw.choice([4, 4, 18])  # a lease has 15
+        self.counts[f'outages of {seconds} s'] += 1
+        self.store.rpush('outages', str(time.time()))
         self.proxy.down = True
-        self.ended.wait(4)
+        self.ended.wait(seconds)
         self.proxy.down = False
 
     def deliver_late(self) -> None:
@@ -733,6 +753,7 @@ def soak(given: Any, folder: Path, endpoint: str, table: str, proxy: Proxy,
         run.every(lambda: 3, run.restart)
         run.every(lambda: draw.uniform(5, 25), run.kill_child)
         run.every(lambda: draw.uniform(20, 60), run.kill_worker)
+        run.every(lambda: draw.uniform(20, 60), run.stop_child)
         run.every(lambda: draw.uniform(120, 360), run.black_out)
         reported = time.monotonic()
         while (said := pipe.recv()) != 'done':
