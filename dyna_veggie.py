@@ -34,9 +34,11 @@ import ast
 import base64
 import contextlib
 import contextvars
+import csv
 import dataclasses
 import difflib
 import enum
+import fnmatch
 import functools
 import gc
 import hashlib
@@ -50,10 +52,13 @@ import math
 import os
 import random
 import re
+import shutil
 import ssl
 import sys
+import textwrap
 import threading
 import time
+import unicodedata
 import uuid
 import weakref
 import zlib
@@ -6426,15 +6431,18 @@ def group_of_run(backend: DynamoDBBackend, run_id: str) -> str | None:
     return _after_prefix(backend.chord_keyprefix, Run(run_id).pointer_id)
 
 
+CHORD_KEYS = ('id', 'kind', 'state', 'counted', 'failed', 'expected', 'error', 'first_failed',
+              'first_missing')
+_SHARED_KEYS = ('id', 'kind', 'state', 'error')  # of tasks and chords
+
+
 def chord_row(backend: DynamoDBBackend, table: Table, known_as: str, id: str) -> Row | None:
     """How far a run of a chord is, or why that cannot be read; None if there is none.
 
     known_as: the id that a person gave.  id: of the run, or of the pointer to the newest.
     """
-    keys = ('state', 'counted', 'failed', 'expected', 'error')
-    row: Row = {
-        'id': known_as, 'kind': 'chord', **dict.fromkeys(keys), 'first_failed': [],
-        'first_missing': []}
+    row: Row = {**dict.fromkeys(CHORD_KEYS), 'id': known_as, 'kind': 'chord', 'first_failed': [],
+                'first_missing': []}
     try:
         with refused_if_odd('its counters'):
             report = ChordStore(table).report(id)
@@ -6456,24 +6464,28 @@ def chord_row(backend: DynamoDBBackend, table: Table, known_as: str, id: str) ->
 class TaskFilter(NamedTuple):
     """Which tasks to list; times are seconds of the epoch.
 
-    states: a state as it was given, and as Celery writes its own; or none.
+    states: a state as it was given, and as Celery writes its own; or none.  name: with wildcards.
+    start: of the id.
     """
 
-    states: tuple[str, ...]
-    since: float | None
-    until: float | None
-    name: str | None
+    states: tuple[str, ...] = ()
+    since: float | None = None
+    until: float | None = None
+    name: str | None = None
+    group: str | None = None
+    start: str = ''
 
     @property
     def has_chords(self) -> bool:
         """Whether running chords fit, which have no time and no name."""
-        rest = self.since, self.until, self.name
-        return rest == (None, None, None) and (not self.states or 'RUNNING' in self.states)
+        rest = {self.since, self.until, self.name, self.group}
+        return rest == {None} and (not self.states or 'RUNNING' in self.states)
 
     def fits(self, row: Row) -> bool:
-        """Whether to list a task, by its state and its name."""
+        """Whether to list a task, by what its value says."""
         return ((not self.states or row['state'] in self.states)
-                and self.name in (None, row['name']))
+                and self.group in (None, row['group'])
+                and (self.name is None or fnmatch.fnmatchcase(str(row['name'] or ''), self.name)))
 
 
 def _moment_of(task: tuple[Row, Any]) -> tuple[str, str]:
@@ -6481,24 +6493,31 @@ def _moment_of(task: tuple[Row, Any]) -> tuple[str, str]:
 
 
 class Listing:
-    """The running chords of a table, and its newest tasks; limit: of both, 0 for all."""
+    """The running chords of a table, and its newest tasks.
+
+    limit: of both, 0 for all.  show: gets rows, without a limit as they are read.
+    """
 
     def __init__(
-            self, backend: DynamoDBBackend, table: Table, wanted: TaskFilter, limit: int) -> None:
+            self, backend: DynamoDBBackend, table: Table, wanted: TaskFilter, limit: int,
+            show: Callable[[list[Row]], None]) -> None:
         self._backend, self._table, self._store = backend, table, BlobStore(table)
-        self._wanted, self._limit = wanted, limit
+        self._wanted, self._limit, self._show = wanted, limit, show
         chords = [backend.chord_keyprefix] if wanted.has_chords else []
-        self._prefixes = id_prefixes(backend.task_keyprefix, *chords)
+        self._prefixes = id_prefixes(*(
+            bytes_to_str(prefix) + wanted.start for prefix in (backend.task_keyprefix, *chords)))
         self._runs: dict[str, str] = {}  # the ids of runs that are not closed, with their groups'
         self._newest: list[tuple[Row, Item | None]] = []  # rows; items whose values are not read
-        self.count = 0  # of tasks that fit; once rows() was called, of chords, too
-        self._whole = not limit or wanted.name is not None  # reads each value
+        self.count = 0  # of what fits
+        self.printed = 0
+        self.shown: list[Row] = []  # without a limit, only the last
+        self._whole = not limit or (wanted.name, wanted.group) != (None, None)  # reads each value
         # The states of Celery's own items are in their values.  A scan reads these at no further
         # cost, but responses get longer, so it goes on only where it finds such items.
         self._with_values = True
 
     def scan(self, segments: int, advance: Callable[[int], Any]) -> None:
-        """Reads the table."""
+        """Reads the table; without a limit, shows the tasks."""
         scan(self._table, segments, self._take, self._params, advance)
 
     def _params(self) -> dict[str, Any]:
@@ -6509,7 +6528,8 @@ class Listing:
             conditions.append('#timestamp >= :since')
         if self._wanted.until is not None:
             conditions.append('#timestamp <= :until')
-        values = {**starts, **self._wanted._asdict(), 'now': int(time.time())}
+        values = {**starts, 'since': self._wanted.since, 'until': self._wanted.until,
+                  'now': int(time.time())}
         if self._wanted.states:  # Celery's own backend writes no status
             values['given'], values['capitals'] = self._wanted.states
             conditions.append('(#status IN (:given, :capitals) OR attribute_not_exists(#status))')
@@ -6537,17 +6557,24 @@ class Listing:
         tasks += ((row, None) for row in read_rows(self._backend, self._store, unread))
         tasks = [task for task in tasks if self._wanted.fits(task[0])]
         self.count += len(tasks)
+        if not self._limit:  # each value is read
+            self._print([row for row, _ in tasks])
+            return
         self._newest += tasks
-        if self._limit:
-            self._newest.sort(key=_moment_of, reverse=True)
-            del self._newest[self._limit:]
+        self._newest.sort(key=_moment_of, reverse=True)
+        del self._newest[self._limit:]
 
-    def rows(self) -> list[Row]:
-        """The rows of the chords, then of the newest tasks."""
+    def _print(self, rows: list[Row]) -> None:
+        if rows:
+            self.shown = rows
+            self.printed += len(rows)
+            self._show(rows)
+
+    def show_rest(self) -> None:
+        """Shows the chords, then the newest tasks, with what their values say."""
         limit = self._limit or None
         chords = [row for id, group_id in itertools.islice(self._runs.items(), limit)
                   if (row := chord_row(self._backend, self._table, group_id, id))]
-        self._newest.sort(key=_moment_of, reverse=True)
         found = self._newest[:limit and limit - len(chords)]
         unread = {row['id']: item for row, item in found if item}
         read = {row['id']: row for row in read_rows(self._backend, self._store, unread)}
@@ -6555,7 +6582,7 @@ class Listing:
         running = [row for row in chords if row['state'] != 'CLOSED']
         tasks = [row for old, _ in found if self._wanted.fits(row := read.get(old['id'], old))]
         self.count += len(self._runs) - len(chords) + len(running) - len(found) + len(tasks)
-        return running + tasks
+        self._print(running + tasks)
 
 
 _DEEPEST = 100  # nested values in --json: Python gives up at some hundreds
@@ -6577,9 +6604,91 @@ def to_jsonable(value: Any, above: tuple[int, ...] = ()) -> Any:
     return safe_repr(value)
 
 
+_CSV_NAMES = [*task_row('', {}, {}), *(name for name in CHORD_KEYS if name not in _SHARED_KEYS)]
+CSV_HEADER: Row = dict(zip(_CSV_NAMES, _CSV_NAMES))
+
+
+def csv_lines(rows: Iterable[Row]) -> Iterator[str]:
+    """A line for each row; of what a row does not have, nothing."""
+    for row in rows:
+        values = [to_jsonable(row.get(name)) for name in _CSV_NAMES]
+        line = io.StringIO()
+        csv.writer(line, lineterminator='').writerow(
+            json.dumps(value) if isinstance(value, (dict, list)) else value for value in values)
+        yield line.getvalue()
+
+
+def is_terminal(stream: Any) -> bool:
+    return stream is not None and stream.isatty()  # None: it was closed before Python began
+
+
+def screen_width() -> int:
+    """Columns of the terminal; without one, as many as COLUMNS says, or no limit."""
+    if is_terminal(sys.stdout) or os.environ.get('COLUMNS', '').isdecimal():
+        return shutil.get_terminal_size().columns
+    return sys.maxsize
+
+
+def printable(text: str) -> str:
+    """A text with escapes for what the terminal does not show, or obeys."""
+    encoding = getattr(sys.stdout, 'encoding', None) or 'utf-8'
+    text = text.encode(encoding, 'backslashreplace').decode(encoding)
+    return ''.join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+
+
+def _width(text: str) -> int:
+    """Columns that a text takes."""
+    return sum(0 if unicodedata.combining(letter) else
+               2 if unicodedata.east_asian_width(letter) in 'WF' else 1 for letter in text)
+
+
+def cut(text: str, width: int, tail: bool = False) -> str:
+    """The begin of a text that does not fit, or its tail, with a mark."""
+    if _width(text) <= width:
+        return text
+    mark = printable('…')
+    while text and _width(text + mark) > width:
+        text = text[1:] if tail else text[:-1]
+    return mark + text if tail else text + mark
+
+
+_COLORS = {
+    'SUCCESS': 'green', 'FAILURE': 'red', 'RETRY': 'yellow', 'REVOKED': 'yellow',
+    'STARTED': 'cyan', 'RUNNING': 'cyan', 'ok': 'green', 'NO': 'red', '--': 'yellow'}
+
+
+def colored(word: str) -> str:
+    """A state, in its color; click drops it where there is no terminal."""
+    return click.style(word, fg=_COLORS[word]) if word in _COLORS else word
+
+
+def labeled(lines: Iterable[tuple[str, str]], indent: int) -> Iterator[str]:
+    """Texts behind their labels, which take so many columns; what does not fit is continued."""
+    for label, text in lines:
+        begin, width = colored(label[:2]) + f'{label:{indent}}'[2:], screen_width() - indent
+        for line in text.splitlines() or ['']:
+            for part in textwrap.wrap(
+                    printable(line.expandtabs()), max(width, 20), replace_whitespace=False,
+                    break_on_hyphens=False) or ['']:
+                yield (begin + (colored(part) if label == 'state' else part)).rstrip()
+                begin = ' ' * indent
+
+
 def format_time(moment: str | None) -> str:
     """A time as people read it, in UTC."""
     return f'{moment[:19].replace("T", " ")} UTC' if moment else '-'
+
+
+def format_seconds(seconds: float) -> str:
+    """A duration as people read it: at least 2 of a unit, but for seconds."""
+    for unit, size in (('d', 86400), ('h', 3600), ('m', 60)):
+        if seconds >= 2 * size:
+            return f'{seconds // size:.0f}{unit}'
+    return f'{seconds:.0f}s' if seconds >= 10 or not seconds % 1 else f'{seconds:.1f}s'
+
+
+def _age_of(moment: str | None) -> str:
+    return format_seconds(max(0, int(time.time() - seconds_of(moment)))) if moment else ''
 
 
 def _first_of(values: list[Any], total: int) -> str:
@@ -6587,8 +6696,8 @@ def _first_of(values: list[Any], total: int) -> str:
     return ', '.join(map(str, shown)) + (', …' if total > len(shown) else '')
 
 
-def format_show(row: Row) -> Iterator[str]:
-    """The lines of show."""
+def format_show(row: Row) -> Iterator[tuple[str, str]]:
+    """The lines of show, with their labels."""
     group, texts = row['results'], [*_texts_of_task(row), *_texts_of_chord(row['chord'])]
     if group is not None:
         texts.append(('group', f'{len(group)} results: {_first_of(group, len(group))}'))
@@ -6598,7 +6707,7 @@ def format_show(row: Row) -> Iterator[str]:
                  ('result', row['error'] or expired or 'nothing is stored')]
     for name, text in texts:
         if text not in (None, []):
-            yield f'{name:10} {text if isinstance(text, str) else safe_repr(text)}'
+            yield name, text if isinstance(text, str) else safe_repr(text)
 
 
 def _texts_of_task(row: Row) -> list[tuple[str, Any]]:
@@ -6616,9 +6725,9 @@ def _texts_of_task(row: Row) -> list[tuple[str, Any]]:
 
 def format_progress(chord: Row) -> str:
     """How far a chord is."""
-    failed = f', {chord["failed"]:,} failed' if chord['failed'] else ''
+    failed = f'{chord["failed"]:,} failed, ' if chord['failed'] else ''
     expected = f'{chord["expected"]:,}' if chord['expected'] else '?'
-    return f'{chord["counted"]:,} of {expected} parts counted{failed}'
+    return f'{failed}{chord["counted"]:,} of {expected} parts counted'
 
 
 def _texts_of_chord(chord: Row | None) -> Iterator[tuple[str, str]]:
@@ -6639,22 +6748,129 @@ def _texts_of_chord(chord: Row | None) -> Iterator[tuple[str, str]]:
         places = [str(first) if first == last else f'{first}-{last}' for first, last in ranges]
         shown = sum(last - first + 1 for first, last in ranges)
         more = ', …' if missing > shown else ''
-        yield 'missing', f'{missing}: in the header at {", ".join(places)}{more} (from 0)'
+        yield 'missing', f'{missing:,}: in the header at {", ".join(places)}{more} (from 0)'
 
 
-def format_list(rows: list[Row], count: int) -> Iterator[str]:
-    """The lines of list.  count: of those that fit."""
-    width = max((len(str(row.get('name') or '')) for row in rows), default=0)
-    for row in rows:
-        error = (row['error'] or '')[:100]
-        if row['kind'] == 'chord':
-            far = f'cannot be read: {error}' if error else format_progress(row)
-            yield f'{"":23}  {row["state"] or "?":8} {row["id"]}  chord: {far}'
-        else:
-            name = f'{row["name"] or ""!s:{width}}  ' if width else ''
-            error = error and f'  {error}'
-            yield f'{format_time(row["stored"])}  {row["state"]!s:8} {name}{row["id"]}{error}'
-    yield f'{len(rows):,} of {count:,}'
+class Pace:
+    """How fast a chord counts, as the last reads of it show."""
+
+    def __init__(self) -> None:
+        self._seen: deque[tuple[float, int]] = deque(maxlen=10)  # when, and how many were counted
+        self._since = time.monotonic()
+        self._last: float | None = None  # when more were counted than before
+
+    def line(self, chord: Row) -> str:
+        """How far a chord is by now; as much of it as fits the screen."""
+        now, counted, expected = time.monotonic(), chord['counted'], chord['expected']
+        if self._seen and counted > self._seen[-1][1]:
+            self._last = now
+        self._seen.append((now, counted))
+        began, before = self._seen[0]
+        took = now - began
+        rate = (counted - before) / took if took else 0
+        quiet = now - (self._last or self._since)
+        texts = [format_progress(chord), f'{rate:.1f}/s' if rate else None,
+                 f'ETA {format_seconds(int((expected - counted) / rate))}'
+                 if rate and expected and expected > counted else None,
+                 f'last {format_seconds(int(quiet))} ago' if self._last
+                 else f'none for {format_seconds(int(quiet))}' if quiet >= 1 else None]
+        filled = 10 * counted // expected if expected else 0
+        line = ', '.join(text for text in texts if text)
+        return cut(f'[{"#" * filled:10}] {line}' if expected else line, screen_width() - 1)
+
+
+def _error_of(row: Row) -> str:
+    """What a table says of how a task failed, or how far a chord is."""
+    error = row['error'] or ''
+    if row['kind'] == 'chord':
+        return f'cannot be read: {error}' if error else format_progress(row)
+    # Celery's own text begins with an id
+    return re.sub(r"""^ChordError\((['"])Dependency \S+ raised (.*)\1\)$""", r'a part: \2', error)
+
+
+class Counts:
+    """How many tasks have a state and a name, and which error; and how many chords run."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[tuple[Any, ...]] = Counter()
+
+    def take(self, rows: list[Row]) -> None:
+        for row in rows:
+            # of an error, the class; of a chord's, that of the part's
+            error = re.match(r'(a part: )?[\w.]+', _error_of(row)) if row['error'] else None
+            self._counts[row['kind'], row['state'], row.get('name'), error and error[0]] += 1
+
+    def rows(self) -> list[Row]:
+        names = ('kind', 'state', 'name', 'error')
+        return [{'count': count, **dict(zip(names, key))}
+                for key, count in self._counts.most_common()]
+
+
+class TextTable:
+    """Rows as lines that fit the screen.
+
+    The first rows decide which columns there are and how wide they are, and again those that have
+    something for another column.
+    """
+
+    #: from left to right
+    COLUMNS: ClassVar[dict[str, Callable[[Row], Any]]] = {
+        'AGE': lambda row: _age_of(row.get('stored')), 'STATE': lambda row: row['state'],
+        'WORKER': lambda row: row.get('worker'), 'NAME': lambda row: row.get('name'),
+        'ID': lambda row: row['id'], 'ERROR': _error_of}
+    COUNTS: ClassVar[dict[str, Callable[[Row], Any]]] = {
+        'COUNT': lambda row: f'{row["count"]:,}', 'KIND': lambda row: row['kind'],
+        'STATE': lambda row: row['state'], 'NAME': lambda row: row['name'],
+        'ERROR': lambda row: row['error']}
+
+    #: the most important first; of these, at least so many letters are shown
+    _NEEDED: ClassVar[dict[str, int]] = {
+        'ID': 40, 'COUNT': 11, 'STATE': 9, 'AGE': 5, 'KIND': 5, 'ERROR': 24, 'NAME': 20,
+        'WORKER': 30}
+
+    def __init__(self, columns: Mapping[str, Callable[[Row], Any]] = COLUMNS) -> None:
+        self._columns = columns
+        self._widths: dict[str, int] = {}
+        self._found: set[str] = set()  # columns that had a text
+
+    def lines(self, rows: list[Row]) -> Iterator[str]:
+        cells = [{name: printable(str(get(row) or '')) for name, get in self._columns.items()}
+                 for row in rows]
+        found = {name for row in cells for name, text in row.items() if text}
+        if not found <= self._found:
+            self._found |= found
+            self._choose(cells)
+            yield self._line({name: name for name in self._columns})
+        yield from map(self._line, cells)
+
+    def _choose(self, cells: list[dict[str, str]]) -> None:
+        wanted = {name: max(len(name), *(_width(row[name]) for row in cells))
+                  for name in self._NEEDED if name in self._found}
+        room, widths = screen_width(), {}
+        for name, width in wanted.items():
+            least = min(width, self._NEEDED[name])
+            if room >= least or name == 'ID':
+                widths[name] = least
+                room -= least + 2
+        for name in ('ERROR', 'NAME', 'WORKER', 'STATE', 'ID'):
+            if name in widths:
+                more = max(0, min(wanted[name] - widths[name], room + 2))
+                widths[name] += more
+                room -= more
+        self._widths = {name: widths[name] for name in self._columns if name in widths}
+
+    def _line(self, cells: Mapping[str, str]) -> str:
+        line, left, limited = '', screen_width(), screen_width() < sys.maxsize
+        for name, width in self._widths.items():
+            text = cells[name]
+            if name == 'ERROR':
+                text = cut(text, left) if left > 1 else ''
+            elif limited and name != 'ID':
+                text = cut(text, width, tail=name == 'NAME')
+            space = ' ' * (width - _width(text) + 2)
+            left -= _width(text + space)
+            line += (colored(text) if name == 'STATE' else text) + space
+        return line.rstrip()
 
 
 # --------------------------------------------------------------------------------------------------
@@ -6720,15 +6936,26 @@ def _command(function: Callable[..., _Output]) -> click.Command:
             raise click.ClickException(explain(exc)) from exc
         if as_json and isinstance(output, list):
             lines = [json.dumps(to_jsonable(each)) for each in output]
-        elif as_json:
+        elif as_json and output:
             lines = [json.dumps(to_jsonable(output), indent=2)]
-        # JSON can hold what the terminal cannot show, such as half of a surrogate pair
-        encoding = getattr(sys.stdout, 'encoding', None) or 'utf-8'
-        for line in lines:
-            click.echo(line.encode(encoding, 'backslashreplace').decode(encoding))
+        _print(lines)
         if isinstance(output, dict) and output.get('ok') is False:
             sys.exit(1)
     return command
+
+
+def _print(lines: Iterable[str]) -> None:
+    """Prints lines; in color at a terminal, unless NO_COLOR is set: https://no-color.org."""
+    # JSON can hold what the terminal cannot show, such as half of a surrogate pair
+    encoding = getattr(sys.stdout, 'encoding', None) or 'utf-8'
+    for line in lines:
+        click.echo(line.encode(encoding, 'backslashreplace').decode(encoding),
+                   color=False if os.environ.get('NO_COLOR') else None)
+
+
+def _note(text: str) -> None:
+    """Says what is no output."""
+    click.echo('\n'.join(textwrap.wrap(text, screen_width())), err=True)
 
 
 class _Checks:
@@ -6803,8 +7030,9 @@ def _check(backend: DynamoDBBackend) -> _Output:
         checks.check('time to live', lambda: time_to_live(table), None)
         checks.check_actions()
     signs = {True: 'ok', None: '--', False: 'NO'}
-    lines = [f'{signs[row["ok"]]}  {row["name"]:15} {row["found"]}' for row in checks.rows]
-    return {'ok': all(row['ok'] is not False for row in checks.rows), 'checks': checks.rows}, lines
+    lines = ((f'{signs[row["ok"]]}  {row["name"]}', row['found']) for row in checks.rows)
+    return ({'ok': all(row['ok'] is not False for row in checks.rows), 'checks': checks.rows},
+            labeled(lines, 20))
 
 
 @_command
@@ -6844,11 +7072,18 @@ def _policy(backend: DynamoDBBackend, bootstrap: bool, principal: str | None) ->
     return policy, [json.dumps(policy, indent=2)]
 
 
+WATCH_INTERVAL = 2.0  # seconds between two reads of a chord, and a further one per 500 parts
+
+
 @_command
 @click.argument('id')
-def _show(backend: DynamoDBBackend, id: str) -> _Output:
+@click.option('--watch', is_flag=True,
+              help='Until the chord ends; exit code 1 if it fails.')
+def _show(backend: DynamoDBBackend, id: str, watch: bool) -> _Output:
     """Shows a task, a saved group, or a chord, by the id of its group or its result."""
     id = _checked_id(backend, id)
+    if watch:
+        return _watch(backend, id), []
     store = BlobStore(operators_table(backend.options))
     row = describe_task(backend, store, id)
     row['results'], error = read_group(backend, store, id)
@@ -6857,7 +7092,34 @@ def _show(backend: DynamoDBBackend, id: str) -> _Output:
     other = 'chord' if row['chord'] else 'group' if row['results'] is not None else None
     if other and not row['stored_as']:
         row.update(kind=other, state=row['chord'] and row['chord']['state'], size=None, chunks=None)
-    return row, format_show(row)
+    return row, labeled(format_show(row), 11)
+
+
+def _watch(backend: DynamoDBBackend, id: str) -> Row:
+    """Prints how far a chord is until it ends."""
+    table, pace = operators_table(backend.options, patient=True), Pace()
+    as_json = click.get_current_context().params['as_json']
+    live, before = is_terminal(sys.stdout) and not as_json, ''
+    while True:
+        chord = chord_row(backend, table, id, backend.pointer_id(id))
+        if chord is None:
+            raise click.ClickException(f'there is no chord {id}')
+        if chord['error']:
+            raise click.ClickException(f'the chord {id} cannot be read: {chord["error"]}')
+        line = json.dumps(to_jsonable(chord)) if as_json else pace.line(chord)
+        # a terminal shows one line, which changes
+        click.echo(f'\r{line}{" " * (len(before) - len(line))}' if live else line, nl=not live)
+        if chord['state'] == 'CLOSED':
+            break
+        before = line
+        time.sleep(WATCH_INTERVAL + (chord['expected'] or chord['counted']) / 500)
+    ended = not chord['failed'] and chord['counted'] == chord['expected']
+    if not as_json:
+        _print([*([''] if live else ()), 'its body was called' if ended else
+                'it failed, or was ended: its errbacks were called'])
+    if not ended:
+        click.get_current_context().exit(1)
+    return {}
 
 
 class _HadEnded(click.ClickException):
@@ -6920,10 +7182,6 @@ def _moment(given: str) -> float:
             f'{given!r} is no time such as 2h, 3d or 2026-11-25T07:30') from None
 
 
-def _is_terminal(stream: Any) -> bool:
-    return stream is not None and stream.isatty()  # None: it was closed before Python began
-
-
 def _begin_scan(backend: DynamoDBBackend, yes: bool) -> tuple[Table, int, Any]:
     """The table, how many segments to read concurrently, and a progress bar.
 
@@ -6933,16 +7191,15 @@ def _begin_scan(backend: DynamoDBBackend, yes: bool) -> tuple[Table, int, Any]:
     size = describe(operators_table(backend.options))
     units, rate = math.ceil(size['bytes'] / 8192), size['read_units']
     lasts = math.ceil(units / rate) if rate else 0
-    click.echo(
-        f'table {table.name}: reads the whole table: {size["items"]:,} items, '
-        f'{size["bytes"] / 1e6:,.1f} MB, {units:,} read units'
-        + (f', all its provisioned units for {timedelta(seconds=lasts)}' if rate else ''), err=True)
+    _note(f'table {table.name}: reads the whole table: {size["items"]:,} items, '
+          f'{size["bytes"] / 1e6:,.1f} MB, {units:,} read units'
+          + (f', all its provisioned units for {timedelta(seconds=lasts)}' if rate else ''))
     if rate:
         table.overlapped = 1  # workers need its units, too
-    elif units > ASK_ABOVE and not yes and _is_terminal(sys.stdin):
+    elif units > ASK_ABOVE and not yes and is_terminal(sys.stdin):
         click.confirm('Go on?', abort=True, err=True)
     # into a file click would write the label alone
-    terminal = sys.stderr if _is_terminal(sys.stderr) else io.StringIO()
+    terminal = sys.stderr if is_terminal(sys.stderr) else io.StringIO()
     bar = click.progressbar(length=size['items'], label=table.name, file=terminal)
     return table, table.overlapped if size['bytes'] >= 10 * 2**20 else 1, bar
 
@@ -6953,28 +7210,49 @@ def _begin_scan(backend: DynamoDBBackend, yes: bool) -> tuple[Table, int, Any]:
               help='Only what was stored since then: 2h, 3d, ISO 8601.')
 @click.option('--until', type=_moment, metavar='TIME',
               help='Only what was stored until then.')
-@click.option('--name', metavar='TASK', help='Only tasks of this name (needs result_extended).')
+@click.option('--name', metavar='TASK',
+              help="Only tasks of this name, or as 'proj.*' (needs result_extended).")
+@click.option('--group', metavar='ID', help='Only tasks of this group or chord.')
+@click.option('--id', 'start', metavar='START', default='', help='Only ids that start so.')
+@click.option('--count', is_flag=True, help='How many, by state, name and error.')
 @click.option('--limit', type=click.IntRange(0), default=50, show_default=True,
-              help='The newest so many; 0: all.')
+              help='The newest so many; 0: all, as they are read.')
+@click.option('--csv', 'as_csv', is_flag=True, help='For spreadsheets: the keys of --json.')
 @click.option('--yes', is_flag=True,
               help='Do not ask before a large scan, nor doubt a state or name.')
 def _list(
         backend: DynamoDBBackend, state: str | None, since: float | None, until: float | None,
-        name: str | None, limit: int, yes: bool) -> _Output:
+        name: str | None, group: str | None, start: str, limit: int, count: bool, as_csv: bool,
+        yes: bool) -> _Output:
     """Lists tasks and running chords, the newest first.  Reads the whole table."""
     if not yes:
         _check_state(state)
         _check_name(backend, name)
     table, segments, bar = _begin_scan(backend, yes)
-    wanted = TaskFilter((state, state.upper()) if state else (), since, until, name)
-    listing = Listing(backend, table, wanted, limit)
-    with bar:
-        listing.scan(segments, bar.update)
-    rows = listing.rows()
-    tasks = [row for row in rows if row['kind'] == 'task']
+    if count and as_csv:
+        raise click.UsageError('give --count or --csv')
+    wanted = TaskFilter((state, state.upper()) if state else (), since, until, name, group, start)
+    as_json = click.get_current_context().params['as_json']
+    columns = TextTable.COUNTS if count else TextTable.COLUMNS
+    as_lines: Callable[[list[Row]], Iterable[str]] = TextTable(columns).lines
+    if as_json:
+        as_lines = functools.partial(map, lambda row: json.dumps(to_jsonable(row)))
+    elif as_csv:
+        _print(csv_lines([CSV_HEADER]))
+        as_lines = csv_lines
+    counts, limit = Counts(), 0 if count else limit
+    listing = Listing(backend, table, wanted, limit,
+                      counts.take if count else lambda rows: _print(as_lines(rows)))
+    quiet = count or limit > 0  # else rows are printed while it reads
+    with bar if quiet else contextlib.nullcontext():
+        listing.scan(segments, bar.update if quiet else int)
+    listing.show_rest()
+    if count:
+        _print(as_lines(counts.rows()))
+    tasks = [row for row in listing.shown if row['kind'] == 'task']
     if tasks and not any(row['name'] for row in tasks) and not backend.app.conf.result_extended:
-        click.echo('names and arguments are not stored: see result_extended', err=True)
-    return rows, format_list(rows, listing.count)
+        _note('names and arguments are not stored: see result_extended')
+    return {}, [] if as_json or as_csv else [f'{listing.printed:,} of {listing.count:,}']
 
 
 def _check_state(state: str | None) -> None:
@@ -6988,12 +7266,13 @@ def _check_state(state: str | None) -> None:
 
 def _check_name(backend: DynamoDBBackend, name: str | None) -> None:
     """Raises for a name that no task of the app has, if it has tasks."""
-    if name is None:
+    context = click.get_current_context().parent
+    if name is None or (context and context.params['result_backend']):
         return
     with contextlib.suppress(Exception):  # the app may need what is not installed here
         backend.app.loader.import_default_modules()
     known = [each for each in backend.app.tasks if not each.startswith('celery.')]
-    if not known or name in backend.app.tasks:
+    if not known or fnmatch.filter(backend.app.tasks, name):
         return
     near = ([each for each in known if each.rpartition('.')[2] == name]
             or difflib.get_close_matches(name, known, 1))
