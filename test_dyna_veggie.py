@@ -6026,6 +6026,31 @@ def test_a_chord_that_a_person_ended_leaves_little_if_nothing_expires(
     assert len(left) == 6 + 1 and all(item['ttl'] > time.time() for item in left)
 
 
+@GAPS
+@pytest.mark.parametrize('sized', ['never', 'before', 'after'])
+@pytest.mark.parametrize('indexes', ['even', 'gaps', 'one leaf', 'repeated'])
+def test_no_counter_of_a_generator_that_a_person_ended_stays_if_nothing_expires(
+        indexes: str, sized: str, make_app: MakeApp, proxy: Proxy, client: Any, table_name: str,
+        small_tree: None) -> None:
+    drive = Drive(ready(make_app('ttl_seconds=0'), proxy).app, 12, lazy=True)
+    drive.indexes = {'even': list(range(12)), 'gaps': list(range(0, 24, 2)), 'one leaf': [0] * 12,
+                     'repeated': [number // 2 for number in range(12)]}[indexes]
+    drive.apply()
+    for part in range(8):
+        drive.returns(part)
+    if sized == 'before':
+        drive.size()
+    assert drive.app.backend.fail_chord(drive.group_id, 'why')
+    if sized == 'after':
+        drive.size()
+    for part in range(8, 12 if sized != 'never' else 11):
+        drive.returns(part)
+    assert drive.error() == 'why'
+    stay = [item['id'] for item in all_items(client, table_name)
+            if drive.group_id in item['id'] and 'ttl' not in item]
+    assert stay == []
+
+
 # --------------------------------------------------------------------------------------------------
 # Chord: crashes, lost responses, races
 # --------------------------------------------------------------------------------------------------
