@@ -2629,7 +2629,8 @@ class Poller:
     # --- polls ------------------------------------------------------------------------------------
 
     def _has_waits(self) -> bool:
-        return bool(self._waits or self._watches) or monotonic() < self._linger
+        is_idle = not (self._waits or self._watches or self._added or self._schedule)
+        return not is_idle or monotonic() < self._linger
 
     def _work(self) -> None:
         """Polls for the waits that are due; sleeps until one is, if none are."""
@@ -2637,6 +2638,8 @@ class Poller:
             self.add(self._background)
         for wait in drain(self._added):
             self._put_on_schedule(wait, 0.0)
+        if not self._waits:
+            self._schedule.clear()  # those on it are over
         due = list(self._take_due(monotonic()))
         if due:
             self._linger = monotonic() + _LINGER

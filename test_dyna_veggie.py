@@ -7998,6 +7998,39 @@ def test_nothing_is_kept_of_what_was_forgotten_or_timed_out(
         time.sleep(0.05)
 
 
+@pytest.mark.parametrize('interval', [0.02, 3600])
+def test_nothing_is_kept_of_waits_that_ended_before_they_were_due(interval: float) -> None:
+    import gc
+    import weakref
+    poller, references = dv.Poller(Fetches(dict.fromkeys('ab', 10**9))), list[Any]()
+
+    def wait() -> None:
+        for polled in (True, False):
+            wait = dv.Wait(['a'], lambda id, found: found, interval)
+            references.append(weakref.ref(wait))
+            poller.add(wait)
+            while polled and wait.idle_polls < 5:
+                time.sleep(0.01)
+            poller.remove(wait)
+    wait()
+    deadline = time.monotonic() + 20
+    while any(thread.name == 'dyna-veggie-poll' for thread in threading.enumerate()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    # as if the thread had ended just before
+    poller._linger, ended = 0, dv.Wait(['b'], lambda id, found: found, interval)
+    references.append(weakref.ref(ended))
+    poller._waits[ended] = None
+    poller._added.append(ended)
+    poller.remove(ended)
+    poller._thread.ensure()
+    del ended
+    while any(reference() for reference in references):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+        gc.collect()
+
+
 def test_threads_share_polls_though_each_has_a_backend(
         app: Celery, backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
     ids = [str(uuid.uuid4()) for _ in range(40)]
