@@ -7370,7 +7370,7 @@ def test_a_wait_is_over_in_time_however_long_a_fetch_takes(
     def fetch(ids: list[str], *, consistent: bool, deadline: float) -> dict[str, dv.Observed]:
         responds.wait(20)
         return {}
-    with pytest.raises(TimeoutError, match='timed out after 0.1 s; results not ready: 1'):
+    with pytest.raises(TimeoutError, match=r'timed out after 0\.1 s; results not ready: 1'):
         list(wait_for(dv.Poller(fetch), ['a'], timeout=0.1, interval=0.5))
     assert not responds.is_set()
     responds.set()
