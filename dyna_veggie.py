@@ -2680,7 +2680,8 @@ class Poller:
     # --- polls ------------------------------------------------------------------------------------
 
     def _has_waits(self) -> bool:
-        return bool(self._waits or self._watches) or monotonic() < self._linger
+        is_idle = not (self._waits or self._watches or self._added or self._schedule)
+        return not is_idle or monotonic() < self._linger
 
     def _work(self) -> None:
         """Polls for the waits that are due; sleeps until one is, if none are."""
@@ -2688,6 +2689,8 @@ class Poller:
             self.add(self._background)
         for wait in drain(self._added):
             self._put_on_schedule(wait, 0.0)
+        if not self._waits:
+            self._schedule.clear()  # those on it are over
         due = list(self._take_due(monotonic()))
         if due:
             self._linger = monotonic() + _LINGER
@@ -4273,7 +4276,8 @@ class ChordStore:
     def resize(self, run: Run, size: int) -> None:
         """Stores the size of a generator, for progress() and gather()."""
         result = self.table.update(
-            run.id, 'SET #size = :size', {'size': size}, condition='attribute_exists(#lazy)')
+            run.id, 'SET #size = :size', {'size': size},
+            condition='attribute_exists(#lazy) AND attribute_not_exists(#closed)')
         if result.applied and (result.item or {}).get('single_leaf') and not run.single_leaf:
             self.gather(run, size)
 
@@ -4369,6 +4373,14 @@ class ChordStore:
                 return leaves
             leaves += found
         raise AssertionError
+
+    def places_of_generator(self, run: Run) -> Iterator[Position]:
+        """The places of all nodes that a generator can have by now, and a few more."""
+        leaves = self._leaves(dataclasses.replace(run, size=None), run.size or 0)
+        last = max((leaf.position.number for leaf in leaves), default=0)
+        # a size for which the last leaf is not the root: it could be full
+        size = max((last + 1) * Position.LEAF_CAPACITY + 1, run.size or 0)
+        return dataclasses.replace(run, size=size, single_leaf=False).positions()
 
     def nodes(self, run: Run, positions: Iterable[Position]) -> list[Node]:
         """Those nodes that exist, in order."""
@@ -4732,14 +4744,18 @@ class Lease:
             stopped.set()
 
     def close(self, size: int | None) -> None:
-        """Closes the run.  Its nodes expire, or are deleted if nothing does."""
+        """Closes the run.  Its nodes expire, or are deleted if nothing does.
+
+        size: of its header; None for a generator that did not fill its root.
+        """
         late = math.ceil(time.time() + CLOSED_TTL)
         self.table.update(
             self.run.id, 'SET #closed = :closed, #ttl = if_not_exists(#ttl, :late) REMOVE #body',
             {'closed': True, 'late': late})
-        if self.run.deadline is None and size is not None:
-            run = dataclasses.replace(self.run, size=size)
-            self.table.write_many(deletes=map(run.node_id, run.positions()))
+        if self.run.deadline is None:
+            positions = (ChordStore(self.table).places_of_generator(self.run) if size is None
+                         else dataclasses.replace(self.run, size=size).positions())
+            self.table.write_many(deletes=map(self.run.node_id, positions))
 
 
 # --------------------------------------------------------------------------------------------------
@@ -5379,7 +5395,8 @@ class Join:
                 self.backend.fail_from_current_stack(task.id, exc=stored)
 
     def _close(self) -> None:
-        self.lease.close(self.root.size if self.root else self.run.size)
+        size = None if self.run.lazy else self.run.size
+        self.lease.close(self.root.size if self.root else size)
 
     def _clean_up(self) -> None:
         """Deletes the copies of the run; the chord has ended, so a failure fails no task."""

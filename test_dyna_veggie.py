@@ -6037,6 +6037,31 @@ def test_a_chord_that_a_person_ended_leaves_little_if_nothing_expires(
     assert len(left) == 6 + 1 and all(item['ttl'] > time.time() for item in left)
 
 
+@GAPS
+@pytest.mark.parametrize('sized', ['never', 'before', 'after'])
+@pytest.mark.parametrize('indexes', ['even', 'gaps', 'one leaf', 'repeated'])
+def test_no_counter_of_a_generator_that_a_person_ended_stays_if_nothing_expires(
+        indexes: str, sized: str, make_app: MakeApp, proxy: Proxy, client: Any, table_name: str,
+        small_tree: None) -> None:
+    drive = Drive(ready(make_app('ttl_seconds=0'), proxy).app, 12, lazy=True)
+    drive.indexes = {'even': list(range(12)), 'gaps': list(range(0, 24, 2)), 'one leaf': [0] * 12,
+                     'repeated': [number // 2 for number in range(12)]}[indexes]
+    drive.apply()
+    for part in range(8):
+        drive.returns(part)
+    if sized == 'before':
+        drive.size()
+    assert drive.app.backend.fail_chord(drive.group_id, 'why')
+    if sized == 'after':
+        drive.size()
+    for part in range(8, 12 if sized != 'never' else 11):
+        drive.returns(part)
+    assert drive.error() == 'why'
+    stay = [item['id'] for item in all_items(client, table_name)
+            if drive.group_id in item['id'] and 'ttl' not in item]
+    assert stay == []
+
+
 # --------------------------------------------------------------------------------------------------
 # Chord: crashes, lost responses, races
 # --------------------------------------------------------------------------------------------------
@@ -7982,6 +8007,39 @@ def test_nothing_is_kept_of_what_was_forgotten_or_timed_out(
     while poller._watches or poller._waits:  # until its thread has looked
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+@pytest.mark.parametrize('interval', [0.02, 3600])
+def test_nothing_is_kept_of_waits_that_ended_before_they_were_due(interval: float) -> None:
+    import gc
+    import weakref
+    poller, references = dv.Poller(Fetches(dict.fromkeys('ab', 10**9))), list[Any]()
+
+    def wait() -> None:
+        for polled in (True, False):
+            wait = dv.Wait(['a'], lambda id, found: found, interval)
+            references.append(weakref.ref(wait))
+            poller.add(wait)
+            while polled and wait.idle_polls < 5:
+                time.sleep(0.01)
+            poller.remove(wait)
+    wait()
+    deadline = time.monotonic() + 20
+    while any(thread.name == 'dyna-veggie-poll' for thread in threading.enumerate()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    # as if the thread had ended just before
+    poller._linger, ended = 0, dv.Wait(['b'], lambda id, found: found, interval)
+    references.append(weakref.ref(ended))
+    poller._waits[ended] = None
+    poller._added.append(ended)
+    poller.remove(ended)
+    poller._thread.ensure()
+    del ended
+    while any(reference() for reference in references):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+        gc.collect()
 
 
 def test_threads_share_polls_though_each_has_a_backend(
