@@ -2658,7 +2658,7 @@ class Poller:
                 if over or now >= end:
                     break
                 if now >= deadline and not wait.is_last:
-                    wait.is_last = True
+                    wait.is_last, tick = True, math.inf
                     self.add(wait)
                 if on_interval is not None and now >= tick:
                     on_interval()
