@@ -3886,6 +3886,37 @@ def test_the_body_is_published_a_few_requests_after_the_last_part_was_stored(
     assert 5 < rounds.until_published <= 1 + most, operations(proxy)
 
 
+def test_the_next_page_of_values_is_read_while_one_is_used() -> None:
+    began = {page: threading.Event() for page in 'abc'}
+
+    def read(page: str) -> str:
+        began[page].set()
+        return page.upper()
+
+    seen = []
+    for page, found in dv.read_ahead(read, 'abc'):
+        seen.append((page, found))
+        assert all(began[each].wait(10) for each in 'abc'[:len(seen) + 1])
+        assert not any(began[each].is_set() for each in 'abc'[len(seen) + 1:])
+    assert seen == [('a', 'A'), ('b', 'B'), ('c', 'C')]
+
+
+def test_who_uses_pages_raises_what_reading_one_raised() -> None:
+    def read(page: int) -> float:
+        return 1 / page
+
+    pages = dv.read_ahead(read, [1, 0, 2])
+    assert next(pages) == (1, 1.0)
+    with pytest.raises(ZeroDivisionError):
+        next(pages)
+
+
+def test_pages_are_read_where_no_thread_can_be_started() -> None:
+    with no_more_threads():
+        assert list(dv.read_ahead(str, [1, 2])) == [(1, '1'), (2, '2')]
+    assert list(dv.read_ahead(str, [])) == []
+
+
 def test_late_duplicates_do_nothing(
         backend: dv.DynamoDBBackend, proxy: Proxy, caplog: pytest.LogCaptureFixture) -> None:
     drive = Drive(backend.app, 3)
