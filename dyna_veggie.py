@@ -4944,24 +4944,24 @@ def read_ahead(read: Callable[[T], Any], pages: Iterable[T]) -> Iterator[tuple[T
 
 def _start_reading(read: Callable[[T], Any], page: T) -> Callable[[], Any]:
     """Reads in a thread, if one can be started.  What is returned waits for that."""
-    outcome, gate = deque[tuple[Any, Any]](), Gate()
+    outcome = deque[tuple[Any, Any]]()
 
     def work() -> None:
         try:
             outcome.append((read(page), None))
         except BaseException as exc:  # who waits raises it
             outcome.append((None, exc))
-        gate.open()
 
     def result() -> Any:
-        while not outcome:
-            gate.wait(math.inf)
+        if thread is not None:
+            thread.join()
         found, error = outcome[0]
         if error is not None:
             raise error
         return found
 
-    if start_thread(work) is None:
+    thread = start_thread(work)
+    if thread is None:
         work()
     return result
 

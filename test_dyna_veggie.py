@@ -3827,23 +3827,22 @@ class Rounds:
     """Counts how many requests of a delivery come one after the other, whatever the machine does.
 
     Those that can be under way at once count as one: a request is held until each thread that reads
-    batches waits for one, and the delivery's own does, or waits for these threads.
+    batches waits for one, or for other threads, and so does the delivery's own.
     """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.rounds = 0
         self.until_published = 0
         self._delivery = threading.current_thread()
-        self._joins = False
+        self._joining: set[threading.Thread] = set()
         self._held: set[threading.Thread] = set()
         self._changed = threading.Condition()
         join = threading.Thread.join
 
         def noted(thread: threading.Thread, timeout: float | None = None) -> None:
-            own = threading.current_thread() is self._delivery
-            self._joins = self._joins or own
+            self._joining.add(threading.current_thread())
             join(thread, timeout)
-            self._joins = self._joins and not own
+            self._joining.discard(threading.current_thread())
         monkeypatch.setattr(threading.Thread, 'join', noted)
 
     def step(self, name: str) -> None:
@@ -3863,7 +3862,7 @@ class Rounds:
 
     def _all_wait(self) -> bool:
         helpers = {each for each in threading.enumerate() if each.name == 'dyna-veggie'}
-        return helpers <= self._held and (self._joins or self._delivery in self._held)
+        return helpers | {self._delivery} <= self._held | self._joining
 
 
 @pytest.mark.parametrize(('parts', 'limit', 'most'), [
