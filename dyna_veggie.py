@@ -5036,6 +5036,42 @@ def arrange(result: ResultBase, values: Mapping[str, Any]) -> Any:
     return values[result.id]
 
 
+def read_ahead(read: Callable[[T], Any], pages: Iterable[T]) -> Iterator[tuple[T, Any]]:
+    """Yields each page and what read() returns for it; a thread reads the next while one is used.
+    """
+    reading: list[tuple[T, Callable[[], Any]]] = []
+    for page in pages:
+        found = [(used, result()) for used, result in reading]  # one page is in flight, not two
+        reading = [(page, _start_reading(read, page))]
+        yield from found
+    for used, result in reading:
+        yield used, result()
+
+
+def _start_reading(read: Callable[[T], Any], page: T) -> Callable[[], Any]:
+    """Reads in a thread, if one can be started.  What is returned waits for that."""
+    outcome = deque[tuple[Any, Any]]()
+
+    def work() -> None:
+        try:
+            outcome.append((read(page), None))
+        except BaseException as exc:  # who waits raises it
+            outcome.append((None, exc))
+
+    def result() -> Any:
+        if thread is not None:
+            thread.join()
+        found, error = outcome[0]
+        if error is not None:
+            raise error
+        return found
+
+    thread = start_thread(work)
+    if thread is None:
+        work()
+    return result
+
+
 class HeaderValues:
     """Reads what the parts of a run returned."""
 
@@ -5079,9 +5115,10 @@ class HeaderValues:
                    else self.backend.item_id(part.task_id), part) for part, set_name in parts]
         values: list[Any] = []
         chunks: list[str] = []
-        for start in range(0, len(places), OVERLAPPED * GET_BATCH):
-            page = places[start:start + OVERLAPPED * GET_BATCH]
-            found = self._read_page(dict(page))
+        size = OVERLAPPED * GET_BATCH
+        pages = [places[start:start + size] for start in range(0, len(places), size)]
+        for page, stored in read_ahead(self._fetch_page, pages):
+            found = self._complete(dict(page), stored)
             for id, part in page:
                 if id not in found:
                     raise ChordError(f'The result of {part.task_id} did not appear: {_FORGOTTEN}')
@@ -5099,7 +5136,12 @@ class HeaderValues:
                 structure, {part.task_id: value for (_, part), value in zip(places, values)})
         return values, chunks
 
-    def _read_page(self, parts: dict[str, Part]) -> dict[str, tuple[dict[str, Any], Any]]:
+    def _fetch_page(self, page: list[tuple[str, Part]]) -> dict[str, StoredValue]:
+        return self.store.get_many((id for id, _ in page), consistent=False)
+
+    def _complete(
+            self, parts: dict[str, Part], fetched: dict[str, StoredValue],
+    ) -> dict[str, tuple[dict[str, Any], Any]]:
         """The metas by id, with the ids of their items; waits for those that are no success yet.
 
         An eventually consistent read may find the value of an earlier run, which was forgotten.
@@ -5108,8 +5150,10 @@ class HeaderValues:
         attempts = Backoff(0.05, 0.5, patience).attempts()
         found: dict[str, tuple[dict[str, Any], Any]] = {}
         missing = list(parts)
-        for first in itertools.chain([True], (False for _ in attempts)):
-            for id, stored in self.store.get_many(missing, consistent=not first).items():
+        for again in itertools.chain([False], (True for _ in attempts)):
+            if again:
+                fetched = self.store.get_many(missing)
+            for id, stored in fetched.items():
                 part = parts[id]
                 if id == self.run.copy_id(part) or stored.chord == self.run.label(part):
                     meta = self.backend.decode_stored(part.task_id, stored).value

@@ -3837,23 +3837,22 @@ class Rounds:
     """Counts how many requests of a delivery come one after the other, whatever the machine does.
 
     Those that can be under way at once count as one: a request is held until each thread that reads
-    batches waits for one, and the delivery's own does, or waits for these threads.
+    batches waits for one, or for other threads, and so does the delivery's own.
     """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.rounds = 0
         self.until_published = 0
         self._delivery = threading.current_thread()
-        self._joins = False
+        self._joining: set[threading.Thread] = set()
         self._held: set[threading.Thread] = set()
         self._changed = threading.Condition()
         join = threading.Thread.join
 
         def noted(thread: threading.Thread, timeout: float | None = None) -> None:
-            own = threading.current_thread() is self._delivery
-            self._joins = self._joins or own
+            self._joining.add(threading.current_thread())
             join(thread, timeout)
-            self._joins = self._joins and not own
+            self._joining.discard(threading.current_thread())
         monkeypatch.setattr(threading.Thread, 'join', noted)
 
     def step(self, name: str) -> None:
@@ -3873,7 +3872,7 @@ class Rounds:
 
     def _all_wait(self) -> bool:
         helpers = {each for each in threading.enumerate() if each.name == 'dyna-veggie'}
-        return helpers <= self._held and (self._joins or self._delivery in self._held)
+        return helpers | {self._delivery} <= self._held | self._joining
 
 
 @pytest.mark.parametrize(('parts', 'limit', 'most'), [
@@ -3894,6 +3893,37 @@ def test_the_body_is_published_a_few_requests_after_the_last_part_was_stored(
     by_claim_check = [dv.ClaimCheck(drive.run.id, parts, False)]
     assert drive.published == [by_claim_check if limit else drive.expected]
     assert 5 < rounds.until_published <= 1 + most, operations(proxy)
+
+
+def test_the_next_page_of_values_is_read_while_one_is_used() -> None:
+    began = {page: threading.Event() for page in 'abc'}
+
+    def read(page: str) -> str:
+        began[page].set()
+        return page.upper()
+
+    seen = []
+    for page, found in dv.read_ahead(read, 'abc'):
+        seen.append((page, found))
+        assert all(began[each].wait(10) for each in 'abc'[:len(seen) + 1])
+        assert not any(began[each].is_set() for each in 'abc'[len(seen) + 1:])
+    assert seen == [('a', 'A'), ('b', 'B'), ('c', 'C')]
+
+
+def test_who_uses_pages_raises_what_reading_one_raised() -> None:
+    def read(page: int) -> float:
+        return 1 / page
+
+    pages = dv.read_ahead(read, [1, 0, 2])
+    assert next(pages) == (1, 1.0)
+    with pytest.raises(ZeroDivisionError):
+        next(pages)
+
+
+def test_pages_are_read_where_no_thread_can_be_started() -> None:
+    with no_more_threads():
+        assert list(dv.read_ahead(str, [1, 2])) == [(1, '1'), (2, '2')]
+    assert list(dv.read_ahead(str, [])) == []
 
 
 def test_late_duplicates_do_nothing(

@@ -14,6 +14,7 @@ elif LIBRARY == 'eventlet':
     importlib.import_module('eventlet').monkey_patch()
 
 # patched, as in a worker, before anything else is imported
+import asyncio  # noqa: E402
 import gc  # noqa: E402
 import os  # noqa: E402
 import threading  # noqa: E402
@@ -29,14 +30,22 @@ app.conf.result_backend_thread_safe = True  # one backend for all threads
 backend = app.backend
 
 
+async def await_all(ids: list[str]) -> list[Any]:
+    async def await_one(id: str) -> Any:
+        return await app.AsyncResult(id)
+    return await asyncio.gather(*map(await_one, ids))
+
+
 def use(number: int) -> None:
-    """Ten operations."""
+    """Some thirteen operations."""
     ids = [f'{number}-{part}' for part in range(3)]
     for id in ids:
         backend.store_result(id, number, 'SUCCESS')
     assert app.AsyncResult(ids[0]).get(timeout=60) == number
     results = app.ResultSet([app.AsyncResult(id) for id in ids])
     assert results.get(timeout=60) == [number] * 3
+    if LIBRARY in ('threads', 'solo'):  # greenlets of a thread cannot each have an event loop
+        assert asyncio.run(await_all(ids)) == [number] * 3
     called: list[Any] = []
     app.AsyncResult(ids[1]).then(called.append)
     assert app.AsyncResult(ids[1]).state == 'SUCCESS'
