@@ -720,13 +720,13 @@ class MalformedResponse(Exception):
     """A response that cannot be parsed, or whose checksum is not its own."""
 
 
-class ReplacedMeanwhile(Exception):
+class ReplacedDuringRead(Exception):
     """A large value was replaced each time before all of it was read."""
 
 
 #: everything that requests raise
 FAILURES = (ClientError, BotoCoreError, MalformedResponse, ImproperlyConfigured, InvalidId,
-            ReplacedMeanwhile)
+            ReplacedDuringRead)
 
 
 @dataclass(frozen=True)
@@ -800,7 +800,7 @@ _BY_CLASS: tuple[tuple[Any, ErrorPolicy], ...] = (
     (NoCredentialsError, _NO_CREDENTIALS),
     (ExpiredCredentials, _EXPIRED),
     ((CredentialRetrievalError, MetadataRetrievalError), _LATE_CREDENTIALS),
-    ((BotoConnectionError, HTTPClientError, MalformedResponse, ReplacedMeanwhile), _TRANSIENT),
+    ((BotoConnectionError, HTTPClientError, MalformedResponse, ReplacedDuringRead), _TRANSIENT),
     ((BotoCoreError, BrokenConfiguration), _BROKEN),
 )
 # https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/throttling-diagnosing.html
@@ -2262,7 +2262,7 @@ class BlobStore:
     def get(
             self, id: str, *, consistent: bool = True, budget: Budget = UNLIMITED,
     ) -> StoredValue | None:
-        """A value; None if there is none, or it has expired.  Raises ReplacedMeanwhile."""
+        """A value; None if there is none, or it has expired.  Raises ReplacedDuringRead."""
         return self.get_many([id], consistent=consistent, budget=budget).get(id)
 
     def get_many(
@@ -2271,7 +2271,7 @@ class BlobStore:
         """The values that exist and have not expired, by id.
 
         patient: one that is replaced again and again is read again and again, within the budget
-        and for ``retry_timeout``; then ReplacedMeanwhile is raised.  Otherwise it is left out.
+        and for ``retry_timeout``; then ReplacedDuringRead is raised.  Otherwise it is left out.
         """
         ids = list(ids)
         if len(ids) == 1:
@@ -2296,7 +2296,7 @@ class BlobStore:
             values.update((id, stored) for id, stored in read.items() if stored is not None)
             if not torn or (again and not patient):
                 return values
-        raise ReplacedMeanwhile(
+        raise ReplacedDuringRead(
             f'DynamoDB table {self.table.name}, item {next(iter(torn))}: it was replaced each time '
             'before all of its chunks were read')
 

@@ -3559,7 +3559,7 @@ def test_reading_a_value_that_is_never_whole_ends_after_retry_timeout(
         make_app: MakeApp, proxy: Proxy, client: Any, table_name: str) -> None:
     backend = ready(make_app('retry_timeout=0.2'), proxy)
     with Replacer(backend, client, table_name, math.inf), \
-            pytest.raises(dv.ReplacedMeanwhile, match=r'item celery-task-meta-id: .* replaced'):
+            pytest.raises(dv.ReplacedDuringRead, match=r'item celery-task-meta-id: .* replaced'):
         backend.get_state('id')
 
 
@@ -5314,7 +5314,7 @@ def test_leases_do_not_depend_on_the_clocks_of_hosts(
     assert time.monotonic() - began >= 0.6
 
 
-def test_a_lease_that_is_renewed_is_waited_for_anew(
+def test_a_lease_that_is_renewed_is_waited_for_again(
         backend: dv.DynamoDBBackend, small_tree: None) -> None:
     dv.Lease.DURATION = 0.6
     owners = Owners(backend)
@@ -8055,7 +8055,7 @@ def test_nothing_is_kept_of_waits_that_ended_before_they_were_due(interval: floa
             poller.remove(wait)
     wait()
     deadline = time.monotonic() + 20
-    while any(thread.name == 'dyna-veggie-poll' for thread in threading.enumerate()):
+    while not poller._thread._tokens:  # until its thread has ended
         assert time.monotonic() < deadline
         time.sleep(0.05)
     # as if the thread had ended just before
