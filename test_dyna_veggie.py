@@ -7977,7 +7977,7 @@ def test_many_results_are_awaited_with_two_threads(
     async def all_of_them() -> list[Any]:
         tasks = [asyncio.ensure_future(awaited(app.AsyncResult(id), None)) for id in ids]
         until = time.monotonic() + 2
-        while time.monotonic() < until:
+        while time.monotonic() < until or (len(most) < 2 and time.monotonic() < until + 30):
             now = {thread for thread in set(threading.enumerate()) - before
                    if thread.name.startswith(('dyna-veggie', 'asyncio', 'ThreadPool'))}
             most.update(now if len(now) > len(most) else ())
@@ -8987,7 +8987,8 @@ def test_a_big_join_overlaps_its_batches_and_keeps_the_order(
     assert 4 <= most[0] <= 8
     # ticks: four times as fast as one request after the other
     assert max(clocks.values()) <= 30 / 4
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith('dyna-veggie')]
+    # the thread that polls stays a moment
+    assert not [each for each in threading.enumerate() if each.name == 'dyna-veggie']
 
 
 def test_waiting_for_a_thousand_results_is_cheap(
@@ -11973,22 +11974,22 @@ def test_a_hard_time_limit_of_who_joins_holds_nobody_up(
 
 
 @slow
-def test_a_soft_time_limit_ends_the_wait_for_a_dead_owner(
-        doomed_workers: DoomedWorkers) -> None:
+def test_a_warm_shutdown_loses_no_wait_for_a_dead_owner(doomed_workers: DoomedWorkers) -> None:
     workers = doomed_workers
     workers.start(1)
     parts = [workers.module.part.s(0), workers.task('doomed_ignored', 1, 'it', 'publishing', 1)]
-    parts[1].set(soft_time_limit=4)
+    parts[1].set(soft_time_limit=3)
     joined = chord(parts, workers.body('it')).apply_async()
     workers.wait_until_struck({'it'})
-    time.sleep(2)       # for the redelivery to take the only slot
-    sent = time.monotonic()
-    assert workers.module.part.delay('unrelated').get(timeout=90) == 'unrelated'
-    assert time.monotonic() - sent < 10     # a lease is 15 s
+    time.sleep(6)  # the redelivery waits for the lease, and has met its limit
+    assert joined.state == states.PENDING
+    workers.process.send_signal(signal.SIGTERM)  # it waits on
+    workers.process.wait(60)
+    assert 'Soft time limit' in (workers.folder / 'log').read_text()
+    workers.start(1)
     assert outcomes({'it': joined}) == {'it': [0, 1]}
     workers.wait_until_idle()
     assert workers.reported('bodies') == {'it': [[0, 1]]}
-    assert 'Soft time limit' in (workers.folder / 'log').read_text()
 
 
 @slow

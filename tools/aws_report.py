@@ -554,7 +554,7 @@ class Trial:
                   if check['ok'] is False]
         expect(not denied, '; '.join(denied))
         self.latencies.append(('`dynamodb check`, round trip', checks['round trip']['found'], ''))
-        purged = self.command('purge', '--yes')
+        purged = self.command('purge', '--yes', '--force')  # time to live is on
         # unless DynamoDB was first
         expect(purged['expired'] <= 1 and self.items.get('expired') is None, f'purged: {purged}')
         self.command('list', '--yes')
