@@ -53,6 +53,7 @@ import os
 import random
 import re
 import shutil
+import signal
 import ssl
 import sys
 import textwrap
@@ -125,6 +126,7 @@ from celery.utils.serialization import strtobool
 from celery.utils.time import maybe_iso8601
 from kombu.exceptions import DecodeError, EncodeError
 from kombu.serialization import dumps, loads
+from kombu.utils.compat import detect_environment
 from kombu.utils.encoding import bytes_to_str, ensure_bytes, safe_repr
 from kombu.utils.json import register_type
 from vine import barrier, promise
@@ -4924,7 +4926,7 @@ def _carries_claim_checks(serializer: str) -> bool:
 #               close the run, delete the copies.
 #   repeats     Each step may be repeated.  Stage says what cannot be undone.  Until the chord has
 #               ended a repeat reads again, because another owner may have ended it.
-#   time limits A thread that no signal reaches sends the body, once: a repeat waits for it.
+#   time limits The body is sent out of their reach, once: a repeat waits for it.
 #   nested      A body can be a part of another chord.  That chord counts it as failed before the
 #               error is stored under the body's id, which marks this chord as ended.
 
@@ -5212,8 +5214,26 @@ is_joining: contextvars.ContextVar[bool] = contextvars.ContextVar(
     'dyna_veggie_joining', default=False)
 
 
+@contextlib.contextmanager
+def soft_time_limit_dropped() -> Iterator[None]:
+    """Drops the soft time limit of the prefork pool, a signal, if it comes within the block."""
+    try:
+        previous = signal.signal(signal.SIGUSR1, lambda *_: None)
+    except (ValueError, AttributeError):  # no main thread, which alone gets signals; or Windows
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGUSR1, signal.SIG_DFL if previous is None else previous)
+
+
 class Shielded:
-    """A call in a thread of its own, as the same task, which no time limit of it interrupts."""
+    """A call that no time limit of its task interrupts.
+
+    In the task's own thread, whose thread-locals belong to what publishes; with greenlets, in one
+    of its own, because a time limit of theirs is no signal.
+    """
 
     def __init__(self, function: Callable[[], None]) -> None:
         self._todo = deque([function])  # one thread takes it
@@ -5226,16 +5246,21 @@ class Shielded:
         while not self._ended:
             try:
                 if self._todo:
-                    task = get_current_task()
-                    call = functools.partial(self._call, task, task and vars(task.request))
-                    if start_thread(contextvars.copy_context().run, call) is None:
-                        # which a time limit can interrupt
-                        contextvars.copy_context().run(self._call, None, None)
+                    self._begin()
                 self._end.acquire()
             except SoftTimeLimitExceeded:  # it comes once
                 continue
         if self._error is not None:
             raise self._error
+
+    def _begin(self) -> None:
+        context, task = contextvars.copy_context(), get_current_task()
+        if detect_environment() != 'default':
+            call = functools.partial(self._call, task, task and vars(task.request))
+            if start_thread(context.run, call) is not None:
+                return
+        with soft_time_limit_dropped():
+            context.run(self._call, None, None)
 
     def _call(self, task: Any, request: Any) -> None:
         for function in drain(self._todo):

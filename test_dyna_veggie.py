@@ -5551,7 +5551,7 @@ def test_a_soft_time_limit_while_it_publishes_repeats_no_message(
     def route(name: str, *_: Any, **__: Any) -> None:
         routed[name] += 1
         if routed['tests.one'] == moment:
-            os.kill(os.getpid(), signal.SIGALRM)
+            os.kill(os.getpid(), signal.SIGUSR1)
             time.sleep(0.02)
 
     def note(headers: Any = None, **_: Any) -> None:
@@ -5572,18 +5572,19 @@ def test_a_soft_time_limit_while_it_publishes_repeats_no_message(
 
 
 def test_a_body_is_sent_as_the_task_that_joins(backend: dv.DynamoDBBackend) -> None:
-    drive, seen = Drive(backend.app, 1), []
+    drive, seen, here = Drive(backend.app, 1), [], threading.local()
+    here.correlation_id = 'of the thread'  # as users have it
     drive.apply()
     request = drive.request(0)
     request.update(root_id='root', called_directly=False)
 
     def note(headers: Any = None, **_: Any) -> None:
-        seen.append((headers['root_id'], headers['parent_id']))
+        seen.append((headers['root_id'], headers['parent_id'], here.correlation_id))
 
     celery.signals.before_task_publish.connect(note, weak=False, dispatch_uid='sender')
     drive.returns(0, request=request)
     celery.signals.before_task_publish.disconnect(dispatch_uid='sender')
-    assert seen == [('root', request.id)]
+    assert seen == [('root', request.id, 'of the thread')]
 
 
 def test_a_body_whose_result_has_expired_is_not_published_again(
@@ -5690,13 +5691,14 @@ def soft_time_limit(seconds: float) -> Iterator[None]:
     def limit(*args: Any) -> None:
         raise celery.exceptions.SoftTimeLimitExceeded
 
-    previous = signal.signal(signal.SIGALRM, limit)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    previous = signal.signal(signal.SIGUSR1, limit)
+    timer = threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGUSR1))
+    timer.start()
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, previous)
+        timer.cancel()
+        signal.signal(signal.SIGUSR1, previous)
 
 
 def test_a_task_waits_for_a_lease_beyond_its_soft_time_limit(
