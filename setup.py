@@ -2,6 +2,7 @@ import re
 from pathlib import Path
 
 from setuptools import setup
+from setuptools.command.sdist import sdist
 
 HERE = Path(__file__).parent
 README = (HERE / 'README.rst').read_text('utf-8')
@@ -10,7 +11,22 @@ MODULE = (HERE / 'dyna_veggie.py').read_text('utf-8')
 # DynamoDB need
 MOTO = ['moto[dynamodb]>=5', 'flask', 'flask-cors']
 
+
+class SourceDistribution(sdist):
+    """With what the tests need, too: they read the READMEs, the tools and what CI runs."""
+
+    def make_distribution(self):
+        for name in ('.ci/run', 'Makefile', 'test_dyna_veggie.py'):
+            self.filelist.include(name)
+        for folder in ('benchmarks', 'examples', 'tools'):
+            self.filelist.graft(folder)
+        for pattern in ('*.py[cod]', '__pycache__'):
+            self.filelist.global_exclude(pattern)
+        super().make_distribution()
+
+
 setup(
+    cmdclass={'sdist': SourceDistribution},
     name='dyna-veggie',
     # read, not imported: what the module imports may not be installed yet
     version=re.search(r"^__version__ = '(.+)'$", MODULE, re.MULTILINE)[1],

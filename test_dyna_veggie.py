@@ -12724,8 +12724,8 @@ def test_the_keys_of_commands_for_machines_are_in_the_readme(
 
 
 #: what a source distribution has, to test and to measure
-DISTRIBUTED = ('.ci', 'LICENSE', 'MANIFEST.in', 'Makefile', 'README.rst', 'benchmarks',
-               'dyna_veggie.py', 'examples', 'setup.py', 'test_dyna_veggie.py', 'tools')
+DISTRIBUTED = ('.ci', 'LICENSE', 'Makefile', 'README.rst', 'benchmarks', 'dyna_veggie.py',
+               'examples', 'setup.py', 'test_dyna_veggie.py', 'tools')
 
 
 @slow
