@@ -526,6 +526,48 @@ def crash_points() -> Iterator[CrashPoint]:
             return
 
 
+class Deaths:
+    """Returns parts in workers of which one dies at a crash point; that part is redelivered.
+
+    other: the backend of the worker that takes the body; not hooked.  pause: seconds before the
+    redelivery.
+    """
+
+    def __init__(
+            self, drive: Drive, other: dv.DynamoDBBackend, point: CrashPoint, moment: str,
+            pause: float) -> None:
+        self.drive, self.other, self.point = drive, other, point
+        self.moment, self.pause, self.deaths = moment, pause, 0
+
+    def hook(self) -> Hook:
+        return Hook(self.drive.app.backend, self._die if self.moment == 'before' else nothing,
+                    self._after)
+
+    def _die(self, operation: str) -> None:
+        if self.point.reached():
+            raise Died
+
+    def _after(self, operation: str) -> None:
+        if operation == 'publish':  # a worker takes the body
+            self.other.store_result(self.drive.body_id, None, states.STARTED)
+        if self.moment == 'after':
+            self._die(operation)
+
+    def returns(self, index: int) -> None:
+        try:
+            self.drive.returns(index)
+        except Died:
+            self.deaths += 1
+            time.sleep(self.pause)
+            self.drive.returns(index)
+
+    def published(self) -> list[Any]:
+        """With what the body was published."""
+        published = self.drive.published
+        # a death before publishing is counted by the signal, although nothing was sent
+        return published[self.deaths and self.moment == 'before' and len(published) - 1:]
+
+
 def dies_publishing(drive: Drive, index: int) -> None:
     """Returns the part that fills the root, in a process that dies before it publishes."""
     def die(operation: str) -> None:
@@ -4063,37 +4105,17 @@ def test_whenever_a_worker_dies_a_generator_of_anything_is_counted(
     """Walks through every crash point; the part is then redelivered."""
     other = make_app('read_timeout=9').backend  # what the body's worker uses; not hooked
     for point in crash_points():
-        drive, deaths = uneven(backend.app, indexes_of(*members)), 0
-
-        def die(operation: str, point: CrashPoint = point) -> None:
-            if point.reached():
-                raise Died
-
-        def after(operation: str) -> None:
-            if operation == 'publish':  # a worker takes the body
-                other.store_result(drive.body_id, None, states.STARTED)  # noqa: B023
-            if moment == 'after':
-                die(operation)
-
-        def deliver(part: int) -> None:
-            try:
-                drive.returns(part)  # noqa: B023
-            except Died:
-                nonlocal deaths
-                deaths += 1
-                time.sleep(0.1)
-                drive.returns(part)  # noqa: B023
-
+        drive = uneven(backend.app, indexes_of(*members))
+        deaths = Deaths(drive, other, point, moment, pause=0.1)
         *parts, last = drive.expected
-        with Hook(backend, die if moment == 'before' else nothing, after):
+        with deaths.hook():
             for part in parts[:-1]:
-                deliver(part)
+                deaths.returns(part)
         drive.size()
-        with Hook(backend, die if moment == 'before' else nothing, after):
-            deliver(last)
-            deliver(parts[-1])
-        attempts = drive.published[deaths and moment == 'before' and len(drive.published) - 1:]
-        assert attempts == [in_order(drive)], point.number
+        with deaths.hook():
+            deaths.returns(last)
+            deaths.returns(parts[-1])
+        assert deaths.published() == [in_order(drive)], point.number
     assert point.number > 15
 
 
@@ -6110,30 +6132,13 @@ def test_whenever_a_worker_dies_the_body_is_published_once(
     """
     other = make_app('read_timeout=9').backend  # what the body's worker uses; not hooked
     for point in crash_points():
-        drive, deaths = Drive(backend.app, parts), 0
-
-        def die(operation: str, point: CrashPoint = point) -> None:
-            if point.reached():
-                raise Died
-
-        def after(operation: str) -> None:
-            if operation == 'publish':  # a worker takes the body
-                other.store_result(drive.body_id, None, states.STARTED)  # noqa: B023
-            if moment == 'after':
-                die(operation)
-
+        drive = Drive(backend.app, parts)
+        deaths = Deaths(drive, other, point, moment, pause=0.3 if wait else 0)
         drive.apply()
-        with Hook(backend, die if moment == 'before' else nothing, after):
+        with deaths.hook():
             for index in range(parts):
-                try:
-                    drive.returns(index)
-                except Died:
-                    deaths += 1
-                    if wait:
-                        time.sleep(0.3)
-                    drive.returns(index)
-        # a death before publishing is counted by the signal, although nothing was sent
-        attempts = drive.published[deaths and moment == 'before' and len(drive.published) - 1:]
+                deaths.returns(index)
+        attempts = deaths.published()
         assert attempts == [drive.expected], point.number
         drive.returns(0)
         assert len(attempts) == 1
