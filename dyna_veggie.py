@@ -5041,13 +5041,14 @@ def arrange(result: ResultBase, values: Mapping[str, Any]) -> Any:
 def read_ahead(read: Callable[[T], Any], pages: Iterable[T]) -> Iterator[tuple[T, Any]]:
     """Yields each page and what read() returns for it; a thread reads the next while one is used.
     """
-    reading: list[tuple[T, Callable[[], Any]]] = []
-    for page in pages:
-        found = [(used, result()) for used, result in reading]  # one page is in flight, not two
-        reading = [(page, _start_reading(read, page))]
-        yield from found
-    for used, result in reading:
-        yield used, result()
+    following = iter(pages)
+    for page in following:  # the first: nothing is used while it is read
+        found = read(page)
+        for next_page in following:
+            result = _start_reading(read, next_page)
+            yield page, found
+            page, found = next_page, result()
+        yield page, found
 
 
 def _start_reading(read: Callable[[T], Any], page: T) -> Callable[[], Any]:
