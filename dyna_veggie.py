@@ -6843,12 +6843,12 @@ class Pace:
 
     def __init__(self) -> None:
         self._seen: deque[tuple[float, int]] = deque(maxlen=10)  # when, and how many were counted
-        self._since = time.monotonic()
+        self._since = monotonic()
         self._last: float | None = None  # when more were counted than before
 
     def line(self, chord: Row) -> str:
         """How far a chord is by now; as much of it as fits the screen."""
-        now, counted, expected = time.monotonic(), chord['counted'], chord['expected']
+        now, counted, expected = monotonic(), chord['counted'], chord['expected']
         if self._seen and counted > self._seen[-1][1]:
             self._last = now
         self._seen.append((now, counted))
