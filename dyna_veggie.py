@@ -4479,6 +4479,8 @@ def update_counter(
             raise MiscountedChord(TOO_LARGE) from exc
         raise
 
+            if run.lazy and run.single_leaf and 'single_leaf' not in node.item:
+                return False  # the leaves are being gathered here, or who did that has died
 
 class PartCounter:
     """Counts one delivery of a part.  owner: of nodes that it is the last to count on."""

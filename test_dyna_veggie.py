@@ -6403,7 +6403,8 @@ class IsDoneOnceItIsStored(chord_model.Schedule):
 
 
 def test_the_protocol_is_right_over_random_schedules() -> None:
-    bad = [(seed, outcome) for seed, outcome in chord_model.outcomes(range(800))
+    # and those of seeds that showed a fault: a gathering that nobody finished
+    bad = [(seed, outcome) for seed, outcome in chord_model.outcomes([*range(800), 127922, 139050])
            if not outcome.startswith('good')]
     assert bad == []
 

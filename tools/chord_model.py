@@ -517,6 +517,8 @@ class Protocol:
             node = Node(run, level, number, item)
             if counting not in node.counted or node.overflows:
                 return False
+            if run.lazy and run.single_leaf and 'single_leaf' not in item:
+                return False
             if not node.is_full or (level == 0 and not item.get('single_leaf')
                                     and item['owner'][0] != member):
                 return True
