@@ -83,6 +83,7 @@ from botocore.exceptions import (
     MetadataRetrievalError,
     NoCredentialsError,
     ProfileNotFound,
+    ReadTimeoutError,
     SSLError,
     SSOError,
     TokenRetrievalError,
@@ -917,6 +918,7 @@ def with_reasons(exc: Exception) -> Exception:
 #   imports       Functions import what only a client needs: it takes longer than all else here.
 #   a process     has one object for each set of options: see shared_by_process().  Forks share what
 #                 was parsed before: see preload().
+#   threads       All of this file are started by start_thread().
 
 _WARN_INTERVAL = 60.0  # seconds between two warnings that requests fail
 # what credentials_source() says besides botocore's words
@@ -937,6 +939,70 @@ def _mask_credentials(record: logging.LogRecord) -> bool:
         text = _LONG_WORD.sub(MASK, text)
     record.msg, record.args = text, ()
     return True
+
+
+# --- threads --------------------------------------------------------------------------------------
+
+def start_thread(
+        target: Callable[..., Any], *args: Any, name: str = 'dyna-veggie',
+) -> threading.Thread | None:
+    """A daemon thread; None at the end of a process, at a limit of the system, and in a
+    sub-interpreter, which may refuse such threads when they are made."""
+    try:
+        thread = threading.Thread(target=target, args=args, name=name, daemon=True)
+        thread.start()
+    except RuntimeError:
+        return None
+    return thread
+
+
+class Call:
+    """A call in a thread of its own; in this one, if none can be started."""
+
+    def __init__(self, function: Callable[[], Any]) -> None:
+        self._outcome = deque[tuple[Any, Any]]()
+        self._thread = start_thread(self._run, function)
+        if self._thread is None:
+            self._run(function)
+
+    def _run(self, function: Callable[[], Any]) -> None:
+        try:
+            self._outcome.append((function(), None))
+        except BaseException as exc:  # who waits raises it
+            self._outcome.append((None, exc))
+
+    def wait(self, seconds: float | None = None) -> bool:
+        """Whether it has ended within so many seconds."""
+        if self._thread is not None:
+            self._thread.join(seconds)
+        return bool(self._outcome)
+
+    def result(self) -> Any:
+        """Waits for the end; returns or raises what the function did."""
+        self.wait()
+        found, error = self._outcome[0]
+        if error is not None:
+            raise error
+        return found
+
+
+class Gate:
+    """A wake-up, which is kept until it is waited for.
+
+    A signal that raises in any line leaves no lock held, as it can in threading.Event.
+    """
+
+    def __init__(self) -> None:
+        self._closed = threading.Lock()
+        self._closed.acquire()
+
+    def open(self) -> None:
+        with contextlib.suppress(RuntimeError):  # it is open
+            self._closed.release()
+
+    def wait(self, seconds: float) -> bool:
+        """Waits until it is opened, and closes it; False if that takes longer."""
+        return self._closed.acquire(timeout=min(max(seconds, 0), threading.TIMEOUT_MAX))
 
 
 # --- AWS's configuration --------------------------------------------------------------------------
@@ -1143,15 +1209,27 @@ def _check_response(
     parsed_response['ResponseMetadata']['Bytes'] = len(body)  # a header need not say so
 
 
+def within(seconds: float | None, request: Callable[[], Any], client: Any) -> Any:
+    """The response to a request.  Raises ReadTimeoutError if it is not complete after that."""
+    if seconds is None:
+        return request()
+    call = Call(request)
+    if not call.wait(seconds):
+        raise ReadTimeoutError(endpoint_url=client.meta.endpoint_url)
+    return call.result()
+
+
 class Client:
     """Sends requests to DynamoDB.
 
-    denial_hint: given an action that IAM denies, what else its operator can do.
+    denial_hint: given an action that IAM denies, what else its operator can do.  attempt_timeout:
+    seconds for a whole attempt; botocore's time-outs start over with each byte that comes.
     """
 
     def __init__(
-            self, options: Options, denial_hint: Callable[[str], str] = lambda action: '') -> None:
-        self.options = options
+            self, options: Options, denial_hint: Callable[[str], str] = lambda action: '',
+            attempt_timeout: float | None = None) -> None:
+        self.options, self._attempt_timeout = options, attempt_timeout
         self.backoff = Backoff(
             options.retry_base_delay, options.retry_max_delay, options.retry_timeout,
             options.max_retries)
@@ -1210,7 +1288,8 @@ class Client:
         try:
             client = self.botocore
             with readable():
-                return getattr(client, method)(**params)
+                request = functools.partial(getattr(client, method), **params)
+                return within(self._attempt_timeout, request, client)
         except (BotoCoreError, ClientError, BrokenConfiguration) as exc:
             interrupted = interruption(exc)
             if interrupted:
@@ -1307,19 +1386,6 @@ if hasattr(os, 'register_at_fork'):
     os.register_at_fork(after_in_child=reset)
 
 
-def start_thread(
-        target: Callable[..., Any], *args: Any, name: str = 'dyna-veggie',
-) -> threading.Thread | None:
-    """A daemon thread; None at the end of a process, at a limit of the system, and in a
-    sub-interpreter, which may refuse such threads when they are made."""
-    try:
-        thread = threading.Thread(target=target, args=args, name=name, daemon=True)
-        thread.start()
-    except RuntimeError:
-        return None
-    return thread
-
-
 # --------------------------------------------------------------------------------------------------
 # Paging
 # --------------------------------------------------------------------------------------------------
@@ -1365,7 +1431,7 @@ class Pages:
         work = list(ids)
         self._pages = deque(work[start:start + size] for start in range(0, len(work), size))
         self._send, self._backoff, self._deadline = send, backoff, budget.deadline
-        self._stopped = threading.Event()
+        self._stopped = Gate()
         self._failures = deque[BaseException]()
 
     def send_all(self, threads: int) -> None:
@@ -1398,10 +1464,11 @@ class Pages:
 
     def _stop(self) -> None:
         self._pages.clear()
-        self._stopped.set()
+        self._stopped.open()
 
     def _sleep(self, seconds: float) -> None:
         if self._stopped.wait(seconds):
+            self._stopped.open()  # for the next thread that sleeps
             raise _Stopped
 
     def _send_page(self, page: list[str], budget: Budget) -> None:
@@ -1549,10 +1616,10 @@ class Table:
     Client.send() raises, or InvalidId before a request.
     """
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: Options, attempt_timeout: float | None = None) -> None:
         self.options = options
         self.name = options.table
-        self.client = Client(options, self._denial_hint)
+        self.client = Client(options, self._denial_hint, attempt_timeout)
         self._inserts = Breaker()
         if TABLE_ARN.fullmatch(self.name):  # PartiQL takes none
             self._inserts.open_for_good()
@@ -2460,22 +2527,6 @@ class Watch(NamedTuple):
 
     decode: Decode
     callback: Callable[[Any], None]
-
-
-class Gate:
-    """A wake-up, which is kept until it is waited for."""
-
-    def __init__(self) -> None:
-        self._closed = threading.Lock()
-        self._closed.acquire()
-
-    def open(self) -> None:
-        with contextlib.suppress(RuntimeError):  # it is open
-            self._closed.release()
-
-    def wait(self, seconds: float) -> bool:
-        """Waits until it is opened, and closes it; False if that takes longer."""
-        return self._closed.acquire(timeout=min(max(seconds, 0), threading.TIMEOUT_MAX))
 
 
 class Background:
@@ -4428,6 +4479,8 @@ class ChordStore:
             node = Node(run, position, counters or {})
             if node.counted.isdisjoint(counting) or node.overflows:
                 return False
+            if run.lazy and run.single_leaf and 'single_leaf' not in node.item:
+                return False  # the leaves are being gathered here, or who did that has died
             filled = (position.level or node.item.get('single_leaf')  # which any part may have
                       or _is_owner(node.item.get('owner'), task_id))
             if not node.is_full or not filled:
@@ -4479,8 +4532,6 @@ def update_counter(
             raise MiscountedChord(TOO_LARGE) from exc
         raise
 
-            if run.lazy and run.single_leaf and 'single_leaf' not in node.item:
-                return False  # the leaves are being gathered here, or who did that has died
 
 class PartCounter:
     """Counts one delivery of a part.  owner: of nodes that it is the last to count on."""
@@ -5047,34 +5098,10 @@ def read_ahead(read: Callable[[T], Any], pages: Iterable[T]) -> Iterator[tuple[T
     for page in following:  # the first: nothing is used while it is read
         found = read(page)
         for next_page in following:
-            result = _start_reading(read, next_page)
+            reading = Call(functools.partial(read, next_page))
             yield page, found
-            page, found = next_page, result()
+            page, found = next_page, reading.result()
         yield page, found
-
-
-def _start_reading(read: Callable[[T], Any], page: T) -> Callable[[], Any]:
-    """Reads in a thread, if one can be started.  What is returned waits for that."""
-    outcome = deque[tuple[Any, Any]]()
-
-    def work() -> None:
-        try:
-            outcome.append((read(page), None))
-        except BaseException as exc:  # who waits raises it
-            outcome.append((None, exc))
-
-    def result() -> Any:
-        if thread is not None:
-            thread.join()
-        found, error = outcome[0]
-        if error is not None:
-            raise error
-        return found
-
-    thread = start_thread(work)
-    if thread is None:
-        work()
-    return result
 
 
 class HeaderValues:
@@ -6144,6 +6171,7 @@ WORKER_ACTIONS: dict[str, Callable[[Table, Item], Any]] = {
 }
 
 _TIMEOUT = 2.0  # seconds: short, because a person waits
+_ATTEMPT_TIMEOUT = 6.0  # seconds; a patient command takes ten times that
 
 
 def operators_table(options: Options, patient: bool = False) -> Table:
@@ -6151,7 +6179,9 @@ def operators_table(options: Options, patient: bool = False) -> Table:
     limits: dict[str, Any] = {} if patient else {
         'retry_timeout': _TIMEOUT, 'connect_timeout': min(_TIMEOUT, options.connect_timeout),
         'read_timeout': min(2 * _TIMEOUT, options.read_timeout)}
-    return Table(dataclasses.replace(options, create_table=False, ttl_seconds=None, **limits))
+    return Table(
+        dataclasses.replace(options, create_table=False, ttl_seconds=None, **limits),
+        attempt_timeout=_ATTEMPT_TIMEOUT * (10 if patient else 1))
 
 
 def ping(table: Table) -> str:
@@ -6218,7 +6248,7 @@ def identity(options: Options) -> str:
         aws_access_key_id=options.access_key, aws_secret_access_key=options.secret_key,
         config=config)
     with readable():
-        return str(client.get_caller_identity()['Arn'])
+        return str(within(_ATTEMPT_TIMEOUT, client.get_caller_identity, client)['Arn'])
 
 
 def find_credentials(options: Options) -> tuple[str, Any]:

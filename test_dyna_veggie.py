@@ -2058,6 +2058,52 @@ def serve_text(text: str) -> Iterator[str]:
         thread.join()
 
 
+@contextlib.contextmanager
+def trickle() -> Iterator[str]:
+    """The URL of an endpoint whose responses come byte by byte, and never end."""
+    ended = threading.Event()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers['Content-Length']))
+            self.send_response(200)
+            self.send_header('Content-Length', '1000000')
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                while not ended.wait(0.05):
+                    self.wfile.write(b' ')
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+    with http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+        thread.start()
+        yield f'127.0.0.1:{server.server_address[1]}'
+        ended.set()
+        server.shutdown()
+        thread.join()
+
+
+def test_a_response_that_trickles_in_does_not_outlast_the_attempt() -> None:
+    with trickle() as place:
+        table = dv.Table(
+            options(f'dynamodb://{place}/table?retry_timeout=0.1&read_timeout=1'),
+            attempt_timeout=0.2)
+        with pytest.raises(botocore.exceptions.ReadTimeoutError, match=place):
+            table.get('id')
+
+
+@pytest.mark.slow
+def test_commands_end_when_responses_trickle_in() -> None:
+    with trickle() as place:
+        app = Celery('app', backend=f'dyna_veggie.DynamoDBBackend+dynamodb://{place}/table')
+        for command in (['check'], ['show', 'id']):
+            began = time.monotonic()
+            done = click.testing.CliRunner().invoke(dv.commands, command, obj=Holder(app))
+            assert 'Read timeout' in done.output and done.exit_code == 1
+            assert time.monotonic() - began < 60  # and not for ever
+
+
 def role(name: str, source: str) -> str:
     return f'role_arn = arn:aws:iam::123456789012:role/{name}\nsource_profile = {source}\n'
 
@@ -2280,6 +2326,38 @@ def a_signal_ends(call: Callable[[], Any], signalled: BaseException) -> None:
         time.sleep(0.1)
     else:
         raise AssertionError(threading.enumerate())
+
+
+def test_a_signal_in_any_line_of_a_call_does_not_hang_it() -> None:
+    class Struck(Exception):
+        pass
+
+    def send_all(line: int, calls: list[int]) -> None:
+        def trace(frame: Any, event: str, arg: Any) -> Any:
+            if frame.f_code.co_filename not in (dv.__file__, threading.__file__):
+                return None
+            calls.append(line)
+            if len(calls) == line:
+                sys.settrace(None)
+                raise Struck
+            return trace
+
+        backoff = dv.Backoff(base=0.001, maximum=0.001, timeout=20.0, max_retries=2)
+        pages = dv.Pages('ab', 1, lambda page, budget: page, backoff)
+        sys.settrace(trace)
+        with contextlib.suppress(Struck, dv.Unprocessed):
+            pages.send_all(1)  # Python's own start of a thread would leave locks held
+        sys.settrace(None)
+
+    for line in itertools.count(1):
+        calls: list[int] = []
+        thread = threading.Thread(target=send_all, args=(line, calls), daemon=True)
+        thread.start()
+        thread.join(20)
+        assert not thread.is_alive(), line
+        if len(calls) < line:
+            break
+    assert line > 50
 
 
 def test_the_first_error_ends_a_batch_of_several_pages(
