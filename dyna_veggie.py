@@ -554,9 +554,13 @@ def unmask_secret(
             continue
         if masked == url:
             return owner, own
-        if masked.rpartition('@')[2] == url.rpartition('@')[2]:
+        if _without_keys(masked) == _without_keys(url):
             same_place.append((owner, own))
     return same_place[0] if same_place else (None, url)
+
+
+def _without_keys(url: str) -> str:
+    return re.sub('^[^?]*@', '', url)  # an option can have a "@", too
 
 
 # --------------------------------------------------------------------------------------------------

@@ -2155,6 +2155,15 @@ def test_credentials_that_never_come_are_one_error(configure_aws: Any, proxy: Pr
     assert backend.exception_safe_to_retry(caught.value)  # they may come later
 
 
+def test_an_at_sign_in_an_option_is_no_place() -> None:
+    mine = 'dynamodb://eu-west-1/mine?tags=owner:me@host'
+    other = 'dynamodb://eu-west-1/other?tags=owner:me@host'
+    assert dv.unmask_secret(mine, [('app', other)]) == (None, mine)
+    by_key = 'dynamodb://OLD:**@eu-west-1/mine?tags=owner:me@host'
+    new = by_key.replace('OLD:**', 'NEW:sesame')
+    assert dv.unmask_secret(by_key, [('other', other), ('app', new)]) == ('app', new)
+
+
 @pytest.mark.parametrize('operation', ['get', 'put', 'mget', 'insert'])
 def test_an_answer_that_was_changed_on_its_way_is_asked_for_again(
         operation: str, make_app: MakeApp, proxy: Proxy, client: Any, table_name: str,
