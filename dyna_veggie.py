@@ -997,7 +997,7 @@ def _data_loader(data_path: str | None) -> Any:
 
 
 def open_session(options: Options) -> Any:
-    """A botocore session whose profile exists, and which has a region.
+    """A botocore session whose profile exists, and which has the region of all its clients.
 
     Raises ImproperlyConfigured.
     """
@@ -1011,17 +1011,21 @@ def open_session(options: Options) -> Any:
             session.register_component(
                 'data_loader', _data_loader(session.get_config_variable('data_path')))
             session.get_scoped_config()  # also AWS_PROFILE's
-            return session, options.region or session.get_config_variable('region')
+            # botocore does not read AWS_REGION, which other SDKs ask before the profile.  Here it
+            # comes last, so that none is moved to another region.
+            return session, (options.region or session.get_config_variable('region')
+                             or os.environ.get('AWS_REGION'))
         except ProfileNotFound as exc:
             expected = "a profile of AWS's configuration files"
             raise option_error('profile', exc.kwargs['profile'], expected) from None
     session, region = _configured(read)
     if not region:
         raise configuration_error(
-            'no region: name it in the URL (dynamodb://eu-west-1/…), or set AWS_DEFAULT_REGION')
+            'no region: name it in the URL (dynamodb://eu-west-1/…), or set AWS_REGION')
     if not re.fullmatch('[A-Za-z0-9-]{1,63}', region):
         raise option_error(
             'region', region, "an AWS region such as eu-west-1, also where AWS's tools look for it")
+    session.set_config_variable('region', region)
     session.register('before-send', _check_headers)  # also of requests to STS and others
     return session
 

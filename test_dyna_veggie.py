@@ -58,12 +58,13 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any
-from urllib.parse import quote
+from urllib.parse import parse_qsl, quote
 
 import botocore.awsrequest
 import botocore.config
 import botocore.credentials
 import botocore.exceptions
+import botocore.handlers
 import botocore.session
 import botocore.utils
 import celery
@@ -1161,6 +1162,34 @@ def test_without_a_region_anywhere_the_backend_does_not_start(
     assert dv.connect(app.backend.options).meta.region_name == 'eu-west-3'
 
 
+@pytest.mark.parametrize(('place', 'named', 'expected'), [
+    ('eu-north-1', {'AWS_DEFAULT_REGION': 'eu-west-2', 'AWS_REGION': 'eu-south-1'}, 'eu-north-1'),
+    ('', {'AWS_DEFAULT_REGION': 'eu-west-2', 'AWS_REGION': 'eu-south-1'}, 'eu-west-2'),
+    ('', {'config': 'eu-west-3', 'AWS_REGION': 'eu-south-1'}, 'eu-west-3'),
+    ('', {'AWS_REGION': 'eu-south-1'}, 'eu-south-1'),
+    # botocore has no region for STS here, unless it is given that of the URL
+    ('eu-south-1', {}, 'eu-south-1')])
+def test_aws_region_counts_if_nothing_else_names_a_region(
+        place: str, named: dict[str, str], expected: str, configure_aws: Any, sts: Sts,
+        proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = f'region = {named["config"]}\n' if 'config' in named else ''
+    variables = {name: value for name, value in named.items() if name != 'config'}
+    configure_aws(ASSUMING + config, **KEYS, **variables)
+    if 'AWS_DEFAULT_REGION' not in variables:
+        monkeypatch.delenv('AWS_DEFAULT_REGION')
+    app = Celery(backend=backend_url(f'{place}/nowhere', proxy.url, '&profile=p'),
+                 set_as_current=False)
+    assert dv.connect(app.backend.options).meta.region_name == expected
+    rows = {row['name']: row for row in checked(app)['checks']}
+    assert rows['region']['found'] == expected and rows['credentials']['ok'] is True
+    result = click.testing.CliRunner().invoke(dv.commands, ['policy'], obj=Holder(app))
+    resource = json.loads(result.output)['Statement'][0]['Resource']
+    assert resource.startswith(f'arn:aws:dynamodb:{expected}:')
+    assert dv.identity(app.backend.options).endswith('assumed-role/worker/me')
+    assert {asked['region'] for asked in sts.asked} == {sts.region_of(expected)}
+    assert {asked['Action'] for asked in sts.asked} == {'AssumeRole', 'GetCallerIdentity'}
+
+
 def test_a_profile_that_does_not_exist_is_named(
         monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / 'config').write_text('[profile prod]\nregion = eu-west-2\n')
@@ -2153,6 +2182,79 @@ def test_credentials_that_never_come_are_one_error(configure_aws: Any, proxy: Pr
     with pytest.raises(ImproperlyConfigured, match='the vault is sealed') as caught:
         backend.get('key')
     assert backend.exception_safe_to_retry(caught.value)  # they may come later
+
+
+ASSUME_ROLE = (
+    '<AssumedRoleUser><AssumedRoleId>AROA:me</AssumedRoleId>'
+    '<Arn>arn:aws:sts::123456789012:assumed-role/worker/me</Arn></AssumedRoleUser>'
+    '<Credentials><AccessKeyId>{key}</AccessKeyId><SecretAccessKey>{secret}</SecretAccessKey>'
+    '<SessionToken>{token}</SessionToken><Expiration>{expiration}</Expiration></Credentials>')
+GET_CALLER_IDENTITY = (
+    '<Arn>arn:aws:sts::123456789012:assumed-role/worker/me</Arn><UserId>AROA:me</UserId>'
+    '<Account>123456789012</Account>')
+
+
+class Sts:
+    """STS, in the events of all sessions of botocore that are made from now on.
+
+    asked: the requests.  lifetimes: seconds, of the credentials that it gives; the last for all
+    further ones.  refusals: codes of errors, each for one request.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.asked: list[dict[str, str]] = []
+        self.lifetimes = [3660.0]
+        self.refusals: list[str] = []
+        handlers = [*botocore.handlers.BUILTIN_HANDLERS, ('before-send.sts', self._answer)]
+        monkeypatch.setattr(botocore.handlers, 'BUILTIN_HANDLERS', handlers)
+
+    @staticmethod
+    def region_of(region: str) -> str:
+        """The region that a request to STS is signed for, where botocore is to use a region."""
+        client = botocore.session.Session().create_client(
+            'sts', region, aws_access_key_id='key', aws_secret_access_key='secret')
+        url = client.generate_presigned_url('get_caller_identity')
+        found = re.search('%2F([a-z0-9-]+)%2Fsts%2F', url)
+        assert found
+        return found[1]
+
+    def _answer(self, request: Any, **kwargs: Any) -> Any:
+        body = request.body
+        asked = dict(parse_qsl(body.decode() if isinstance(body, bytes) else body))
+        signed = re.search(
+            'Credential=([^/]+)/[0-9]+/([^/]+)/', str(request.headers['Authorization']))
+        assert signed
+        self.asked.append({**asked, 'key': signed[1], 'region': signed[2]})
+        action = asked['Action']
+        if self.refusals:
+            code = self.refusals.pop(0)
+            text = (f'<ErrorResponse><Error><Type>Sender</Type><Code>{code}</Code><Message>'
+                    'you may not</Message></Error></ErrorResponse>')
+            return raw_answer(request, text.encode(), 503 if code == 'ServiceUnavailable' else 403)
+        text = GET_CALLER_IDENTITY
+        if action == 'AssumeRole':
+            lifetime = self.lifetimes.pop(0) if len(self.lifetimes) > 1 else self.lifetimes[0]
+            expiration = (datetime.datetime.now(datetime.timezone.utc)
+                          + datetime.timedelta(seconds=lifetime))
+            text = ASSUME_ROLE.format(
+                key=f'ROLE{len(self.asked)}', secret=SECRET, token=TOKEN,
+                expiration=expiration.isoformat())
+        return raw_answer(request, (
+            f'<{action}Response xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><{action}Result>'
+            f'{text}</{action}Result></{action}Response>').encode())
+
+
+@pytest.fixture
+def sts(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sts]:
+    yield Sts(monkeypatch)
+    dv.reset()
+
+
+def checked(app: Celery) -> dict[str, Any]:
+    """What the command check prints of an app."""
+    result = click.testing.CliRunner().invoke(dv.commands, ['check', '--json'], obj=Holder(app))
+    found: dict[str, Any] = json.loads(result.output)
+    return found
 
 
 def test_an_at_sign_in_an_option_is_no_place() -> None:
