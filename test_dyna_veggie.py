@@ -938,6 +938,7 @@ def options(url: str | None = None, table: str | None = None, **conf: Any) -> dv
 
 LOCAL = {'region': 'us-east-1', 'endpoint_url': 'http://localhost:8000'}
 ARN = 'arn:aws:dynamodb:eu-west-1:123456789012:table/celery'
+ROLE = 'arn:aws:iam::123456789012:role/worker'
 GOOD_URLS: list[tuple[str, dict[str, Any]]] = [
     ('dynamodb://us-east-1',
      {'region': 'us-east-1', 'endpoint_url': None, 'table': 'celery', 'access_key': None}),
@@ -1058,6 +1059,19 @@ BAD_URLS = [
     ('dynamodb://AKID:secret@eu-west-1?profile=prod',
      "profile='prod' must be left out if the URL has keys"),
     ('dynamodb://eu-west-1?global_keyprefix=abc', 'result_backend_transport_options'),
+    ('dynamodb://eu-west-1?role_arn=worker',
+     "role_arn='worker' must be the ARN of a role, such as arn:aws:iam::123456789012:role/worker"),
+    ('dynamodb://eu-west-1?role_arn=arn:aws:iam::123456789012:user/worker', 'the ARN of a role'),
+    ('dynamodb://eu-west-1?role_arn=arn:aws:iam::123456789012:role/a%20b', 'the ARN of a role'),
+    (f'dynamodb://eu-west-1?role_arn={ROLE}&role_session_name=a+b',
+     "role_session_name='a b' must be 2 to 64 letters"),
+    (f'dynamodb://eu-west-1?role_arn={ROLE}&external_id={quote(SECRET)}%20',
+     "external_id='…' must be a text of 2 to 1,224 letters"),
+    (f'dynamodb://eu-west-1?role_arn={ROLE}&external_id=**', '** is the mask of as_uri()'),
+    (f'dynamodb://eu-west-1?external_id={quote(SECRET)}',
+     "external_id='…' must be left out if there is no role_arn"),
+    ('dynamodb://eu-west-1?role_session_name=celery',
+     "role_session_name='celery' must be left out if there is no role_arn"),
 ]
 
 
@@ -1123,7 +1137,8 @@ def test_transport_options_for_brokers_and_other_backends_are_let_pass(
         'polling_interval': 1, 'sentinel_kwargs': {'password': SECRET}, 'retry_timeout': 60,
         # which look like ours; and what no documentation has
         'max_connections': 5, 'retry_on_timeout': True, 'retry_timeout_seconds': 9,
-        'retry_total': 3, 'socket_connect_timeout': 1, 'region': 'eu-west-1', 'frobnicate': SECRET}
+        'retry_total': 3, 'socket_connect_timeout': 1, 'sts_role_arn': ROLE,
+        'region': 'eu-west-1', 'frobnicate': SECRET}
     url = 'dynamodb://eu-west-1'
     assert options(url, result_backend_transport_options=transport).retry_timeout == 60
     assert caplog.records == []
@@ -2255,6 +2270,166 @@ def checked(app: Celery) -> dict[str, Any]:
     result = click.testing.CliRunner().invoke(dv.commands, ['check', '--json'], obj=Holder(app))
     found: dict[str, Any] = json.loads(result.output)
     return found
+
+
+@pytest.mark.parametrize(('keys', 'query', 'config', 'source', 'key'), [
+    ('URLKEY:secret@', '', '', 'the URL', 'URLKEY'),
+    ('', '', '', 'env', KEYS['AWS_ACCESS_KEY_ID']),
+    ('', '&profile=p', '[profile p]\naws_access_key_id = FILEKEY\naws_secret_access_key = secret\n',
+     'config-file', 'FILEKEY'),
+], ids=['URL', 'environment', 'profile'])
+def test_a_role_is_assumed_with_the_credentials_that_were_used_without_it_and_renewed(
+        keys: str, query: str, config: str, source: str, key: str, configure_aws: Any, sts: Sts,
+        proxy: Proxy, table_name: str) -> None:
+    configure_aws(config, **KEYS)
+    sts.lifetimes = [60, 3660]  # botocore takes 60 for about to expire
+    url = backend_url(f'{keys}us-east-1/{table_name}', proxy.url, (
+        f'&retry_base_delay=0.001&role_arn={ROLE}&role_session_name=me@host&external_id=E-1{query}'))
+    app = Celery('role', backend=url, set_as_current=False)
+    app.backend.store_result('id', 1, states.SUCCESS)
+    assert app.backend.get_result('id') == 1
+    assert {request.access_key for request in proxy.requests} == {'ROLE2'}
+    assert [asked['key'] for asked in sts.asked] == [key, key]
+    asked = sts.asked[0]
+    assert (asked['Action'], asked['RoleArn']) == ('AssumeRole', ROLE)
+    assert (asked['RoleSessionName'], asked['ExternalId']) == ('me@host', 'E-1')
+    found = {row['name']: row['found'] for row in checked(app)['checks']}
+    assert found['credentials'] == f'{ROLE}, assumed with those of {source}'
+    identity = 'arn:aws:sts::123456789012:assumed-role/worker/me'
+    assert dv.identity(app.backend.options) == identity
+    assert sts.asked[-1]['key'].startswith('ROLE')  # and not that of the source
+    if KNOWS_ACCOUNTS:  # for the ARN of a policy, and for the endpoint of the account
+        assert dv.find_credentials(app.backend.options)[1].account_id == '123456789012'
+
+
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs fork')
+def test_a_child_assumes_the_role_itself(
+        configure_aws: Any, sts: Sts, proxy: Proxy, table_name: str) -> None:
+    configure_aws('', **KEYS)
+    url = backend_url(f'us-east-1/{table_name}', proxy.url, f'&role_arn={ROLE}')
+    backend = Celery('role', backend=url, set_as_current=False).backend
+    backend.set('key', b'1')
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:  # nothing of pytest may run here
+        try:
+            value = backend.get('key')
+            os.write(writing, f'{value!r} {len(sts.asked)}'.encode())
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading, 'rb') as pipe:
+        assert pipe.read() == b"b'1' 2"
+    os.waitpid(child, 0)
+    assert backend.get('key') == b'1' and len(sts.asked) == 1
+    assert [request.access_key for request in proxy.requests][-2:] == ['ROLE2', 'ROLE1']
+
+
+def test_a_role_is_assumed_again_if_its_token_is_called_expired(
+        configure_aws: Any, sts: Sts, proxy: Proxy, table_name: str) -> None:
+    configure_aws('', **KEYS)
+    sts.refusals = ['ServiceUnavailable', 'Throttling']
+    url = backend_url(
+        f'us-east-1/{table_name}', proxy.url, f'&retry_base_delay=0.001&role_arn={ROLE}')
+    backend = Celery('role', backend=url, set_as_current=False).backend
+    backend.set('key', b'1')  # STS fails twice before
+    assert len(sts.asked) == 3
+    proxy.reset()
+    proxy.faults = first(1, Error('ExpiredTokenException', 'it has expired'))
+    assert backend.get('key') == b'1'
+    assert [request.access_key for request in proxy.requests] == ['ROLE3', 'ROLE4']
+    # one that the environment has lost is no error of the role
+    sts.refusals = ['ExpiredToken']
+    dv.reset()
+    assert backend.get('key') == b'1'
+
+
+@pytest.mark.parametrize('code', ['AccessDenied', 'ValidationError'])
+@pytest.mark.parametrize('by', ['option', 'profile'])
+def test_a_role_that_is_denied_is_an_error_of_the_credentials(
+        by: str, code: str, configure_aws: Any, sts: Sts, make_app: MakeApp, proxy: Proxy,
+        table_name: str) -> None:
+    configure_aws(ASSUMING, **KEYS)
+    how = f'role_arn={ROLE}' if by == 'option' else 'profile=p'
+    url = backend_url(f'us-east-1/{table_name}', proxy.url, f'&retry_timeout=0&{how}')
+    app = make_app(result_backend=url)
+    sts.refusals = [code] * 99
+    with pytest.raises(ImproperlyConfigured) as caught:
+        app.backend.store_result('id', 1, states.SUCCESS)
+    # the table denied nothing
+    assert dv.shared_table(app.backend.options).may_insert
+    rows = {row['name']: row for row in checked(app)['checks']}
+    assert rows['credentials']['ok'] is False and rows['table']['ok'] is False
+    assert not proxy.requests
+    assert f'({code}) when calling the AssumeRole operation: you may not' in str(caught.value)
+    assert 'check the ARN of the role, its external id, and whom it trusts' in str(caught.value)
+    sts.refusals = []
+    app.backend.store_result('id', 1, states.SUCCESS)  # without a restart
+    assert app.backend.get_result('id') == 1
+
+
+def test_a_role_without_credentials_to_assume_it_is_an_error(configure_aws: Any, sts: Sts) -> None:
+    configure_aws()
+    app = Celery('role', backend=backend_url(
+        'us-east-1/celery', 'https://127.0.0.1:1', f'&retry_timeout=0&role_arn={ROLE}'),
+        set_as_current=False)
+    with pytest.raises(ImproperlyConfigured, match='there are no credentials'):
+        app.backend.get('key')
+    assert checked(app)['checks'][0]['found'] == 'none were found' and not sts.asked
+
+
+def test_dynamodb_local_needs_no_role(app: Celery, sts: Sts) -> None:
+    app.conf.result_backend_transport_options = {'role_arn': ROLE, 'external_id': 'E-1'}
+    app.backend.store_result('id', 1, states.SUCCESS)
+    assert app.backend.get_result('id') == 1 and not sts.asked
+
+
+def test_roles_share_no_client() -> None:
+    url = 'dynamodb://eu-west-1/celery?role_arn='
+    roles = [f'{ROLE}', f'{ROLE}2', f'{ROLE}&external_id=E-1', f'{ROLE}&external_id=E-2']
+    tables = [dv.shared_table(options(url + role)) for role in roles]
+    assert len({id(table) for table in tables}) == 4
+    assert dv.shared_table(options(url + ROLE)) is tables[0]
+    dv.reset()
+
+
+def test_what_a_role_is_assumed_with_is_shown_nowhere(
+        configure_aws: Any, sts: Sts, proxy: Proxy, table_name: str,
+        caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    configure_aws()
+    external = 'external-id-of-ours'
+    url = backend_url(f'AKID:{quote(SECRET, safe="")}@us-east-1/{table_name}', proxy.url,
+                      f'&role_arn={ROLE}&external_id={external}&retry_timeout=0')
+    app = Celery('role', backend=url, set_as_current=False)
+    backend = app.backend
+    backend.set('key', b'1')
+    assert sts.asked[0]['ExternalId'] == external and 'ExternalId' in caplog.text
+    sts.refusals = ['AccessDenied'] * 9
+    dv.reset()
+    with pytest.raises(ImproperlyConfigured) as caught:
+        backend.get('key')
+    shown = [repr(backend), backend.as_uri(), repr(backend.options), caplog.text,
+             pickle.dumps(backend, protocol=0).decode('latin-1'), json.dumps(checked(app))]
+    shown += [''.join(traceback.format_exception(None, caught.value, caught.value.__traceback__))]
+    for text in shown:
+        for secret in (external, SECRET, quote(SECRET, safe=''), TOKEN):
+            assert secret not in text
+    assert 'external_id=**' in backend.as_uri()
+    assert backend.as_uri(include_password=True).endswith(f'{external}&retry_timeout=0')
+
+
+def test_a_pickled_backend_finds_its_external_id(configure_aws: Any, sts: Sts) -> None:
+    configure_aws('', **KEYS)
+    url = (f'dyna_veggie.DynamoDBBackend+dynamodb://eu-west-1/celery?role_arn={ROLE}'
+           '&external_id=E-1&retry_timeout=0')
+    app = Celery('role', backend=url, set_as_current=False)
+    pickled = pickle.dumps(app.backend)
+    assert b'E-1' not in pickled
+    assert pickle.loads(pickled).options == app.backend.options
+    app.conf.result_backend = 'dyna_veggie.DynamoDBBackend+dynamodb://eu-west-1/celery'
+    with pytest.raises(ImproperlyConfigured, match='is the mask of as_uri'):
+        pickle.loads(pickled).options  # noqa: B018
 
 
 def test_an_at_sign_in_an_option_is_no_place() -> None:
