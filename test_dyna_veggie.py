@@ -12458,6 +12458,44 @@ def test_the_file_works_where_it_was_vendored(
     ''') == 'vendored proj.vendor.dyna_veggie\nvendored\n'
 
 
+@pytest.mark.parametrize('types', [False, True], ids=['without types', "with Celery's types"])
+def test_the_file_adds_no_error_to_a_check_where_it_was_vendored(
+        types: bool, tmp_path: Path) -> None:
+    pytest.importorskip('mypy')
+    (tmp_path / 'vendor').mkdir()
+    (tmp_path / 'vendor' / '__init__.py').touch()
+    shutil.copy(ROOT / 'dyna_veggie.py', tmp_path / 'vendor')
+    (tmp_path / 'user.py').write_text(USER.format(module='vendor.dyna_veggie'))
+    if types:  # some that are not as the module needs them, as those of other releases may be
+        for package in ('celery', 'kombu', 'vine', 'botocore'):
+            (tmp_path / package).mkdir()
+            (tmp_path / package / '__init__.pyi').write_text('class Signature: ...\n')
+    assert mypy(tmp_path, '.') == revealed('vendor.dyna_veggie')
+
+
+@slow
+def test_lint_finds_the_errors_that_the_module_has_mypy_ignore(tmp_path: Path) -> None:
+    pytest.importorskip('mypy')
+    pytest.importorskip('ruff')
+    (tmp_path / 'tools').mkdir()
+    for name in ('lint.py', 'mypy.ini', 'ruff.toml'):
+        shutil.copy(ROOT / 'tools' / name, tmp_path / 'tools')
+    for name in ('setup.py', 'dyna_veggie.py'):
+        shutil.copy(ROOT / name, tmp_path)
+
+    def lint() -> tuple[int, str]:
+        done = subprocess.run(
+            [sys.executable, 'tools/lint.py', 'dyna_veggie.py'], cwd=tmp_path,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        return done.returncode, done.stdout
+    assert lint()[0] == 0
+    with open(tmp_path / 'dyna_veggie.py', 'a') as module:
+        module.write("\n\nwrong: int = 'text'\n")
+    code, said = lint()
+    last = len((tmp_path / 'dyna_veggie.py').read_text().splitlines())
+    assert code == 1 and f'dyna_veggie.py:{last}: error: Incompatible types' in said, said
+
+
 def test_coroutines_call_tasks_and_await_their_results(
         backend: dv.DynamoDBBackend, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / 'examples'))
@@ -13046,7 +13084,8 @@ def test_the_distributions_build_and_install(tmp_path: Path) -> None:
     assert python('-m', 'twine', 'check', '--strict', str(wheel), str(sdist)).count('PASSED') == 2
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
-        assert [name for name in names if '.dist-info/' not in name] == ['dyna_veggie.py']
+        assert {name for name in names if '.dist-info/' not in name} == {
+            'dyna_veggie.py', 'dyna_veggie-stubs/__init__.pyi'}
         (metadata,) = (archive.read(name).decode() for name in names if name.endswith('METADATA'))
     assert 'Quick start' in metadata
     assert '.. image::' not in metadata and 'results.svg' not in metadata
@@ -13061,6 +13100,60 @@ def test_the_distributions_build_and_install(tmp_path: Path) -> None:
                     'print(type(celery.Celery(backend="dynamodb://eu-west-1").backend).__module__)')
     assert python('-c', print_module, executable=empty) == 'dyna_veggie\n'
     assert 'boto3' not in python('-m', 'pip', 'list', executable=empty)
+    if importlib.util.find_spec('mypy'):
+        site = python('-c', 'import dyna_veggie as dv; print(dv.__file__)', executable=empty)
+        user = tmp_path / 'user.py'
+        user.write_text(USER.format(module='dyna_veggie'))
+        assert mypy(tmp_path, '--python-executable', empty, str(user)) == revealed('dyna_veggie')
+        # what the stubs say is what is there
+        python('-m', 'zipfile', '-e', str(wheel), 'unpacked')
+        shutil.copy(tmp_path / 'unpacked' / 'dyna_veggie-stubs' / '__init__.pyi',
+                    tmp_path / 'dyna_veggie.pyi')
+        (tmp_path / 'mypy.ini').write_text('[mypy]\nignore_missing_imports = true\n')
+        done = subprocess.run(
+            [sys.executable, '-m', 'mypy.stubtest', 'dyna_veggie', '--ignore-missing-stub',
+             '--mypy-config-file', 'mypy.ini'], cwd=tmp_path, text=True,
+            env={**os.environ, 'MYPYPATH': str(tmp_path), 'PYTHONPATH': str(Path(site).parent)},
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        assert done.returncode == 0, done.stdout
+
+
+USER = '''
+from {module} import DynamoDBBackend, Options, ResultTooLarge, parse_options, preload, reset
+
+def progress(backend: DynamoDBBackend) -> float:
+    reveal_type(backend.options)
+    found = backend.chord_progress('id')
+    reveal_type(backend.as_uri())
+    return found.counted if found else 0
+
+reveal_type(Options().tags)
+reveal_type(parse_options(None, {{}}))
+reveal_type(ResultTooLarge('text'))
+preload(Options(tabel='celery'))
+reset()
+'''
+
+
+def revealed(module: str) -> list[str]:
+    """What mypy says of that user."""
+    kinds = [(5, 'note', f'Revealed type is "{module}.Options"'),
+             (7, 'note', 'Revealed type is "str"'),
+             (10, 'note', 'Revealed type is "tuple[tuple[str, str], ...]"'),
+             (11, 'note', f'Revealed type is "{module}.Options"'),
+             (12, 'note', f'Revealed type is "{module}.ResultTooLarge"'),
+             (13, 'error', 'Unexpected keyword argument "tabel" for "Options"; '
+                           'did you mean "table"?  [call-arg]')]
+    return [f'user.py:{line}: {kind}: {text}' for line, kind, text in kinds]
+
+
+def mypy(folder: Path, *arguments: str) -> list[str]:
+    """What `mypy --strict` says in a folder, without its summary, and without "builtins."."""
+    done = subprocess.run(
+        [sys.executable, '-m', 'mypy', '--strict', '--config-file=', '--no-error-summary',
+         *arguments], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    lines = [line for line in done.stdout.splitlines() if 'defined here' not in line]
+    return [line.replace('builtins.', '').replace(f'{folder}{os.sep}', '') for line in lines]
 
 
 # --- make test-aws --------------------------------------------------------------------------------
