@@ -2239,7 +2239,8 @@ class Sts:
         signed = re.search(
             'Credential=([^/]+)/[0-9]+/([^/]+)/', str(request.headers['Authorization']))
         assert signed
-        self.asked.append({**asked, 'key': signed[1], 'region': signed[2]})
+        self.asked.append({
+            **asked, 'key': signed[1], 'region': signed[2], 'url': request.url})
         action = asked['Action']
         if self.refusals:
             code = self.refusals.pop(0)
@@ -2281,7 +2282,7 @@ def checked(app: Celery) -> dict[str, Any]:
 def test_a_role_is_assumed_with_the_credentials_that_were_used_without_it_and_renewed(
         keys: str, query: str, config: str, source: str, key: str, configure_aws: Any, sts: Sts,
         proxy: Proxy, table_name: str) -> None:
-    configure_aws(config, **KEYS)
+    configure_aws(config, **KEYS, AWS_ENDPOINT_URL_STS='http://sts.example')
     sts.lifetimes = [60, 3660]  # botocore takes 60 for about to expire
     url = backend_url(f'{keys}us-east-1/{table_name}', proxy.url, (
         f'&retry_base_delay=0.001&role_arn={ROLE}&role_session_name=me@host&external_id=E-1{query}'))
@@ -2293,6 +2294,9 @@ def test_a_role_is_assumed_with_the_credentials_that_were_used_without_it_and_re
     asked = sts.asked[0]
     assert (asked['Action'], asked['RoleArn']) == ('AssumeRole', ROLE)
     assert (asked['RoleSessionName'], asked['ExternalId']) == ('me@host', 'E-1')
+    knows_variable = Version(botocore.__version__) >= Version('1.31')
+    assert asked['url'] == (
+        'http://sts.example/' if knows_variable else 'https://sts.amazonaws.com/')
     found = {row['name']: row['found'] for row in checked(app)['checks']}
     assert found['credentials'] == f'{ROLE}, assumed with those of {source}'
     identity = 'arn:aws:sts::123456789012:assumed-role/worker/me'
@@ -12719,6 +12723,7 @@ GUARANTEES: dict[str, tuple[Callable[..., Any], ...]] = {
         test_what_botocore_logs_of_credentials_is_masked),
     'Temporary credentials are renewed': (
         test_credentials_that_expire_are_renewed,
+        test_a_role_is_assumed_with_the_credentials_that_were_used_without_it_and_renewed,
         test_a_token_that_aws_calls_expired_is_looked_for_anew),
     'An option that is malformed,': (
         test_bad_urls_name_the_option_and_what_would_be_right,
