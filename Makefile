@@ -4,7 +4,6 @@ VENV ?= .venv
 DEMO_READY = $(VENV)/demo-ready
 READY = $(VENV)/ready
 PIP_INSTALL = $(VENV)/bin/python -m pip install -qq --disable-pip-version-check
-SOURCES = $(wildcard *.py tools examples benchmarks)
 
 help:
 	@echo 'make demo    a Celery worker counts words, with its results in DynamoDB'
@@ -67,8 +66,7 @@ test-aws: $(READY)
 	@$(VENV)/bin/python tools/aws_report.py $(ARGS)
 
 lint: $(READY)
-	@$(VENV)/bin/python -m ruff check --config tools/ruff.toml $(SOURCES)
-	@$(VENV)/bin/python -m mypy --config-file tools/mypy.ini $(filter-out setup.py,$(SOURCES))
+	@$(VENV)/bin/python tools/lint.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -28,6 +28,9 @@ JSON.  Read it from top to bottom: a section depends only on those above it.
 
 Public: ``__all__``.  No underscore: shared between sections.  Underscore: private to its section.
 """
+# A copy in a project adds no error to its own check, whatever types Celery has there; ours, which
+# is tools/lint.py, leaves the next line out.
+# mypy: ignore-errors
 from __future__ import annotations
 
 import ast
@@ -238,6 +241,29 @@ def _endpoint_url(given: Any) -> str:
     raise ValueError('http(s)://host:port without user name or password')
 
 
+_ROLE_NAME = '[A-Za-z0-9_+=,.@-]'  # the characters of the names of roles and their sessions
+
+
+def _pattern(pattern: str, expected: str) -> Callable[[Any], str]:
+    def parse(given: Any) -> str:
+        if isinstance(given, str) and re.fullmatch(pattern, given):
+            return given
+        raise ValueError(expected)
+    return parse
+
+
+# docs.aws.amazon.com/STS/latest/APIReference/API_AssumeRole.html
+_role_arn = _pattern(
+    f'arn:aws[a-z-]*:iam::[0-9]{{12}}:role/([!-~]{{1,510}}/)?{_ROLE_NAME}{{1,64}}',
+    'the ARN of a role, such as arn:aws:iam::123456789012:role/worker')
+_role_session_name = _pattern(
+    f'{_ROLE_NAME}{{2,64}}', '2 to 64 letters, digits, and characters of "_+=,.@-"')
+_external_id = _pattern(
+    '[A-Za-z0-9_+=,.@:/-]{2,1224}',
+    'a text of 2 to 1,224 letters, digits, and characters of "_+=,.@:/-"; '
+    f'{MASK} is the mask of as_uri() and of pickled backends')
+
+
 def is_key(given: Any) -> bool:
     """Whether it can be an access key, a secret key or a session token."""
     # one that is read from a file can end in a newline, which no header may contain
@@ -272,8 +298,11 @@ parse_result_expires = _number(
 
 # --- options --------------------------------------------------------------------------------------
 
-def _option(default: Any, parse: Callable[[Any], Any], doc: str) -> Any:
-    return field(default=default, metadata={'parse': parse, 'doc': doc})
+def _option(
+        default: Any, parse: Callable[[Any], Any], doc: str, confidential: bool = False) -> Any:
+    # the value of a confidential one is in no repr, and in no error
+    return field(default=default, repr=not confidential,
+                 metadata={'parse': parse, 'doc': doc, 'confidential': confidential})
 
 
 @dataclass(frozen=True)
@@ -294,6 +323,14 @@ class Options:
     endpoint_url: str | None = _option(
         None, _endpoint_url, 'endpoint to use in place of the one that the URL or the region names')
     profile: str | None = _option(None, _text, "profile of AWS's shared configuration files")
+    role_arn: str | None = _option(
+        None, _role_arn, 'ARN of a role to assume, with the credentials that would be used without '
+        'it; botocore renews it')
+    role_session_name: str | None = _option(
+        None, _role_session_name, "name of the role's session, which CloudTrail shows")
+    external_id: str | None = _option(
+        None, _external_id, 'external id that the trust policy of the role asks for',
+        confidential=True)
     max_pool_connections: int = _option(
         10, _positive, 'connections kept open, in each process: '
         'at least as many as a worker has threads')
@@ -357,13 +394,16 @@ class Options:
 
 _PARSERS: dict[str, Callable[[Any], Any]] = {
     f.name: f.metadata['parse'] for f in dataclasses.fields(Options) if 'parse' in f.metadata}
+# an endpoint can contain a password
+_CONFIDENTIAL = {'endpoint_url'} | {
+    f.name for f in dataclasses.fields(Options) if f.metadata.get('confidential')}
 _SYNONYMS = {'read': 'read_throughput', 'write': 'write_throughput'}
 # botocore reads them itself, from the environment and the profile
 _OF_BOTOCORE = ('use_fips_endpoint', 'use_dualstack_endpoint')
 
 # options of brokers and other backends that may stand beside ours, and look like misspelt ones
 _FOREIGN_OPTIONS = ('max_connections', 'retry_on_timeout', 'retry_timeout_seconds', 'retry_total',
-                    'socket_connect_timeout', 'socket_timeout')
+                    'socket_connect_timeout', 'socket_timeout', 'sts_role_arn')
 
 
 # --- sources --------------------------------------------------------------------------------------
@@ -391,16 +431,23 @@ def parse_options(url: str | None, settings: Any, table: str | None = None) -> O
     return Options(**parsed)
 
 
+def _shown(name: str, value: Any) -> Any:
+    """What an error shows of an option's value."""
+    return '…' if name in _CONFIDENTIAL else value
+
+
 def _check_conflicts(parsed: Mapping[str, Any]) -> None:
     on_demand = parsed.get('billing_mode') == 'PAY_PER_REQUEST'
     for name, conflicts, reason in (
             ('read_throughput', on_demand, 'billing_mode=on_demand'),
             ('write_throughput', on_demand, 'billing_mode=on_demand'),
             ('profile', 'access_key' in parsed, 'the URL has keys'),
+            ('role_session_name', not parsed.get('role_arn'), 'there is no role_arn'),
+            ('external_id', not parsed.get('role_arn'), 'there is no role_arn'),
             ('create_table', TABLE_ARN.fullmatch(parsed['table']),
              'the table is an ARN: it is created where it belongs')):
         if conflicts and parsed.get(name):
-            raise option_error(name, parsed[name], f'left out if {reason}')
+            raise option_error(name, _shown(name, parsed[name]), f'left out if {reason}')
 
 
 def parse_setting(
@@ -514,9 +561,7 @@ def _parse_named(given: Mapping[str, Any], shared: bool = False) -> dict[str, An
         if option in parsed:
             same = ' and '.join(each for each in given if _SYNONYMS.get(each, each) == option)
             raise configuration_error(f'{same} are the same option; give one')
-        # an endpoint can contain a password
-        shown = '…' if option == 'endpoint_url' else None
-        parsed[option] = parse_setting(name, value, _PARSERS[option], shown)
+        parsed[option] = parse_setting(name, value, _PARSERS[option], _shown(option, value))
     return parsed
 
 
@@ -529,7 +574,8 @@ def _hint(name: str) -> str:
 
 
 def mask_secret(url: str) -> str:
-    """The URL with its secret key masked."""
+    """The URL with its secret key and its external id masked."""
+    url = re.sub('(?<=[?&]external_id=)[^&]+', MASK, url)
     parts = urlsplit(url)
     userinfo, at, host = parts.netloc.rpartition('@')
     access_key, colon, secret_key = userinfo.partition(':')
@@ -555,9 +601,13 @@ def unmask_secret(
             continue
         if masked == url:
             return owner, own
-        if masked.rpartition('@')[2] == url.rpartition('@')[2]:
+        if _without_keys(masked) == _without_keys(url):
             same_place.append((owner, own))
     return same_place[0] if same_place else (None, url)
+
+
+def _without_keys(url: str) -> str:
+    return re.sub('^[^?]*@', '', url)  # an option can have a "@", too
 
 
 # --------------------------------------------------------------------------------------------------
@@ -927,7 +977,7 @@ NOT_NEEDED = 'not needed'
 
 # as a header, in JSON (also quoted), in XML, or as Python shows any of these
 _CREDENTIAL = re.compile(
-    r'(?i)(token|secret-?access-?key|client-?secret)'
+    r'(?i)(token|secret-?access-?key|client-?secret|external-?id)'
     r'''([\\"']*\s*[:>=]\s*b?[\\"']*)(?:[^\n"'<>,;}\\]|\\.)+''')
 _LONG_WORD = re.compile('[A-Za-z0-9/+=_-]{16,}')
 
@@ -1018,13 +1068,21 @@ def _configured(read: Callable[[], T], session: Any = None) -> T:
             return read()
     except RuntimeError as exc:  # botocore has no class for credentials renewed too late
         error = CredentialRetrievalError(provider='refreshable', error_msg=str(exc))
-    except (BotoCoreError, OSError, ValueError, TypeError, AttributeError, LookupError) as exc:
-        if isinstance(exc, BotoCoreError) and classify(exc) is not _BROKEN:
-            raise
-        text = summary(exc)
-        if isinstance(exc, (SSOError, TokenRetrievalError)):
-            text += '; run "aws sso login"'
-        elif not isinstance(exc, BotoCoreError):
+    except (BotoCoreError, ClientError, OSError, ValueError, TypeError, AttributeError,
+            LookupError) as exc:
+        policy, text = classify(exc), summary(exc)
+        if isinstance(exc, ClientError):
+            # of STS, for example: what it denies is no action on the table
+            if policy not in (_DENIED, _PERMANENT):
+                raise
+            if exc.operation_name.startswith('AssumeRole'):
+                text += '; check the ARN of the role, its external id, and whom it trusts'
+        elif isinstance(exc, BotoCoreError):
+            if policy is not _BROKEN:
+                raise
+            if isinstance(exc, (SSOError, TokenRetrievalError)):
+                text += '; run "aws sso login"'
+        else:
             text = f'{type(exc).__name__}: {text}'
         error = configuration_error(
             f'{_BROKEN.hint}: {text}{_settings_in_use(session)}', BrokenConfiguration)
@@ -1059,7 +1117,7 @@ def _data_loader(data_path: str | None) -> Any:
 
 
 def open_session(options: Options) -> Any:
-    """A botocore session whose profile exists, and which has a region.
+    """A botocore session whose profile exists, and which has the region of all its clients.
 
     Raises ImproperlyConfigured.
     """
@@ -1073,19 +1131,59 @@ def open_session(options: Options) -> Any:
             session.register_component(
                 'data_loader', _data_loader(session.get_config_variable('data_path')))
             session.get_scoped_config()  # also AWS_PROFILE's
-            return session, options.region or session.get_config_variable('region')
+            # botocore does not read AWS_REGION, which other SDKs ask before the profile.  Here it
+            # comes last, so that none is moved to another region.
+            return session, (options.region or session.get_config_variable('region')
+                             or os.environ.get('AWS_REGION'))
         except ProfileNotFound as exc:
             expected = "a profile of AWS's configuration files"
             raise option_error('profile', exc.kwargs['profile'], expected) from None
     session, region = _configured(read)
     if not region:
         raise configuration_error(
-            'no region: name it in the URL (dynamodb://eu-west-1/…), or set AWS_DEFAULT_REGION')
+            'no region: name it in the URL (dynamodb://eu-west-1/…), or set AWS_REGION')
     if not re.fullmatch('[A-Za-z0-9-]{1,63}', region):
         raise option_error(
             'region', region, "an AWS region such as eu-west-1, also where AWS's tools look for it")
+    session.set_config_variable('region', region)
     session.register('before-send', _check_headers)  # also of requests to STS and others
+    if options.role_arn:
+        session.register_component('credential_provider', _AssumedRole(options))
     return session
+
+
+class _AssumedRole:
+    """The place where botocore finds the credentials of the role of the options."""
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+
+    def load_credentials(self) -> Any:
+        """Credentials that assume the role when they are first used, and again before they expire.
+
+        None if there are none to assume it with.
+        """
+        from botocore.config import Config
+        from botocore.credentials import (
+            AssumeRoleCredentialFetcher,
+            Credentials,
+            DeferredRefreshableCredentials,
+        )
+        options = self._options
+        session = open_session(dataclasses.replace(options, role_arn=None))
+        source = (Credentials(options.access_key, options.secret_key, method=FROM_URL)
+                  if options.access_key else session.get_credentials())
+        if source is None:
+            return None
+        given = {'RoleSessionName': options.role_session_name, 'ExternalId': options.external_id}
+        config = Config(
+            retries={'total_max_attempts': 1, 'mode': 'standard'},  # the retries are ours
+            connect_timeout=options.connect_timeout, read_timeout=options.read_timeout)
+        fetcher = AssumeRoleCredentialFetcher(
+            functools.partial(create_client, session, config=config), source, options.role_arn,
+            extra_args={name: value for name, value in given.items() if value})
+        return DeferredRefreshableCredentials(
+            fetcher.fetch_credentials, f'{options.role_arn}, assumed with those of {source.method}')
 
 
 def _check_headers(request: Any, **kwargs: Any) -> None:
@@ -1114,9 +1212,17 @@ def read_keys(session: Any) -> Any:
     return _configured(read, session)
 
 
+def given_keys(options: Options) -> dict[str, str | None]:
+    """The keys of the URL that a client is given; {} if botocore is to find credentials."""
+    if options.access_key and not options.role_arn:
+        return {'aws_access_key_id': options.access_key,
+                'aws_secret_access_key': options.secret_key}
+    return {}
+
+
 def credentials_source(options: Options, session: Any) -> str | None:
     """Where the credentials come from, in botocore's words; None if there are none."""
-    if options.access_key:
+    if given_keys(options):
         return FROM_URL
     found = None if options.local else _configured(session.get_credentials, session)
     if found:
@@ -1130,14 +1236,12 @@ def connect(options: Options) -> Any:
     """botocore's client of DynamoDB.  Raises ImproperlyConfigured."""
     from botocore.config import Config
     session = open_session(options)
-    access_key, secret_key = options.access_key, options.secret_key
-    source = credentials_source(options, session)
-    if source == NOT_NEEDED:
-        access_key = secret_key = 'local'  # DynamoDB Local wants some keys
+    keys, source = given_keys(options), credentials_source(options, session)
+    if source == NOT_NEEDED:  # DynamoDB Local wants some keys
+        keys = {'aws_access_key_id': 'local', 'aws_secret_access_key': 'local'}
     client = create_client(
         session, 'dynamodb', region_name=options.region, endpoint_url=options.endpoint_url,
-        aws_access_key_id=access_key, aws_secret_access_key=secret_key,
-        config=Config(
+        **keys, config=Config(
             retries={'total_max_attempts': 1, 'mode': 'standard'},  # the retries are ours
             max_pool_connections=options.max_pool_connections, tcp_keepalive=True,
             connect_timeout=options.connect_timeout, read_timeout=options.read_timeout,
@@ -1150,8 +1254,6 @@ def connect(options: Options) -> Any:
         events.register('before-parameter-build.dynamodb', lambda **kwargs: read_keys(session))
     events.register('before-parse.dynamodb', _parse_response)
     events.register('response-received.dynamodb', _check_response)
-    # it would only write "reached max retries: 0" into each error
-    events.unregister('needs-retry.dynamodb', unique_id='retry-config-dynamodb')
     return client
 
 
@@ -1170,6 +1272,9 @@ def create_client(session: Any, service: str, **settings: Any) -> Any:
             raise bad_endpoint from None
         if not is_endpoint_url(client.meta.endpoint_url):
             raise bad_endpoint
+        # the retries are ours: botocore would only write "reached max retries: 0" into each error
+        client.meta.events.unregister(
+            f'needs-retry.{service}', unique_id=f'retry-config-{service}')
         bundle = session.get_config_variable('ca_bundle') or os.environ.get('REQUESTS_CA_BUNDLE')
         try:
             if bundle and client.meta.endpoint_url.startswith('https:'):
@@ -6033,9 +6138,9 @@ class DynamoDBBackend(ChordBackend):
             **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         conf = self.app.conf
-        self.url = url
-        self.table_name = table_name
-        self.options = parse_options(url, conf, table_name)
+        self.url: str | None = url
+        self.table_name: str | None = table_name
+        self.options: Options = parse_options(url, conf, table_name)
         if self.options.region is None or self.options.profile:
             open_session(self.options)  # raises for a region or a profile that cannot be found
         name = 'result_expires' if kwargs.get('expires') is None else 'expires'
@@ -6048,7 +6153,7 @@ class DynamoDBBackend(ChordBackend):
             for lifetime in (parse_setting(name, conf.get(name), parse_result_expires)
                              for name in ('result_failure_expires', 'result_chord_expires')))
         name = 'result_chord_join_timeout'
-        self.join_timeout = parse_setting(name, conf.get(name), parse_seconds) or 0
+        self.join_timeout: float = parse_setting(name, conf.get(name), parse_seconds) or 0
         give_result_classes(self.app)
 
     def __reduce__(self, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
@@ -6244,8 +6349,7 @@ def identity(options: Options) -> str:
     config = Config(
         retries={'total_max_attempts': 1}, connect_timeout=_TIMEOUT, read_timeout=_TIMEOUT)
     client = create_client(
-        open_session(options), 'sts', region_name=options.region,
-        aws_access_key_id=options.access_key, aws_secret_access_key=options.secret_key,
+        open_session(options), 'sts', region_name=options.region, **given_keys(options),
         config=config)
     with readable():
         return str(within(_ATTEMPT_TIMEOUT, client.get_caller_identity, client)['Arn'])
@@ -7120,9 +7224,9 @@ def _check(backend: DynamoDBBackend) -> _Output:
     table = operators_table(options)
     client = table.client
     checks = _Checks(table, options.create_table)
-    source = checks.check('credentials', lambda: find_credentials(options)[0])
+    source = checks.check('credentials', lambda: find_credentials(table.options)[0])
     if source and not (options.endpoint_url or '').startswith('http://'):
-        checks.check('identity', lambda: identity(options), None)
+        checks.check('identity', lambda: identity(table.options), None)
     # an account has endpoints of its own, which botocore chooses for each request
     sent: list[str] = []
     with contextlib.suppress(*FAILURES):  # the next checks say them

@@ -1,7 +1,10 @@
+import ast
+import copy
 import re
 from pathlib import Path
 
 from setuptools import setup
+from setuptools.command.build_py import build_py
 from setuptools.command.sdist import sdist
 
 HERE = Path(__file__).parent
@@ -25,8 +28,80 @@ class SourceDistribution(sdist):
         super().make_distribution()
 
 
+class Stubs:
+    """The types of a module's public names, and of what these name, as the text of a stub file."""
+
+    def __init__(self, source):
+        self.defined = {}  # name: its statement
+        for node in ast.parse(source).body:
+            if isinstance(node, (ast.Import, ast.ImportFrom)):
+                for alias in node.names:
+                    only = copy.copy(node)
+                    only.names = [alias]
+                    self.defined[alias.asname or alias.name] = only
+            elif isinstance(node, (ast.ClassDef, ast.FunctionDef)):
+                self.defined[node.name] = node
+            elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+                self.defined[node.targets[0].id] = node
+
+    def __str__(self):
+        names = ['annotations', '__version__', '__all__']
+        names += ast.literal_eval(self.defined['__all__'].value)
+        stubs = {}
+        for name in names:  # grows while it is read
+            if name in self.defined and name not in stubs:
+                stubs[name] = self.stub(self.defined[name])
+                names += [each.id for each in ast.walk(stubs[name]) if isinstance(each, ast.Name)]
+        in_order = sorted(stubs.values(), key=lambda node: node.lineno)
+        return '\n'.join(map(ast.unparse, map(ast.fix_missing_locations, in_order))) + '\n'
+
+    def stub(self, node):
+        """The statement without what only runs: bodies of functions, and values of defaults."""
+        docstring = node.body[:1] if hasattr(node, 'body') and ast.get_docstring(node) else []
+        if isinstance(node, ast.FunctionDef):
+            for defaults in (node.args.defaults, node.args.kw_defaults):
+                defaults[:] = [default and ast.Constant(...) for default in defaults]
+            node.body = [*docstring, ast.Expr(ast.Constant(...))]
+        elif isinstance(node, ast.AnnAssign):
+            node.value = node.value and ast.Constant(...)
+        elif isinstance(node, ast.ClassDef):
+            node.body = [*docstring, *self.members(node), ast.Expr(ast.Constant(...))]
+        return node
+
+    def members(self, node):
+        for each in node.body:
+            if isinstance(each, ast.Assign):
+                yield each
+            elif isinstance(each, ast.AnnAssign):
+                doc = each.value.args[2:3] if isinstance(each.value, ast.Call) else []
+                yield self.stub(each)
+                yield from map(ast.Expr, doc)  # of an option
+            elif isinstance(each, ast.FunctionDef) and is_public(each.name):
+                for found in ast.walk(each) if each.name == '__init__' else ():
+                    if (isinstance(found, ast.AnnAssign) and isinstance(found.target, ast.Attribute)
+                            and is_public(found.target.attr)):
+                        name = ast.Name(found.target.attr)
+                        yield ast.AnnAssign(name, found.annotation, simple=1)
+                yield self.stub(each)
+
+
+def is_public(name):
+    return not re.match('_[^_]', name)
+
+
+class BuildModule(build_py):
+    """With stubs: a type checker takes no types from a single module that is installed, unless a
+    package of stubs stands beside it, https://peps.python.org/pep-0561/."""
+
+    def run(self):
+        super().run()
+        stubs = Path(self.build_lib, 'dyna_veggie-stubs')
+        stubs.mkdir(parents=True, exist_ok=True)
+        (stubs / '__init__.pyi').write_text(str(Stubs(MODULE)), 'utf-8')
+
+
 setup(
-    cmdclass={'sdist': SourceDistribution},
+    cmdclass={'build_py': BuildModule, 'sdist': SourceDistribution},
     name='dyna-veggie',
     # read, not imported: what the module imports may not be installed yet
     version=re.search(r"^__version__ = '(.+)'$", MODULE, re.MULTILINE)[1],

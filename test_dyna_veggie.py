@@ -58,12 +58,13 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any
-from urllib.parse import quote
+from urllib.parse import parse_qsl, quote
 
 import botocore.awsrequest
 import botocore.config
 import botocore.credentials
 import botocore.exceptions
+import botocore.handlers
 import botocore.session
 import botocore.utils
 import celery
@@ -937,6 +938,7 @@ def options(url: str | None = None, table: str | None = None, **conf: Any) -> dv
 
 LOCAL = {'region': 'us-east-1', 'endpoint_url': 'http://localhost:8000'}
 ARN = 'arn:aws:dynamodb:eu-west-1:123456789012:table/celery'
+ROLE = 'arn:aws:iam::123456789012:role/worker'
 GOOD_URLS: list[tuple[str, dict[str, Any]]] = [
     ('dynamodb://us-east-1',
      {'region': 'us-east-1', 'endpoint_url': None, 'table': 'celery', 'access_key': None}),
@@ -1057,6 +1059,19 @@ BAD_URLS = [
     ('dynamodb://AKID:secret@eu-west-1?profile=prod',
      "profile='prod' must be left out if the URL has keys"),
     ('dynamodb://eu-west-1?global_keyprefix=abc', 'result_backend_transport_options'),
+    ('dynamodb://eu-west-1?role_arn=worker',
+     "role_arn='worker' must be the ARN of a role, such as arn:aws:iam::123456789012:role/worker"),
+    ('dynamodb://eu-west-1?role_arn=arn:aws:iam::123456789012:user/worker', 'the ARN of a role'),
+    ('dynamodb://eu-west-1?role_arn=arn:aws:iam::123456789012:role/a%20b', 'the ARN of a role'),
+    (f'dynamodb://eu-west-1?role_arn={ROLE}&role_session_name=a+b',
+     "role_session_name='a b' must be 2 to 64 letters"),
+    (f'dynamodb://eu-west-1?role_arn={ROLE}&external_id={quote(SECRET)}%20',
+     "external_id='…' must be a text of 2 to 1,224 letters"),
+    (f'dynamodb://eu-west-1?role_arn={ROLE}&external_id=**', '** is the mask of as_uri()'),
+    (f'dynamodb://eu-west-1?external_id={quote(SECRET)}',
+     "external_id='…' must be left out if there is no role_arn"),
+    ('dynamodb://eu-west-1?role_session_name=celery',
+     "role_session_name='celery' must be left out if there is no role_arn"),
 ]
 
 
@@ -1122,7 +1137,8 @@ def test_transport_options_for_brokers_and_other_backends_are_let_pass(
         'polling_interval': 1, 'sentinel_kwargs': {'password': SECRET}, 'retry_timeout': 60,
         # which look like ours; and what no documentation has
         'max_connections': 5, 'retry_on_timeout': True, 'retry_timeout_seconds': 9,
-        'retry_total': 3, 'socket_connect_timeout': 1, 'region': 'eu-west-1', 'frobnicate': SECRET}
+        'retry_total': 3, 'socket_connect_timeout': 1, 'sts_role_arn': ROLE,
+        'region': 'eu-west-1', 'frobnicate': SECRET}
     url = 'dynamodb://eu-west-1'
     assert options(url, result_backend_transport_options=transport).retry_timeout == 60
     assert caplog.records == []
@@ -1159,6 +1175,34 @@ def test_without_a_region_anywhere_the_backend_does_not_start(
         app.backend  # noqa: B018
     monkeypatch.setenv('AWS_DEFAULT_REGION', 'eu-west-3')
     assert dv.connect(app.backend.options).meta.region_name == 'eu-west-3'
+
+
+@pytest.mark.parametrize(('place', 'named', 'expected'), [
+    ('eu-north-1', {'AWS_DEFAULT_REGION': 'eu-west-2', 'AWS_REGION': 'eu-south-1'}, 'eu-north-1'),
+    ('', {'AWS_DEFAULT_REGION': 'eu-west-2', 'AWS_REGION': 'eu-south-1'}, 'eu-west-2'),
+    ('', {'config': 'eu-west-3', 'AWS_REGION': 'eu-south-1'}, 'eu-west-3'),
+    ('', {'AWS_REGION': 'eu-south-1'}, 'eu-south-1'),
+    # botocore has no region for STS here, unless it is given that of the URL
+    ('eu-south-1', {}, 'eu-south-1')])
+def test_aws_region_counts_if_nothing_else_names_a_region(
+        place: str, named: dict[str, str], expected: str, configure_aws: Any, sts: Sts,
+        proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = f'region = {named["config"]}\n' if 'config' in named else ''
+    variables = {name: value for name, value in named.items() if name != 'config'}
+    configure_aws(ASSUMING + config, **KEYS, **variables)
+    if 'AWS_DEFAULT_REGION' not in variables:
+        monkeypatch.delenv('AWS_DEFAULT_REGION')
+    app = Celery(backend=backend_url(f'{place}/nowhere', proxy.url, '&profile=p'),
+                 set_as_current=False)
+    assert dv.connect(app.backend.options).meta.region_name == expected
+    rows = {row['name']: row for row in checked(app)['checks']}
+    assert rows['region']['found'] == expected and rows['credentials']['ok'] is True
+    result = click.testing.CliRunner().invoke(dv.commands, ['policy'], obj=Holder(app))
+    resource = json.loads(result.output)['Statement'][0]['Resource']
+    assert resource.startswith(f'arn:aws:dynamodb:{expected}:')
+    assert dv.identity(app.backend.options).endswith('assumed-role/worker/me')
+    assert {asked['region'] for asked in sts.asked} == {sts.region_of(expected)}
+    assert {asked['Action'] for asked in sts.asked} == {'AssumeRole', 'GetCallerIdentity'}
 
 
 def test_a_profile_that_does_not_exist_is_named(
@@ -2199,6 +2243,252 @@ def test_credentials_that_never_come_are_one_error(configure_aws: Any, proxy: Pr
     with pytest.raises(ImproperlyConfigured, match='the vault is sealed') as caught:
         backend.get('key')
     assert backend.exception_safe_to_retry(caught.value)  # they may come later
+
+
+ASSUME_ROLE = (
+    '<AssumedRoleUser><AssumedRoleId>AROA:me</AssumedRoleId>'
+    '<Arn>arn:aws:sts::123456789012:assumed-role/worker/me</Arn></AssumedRoleUser>'
+    '<Credentials><AccessKeyId>{key}</AccessKeyId><SecretAccessKey>{secret}</SecretAccessKey>'
+    '<SessionToken>{token}</SessionToken><Expiration>{expiration}</Expiration></Credentials>')
+GET_CALLER_IDENTITY = (
+    '<Arn>arn:aws:sts::123456789012:assumed-role/worker/me</Arn><UserId>AROA:me</UserId>'
+    '<Account>123456789012</Account>')
+
+
+class Sts:
+    """STS, in the events of all sessions of botocore that are made from now on.
+
+    asked: the requests.  lifetimes: seconds, of the credentials that it gives; the last for all
+    further ones.  refusals: codes of errors, each for one request.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.asked: list[dict[str, str]] = []
+        self.lifetimes = [3660.0]
+        self.refusals: list[str] = []
+        handlers = [*botocore.handlers.BUILTIN_HANDLERS, ('before-send.sts', self._answer)]
+        monkeypatch.setattr(botocore.handlers, 'BUILTIN_HANDLERS', handlers)
+
+    @staticmethod
+    def region_of(region: str) -> str:
+        """The region that a request to STS is signed for, where botocore is to use a region."""
+        client = botocore.session.Session().create_client(
+            'sts', region, aws_access_key_id='key', aws_secret_access_key='secret')
+        url = client.generate_presigned_url('get_caller_identity')
+        found = re.search('%2F([a-z0-9-]+)%2Fsts%2F', url)
+        assert found
+        return found[1]
+
+    def _answer(self, request: Any, **kwargs: Any) -> Any:
+        body = request.body
+        asked = dict(parse_qsl(body.decode() if isinstance(body, bytes) else body))
+        signed = re.search(
+            'Credential=([^/]+)/[0-9]+/([^/]+)/', str(request.headers['Authorization']))
+        assert signed
+        self.asked.append({
+            **asked, 'key': signed[1], 'region': signed[2], 'url': request.url})
+        action = asked['Action']
+        if self.refusals:
+            code = self.refusals.pop(0)
+            text = (f'<ErrorResponse><Error><Type>Sender</Type><Code>{code}</Code><Message>'
+                    'you may not</Message></Error></ErrorResponse>')
+            return raw_answer(request, text.encode(), 503 if code == 'ServiceUnavailable' else 403)
+        text = GET_CALLER_IDENTITY
+        if action == 'AssumeRole':
+            lifetime = self.lifetimes.pop(0) if len(self.lifetimes) > 1 else self.lifetimes[0]
+            expiration = (datetime.datetime.now(datetime.timezone.utc)
+                          + datetime.timedelta(seconds=lifetime))
+            text = ASSUME_ROLE.format(
+                key=f'ROLE{len(self.asked)}', secret=SECRET, token=TOKEN,
+                expiration=expiration.isoformat())
+        return raw_answer(request, (
+            f'<{action}Response xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><{action}Result>'
+            f'{text}</{action}Result></{action}Response>').encode())
+
+
+@pytest.fixture
+def sts(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sts]:
+    yield Sts(monkeypatch)
+    dv.reset()
+
+
+def checked(app: Celery) -> dict[str, Any]:
+    """What the command check prints of an app."""
+    result = click.testing.CliRunner().invoke(dv.commands, ['check', '--json'], obj=Holder(app))
+    found: dict[str, Any] = json.loads(result.output)
+    return found
+
+
+@pytest.mark.parametrize(('keys', 'query', 'config', 'source', 'key'), [
+    ('URLKEY:secret@', '', '', 'the URL', 'URLKEY'),
+    ('', '', '', 'env', KEYS['AWS_ACCESS_KEY_ID']),
+    ('', '&profile=p', '[profile p]\naws_access_key_id = FILEKEY\naws_secret_access_key = secret\n',
+     'config-file', 'FILEKEY'),
+], ids=['URL', 'environment', 'profile'])
+def test_a_role_is_assumed_with_the_credentials_that_were_used_without_it_and_renewed(
+        keys: str, query: str, config: str, source: str, key: str, configure_aws: Any, sts: Sts,
+        proxy: Proxy, table_name: str) -> None:
+    configure_aws(config, **KEYS, AWS_ENDPOINT_URL_STS='http://sts.example')
+    sts.lifetimes = [60, 3660]  # botocore takes 60 for about to expire
+    url = backend_url(f'{keys}us-east-1/{table_name}', proxy.url, (
+        f'&retry_base_delay=0.001&role_arn={ROLE}&role_session_name=me@host&external_id=E-1{query}'))
+    app = Celery('role', backend=url, set_as_current=False)
+    app.backend.store_result('id', 1, states.SUCCESS)
+    assert app.backend.get_result('id') == 1
+    assert {request.access_key for request in proxy.requests} == {'ROLE2'}
+    assert [asked['key'] for asked in sts.asked] == [key, key]
+    asked = sts.asked[0]
+    assert (asked['Action'], asked['RoleArn']) == ('AssumeRole', ROLE)
+    assert (asked['RoleSessionName'], asked['ExternalId']) == ('me@host', 'E-1')
+    knows_variable = Version(botocore.__version__) >= Version('1.31')
+    assert asked['url'] == (
+        'http://sts.example/' if knows_variable else 'https://sts.amazonaws.com/')
+    found = {row['name']: row['found'] for row in checked(app)['checks']}
+    assert found['credentials'] == f'{ROLE}, assumed with those of {source}'
+    identity = 'arn:aws:sts::123456789012:assumed-role/worker/me'
+    assert dv.identity(app.backend.options) == identity
+    assert sts.asked[-1]['key'].startswith('ROLE')  # and not that of the source
+    if KNOWS_ACCOUNTS:  # for the ARN of a policy, and for the endpoint of the account
+        assert dv.find_credentials(app.backend.options)[1].account_id == '123456789012'
+
+
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs fork')
+def test_a_child_assumes_the_role_itself(
+        configure_aws: Any, sts: Sts, proxy: Proxy, table_name: str) -> None:
+    configure_aws('', **KEYS)
+    url = backend_url(f'us-east-1/{table_name}', proxy.url, f'&role_arn={ROLE}')
+    backend = Celery('role', backend=url, set_as_current=False).backend
+    backend.set('key', b'1')
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:  # nothing of pytest may run here
+        try:
+            value = backend.get('key')
+            os.write(writing, f'{value!r} {len(sts.asked)}'.encode())
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading, 'rb') as pipe:
+        assert pipe.read() == b"b'1' 2"
+    os.waitpid(child, 0)
+    assert backend.get('key') == b'1' and len(sts.asked) == 1
+    assert [request.access_key for request in proxy.requests][-2:] == ['ROLE2', 'ROLE1']
+
+
+def test_a_role_is_assumed_again_if_its_token_is_called_expired(
+        configure_aws: Any, sts: Sts, proxy: Proxy, table_name: str) -> None:
+    configure_aws('', **KEYS)
+    sts.refusals = ['ServiceUnavailable', 'Throttling']
+    url = backend_url(
+        f'us-east-1/{table_name}', proxy.url, f'&retry_base_delay=0.001&role_arn={ROLE}')
+    backend = Celery('role', backend=url, set_as_current=False).backend
+    backend.set('key', b'1')  # STS fails twice before
+    assert len(sts.asked) == 3
+    proxy.reset()
+    proxy.faults = first(1, Error('ExpiredTokenException', 'it has expired'))
+    assert backend.get('key') == b'1'
+    assert [request.access_key for request in proxy.requests] == ['ROLE3', 'ROLE4']
+    # one that the environment has lost is no error of the role
+    sts.refusals = ['ExpiredToken']
+    dv.reset()
+    assert backend.get('key') == b'1'
+
+
+@pytest.mark.parametrize('code', ['AccessDenied', 'ValidationError'])
+@pytest.mark.parametrize('by', ['option', 'profile'])
+def test_a_role_that_is_denied_is_an_error_of_the_credentials(
+        by: str, code: str, configure_aws: Any, sts: Sts, make_app: MakeApp, proxy: Proxy,
+        table_name: str) -> None:
+    configure_aws(ASSUMING, **KEYS)
+    how = f'role_arn={ROLE}' if by == 'option' else 'profile=p'
+    url = backend_url(f'us-east-1/{table_name}', proxy.url, f'&retry_timeout=0&{how}')
+    app = make_app(result_backend=url)
+    sts.refusals = [code] * 99
+    with pytest.raises(ImproperlyConfigured) as caught:
+        app.backend.store_result('id', 1, states.SUCCESS)
+    # the table denied nothing
+    assert dv.shared_table(app.backend.options).may_insert
+    rows = {row['name']: row for row in checked(app)['checks']}
+    assert rows['credentials']['ok'] is False and rows['table']['ok'] is False
+    assert not proxy.requests
+    assert f'({code}) when calling the AssumeRole operation: you may not' in str(caught.value)
+    assert 'check the ARN of the role, its external id, and whom it trusts' in str(caught.value)
+    sts.refusals = []
+    app.backend.store_result('id', 1, states.SUCCESS)  # without a restart
+    assert app.backend.get_result('id') == 1
+
+
+def test_a_role_without_credentials_to_assume_it_is_an_error(configure_aws: Any, sts: Sts) -> None:
+    configure_aws()
+    app = Celery('role', backend=backend_url(
+        'us-east-1/celery', 'https://127.0.0.1:1', f'&retry_timeout=0&role_arn={ROLE}'),
+        set_as_current=False)
+    with pytest.raises(ImproperlyConfigured, match='there are no credentials'):
+        app.backend.get('key')
+    assert checked(app)['checks'][0]['found'] == 'none were found' and not sts.asked
+
+
+def test_dynamodb_local_needs_no_role(app: Celery, sts: Sts) -> None:
+    app.conf.result_backend_transport_options = {'role_arn': ROLE, 'external_id': 'E-1'}
+    app.backend.store_result('id', 1, states.SUCCESS)
+    assert app.backend.get_result('id') == 1 and not sts.asked
+
+
+def test_roles_share_no_client() -> None:
+    url = 'dynamodb://eu-west-1/celery?role_arn='
+    roles = [f'{ROLE}', f'{ROLE}2', f'{ROLE}&external_id=E-1', f'{ROLE}&external_id=E-2']
+    tables = [dv.shared_table(options(url + role)) for role in roles]
+    assert len({id(table) for table in tables}) == 4
+    assert dv.shared_table(options(url + ROLE)) is tables[0]
+    dv.reset()
+
+
+def test_what_a_role_is_assumed_with_is_shown_nowhere(
+        configure_aws: Any, sts: Sts, proxy: Proxy, table_name: str,
+        caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    configure_aws()
+    external = 'external-id-of-ours'
+    url = backend_url(f'AKID:{quote(SECRET, safe="")}@us-east-1/{table_name}', proxy.url,
+                      f'&role_arn={ROLE}&external_id={external}&retry_timeout=0')
+    app = Celery('role', backend=url, set_as_current=False)
+    backend = app.backend
+    backend.set('key', b'1')
+    assert sts.asked[0]['ExternalId'] == external and 'ExternalId' in caplog.text
+    sts.refusals = ['AccessDenied'] * 9
+    dv.reset()
+    with pytest.raises(ImproperlyConfigured) as caught:
+        backend.get('key')
+    shown = [repr(backend), backend.as_uri(), repr(backend.options), caplog.text,
+             pickle.dumps(backend, protocol=0).decode('latin-1'), json.dumps(checked(app))]
+    shown += [''.join(traceback.format_exception(None, caught.value, caught.value.__traceback__))]
+    for text in shown:
+        for secret in (external, SECRET, quote(SECRET, safe=''), TOKEN):
+            assert secret not in text
+    assert 'external_id=**' in backend.as_uri()
+    assert backend.as_uri(include_password=True).endswith(f'{external}&retry_timeout=0')
+
+
+def test_a_pickled_backend_finds_its_external_id(configure_aws: Any, sts: Sts) -> None:
+    configure_aws('', **KEYS)
+    url = (f'dyna_veggie.DynamoDBBackend+dynamodb://eu-west-1/celery?role_arn={ROLE}'
+           '&external_id=E-1&retry_timeout=0')
+    app = Celery('role', backend=url, set_as_current=False)
+    pickled = pickle.dumps(app.backend)
+    assert b'E-1' not in pickled
+    assert pickle.loads(pickled).options == app.backend.options
+    app.conf.result_backend = 'dyna_veggie.DynamoDBBackend+dynamodb://eu-west-1/celery'
+    with pytest.raises(ImproperlyConfigured, match='is the mask of as_uri'):
+        pickle.loads(pickled).options  # noqa: B018
+
+
+def test_an_at_sign_in_an_option_is_no_place() -> None:
+    mine = 'dynamodb://eu-west-1/mine?tags=owner:me@host'
+    other = 'dynamodb://eu-west-1/other?tags=owner:me@host'
+    assert dv.unmask_secret(mine, [('app', other)]) == (None, mine)
+    by_key = 'dynamodb://OLD:**@eu-west-1/mine?tags=owner:me@host'
+    new = by_key.replace('OLD:**', 'NEW:sesame')
+    assert dv.unmask_secret(by_key, [('other', other), ('app', new)]) == ('app', new)
 
 
 @pytest.mark.parametrize('operation', ['get', 'put', 'mget', 'insert'])
@@ -12251,6 +12541,44 @@ def test_the_file_works_where_it_was_vendored(
     ''') == 'vendored proj.vendor.dyna_veggie\nvendored\n'
 
 
+@pytest.mark.parametrize('types', [False, True], ids=['without types', "with Celery's types"])
+def test_the_file_adds_no_error_to_a_check_where_it_was_vendored(
+        types: bool, tmp_path: Path) -> None:
+    pytest.importorskip('mypy')
+    (tmp_path / 'vendor').mkdir()
+    (tmp_path / 'vendor' / '__init__.py').touch()
+    shutil.copy(ROOT / 'dyna_veggie.py', tmp_path / 'vendor')
+    (tmp_path / 'user.py').write_text(USER.format(module='vendor.dyna_veggie'))
+    if types:  # some that are not as the module needs them, as those of other releases may be
+        for package in ('celery', 'kombu', 'vine', 'botocore'):
+            (tmp_path / package).mkdir()
+            (tmp_path / package / '__init__.pyi').write_text('class Signature: ...\n')
+    assert mypy(tmp_path, '.') == revealed('vendor.dyna_veggie')
+
+
+@slow
+def test_lint_finds_the_errors_that_the_module_has_mypy_ignore(tmp_path: Path) -> None:
+    pytest.importorskip('mypy')
+    pytest.importorskip('ruff')
+    (tmp_path / 'tools').mkdir()
+    for name in ('lint.py', 'mypy.ini', 'ruff.toml'):
+        shutil.copy(ROOT / 'tools' / name, tmp_path / 'tools')
+    for name in ('setup.py', 'dyna_veggie.py'):
+        shutil.copy(ROOT / name, tmp_path)
+
+    def lint() -> tuple[int, str]:
+        done = subprocess.run(
+            [sys.executable, 'tools/lint.py', 'dyna_veggie.py'], cwd=tmp_path,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        return done.returncode, done.stdout
+    assert lint()[0] == 0
+    with open(tmp_path / 'dyna_veggie.py', 'a') as module:
+        module.write("\n\nwrong: int = 'text'\n")
+    code, said = lint()
+    last = len((tmp_path / 'dyna_veggie.py').read_text().splitlines())
+    assert code == 1 and f'dyna_veggie.py:{last}: error: Incompatible types' in said, said
+
+
 def test_coroutines_call_tasks_and_await_their_results(
         backend: dv.DynamoDBBackend, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / 'examples'))
@@ -12474,6 +12802,7 @@ GUARANTEES: dict[str, tuple[Callable[..., Any], ...]] = {
         test_what_botocore_logs_of_credentials_is_masked),
     'Temporary credentials are renewed': (
         test_credentials_that_expire_are_renewed,
+        test_a_role_is_assumed_with_the_credentials_that_were_used_without_it_and_renewed,
         test_a_token_that_aws_calls_expired_is_looked_for_anew),
     'An option that is malformed,': (
         test_bad_urls_name_the_option_and_what_would_be_right,
@@ -12839,7 +13168,8 @@ def test_the_distributions_build_and_install(tmp_path: Path) -> None:
     assert python('-m', 'twine', 'check', '--strict', str(wheel), str(sdist)).count('PASSED') == 2
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
-        assert [name for name in names if '.dist-info/' not in name] == ['dyna_veggie.py']
+        assert {name for name in names if '.dist-info/' not in name} == {
+            'dyna_veggie.py', 'dyna_veggie-stubs/__init__.pyi'}
         (metadata,) = (archive.read(name).decode() for name in names if name.endswith('METADATA'))
     assert 'Quick start' in metadata
     assert '.. image::' not in metadata and 'results.svg' not in metadata
@@ -12854,6 +13184,60 @@ def test_the_distributions_build_and_install(tmp_path: Path) -> None:
                     'print(type(celery.Celery(backend="dynamodb://eu-west-1").backend).__module__)')
     assert python('-c', print_module, executable=empty) == 'dyna_veggie\n'
     assert 'boto3' not in python('-m', 'pip', 'list', executable=empty)
+    if importlib.util.find_spec('mypy'):
+        site = python('-c', 'import dyna_veggie as dv; print(dv.__file__)', executable=empty)
+        user = tmp_path / 'user.py'
+        user.write_text(USER.format(module='dyna_veggie'))
+        assert mypy(tmp_path, '--python-executable', empty, str(user)) == revealed('dyna_veggie')
+        # what the stubs say is what is there
+        python('-m', 'zipfile', '-e', str(wheel), 'unpacked')
+        shutil.copy(tmp_path / 'unpacked' / 'dyna_veggie-stubs' / '__init__.pyi',
+                    tmp_path / 'dyna_veggie.pyi')
+        (tmp_path / 'mypy.ini').write_text('[mypy]\nignore_missing_imports = true\n')
+        done = subprocess.run(
+            [sys.executable, '-m', 'mypy.stubtest', 'dyna_veggie', '--ignore-missing-stub',
+             '--mypy-config-file', 'mypy.ini'], cwd=tmp_path, text=True,
+            env={**os.environ, 'MYPYPATH': str(tmp_path), 'PYTHONPATH': str(Path(site).parent)},
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        assert done.returncode == 0, done.stdout
+
+
+USER = '''
+from {module} import DynamoDBBackend, Options, ResultTooLarge, parse_options, preload, reset
+
+def progress(backend: DynamoDBBackend) -> float:
+    reveal_type(backend.options)
+    found = backend.chord_progress('id')
+    reveal_type(backend.as_uri())
+    return found.counted if found else 0
+
+reveal_type(Options().tags)
+reveal_type(parse_options(None, {{}}))
+reveal_type(ResultTooLarge('text'))
+preload(Options(tabel='celery'))
+reset()
+'''
+
+
+def revealed(module: str) -> list[str]:
+    """What mypy says of that user."""
+    kinds = [(5, 'note', f'Revealed type is "{module}.Options"'),
+             (7, 'note', 'Revealed type is "str"'),
+             (10, 'note', 'Revealed type is "tuple[tuple[str, str], ...]"'),
+             (11, 'note', f'Revealed type is "{module}.Options"'),
+             (12, 'note', f'Revealed type is "{module}.ResultTooLarge"'),
+             (13, 'error', 'Unexpected keyword argument "tabel" for "Options"; '
+                           'did you mean "table"?  [call-arg]')]
+    return [f'user.py:{line}: {kind}: {text}' for line, kind, text in kinds]
+
+
+def mypy(folder: Path, *arguments: str) -> list[str]:
+    """What `mypy --strict` says in a folder, without its summary, and without "builtins."."""
+    done = subprocess.run(
+        [sys.executable, '-m', 'mypy', '--strict', '--config-file=', '--no-error-summary',
+         *arguments], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    lines = [line for line in done.stdout.splitlines() if 'defined here' not in line]
+    return [line.replace('builtins.', '').replace(f'{folder}{os.sep}', '') for line in lines]
 
 
 # --- make test-aws --------------------------------------------------------------------------------
