@@ -6491,12 +6491,12 @@ def task_row(id: str, item: Item, meta: Mapping[str, Any], value: bytes = b'') -
 
 def read_metas(
         backend: DynamoDBBackend, store: BlobStore, items: Mapping[str, Item],
-) -> Iterator[tuple[str, Item, Mapping[str, Any], bytes]]:
+        consistent: bool = False) -> Iterator[tuple[str, Item, Mapping[str, Any], bytes]]:
     """What the values of tasks say, by id; reads those that items do not hold."""
     stored = {item['id']: StoredValue(item['result'], (item['id'],)) for item in items.values()
               if isinstance(item.get('result'), bytes)}
     ids = [item['id'] for item in items.values() if item['id'] not in stored]
-    stored.update(store.get_many(ids, consistent=False, patient=False))
+    stored.update(store.get_many(ids, consistent=consistent, patient=False))
     for task_id, item in items.items():
         if item['id'] in stored:  # else it was deleted, or replaced each time that it was read
             value = stored[item['id']]
@@ -7058,7 +7058,8 @@ class Resending:
                 key for key in keys.values() if not is_too_long(key))
             items.update((id, found[key]) for id, key in keys.items()
                          if key in found and not is_expired(found[key]))
-        read = {each[0]: each for each in read_metas(self._backend, self._store, items)}
+        metas = read_metas(self._backend, self._store, items, consistent=True)
+        read = {each[0]: each for each in metas}
         for id in ids:
             item, meta = read[id][1:3] if id in read else ({}, {})
             row = {key: value for key, value in task_row(id, item, meta).items()
@@ -7078,9 +7079,6 @@ class Resending:
         state, name, args, kwargs = map(meta.get, ('status', 'name', 'args', 'kwargs'))
         if isinstance(meta['result'], BackendGetMetaError):
             return 'unreadable'
-        # the item was read later than a value in chunks
-        if item.get('status', state) != state:
-            return 'changed'
         if not isinstance(name, str) or args is None or kwargs is None:
             return 'not stored'
         # Celery stores an error for the rest of a chain, with the arguments of the signatures
