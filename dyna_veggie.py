@@ -7137,8 +7137,9 @@ class Resending:
 
 
 def oldest(rows: Iterable[Row], limit: int) -> list[Row]:
-    """The rows that were stored first; 0: all."""
-    return sorted(rows, key=lambda row: (row['stored'] or '', row['id']))[:limit or None]
+    """The rows that were stored first, each task once; 0: all."""
+    by_id = {row['id']: row for row in rows}  # an id can have an item under each form of its key
+    return sorted(by_id.values(), key=lambda row: (row['stored'] or '', row['id']))[:limit or None]
 
 
 def format_call(row: Row) -> str:
