@@ -23,7 +23,7 @@ JSON.  Read it from top to bottom: a section depends only on those above it.
     join                how a chord ends: acquire the lease, read, publish or fail, close
     chord backend       ChordBackend: what Celery asks of a backend for its chords
     backend             DynamoDBBackend: its constructor, URL and pickling
-    operations          what an operator does: check, policy, list, show, purge
+    operations          what an operator does: check, policy, list, show, retry, purge
     commands            celery -A proj dynamodb ..., or python -m dyna_veggie ...
 
 Public: ``__all__``.  No underscore: shared between sections.  Underscore: private to its section.
@@ -128,7 +128,7 @@ from celery.utils.functional import LRUCache, maybe_list
 from celery.utils.log import get_logger
 from celery.utils.serialization import strtobool
 from celery.utils.time import maybe_iso8601
-from kombu.exceptions import DecodeError, EncodeError
+from kombu.exceptions import DecodeError, EncodeError, OperationalError
 from kombu.serialization import dumps, loads
 from kombu.utils.compat import detect_environment
 from kombu.utils.encoding import bytes_to_str, ensure_bytes, safe_repr
@@ -2510,7 +2510,23 @@ class BlobStore:
         value = b''.join(pieces)
         return value if len(value) == item['size'] else None
 
-    # --- deleting, expiry, counters ---------------------------------------------------------------
+    # --- marks, deleting, expiry, counters --------------------------------------------------------
+
+    def mark(self, item: Item, name: str, marks: Mapping[str, Any]) -> bool:
+        """Adds attributes to an item that is still as it was read; returns whether it did.
+
+        name: the one by which marks differ.  The next value that is stored replaces the item.
+        """
+        unchanged, seen = _unchanged(item)
+        unmarked = f'attribute_not_exists(#{name})'
+        if name in item:
+            unmarked, seen = f'#{name} = :before', {**seen, 'before': item[name]}
+        update = 'SET ' + ', '.join(f'#{each} = :{each}' for each in marks)
+        done, found = self.table.update(
+            item['id'], update, {**seen, **marks},
+            condition=f'attribute_exists(#id) AND {unchanged} AND {unmarked}')
+        # a lost response makes it send the update twice
+        return done or (found or {}).get(name) == marks[name]
 
     def delete(self, id: str) -> None:
         """Deletes a value with its chunks."""
@@ -4945,6 +4961,9 @@ class ClaimCheck:
     def __repr__(self) -> str:
         return f'<the values of {self.parts:,} parts of the chord {self.run_id}>'
 
+    #: such a text, in place of an argument that was stored with a result
+    text: ClassVar[re.Pattern[str]] = re.compile('<the values of [0-9,]+ parts of the chord .+>')
+
 
 register_type(
     ClaimCheck, ClaimCheck.marker, lambda claim_check: list(dataclasses.astuple(claim_check)),
@@ -6255,6 +6274,9 @@ class _Unpickled(DynamoDBBackend):
 #   purge     deletes what time to live would, and orphans: chunks that no item counts.  Each delete
 #             has the condition that the item is still one of these.
 #   rows      Tasks and chords as JSON objects, each with a fixed set of keys, and as lines of text.
+#   retry     Before a task is sent again its item is marked, on the condition that it is still the
+#             one that was read: retried N (when), retried_as S (the id that is sent) and retried_by
+#             B (which run of the command).
 
 INSERT = 'PartiQLInsert'  # the one action that a worker can do without
 
@@ -6603,18 +6625,24 @@ def task_row(id: str, item: Item, meta: Mapping[str, Any], value: bytes = b'') -
         'chunks': chunks}
 
 
-def read_rows(
-        backend: DynamoDBBackend, store: BlobStore, items: Mapping[str, Item]) -> Iterator[Row]:
-    """The rows of tasks, by id, with what their values say; reads those that items do not hold."""
+def read_metas(
+        backend: DynamoDBBackend, store: BlobStore, items: Mapping[str, Item],
+        consistent: bool = False) -> Iterator[tuple[str, Item, Mapping[str, Any], bytes]]:
+    """What the values of tasks say, by id; reads those that items do not hold."""
     stored = {item['id']: StoredValue(item['result'], (item['id'],)) for item in items.values()
               if isinstance(item.get('result'), bytes)}
     ids = [item['id'] for item in items.values() if item['id'] not in stored]
-    stored.update(store.get_many(ids, consistent=False, patient=False))
+    stored.update(store.get_many(ids, consistent=consistent, patient=False))
     for task_id, item in items.items():
         if item['id'] in stored:  # else it was deleted, or replaced each time that it was read
             value = stored[item['id']]
-            meta = backend.decode_stored(task_id, value).value
-            yield task_row(task_id, item, meta, value.value)
+            yield task_id, item, backend.decode_stored(task_id, value).value, value.value
+
+
+def read_rows(
+        backend: DynamoDBBackend, store: BlobStore, items: Mapping[str, Item]) -> Iterator[Row]:
+    """The rows of tasks, by id, with what their values say."""
+    return itertools.starmap(task_row, read_metas(backend, store, items))
 
 
 def describe_task(backend: DynamoDBBackend, store: BlobStore, id: str) -> Row:
@@ -7096,6 +7124,183 @@ class TextTable:
         return line.rstrip()
 
 
+# --- retry ----------------------------------------------------------------------------------------
+
+#: what becomes of a task that is to be sent again: READY, SENT, REFUSED (by Celery), or why not
+READY, SENT, REFUSED = 'ready', 'sent', 'refused'
+NOT_SENT = {
+    'unknown': 'nothing is stored under this id',
+    'unreadable': 'what is stored cannot be read here; show ID says why',
+    'not stored': 'its name and arguments are not stored: result_extended was off, they were too '
+                  'large, or it is the body of a chord that failed',
+    'no values': 'its arguments are stored as a text; apply it from the app',
+    'claim check': 'its arguments are the values of a large chord; apply the chord again',
+    'never ran': 'a task before it in its chain failed, whose value is among its arguments; retry '
+                 'that one, or apply the chain again',
+    'in a chord': 'a part of a chord counts once; apply the chord again, or run the task alone '
+                  'with --new-ids',
+    'succeeded': 'a success is never overwritten; --new-ids runs it again',
+    'revoked': 'workers drop the id of a task that was revoked or expired; --new-ids',
+    'running': 'it waits, or runs; --force if its worker or its message is lost',
+    'sent before': 'it was sent again, and has stored nothing since; --force if that is lost',
+    'changed': 'something was stored for it a moment ago; look again',
+}
+
+
+def queue_of(app: Any, routing_key: Any) -> str | None:
+    """The queue for a task of which the routing key is stored; None: as the app's routes say."""
+    if not isinstance(routing_key, str):
+        return None
+    # kombu's delayed delivery puts 28 bits before the key
+    key, queues = re.sub(r'^(?:[01]\.){28}', '', routing_key), app.amqp.queues
+    if key in queues:
+        return key
+    named = [name for name, queue in queues.items() if queue.routing_key == key]
+    if len(named) == 1:
+        return named[0]
+    return None if app.conf.task_queues else key or None  # Celery makes queues that are missing
+
+
+class BrokerAway(Exception):
+    """The broker did not take a task."""
+
+
+class Resending:
+    """Sends tasks again, from what ``result_extended`` stored of them.
+
+    read    judges tasks by what is stored now, read consistently.
+    send    Marks the item of a task, if it is still the one that was read, then sends the task.
+            So of two operators one sends it, and a run that was stopped half way can be repeated.
+            The old result stays, with its mark, until the new run stores a state.  If the broker
+            does not take the task, the mark is removed.  What dies in between leaves a mark, and
+            the task may not have been sent: --force.
+    """
+
+    KEYS = ('id', 'state', 'name', 'args', 'kwargs', 'queue', 'group', 'stored')
+
+    def __init__(self, backend: DynamoDBBackend, table: Table, new_ids: bool, force: bool) -> None:
+        self._backend, self._store = backend, BlobStore(table)
+        self._new_ids, self._force = new_ids, force
+        self._by = os.urandom(16)  # this run of the command
+        self._chords: dict[str, bool] = {}  # whether groups are those of chords
+
+    def read(self, ids: Iterable[str]) -> Iterator[tuple[Row, Item]]:
+        """A row for each task, with its outcome, and its item."""
+        ids = list(dict.fromkeys(ids))
+        items: dict[str, Item] = {}
+        for form in (self._backend.key_id, bytes_to_str, lambda key: str(ensure_bytes(key))):
+            keys = {id: form(self._backend.get_key_for_task(id)) for id in ids if id not in items}
+            found = self._store.table.get_many(
+                key for key in keys.values() if not is_too_long(key))
+            items.update((id, found[key]) for id, key in keys.items()
+                         if key in found and not is_expired(found[key]))
+        metas = read_metas(self._backend, self._store, items, consistent=True)
+        read = {each[0]: each for each in metas}
+        for id in ids:
+            item, meta = read[id][1:3] if id in read else ({}, {})
+            row = {key: value for key, value in task_row(id, item, meta).items()
+                   if key in self.KEYS}
+            row['queue'] = queue_of(self._backend.app, row['queue'])
+            row['sent_as'] = item.get('retried_as')
+            yield self._with(row, self._judge(item, meta)), item
+
+    @staticmethod
+    def _with(row: Row, outcome: str, reason: str | None = None) -> Row:
+        return {**row, 'outcome': outcome, 'reason': reason or NOT_SENT.get(outcome)}
+
+    def _judge(self, item: Item, meta: Mapping[str, Any]) -> str:
+        """READY, or why a task is not sent."""
+        if not meta:
+            return 'unknown'
+        state, name, args, kwargs = map(meta.get, ('status', 'name', 'args', 'kwargs'))
+        if isinstance(meta['result'], BackendGetMetaError):
+            return 'unreadable'
+        if not isinstance(name, str) or args is None or kwargs is None:
+            return 'not stored'
+        # Celery stores an error for the rest of a chain, with the arguments of the signatures
+        if meta.get('worker') is None:
+            return 'never ran'
+        if not isinstance(args, (list, tuple)) or not isinstance(kwargs, Mapping):
+            return 'no values'
+        if any(isinstance(each, str) and ClaimCheck.text.fullmatch(each) for each in args):
+            return 'claim check'
+        if state not in states.READY_STATES and not self._force:
+            return 'running'
+        if not self._new_ids:
+            if state == states.SUCCESS:
+                return 'succeeded'
+            if state == states.REVOKED:
+                return 'revoked'
+            if self._is_in_chord(item, meta.get('group_id')):
+                return 'in a chord'
+        return 'sent before' if 'retried' in item and not self._force else READY
+
+    def _is_in_chord(self, item: Item, group_id: str | None) -> bool:
+        if 'chord' in item or 'later' in item or not group_id:
+            return 'chord' in item or 'later' in item
+        if group_id not in self._chords:  # its own item says it only once it has returned
+            pointer_id = self._backend.pointer_id(group_id)
+            self._chords[group_id] = not is_too_long(pointer_id) and (
+                self._store.table.get(pointer_id) is not None)
+        return self._chords[group_id]
+
+    def send(self, row: Row, item: Item, producer: Any) -> Row:
+        """Sends a task; raises BrokerAway.
+
+        As app.signature() does: with the options of its task, or by its name if the app has none.
+        """
+        id = str(uuid.uuid4()) if self._new_ids else row['id']
+        queue = {'queue': row['queue']} if row['queue'] else {}
+        marks = {'retried': time.time(), 'retried_as': id, 'retried_by': self._by}
+        if not self._store.mark(item, 'retried_by', marks):
+            return self._with(row, 'changed')
+        try:
+            self._backend.app.signature(row['name'], row['args'], row['kwargs']).apply_async(
+                task_id=id, producer=producer, retry=False, **queue)
+        except BaseException as exc:
+            with contextlib.suppress(*FAILURES):  # the broker's error counts more
+                self._store.table.update(
+                    item['id'], 'REMOVE #retried, #retried_as, #retried_by', {'by': self._by},
+                    condition='#retried_by = :by')
+            connection = producer.connection
+            if not isinstance(exc, Exception):
+                raise
+            if isinstance(exc, (OperationalError, OSError, *connection.connection_errors,
+                                *connection.channel_errors)):
+                raise BrokerAway(f'the broker {connection.as_uri()}: {explain(exc)}') from exc
+            return self._with(row, REFUSED, f'{type(exc).__name__}: {exc}'[:300])
+        return {**self._with(row, SENT), 'sent_as': id}
+
+
+def oldest(rows: Iterable[Row], limit: int) -> list[Row]:
+    """The rows that were stored first, each task once; 0: all."""
+    by_id = {row['id']: row for row in rows}  # an id can have an item under each form of its key
+    return sorted(by_id.values(), key=lambda row: (row['stored'] or '', row['id']))[:limit or None]
+
+
+def format_call(row: Row) -> str:
+    """The arguments of a task."""
+    if not isinstance(row['args'], (list, tuple)) or not isinstance(row['kwargs'], Mapping):
+        return safe_repr(row['args'] or '')
+    named = (f'{name}={safe_repr(value)}' for name, value in row['kwargs'].items())
+    return ', '.join([*map(safe_repr, row['args']), *named])[:200]
+
+
+class ResendingTable(TextTable):
+    """The rows of retry as text."""
+
+    COLUMNS: ClassVar[dict[str, Callable[[Row], Any]]] = {
+        'OUTCOME': lambda row: row['outcome'], 'NAME': lambda row: row['name'],
+        'ID': lambda row: row['id'], 'QUEUE': lambda row: row['queue'],
+        'SENT AS': lambda row: row['sent_as'] if row['sent_as'] != row['id'] else None,
+        'ARGUMENTS': format_call}
+    _NEEDED: ClassVar[dict[str, int]] = {
+        'ID': 40, 'OUTCOME': 11, 'NAME': 25, 'SENT AS': 40, 'ARGUMENTS': 40, 'QUEUE': 20}
+
+    def __init__(self) -> None:
+        super().__init__(self.COLUMNS)
+
+
 # --------------------------------------------------------------------------------------------------
 # Commands
 # --------------------------------------------------------------------------------------------------
@@ -7427,16 +7632,43 @@ def _begin_scan(backend: DynamoDBBackend, yes: bool) -> tuple[Table, int, Any]:
     return table, table.overlapped if size['bytes'] >= 10 * 2**20 else 1, bar
 
 
+#: which tasks, by what is stored of them
+_SELECTION = (
+    click.option('--state', metavar='STATE',
+                 help='Only tasks in this state; RUNNING: only chords.'),
+    click.option('--since', type=_moment, metavar='TIME',
+                 help='Only what was stored since then: 2h, 3d, ISO 8601.'),
+    click.option('--until', type=_moment, metavar='TIME',
+                 help='Only what was stored until then.'),
+    click.option('--name', metavar='TASK',
+                 help="Only tasks of this name, or as 'proj.*' (needs result_extended)."),
+    click.option('--group', metavar='ID', help='Only tasks of this group or chord.'),
+    click.option('--id', 'start', metavar='START', default='', help='Only ids that start so.'))
+
+
+def _selects(function: Callable[..., T]) -> Callable[..., T]:
+    """Gives a command the options of _wanted()."""
+    for option in reversed(_SELECTION):
+        function = option(function)
+    return function
+
+
+def _wanted(
+        backend: DynamoDBBackend, state: str | None, since: float | None, until: float | None,
+        name: str | None, group: str | None, start: str, unchecked: bool = False,
+        override: str = '--yes') -> TaskFilter:
+    """Which tasks are chosen; raises for a state or name that does not exist.
+
+    unchecked: the override was given.
+    """
+    if not unchecked:
+        _check_state(state, override)
+        _check_name(backend, name, override)
+    return TaskFilter((state, state.upper()) if state else (), since, until, name, group, start)
+
+
 @_command
-@click.option('--state', metavar='STATE', help='Only tasks in this state; RUNNING: only chords.')
-@click.option('--since', type=_moment, metavar='TIME',
-              help='Only what was stored since then: 2h, 3d, ISO 8601.')
-@click.option('--until', type=_moment, metavar='TIME',
-              help='Only what was stored until then.')
-@click.option('--name', metavar='TASK',
-              help="Only tasks of this name, or as 'proj.*' (needs result_extended).")
-@click.option('--group', metavar='ID', help='Only tasks of this group or chord.')
-@click.option('--id', 'start', metavar='START', default='', help='Only ids that start so.')
+@_selects
 @click.option('--count', is_flag=True, help='How many, by state, name and error.')
 @click.option('--limit', type=click.IntRange(0), default=50, show_default=True,
               help='The newest so many; 0: all, as they are read.')
@@ -7444,17 +7676,13 @@ def _begin_scan(backend: DynamoDBBackend, yes: bool) -> tuple[Table, int, Any]:
 @click.option('--yes', is_flag=True,
               help='Do not ask before a large scan, nor doubt a state or name.')
 def _list(
-        backend: DynamoDBBackend, state: str | None, since: float | None, until: float | None,
-        name: str | None, group: str | None, start: str, limit: int, count: bool, as_csv: bool,
-        yes: bool) -> _Output:
+        backend: DynamoDBBackend, limit: int, count: bool, as_csv: bool, yes: bool,
+        **chosen: Any) -> _Output:
     """Lists tasks and running chords, the newest first.  Reads the whole table."""
-    if not yes:
-        _check_state(state)
-        _check_name(backend, name)
+    wanted = _wanted(backend, **chosen, unchecked=yes)
     table, segments, bar = _begin_scan(backend, yes)
     if count and as_csv:
         raise click.UsageError('give --count or --csv')
-    wanted = TaskFilter((state, state.upper()) if state else (), since, until, name, group, start)
     as_json = click.get_current_context().params['as_json']
     columns = TextTable.COUNTS if count else TextTable.COLUMNS
     as_lines: Callable[[list[Row]], Iterable[str]] = TextTable(columns).lines
@@ -7478,16 +7706,17 @@ def _list(
     return {}, [] if as_json or as_csv else [f'{listing.printed:,} of {listing.count:,}']
 
 
-def _check_state(state: str | None) -> None:
+def _check_state(state: str | None, override: str) -> None:
     """Raises for a state that resembles one of Celery's."""
     known = [*states.ALL_STATES, 'RUNNING']
     near = difflib.get_close_matches((state or '').upper(), known, 1)
     if state and near and state.upper() not in known:
         raise click.UsageError(
-            f'there is no state {state}; did you mean {near[0]}? (--yes: it is one of your own)')
+            f'there is no state {state}; did you mean {near[0]}? '
+            f'({override}: it is one of your own)')
 
 
-def _check_name(backend: DynamoDBBackend, name: str | None) -> None:
+def _check_name(backend: DynamoDBBackend, name: str | None, override: str) -> None:
     """Raises for a name that no task of the app has, if it has tasks."""
     context = click.get_current_context().parent
     if name is None or (context and context.params['result_backend']):
@@ -7501,7 +7730,115 @@ def _check_name(backend: DynamoDBBackend, name: str | None) -> None:
             or difflib.get_close_matches(name, known, 1))
     raise click.UsageError(
         f'the app has no task {name}' + (f'; did you mean {near[0]}?' if near else '')
-        + ' (--yes: another app has it)')
+        + f' ({override}: another app has it)')
+
+
+@contextlib.contextmanager
+def _producer(app: Any) -> Iterator[Any]:
+    """A producer for the app's broker; raises ClickException if that does not respond."""
+    with app.connection_for_write() as connection:
+        try:
+            connection.ensure_connection(max_retries=1, interval_start=0)
+            # Celery's own would reconnect without an end
+            producer = app.amqp.Producer(connection.channel(), auto_declare=False)
+        except Exception as exc:  # each transport has its own
+            raise click.ClickException(f'the broker {connection.as_uri()}: {explain(exc)}') from exc
+        yield producer
+
+
+@_command
+@click.argument('ids', metavar='[ID]...', nargs=-1)
+@_selects
+@click.option('--limit', type=click.IntRange(0), default=50, show_default=True,
+              help='The oldest so many that can be sent; 0: all.')
+@click.option('--new-ids', is_flag=True, help='As new tasks; the old results stay.')
+@click.option('--force', is_flag=True,
+              help='Also what seems to wait or run; nor doubt a state or name.')
+@click.option('--yes', is_flag=True, help='Send them; else it is only said which.')
+def _retry(
+        backend: DynamoDBBackend, ids: tuple[str, ...], limit: int, new_ids: bool, force: bool,
+        yes: bool, **chosen: Any) -> _Output:
+    """Sends tasks again, by id or as chosen, from what result_extended stored of them.
+
+    Exit code 3 if some cannot be sent.  Sends name, arguments and queue, which are stored; not
+    callbacks, the rest of a chain, priority, expiry, headers and time limits of the call.
+    """
+    context = click.get_current_context()
+    if context.parent and context.parent.params['result_backend']:
+        raise click.UsageError('name the app with -A: it has the broker')
+    if bool(ids) == bool(chosen['state']) or (ids and any(chosen.values())):
+        raise click.UsageError('give ids, or --state and what else chooses tasks')
+    if chosen['state'] and chosen['state'].upper() == 'RUNNING':
+        raise click.UsageError('a chord cannot be sent again: see fail')
+    app = backend.app
+    if app.conf.task_always_eager:
+        raise click.ClickException('task_always_eager is set: no task would be sent')
+    ids = tuple(_checked_id(backend, id) for id in ids)
+    wanted = None if ids else _wanted(backend, **chosen, unchecked=force, override='--force')
+    app.loader.import_default_modules()
+    if app.conf.task_serializer != backend.serializer != 'pickle':
+        _note(f'arguments were stored as {backend.serializer}: tuples, sets and other types that '
+              f'task_serializer={app.conf.task_serializer} keeps are lost')
+    if yes:
+        with _producer(app):  # before anything is read
+            pass
+    as_json = context.params['as_json']
+    to_lines: Callable[[list[Row]], Iterable[str]] = ResendingTable().lines
+    if as_json:
+        to_lines = functools.partial(map, lambda row: json.dumps(to_jsonable(row)))
+
+    def show(rows: list[Row]) -> None:
+        _print(to_lines(rows) if rows else ())
+
+    ready: list[Row] = []
+    others: list[Row] = []
+    counts: Counter[tuple[str, str | None]] = Counter()  # of outcomes, and why
+
+    def take(rows: Iterable[Row]) -> None:
+        found = [row for row, _ in resending.read(row['id'] for row in rows)
+                 if wanted is None or wanted.fits(row)]
+        counts.update((row['outcome'], row['reason']) for row in found)
+        for rows, fits in ((ready, True), (others, False)):
+            rows[:] = oldest(
+                [*rows, *(row for row in found if (row['outcome'] == READY) == fits)], limit)
+
+    if wanted is None:
+        limit = 0
+        resending = Resending(backend, operators_table(backend.options), new_ids, force)
+        take([{'id': id} for id in ids])
+    else:
+        table, segments, bar = _begin_scan(backend, yes)
+        resending = Resending(backend, table, new_ids, force)
+        with bar:
+            Listing(backend, table, wanted, 0, take).scan(segments, bar.update)
+    waiting, lines = counts.pop((READY, None), 0) - len(ready), []
+    if not yes:
+        show([*ready, *others])
+        lines = [f'{len(ready):,} can be sent' + (': --yes sends them' if ready else '')]
+    else:
+        show(others)
+        with _producer(app) as producer:
+            for page in itertools.zip_longest(*[iter(ready)] * 100):
+                sent = []
+                try:
+                    for row, item in resending.read(row['id'] for row in page if row):
+                        sent.append(
+                            resending.send(row, item, producer) if row['outcome'] == READY else row)
+                except BrokerAway as exc:
+                    raise click.ClickException(
+                        f'{exc}; run it again for the rest, which was not sent') from exc
+                finally:
+                    counts.update((row['outcome'], row['reason']) for row in sent)
+                    show(sent)
+        lines = [f'{counts.pop((SENT, None), 0):,} sent']
+    if waiting:
+        lines.append(f'{waiting:,} more can be sent: by the next run, or --limit 0')
+    lines += [f'{count:,} {outcome}: {reason}' for (outcome, reason), count in counts.items()]
+    if not as_json:
+        _print(line for text in lines for line in textwrap.wrap(text, screen_width()))
+    if counts:
+        context.exit(3)
+    return {}, []
 
 
 @_command

@@ -11031,6 +11031,384 @@ def errback(request, exc, traceback, path):
     assert 'Traceback' not in done.stderr
 
 
+class Resent:
+    """An app whose messages stay in a folder, what is stored of its tasks, and the command."""
+
+    def __init__(self, app: Celery, folder: Path, cli: Any) -> None:
+        self.app, self.folder, self._cli = app, folder, cli
+        folder.mkdir()
+        app.conf.update(
+            result_extended=True, broker_url='filesystem://localhost', broker_transport_options={
+                'data_folder_in': str(folder), 'data_folder_out': str(folder),
+                'control_folder': str(folder.parent / 'control')})
+
+        @app.task(shared=False, name='proj.add', time_limit=7)
+        def add(x: Any, y: Any = 0) -> Any:
+            return x + y
+
+        app.finalize()
+
+    def store(
+            self, state: str = 'FAILURE', result: Any = None, id: str | None = None,
+            **request: Any) -> str:
+        """Stores what a worker would."""
+        id = id or str(uuid.uuid4())
+        if result is None and state in states.EXCEPTION_STATES:
+            result = ValueError('away')
+        self.app.backend.store_result(id, result, state, request=celery.app.task.Context({
+            'id': id, 'task': 'proj.add', 'args': [1], 'kwargs': {'y': 2}, 'hostname': 'w@host',
+            'delivery_info': {'routing_key': 'celery'}, **request}))
+        return id
+
+    def retry(self, *arguments: str) -> tuple[int, dict[str, Any]]:
+        """The exit code, and the rows by id."""
+        code, output = self._cli('retry', *arguments, '--json-lines', app=self.app)
+        rows = [json.loads(line) for line in output.splitlines() if line.startswith('{')]
+        return code, {row['id']: row for row in rows}
+
+    def outcomes(self, *arguments: str) -> tuple[int, dict[str, str]]:
+        code, rows = self.retry(*arguments)
+        return code, {id: row['outcome'] for id, row in rows.items()}
+
+    def text(self, *arguments: str) -> tuple[int, str]:
+        code, output = self._cli('retry', *arguments, app=self.app)
+        return code, output
+
+    def messages(self) -> list[tuple[Any, ...]]:
+        """What was sent, in its order: id, task, arguments, queue, time limit."""
+        found = []
+        for path in sorted(self.folder.glob('*.msg'), key=lambda path: path.stat().st_mtime_ns):
+            message = json.loads(path.read_text())
+            args, kwargs, _ = json.loads(base64.b64decode(message['body']))
+            headers = message['headers']
+            found.append((headers['id'], headers['task'], args, kwargs,
+                          path.name.split('.')[-2], headers['timelimit'][0]))
+        return found
+
+
+@pytest.fixture
+def resent(app: Celery, proxy: Proxy, tmp_path: Path, cli: Any) -> Resent:
+    ready(app, proxy)
+    return Resent(app, tmp_path / 'messages', cli)
+
+
+@pytest.mark.parametrize('new_ids', [False, True])
+def test_retry_runs_again_what_failed(
+        new_ids: bool, make_app: MakeApp, proxy: Proxy, cli: Any) -> None:
+    app = make_app(result_extended=True, **in_memory())
+    app.finalize()
+    ready(app, proxy)
+    away = threading.Event()
+    away.set()
+
+    @app.task(shared=False, name='proj.divide')
+    def divide(x: int, by: int) -> float:
+        if away.is_set():
+            raise ConnectionError('away')
+        return x / by
+
+    with working(app):
+        results = [divide.delay(number, by=2) for number in range(3)]
+        for result in results:
+            with pytest.raises(ConnectionError):
+                result.get(timeout=20)
+        away.clear()
+        chosen = ['--state', 'failure', '--since', '1h', '--name', 'proj.*']
+        options = ['--new-ids'] if new_ids else []
+        code, output = cli('retry', *chosen, *options, app=app)
+        assert code == 0 and output.endswith('\n3 can be sent: --yes sends them\n')
+        time.sleep(0.05)
+        assert [result.state for result in results] == ['FAILURE'] * 3
+        code, output = cli('retry', *chosen, *options, '--yes', '--json-lines', app=app)
+        rows = [json.loads(line) for line in output.splitlines() if line.startswith('{')]
+        assert code == 0 and [row['id'] for row in rows] == [
+            row['id'] for row in sorted(rows, key=lambda row: row['stored'])]
+        sent_as = {row['id']: row['sent_as'] for row in rows}
+        deadline = time.monotonic() + 20
+        while True:  # get() would raise the error that may still be there, and objects keep it
+            again = [app.AsyncResult(sent_as[result.id]) for result in results]
+            if {each.state for each in again} == {'SUCCESS'} or time.monotonic() > deadline:
+                break
+            time.sleep(0.01)
+        assert [each.result for each in again] == [0, 0.5, 1]
+        assert all((result.id == sent_as[result.id]) != new_ids for result in results)
+        left = {result.id: 'FAILURE' for result in results} if new_ids else {}
+        again = [app.AsyncResult(result.id) for result in results]
+        assert {each.id: each.state for each in again if each.state != 'SUCCESS'} == left
+
+
+def test_retry_sends_nothing_without_yes_and_then_each_once(resent: Resent) -> None:
+    ids = [resent.store() for _ in range(3)]
+    assert resent.outcomes(*ids) == (0, dict.fromkeys(ids, 'ready'))
+    assert resent.outcomes('--state', 'FAILURE') == (0, dict.fromkeys(ids, 'ready'))
+    assert resent.messages() == []
+    assert resent.outcomes(ids[0], ids[0], '--yes') == (0, {ids[0]: 'sent'})
+    sent = ('proj.add', [1], {'y': 2}, 'celery', 7)
+    assert resent.messages() == [(ids[0], *sent)]
+    # the rest is sent by another run, and the old results stay until a worker stores
+    code, found = resent.outcomes('--state', 'FAILURE', '--yes')
+    assert code == 3 and found == {ids[0]: 'sent before', ids[1]: 'sent', ids[2]: 'sent'}
+    assert resent.messages() == [(id, *sent) for id in ids]
+    assert resent.app.AsyncResult(ids[0]).state == 'FAILURE'
+    assert resent.outcomes(*ids, '--yes') == (3, dict.fromkeys(ids, 'sent before'))
+    assert resent.outcomes(ids[2], '--yes', '--force') == (0, {ids[2]: 'sent'})
+    # it failed again
+    resent.store(id=ids[1])
+    assert resent.outcomes(*ids[:2], '--yes')[1] == {ids[0]: 'sent before', ids[1]: 'sent'}
+    assert len(resent.messages()) == 5
+
+
+def test_retry_with_new_ids_sends_each_once_and_says_as_what(resent: Resent) -> None:
+    id = resent.store('SUCCESS', 3)
+    assert resent.outcomes(id, '--yes') == (3, {id: 'succeeded'})
+    code, rows = resent.retry(id, '--yes', '--new-ids')
+    assert code == 0 and rows[id]['outcome'] == 'sent' and rows[id]['sent_as'] != id
+    (sent_as, *_), = resent.messages()
+    assert sent_as == rows[id]['sent_as']
+    _, rows = resent.retry(id, '--yes', '--new-ids')
+    assert (rows[id]['outcome'], rows[id]['sent_as']) == ('sent before', sent_as)
+    assert resent.app.AsyncResult(id).get(timeout=5) == 3
+
+
+def test_what_retry_does_not_send_and_why(
+        resent: Resent, client: Any, table_name: str, small_tree: None) -> None:
+    store, backend = resent.store, resent.app.backend
+    plain = store(group='a group')  # of a group that is no chord's
+    drive = Drive(resent.app, 2)
+    drive.apply()
+    drive.task = resent.app.tasks['proj.add']
+    request = drive.request(0)
+    request.update(task='proj.add', args=[1], kwargs={}, hostname='w@host')
+    backend.mark_as_failure(drive.ids[0], ValueError('away'), request=request)
+    unstored, text, unreadable = (str(uuid.uuid4()) for _ in range(3))
+    backend.store_result(unstored, ValueError('away'), 'FAILURE')
+    claim = dv.describe_args([[dv.ClaimCheck('run', 5000, False)]])
+    put_raw(client, table_name, backend.item_id(unreadable), result={'B': b'?'}, **OLD)
+    put_raw(client, table_name, backend.item_id(text), status={'S': 'FAILURE'}, **OLD, result={
+        'B': json.dumps({'status': 'FAILURE', 'result': {
+            'exc_type': 'ValueError', 'exc_message': ['x'], 'exc_module': 'builtins'},
+            'name': 'proj.add', 'args': '(1,)', 'kwargs': '{}', 'worker': 'w'}).encode()})
+    why = {
+        'none': 'unknown', unstored: 'not stored', text: 'no values', unreadable: 'unreadable',
+        store(args=claim): 'claim check', store(hostname=None): 'never ran',
+        store('STARTED'): 'running', store('RETRY'): 'running', store('MINE', {'at': 1}): 'running',
+        store('SUCCESS', 3): 'succeeded', drive.ids[0]: 'in a chord',
+        store('REVOKED', celery.exceptions.TaskRevokedError('expired')): 'revoked', plain: 'ready'}
+    started = store('STARTED', group=drive.group_id)
+    code, rows = resent.retry(*why, started)
+    assert code == 3
+    assert {id: row['outcome'] for id, row in rows.items()} == {**why, started: 'running'}
+    assert all(row['reason'] == dv.NOT_SENT.get(row['outcome']) for row in rows.values())
+    # it is known by its chord before it has returned
+    _, found = resent.outcomes(*why, started, '--force')
+    assert found[started] == 'in a chord'
+    assert {id: each for id, each in found.items() if each not in ('ready', why.get(id))} == {
+        started: 'in a chord'}
+    ready = [why[id] for id, each in found.items() if each == 'ready']
+    assert sorted(ready) == ['ready', *['running'] * 3]
+    # outside of the chord
+    _, found = resent.outcomes(*why, started, '--force', '--new-ids', '--yes')
+    assert {why.get(id) for id, each in found.items() if each == 'sent'} == {
+        'running', 'succeeded', 'in a chord', 'revoked', 'ready', None}
+    assert len(resent.messages()) == 8
+    assert set(why.values()) | {'sent before', 'changed'} == {*dv.NOT_SENT, 'ready'}
+    progress = backend.chord_progress(drive.group_id)
+    assert (progress.counted, progress.closed) == (1, False)
+    # its chord's own item has expired
+    backend.delete(backend.get_key_for_chord(drive.group_id))
+    assert resent.outcomes(drive.ids[0]) == (3, {drive.ids[0]: 'in a chord'})
+
+
+def test_retry_does_not_choose_what_has_changed_since_the_scan(
+        resent: Resent, proxy: Proxy, client: Any, table_name: str) -> None:
+    gone, stays = resent.store(), resent.store()
+
+    def goes(operation: str, body: Any) -> None:
+        if operation in ('BatchGetItem', 'GetItem'):
+            client.delete_item(
+                TableName=table_name, Key={'id': {'S': resent.app.backend.item_id(gone)}})
+    proxy.faults = goes
+    assert resent.outcomes('--state', 'FAILURE', '--yes') == (0, {stays: 'sent'})
+
+
+def test_retry_sends_none_whose_state_has_changed(
+        resent: Resent, proxy: Proxy, client: Any, table_name: str) -> None:
+    ids = [resent.store() for _ in range(2)]
+    left = [1]
+
+    def runs_again(operation: str, body: Any) -> None:
+        if operation == 'UpdateItem' and left:
+            left.pop()
+            client.update_item(
+                TableName=table_name, Key=body['Key'], UpdateExpression='SET #t = :now',
+                ExpressionAttributeNames={'#t': 'timestamp'},
+                ExpressionAttributeValues={':now': {'N': repr(time.time())}})
+    proxy.faults = runs_again
+    assert resent.outcomes(*ids, '--yes') == (3, {ids[0]: 'changed', ids[1]: 'sent'})
+    assert [id for id, *_ in resent.messages()] == ids[1:]
+
+
+@pytest.mark.parametrize('force', [False, True])
+def test_of_two_who_retry_a_task_one_sends_it(force: bool, resent: Resent) -> None:
+    id = resent.store()
+    if force:  # it has a mark already
+        assert resent.outcomes(id, '--yes')[0] == 0
+    table = resent.app.backend.store.table
+    with resent.app.connection_for_write() as connection:
+        both = [dv.Resending(resent.app.backend, table, False, force) for _ in range(2)]
+        read = [next(each.read([id])) for each in both]  # both say that it is ready
+        producer = resent.app.amqp.Producer(connection.channel(), auto_declare=False)
+        assert [row['outcome'] for row, _ in read] == ['ready', 'ready']
+        sent = [each.send(*found, producer)['outcome'] for each, found in zip(both, read)]
+    assert sent == ['sent', 'changed'] and len(resent.messages()) == 1 + force
+
+
+def test_a_lost_response_keeps_retry_from_no_task(resent: Resent, proxy: Proxy) -> None:
+    id = resent.store()
+    proxy.faults = first(1, ResetAfter(), 'UpdateItem')
+    assert resent.outcomes(id, '--yes') == (0, {id: 'sent'})
+    assert len(resent.messages()) == 1
+
+
+def test_retry_without_its_broker_sends_and_marks_nothing(
+        resent: Resent, proxy: Proxy) -> None:
+    id = resent.store()
+    resent.app.conf.broker_url = 'amqp://user:secret@127.0.0.1:9//'
+    proxy.reset()
+    for chosen in ([id], ['--state', 'FAILURE']):
+        code, output = resent.text(*chosen, '--yes')
+        assert code == 1 and proxy.requests == []
+        assert output.startswith('Error: the broker amqp://user:**@127.0.0.1:9//: ')
+        assert 'refused' in output and 'secret' not in output
+
+
+def test_retry_names_a_broker_that_goes_away_and_the_next_run_sends_the_rest(
+        resent: Resent, proxy: Proxy) -> None:
+    ids = [resent.store() for _ in range(3)]
+    marked: list[Any] = []
+
+    def goes_away(operation: str, body: Any) -> None:
+        if operation == 'UpdateItem' and 'SET' in body['UpdateExpression']:
+            marked.append(body['Key'])
+            if len(marked) == 2:
+                resent.folder.rename(resent.folder.with_name('away'))
+    proxy.faults = goes_away
+    code, output = resent.text('--state', 'FAILURE', '--yes')
+    assert code == 1 and len(marked) == 2
+    assert re.search(rf'^sent +proj.add +{ids[0]}', output, re.MULTILINE)
+    assert 'Error: the broker filesystem://' in output and 'run it again for the rest' in output
+    resent.folder.with_name('away').rename(resent.folder)
+    assert len(resent.messages()) == 1
+    proxy.faults = None
+    code, found = resent.outcomes('--state', 'FAILURE', '--yes')
+    assert code == 3 and found == {ids[0]: 'sent before', ids[1]: 'sent', ids[2]: 'sent'}
+    assert [id for id, *_ in resent.messages()] == ids
+
+
+def test_retry_says_what_celery_refuses_and_sends_the_others(resent: Resent) -> None:
+    wrong, good = resent.store(args=[1, 2, 3]), resent.store()
+    other = resent.store(task='other.app', delivery_info={'routing_key': 'slow'})
+    code, rows = resent.retry(wrong, good, other, '--yes')
+    assert code == 3 and [row['outcome'] for row in rows.values()] == ['refused', 'sent', 'sent']
+    assert 'TypeError: ' in rows[wrong]['reason']
+    # by name, to its own queue
+    assert [each[1::3] for each in resent.messages()] == [
+        ('proj.add', 'celery'), ('other.app', 'slow')]
+    assert resent.outcomes(wrong) == (0, {wrong: 'ready'})  # no mark was left
+
+
+def test_retry_sends_the_oldest_of_those_that_can_be_sent(resent: Resent) -> None:
+    resent.store(hostname=None)  # the oldest counts for no limit
+    ids = [resent.store() for _ in range(5)]
+    for count, chosen in ((2, ids[:2]), (4, ids[2:4]), (5, ids[4:])):
+        code, output = resent.text('--state', 'FAILURE', '--limit', '2', '--yes')
+        assert code == 3 and f'{len(chosen)} sent\n' in output
+        assert [id for id, *_ in resent.messages()] == ids[:count]
+        assert ('more can be sent' in output) == (count < 5)
+    assert resent.text('--state', 'FAILURE', '--limit', '0')[1].count('sent before') == 6
+
+
+@pytest.mark.parametrize(('arguments', 'text'), [
+    ('', 'give ids, or --state'), ('id --state FAILURE', 'give ids, or --state'),
+    ('--name proj.add', 'give ids, or --state'), ('--state RUNNING', 'see fail'),
+    ('--state FAILUR', 'did you mean FAILURE? (--force'),
+    ('--state FAILURE --name proj.ad', 'did you mean proj.add? (--force'),
+    ('--state FAILURE --since 2x', 'no time'), ('-b', 'name the app with -A')])
+def test_retry_says_what_is_wrong_before_it_reads(
+        arguments: str, text: str, resent: Resent, proxy: Proxy, cli: Any) -> None:
+    proxy.reset()
+    code, output = cli('retry', 'id') if arguments == '-b' else resent.text(
+        *arguments.split(), '--yes')
+    assert code == 2 and text in output and proxy.requests == []
+
+
+def test_the_rows_of_retry_fit_the_terminal(
+        resent: Resent, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv('COLUMNS', '80')
+    name = 'proj.a_long_package.of_tasks.whose_name_is_long'
+    ids = [resent.store(task=name), resent.store(hostname=None), resent.store()]
+    code, output = resent.text('--state', 'FAILURE', '--yes', '--new-ids')
+    assert code == 3 and max(map(len, output.splitlines())) <= 80, output
+    assert all(id in output for id in ids)
+    for text in ('OUTCOME ', 'never ran ', 'name_is_long ', '2 sent\n', '1 never ran: a task'):
+        assert text in output, output
+
+
+@pytest.mark.parametrize(('routing_key', 'declared', 'queue'), [
+    ('celery', (), 'celery'), ('slow', (), 'slow'), (None, (), None), ('', (), None),
+    ('0.' * 28 + 'slow', (), 'slow'), ('feed.news', [('feed', 'feed.news')], 'feed'),
+    ('feed', [('feed', 'feed.news')], 'feed'), ('feed.old', [('feed', 'feed.#')], None)])
+def test_the_queue_of_a_task_that_is_sent_again(
+        routing_key: Any, declared: Any, queue: Any, make_app: MakeApp) -> None:
+    app = make_app(task_queues=[
+        kombu.Queue(name, kombu.Exchange('tasks', 'topic'), key) for name, key in declared])
+    assert dv.queue_of(app, routing_key) == queue
+
+
+def test_retry_finds_arguments_of_any_size_under_any_key(
+        resent: Resent, client: Any, table_name: str, proxy: Proxy) -> None:
+    large, celerys = resent.store(args=['x' * 500_000]), resent.store()
+    backend = resent.app.backend
+    item = client.get_item(
+        TableName=table_name, Key={'id': {'S': backend.item_id(celerys)}})['Item']
+    backend.forget(celerys)
+    proxy.reset()
+    del item['status']
+    item['id'] = {'S': str(backend.get_key_for_task(celerys))}
+    item['timestamp'] = {'N': '1700000000.1234567890123'}
+    client.put_item(TableName=table_name, Item=item)
+    assert resent.outcomes(large, celerys, '--yes') == (0, {large: 'sent', celerys: 'sent'})
+    assert {id: args for id, _, args, *_ in resent.messages()} == {
+        large: ['x' * 500_000], celerys: [1]}
+    # a value is never older than its item
+    reads = [request.body for request in proxy.requests if request.operation == 'GetItem']
+    assert reads and all(body['ConsistentRead'] for body in reads)
+    assert resent.outcomes(celerys) == (3, {celerys: 'sent before'})
+
+
+def test_retry_says_if_arguments_may_have_lost_their_types(resent: Resent) -> None:
+    id = resent.store()
+    assert 'stored as json' not in resent.text(id)[1]
+    resent.app.conf.task_serializer = 'pickle'
+    code, output = resent.text(id)
+    assert code == 0 and 'arguments were stored as json: tuples' in output
+
+
+def test_retry_of_an_eager_app_sends_nothing(resent: Resent) -> None:
+    resent.app.conf.task_always_eager = True
+    assert resent.text(resent.store(), '--yes') == (
+        1, 'Error: task_always_eager is set: no task would be sent\n')
+
+
+def test_what_retry_costs(resent: Resent, proxy: Proxy) -> None:
+    ids = [resent.store() for _ in range(20)]
+    cost(proxy)
+    assert resent.outcomes(*ids)[0] == 0
+    assert cost(proxy)[::2] == (1, 0)
+    assert resent.outcomes(*ids, '--yes')[0] == 0
+    assert cost(proxy)[::2] == (2 + 20, 20)
+
+
 def test_list_tasks_and_running_chords(
         cli: Any, make_app: MakeApp, proxy: Proxy, client: Any, table_name: str) -> None:
     def listed(*arguments: str) -> list[dict[str, Any]]:
@@ -13096,8 +13474,10 @@ def test_the_commands_of_the_readme(cli: Any, backend: dv.DynamoDBBackend) -> No
     commands = re.findall(r'^    celery -A proj dynamodb ([^>\n]+)', README, re.MULTILINE)
     assert {command.split()[0] for command in commands} == set(dv.commands.commands)
     for command in commands:
-        if not command.startswith('fail'):
+        if not command.startswith(('fail', 'retry')):
             assert cli(*command.split())[0] == 0, command
+    command, = (command for command in commands if command.startswith('retry'))
+    assert cli(*command.split(), app=backend.app)[0] == 0
     stuck = Stuck(backend.app)
     command, = (command for command in commands if command.startswith('fail'))
     arguments = [stuck.body_id if each == 'ID' else each for each in shlex.split(command)]
@@ -13129,6 +13509,10 @@ def test_the_keys_of_commands_for_machines_are_in_the_readme(
     assert {*shown, *shown['chord']} <= named('list') | named('show')
     failed = cli('fail', drive.body_id, '--reason=why', '--yes', '--json', app=backend.app)[1]
     assert set(failed) == named('fail')
+    retried = cli('retry', 'ID', '--json', app=backend.app)[1]
+    assert {*retried, dv.READY, dv.SENT} == named('retry')
+    recipe = EXAMPLES.partition('Try again\n---------')[2].partition('\n\n\n')[0]
+    assert {*dv.NOT_SENT, dv.REFUSED} <= set(re.findall('``([a-z ]+)``', recipe))
     checked = cli('check', '--json')[1]
     assert {*checked, *checked['checks'][0]} == named('check')
     for name in ('create-table', 'purge'):
