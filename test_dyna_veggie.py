@@ -4753,12 +4753,12 @@ def test_leaf_0_has_the_time_of_the_last_count_of_all_leaves_that_are_gathered(
     drive = uneven(backend.app, [*range(12), 0, 1, 2, 3])
     for index in range(8):
         drive.returns(index)
-    backdate(client, table_name, drive.run.node_id(dv.Position(0, 0)))
     drive.size()
     for index in (12, 13):  # leaf 0 overflows
         drive.returns(index)
     now = int(time.time())
-    drive.returns(8)
+    backdate(client, table_name, drive.run.node_id(dv.Position(0, 0)))
+    drive.returns(8)  # is counted on leaf 2, then moved
     report = dv.ChordStore(backend.store.table).report(backend.pointer_id(drive.group_id))
     assert report is not None and report.run.single_leaf is True
     assert report.last_counted is not None and report.last_counted >= now
