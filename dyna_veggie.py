@@ -66,6 +66,7 @@ import unicodedata
 import uuid
 import weakref
 import zlib
+from array import array
 from collections import Counter, deque
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -2210,8 +2211,10 @@ def shared_batcher(options: Options) -> Batcher:
 # text.
 #
 #   an item     id S, result B (the value), timestamp N; if there are any, status S, ttl N,
-#               chord S (a link that is stored with the value), and later S (the link of a later
-#               delivery, whose value was not stored because this one was there)
+#               chord S (a link that is stored with the value), later S (the link of a later
+#               delivery, whose value was not stored because this one was there), and duration N
+#               (seconds that the value took until it was stored: its task started that long before
+#               the timestamp, by the clock of its worker)
 #   a counter   id S, chord_count N (what increment() adds to)
 #   large       A value above the limit is cut into chunks, items of their own: id S
 #               (ID/VERSION/NUMBER), result B, timestamp N, ttl N.  Its own item has version B
@@ -2353,17 +2356,20 @@ class BlobStore:
 
     def put(
             self, id: str, value: bytes, status: str | None, lifetime: float | None = None, *,
-            keep: str | None = None, chord: str | None = None, new: bool = False) -> bool:
+            keep: str | None = None, chord: str | None = None, duration: float | None = None,
+            new: bool = False) -> bool:
         """Stores a value for ``lifetime`` seconds (None: for ever).
 
         keep: if a value with this status is there and can be read, it stays, and False is returned.
-        chord: a link that is stored with it.  new: there is probably no value yet.  Raises
-        UnreadableValue for an item that can neither be kept nor be replaced, and InvalidId.
+        chord: a link that is stored with it, as is duration.  new: there is probably no value yet.
+        Raises UnreadableValue for an item that can neither be kept nor be replaced, and InvalidId.
         """
         check_value(id, len(value), status, InvalidId)
         item, chunks = _items_of(id, value, status, expiry(lifetime))
         if chord:
             item['chord'] = chord
+        if duration is not None:
+            item['duration'] = round(duration, 3)
         batched = new and len(value) <= _BATCHABLE and self.table.may_insert
         try:
             self.table.write_many(puts=chunks)
@@ -3017,7 +3023,8 @@ class Poller:
 # expiry, stored values become metas.
 #
 #   a delivery  Celery has one request for STARTED, for the states that a task stores itself, and
-#               for its final state.  delivery_of() keeps on it what was stored.
+#               for its final state.  delivery_of() keeps on it when its task started, and what was
+#               stored.
 #   sent tasks  With track_sent, a PENDING result is put before a task is sent.  It is never needed,
 #               so DynamoDB's failure does not keep a task from being sent, and delays one for a
 #               second; SentTasks then pauses.
@@ -3046,12 +3053,20 @@ def raise_soft_time_limit(exc: Exception) -> None:
 class Delivery:
     """The memory of one delivery of a task, on Celery's request for it.
 
+    started: when (of monotonic()) its task did; None where none runs, as in a worker's main
+    process.
     stored: the last state of its own task, and whether it was stored: a success stays.
     missing_values: why the values that the task was to be called with could not be read.
     """
 
+    started: float | None = None
     stored: tuple[str, bool] | None = None
     missing_values: Exception | None = None
+
+    @property
+    def duration(self) -> float | None:
+        """Seconds since its task started."""
+        return None if self.started is None else monotonic() - self.started
 
 
 def delivery_of(request: Any) -> Delivery:
@@ -3062,6 +3077,14 @@ def delivery_of(request: Any) -> Delivery:
         if request is not None:
             request.dynamodb_delivery = delivery
     return delivery
+
+
+def _note_start(task: Any = None, **_: Any) -> None:
+    delivery_of(task.request).started = monotonic()
+
+
+# in the process, the thread or the greenlet that calls the task, also if it is called eagerly
+task_prerun.connect(_note_start, weak=False, dispatch_uid=f'{__name__}.note_start')
 
 
 class SentTasks:
@@ -3279,7 +3302,8 @@ class StoringBackend(BaseKeyValueStoreBackend):
                            or delivery.stored)
         stored = self.store.put(
             id, self.checked(id, self.encode(meta), limit, state), state,
-            self._state_lifetime(state, request), keep=states.SUCCESS, chord=chord, new=new)
+            self._state_lifetime(state, request), keep=states.SUCCESS, chord=chord,
+            duration=delivery.duration, new=new)
         delivery.stored = state, stored
         return stored
 
@@ -4066,10 +4090,13 @@ def give_result_classes(app: Any) -> None:
 #                                       chord S (its copy's id)
 #               RUN = POINTER.RANDOM    the lease: owner B, heartbeat N, published_before BS; closed
 #                                       BOOL; the header: lazy BOOL, single_leaf BOOL, size N; until
-#                                       it is closed, body B: what fail_chord() needs of the body
+#                                       it is closed, body B: what fail_chord() needs of the body;
+#                                       timestamp N (when it was opened)
 #               RUN.LEVEL.NUMBER        a node: members BS, copied BS, failed BS, added BS, owner B
-#                                       (who counted last); of a leaf bytes N; if lazy, size N,
-#                                       and single_leaf BOOL once the run is counted on one leaf
+#                                       (who counted last), timestamp N (when); of a leaf bytes N,
+#                                       and pending BS (members that were not counted yet; unless
+#                                       lazy or single_leaf); if lazy, size N, and single_leaf BOOL
+#                                       once the run is counted on one leaf
 #               RUN.copy.INDEX.TASK     a copy of a value that is not under the key of its task
 #               RUN.header, RUN.parts   the header's structure; what a claim check stands for
 #   opening     Inserts the items: a request that was given up, and lands after parts were counted,
@@ -4089,6 +4116,9 @@ def give_result_classes(app: Any) -> None:
 #               together expect the size.  The delivery that sees it makes the run ``single_leaf``;
 #               once the size is known, also all leaves: what they hold, and what is counted on
 #               them later, is also counted on leaf 0, which is the root from then on.
+#   for people  Timestamps and ``pending`` are what a person sees of a chord.  No end depends on
+#               them.  The update that counts a member also takes it from ``pending``, so that a
+#               leaf stays below 1 KB.
 #   news        The delivery that adds the first failed parts to a leaf notes one of them on
 #               POINTER, if none is noted: for those who wait for the body.  No end depends on it.
 #   the end     A run is closed once: by the delivery that filled the root, or found that it cannot
@@ -4391,13 +4421,17 @@ class Report(NamedTuple):
     """How far a run is, which of its parts failed, and which it waits for.
 
     missing: the places in the header, from 0, that were not counted; empty for generators, and for
-    headers with groups in them, whose places repeat.
+    headers with groups in them, whose places repeat.  opened, last_counted: seconds of the epoch;
+    None if that is not known.
     """
 
-    run_id: str
+    run: Run
+    leaves: list[Node]
     progress: Progress
     failed: list[Part]
     missing: list[int]
+    opened: float | None
+    last_counted: float | None
 
 
 class ChordStore:
@@ -4418,8 +4452,12 @@ class ChordStore:
                 f'the header of this chord has {run.size:,} tasks, some in chains that end in '
                 f'groups, and such a header can have {SINGLE_LEAF_LIMIT:,}: give it as a plain '
                 'list of tasks, or split it')
+        pending: dict[Position, set[bytes]] = {}
         for index, task_id in enumerate(task_ids):
-            check_id(run.copy_id(Part(index, False, task_id)), MiscountedChord)
+            part = Part(index, False, task_id)
+            check_id(run.copy_id(part), MiscountedChord)
+            if not run.single_leaf:  # RUN.header has the ids of others
+                pending.setdefault(run.leaf(index), set()).add(member_of(part))
         more: Item = {} if run.size is None else {'size': run.size}
         if body:
             more['body'] = body
@@ -4427,10 +4465,12 @@ class ChordStore:
             id: {'id': id, 'run': run.id, **(run.closed_ttl or expiry(POINTER_TTL))}
             for id in (pointer_id, *body_pointer_ids)}
         items: list[Item] = [*pointers.values(), {
-            'id': run.id, 'lazy': run.lazy, 'single_leaf': run.single_leaf, **more,
-            **run.closed_ttl}]
+            'id': run.id, 'lazy': run.lazy, 'single_leaf': run.single_leaf,
+            'timestamp': int(time.time()), **more, **run.closed_ttl}]
         if run.size is not None:
-            items += ({'id': run.node_id(position), **run.ttl} for position in run.positions())
+            items += ({'id': run.node_id(position), **run.ttl,
+                       **({'pending': pending[position]} if position in pending else {})}
+                      for position in run.positions())
         # a request whose response was lost can land after parts were counted: it must not erase
         for id in self.table.insert_all(items) & pointers.keys():
             self._replace_pointer(pointers[id])
@@ -4481,9 +4521,11 @@ class ChordStore:
         first = Position(0, 0)
         sets: dict[str, frozenset[bytes]] = {}
         for leaf in leaves:
+            item = leaf.item
+            if 'timestamp' in item:
+                values['timestamp'] = max(item['timestamp'], values.get('timestamp', 0))
             if leaf.position == first:
                 continue
-            item = leaf.item
             if 'single_leaf' not in item:
                 # it is not deleted when the run is closed, because its place is not expected
                 item = self.table.update(
@@ -4518,9 +4560,11 @@ class ChordStore:
         if run.size is not None and not run.lazy and not run.single_leaf:
             counted = {part_of(member).group_index for member in header}
             missing = [place for place in range(run.size) if place not in counted]
-        return Report(run.id, Progress(
-            sum(len(leaf.counted) for leaf in leaves), len(failed),
-            None if run.size is None else run.size + added, 'closed' in item), failed, missing)
+        progress = Progress(sum(len(leaf.counted) for leaf in leaves), len(failed),
+                            None if run.size is None else run.size + added, 'closed' in item)
+        counts = [leaf.item['timestamp'] for leaf in leaves if 'timestamp' in leaf.item]
+        return Report(run, leaves, progress, failed, missing, item.get('timestamp'),
+                      max(counts, default=None))
 
     def _run_item(self, id: str) -> Item | None:
         """The item of a run, by its id or its pointer's."""
@@ -4690,7 +4734,7 @@ class PartCounter:
         return None
 
     def _count(self, position: Position, entries: list[Entry]) -> _Counted:
-        values: Item = {'owner': self.owner, **self.run.ttl}
+        values: Item = {'owner': self.owner, 'timestamp': int(time.time()), **self.run.ttl}
         sets: dict[str, set[bytes]] = {}
         terms = ['attribute_exists(#id)'] if not self.run.lazy else []
         for number, entry in enumerate(entries):
@@ -4701,7 +4745,7 @@ class PartCounter:
             terms += [f'NOT contains(#{set_name}, :p{number})' for set_name in SET_NAMES]
             if entry.size is not None:
                 values['size'] = entry.size
-        changes = ['#owner = :owner']
+        changes = ['#owner = :owner', '#timestamp = :timestamp']
         if self.run.lazy:
             changes += [f'#{name} = :{name}' for name in ('ttl', 'size') if name in values]
         additions = [f'#{name} :{name}' for name in sets]
@@ -4709,6 +4753,9 @@ class PartCounter:
             additions.append('#bytes :bytes')
             values['bytes'] = sum(entry.length for entry in entries)
         update = f'SET {", ".join(changes)} ADD {", ".join(additions)}'
+        if position.level == 0 and not (self.run.lazy or self.run.single_leaf):
+            update += ' DELETE #pending :pending'
+            values['pending'] = {entry.member for entry in entries}
         result = update_counter(self.table, self.run.node_id(position), update, {**values, **sets},
                                 ' AND '.join(terms))
         return _Counted(result.applied, result.item, entries)
@@ -6608,6 +6655,14 @@ def task_id_of(backend: DynamoDBBackend, id: str) -> str | None:
 Row = dict[str, Any]  # what a command prints of a task or a chord, as one JSON object
 
 
+def _start_of(item: Item) -> tuple[float | None, float | None]:
+    """When the task of a result started, and how long it took until that was stored."""
+    stored, duration = item.get('timestamp'), item.get('duration')
+    if not (isinstance(stored, (int, float)) and isinstance(duration, (int, float))):
+        return None, None
+    return stored - duration, duration
+
+
 def task_row(id: str, item: Item, meta: Mapping[str, Any], value: bytes = b'') -> Row:
     """What is stored of a task, without its result."""
     chunks, result, state = len(chunk_ids(item)), meta.get('result'), meta.get('status')
@@ -6616,13 +6671,19 @@ def task_row(id: str, item: Item, meta: Mapping[str, Any], value: bytes = b'') -
     error = (' '.join(safe_repr(result).split())[:200]  # its own repr may raise
              if isinstance(result, BaseException) else None)
     same = ('name', 'args', 'kwargs', 'worker', 'queue', 'retries')
-    return {
+    began, duration = _start_of(item)
+    ended = str(state) in {*states.READY_STATES, states.RETRY}  # else it goes on
+    row = {
         'id': id, 'kind': 'task', 'state': state, 'error': error,
         **{name: meta.get(name) for name in same},
         'parent': meta.get('parent_id'), 'group': meta.get('group_id'),
-        'stored': to_iso(item.get('timestamp')), 'done': to_iso(meta.get('date_done')),
+        'started': to_iso(began), 'stored': to_iso(item.get('timestamp')),
+        'done': to_iso(meta.get('date_done')), 'duration': duration if ended else None,
         'expires': to_iso(item.get('ttl')), 'size': item['size'] if chunks else len(value),
         'chunks': chunks}
+    if state == states.STARTED and isinstance(result, dict):  # of task_track_started
+        row['worker'] = row['worker'] or result.get('hostname')
+    return row
 
 
 def read_metas(
@@ -6683,7 +6744,7 @@ def group_of_run(backend: DynamoDBBackend, run_id: str) -> str | None:
 
 
 CHORD_KEYS = ('id', 'kind', 'state', 'counted', 'failed', 'expected', 'error', 'first_failed',
-              'first_missing')
+              'first_missing', 'opened', 'last_counted')
 _SHARED_KEYS = ('id', 'kind', 'state', 'error')  # of tasks and chords
 
 
@@ -6692,24 +6753,73 @@ def chord_row(backend: DynamoDBBackend, table: Table, known_as: str, id: str) ->
 
     known_as: the id that a person gave.  id: of the run, or of the pointer to the newest.
     """
+    return _read_chord(backend, table, known_as, id)[0]
+
+
+def describe_chord(backend: DynamoDBBackend, store: BlobStore, id: str) -> Row | None:
+    """How far a chord is, with what is known of the parts that it waits for."""
+    row, report = _read_chord(backend, store.table, id, backend.pointer_id(id))
+    if row is not None:
+        waits = report is not None and not report.progress.closed
+        row['missing'] = list(_missing_rows(backend, store, report)) if report and waits else []
+    return row
+
+
+def _read_chord(
+        backend: DynamoDBBackend, table: Table, known_as: str, id: str,
+) -> tuple[Row | None, Report | None]:
     row: Row = {**dict.fromkeys(CHORD_KEYS), 'id': known_as, 'kind': 'chord', 'first_failed': [],
                 'first_missing': []}
     try:
         with refused_if_odd('its counters'):
             report = ChordStore(table).report(id)
     except UnreadableValue as exc:
-        return {**row, 'error': str(exc)}
+        return {**row, 'error': str(exc)}, None
     if report is None:
-        return None
+        return None, None
     far, places = report.progress, report.missing
     # those of a range are as far from their position in the list as its first
     ranges = [[group[0], group[-1]] for _, each in itertools.groupby(
         enumerate(places), lambda pair: pair[1] - pair[0]) if (group := [at for _, at in each])]
-    return {**row, 'id': group_of_run(backend, report.run_id) or known_as,
+    return {**row, 'id': group_of_run(backend, report.run.id) or known_as,
             'state': 'CLOSED' if far.closed else 'RUNNING', 'counted': far.counted,
             'failed': far.failed, 'expected': far.expected,
             'first_failed': [part.task_id for part in report.failed[:10]],
-            'first_missing': ranges[:10]}
+            'first_missing': ranges[:10], 'opened': to_iso(report.opened),
+            'last_counted': to_iso(report.last_counted)}, report
+
+
+def _missing_parts(backend: DynamoDBBackend, store: BlobStore, report: Report) -> list[Part]:
+    """The parts that a run waits for, as far as it has their ids."""
+    expected: set[bytes] = set()
+    for leaf in report.leaves:
+        expected |= leaf.expected_members | leaf.item.get('pending', frozenset())
+    stored = store.get(report.run.header_id) if report.run.has_structure else None
+    if stored is not None:
+        header = result_from_tuple(backend.decode(stored.read())['result'], backend.app)
+        expected |= {member_of(Part(0, False, leaf.id)) for leaf in leaf_results(header)}
+    return sorted(map(part_of, expected.difference(*(leaf.counted for leaf in report.leaves))))
+
+
+def _missing_rows(backend: DynamoDBBackend, store: BlobStore, report: Report) -> Iterator[Row]:
+    """What is stored of the first parts that a run waits for, by one request."""
+    try:
+        parts = _missing_parts(backend, store, report)[:GET_BATCH]
+    except Exception:  # of the serializer, or an odd item: then no id is known
+        parts = []
+    items = store.table.get_many(dict.fromkeys(backend.item_id(part.task_id) for part in parts))
+    found = {part.task_id: item for part in parts
+             if (item := items.get(backend.item_id(part.task_id))) and not is_expired(item)}
+    rows = {row['id']: row for row in read_rows(backend, store, found)}
+    for part in parts:
+        row = rows.get(part.task_id) or {}
+        labels = [found[part.task_id].get(name) for name in ('chord', 'later')] if row else []
+        # the result of an earlier run, with the same ids, says nothing of this one
+        if str(row.get('state')) in states.READY_STATES and report.run.label(part) not in labels:
+            row = {}
+        has_place = not (part.added or report.run.single_leaf)
+        yield {'id': part.task_id, 'place': part.group_index if has_place else None,
+               **{name: row.get(name) for name in ('state', 'worker', 'started', 'stored')}}
 
 
 class TaskFilter(NamedTuple):
@@ -6784,7 +6894,8 @@ class Listing:
         if self._wanted.states:  # Celery's own backend writes no status
             values['given'], values['capitals'] = self._wanted.states
             conditions.append('(#status IN (:given, :capitals) OR attribute_not_exists(#status))')
-        projection = '#id, #status, #timestamp, #ttl, #size, #chunks, #version, #lazy, #closed'
+        projection = ('#id, #status, #timestamp, #duration, #ttl, #size, #chunks, #version, #lazy, '
+                      '#closed')
         if self._whole or self._with_values:
             projection += ', #result'
         return expressions(
@@ -6942,6 +7053,12 @@ def _age_of(moment: str | None) -> str:
     return format_seconds(max(0, int(time.time() - seconds_of(moment)))) if moment else ''
 
 
+def _duration_text(seconds: float | None) -> str:
+    if seconds is None or seconds >= 1:
+        return '' if seconds is None else format_seconds(seconds)
+    return f'{1000 * seconds:.0f}ms'
+
+
 def _first_of(values: list[Any], total: int) -> str:
     shown = values[:10]
     return ', '.join(map(str, shown)) + (', …' if total > len(shown) else '')
@@ -6967,10 +7084,12 @@ def _texts_of_task(row: Row) -> list[tuple[str, Any]]:
     size = f'{row["size"]:,} bytes' + (f' in {row["chunks"]} chunks' if row['chunks'] else '')
     result = safe_repr(row['result'])
     texts = {**row, 'result': result if len(result) <= 500 else f'{result[:500]}…', 'size': size,
-             **{name: format_time(row[name]) for name in ('stored', 'done', 'expires')}}
+             **{name: format_time(row[name]) for name in ('stored', 'done', 'expires')},
+             'started': row['started'] and format_time(row['started']),
+             'duration': _duration_text(row['duration']) or None}
     names = ('id', 'stored_as', 'state', 'result', 'name', 'args', 'kwargs', 'worker', 'queue',
-             'retries', 'parent', 'group', 'children', 'stored', 'done', 'expires', 'size',
-             'traceback')
+             'retries', 'parent', 'group', 'children', 'started', 'duration', 'stored', 'done',
+             'expires', 'size', 'traceback')
     return [(name, texts[name]) for name in names]
 
 
@@ -6992,6 +7111,9 @@ def _texts_of_chord(chord: Row | None) -> Iterator[tuple[str, str]]:
         yield 'chord', 'closed: its body was called, or its errbacks'
     if chord['counted'] or not closed:  # the counters of a closed chord expire
         yield 'chord', format_progress(chord)
+    for name, label in (('opened', 'opened'), ('last_counted', 'last count')):
+        if chord[name]:
+            yield label, f'{format_time(chord[name])}, {_age_of(chord[name])} ago'
     if chord['failed']:
         yield 'failed', f'{chord["failed"]}: {", ".join(chord["first_failed"])}'
     if chord['first_missing'] and not closed:
@@ -7000,7 +7122,30 @@ def _texts_of_chord(chord: Row | None) -> Iterator[tuple[str, str]]:
         shown = sum(last - first + 1 for first, last in ranges)
         more = ', …' if missing > shown else ''
         yield 'missing', f'{missing:,}: in the header at {", ".join(places)}{more} (from 0)'
+    if not closed:
+        yield from _texts_of_missing(chord)
 
+
+def _texts_of_missing(chord: Row) -> Iterator[tuple[str, str]]:
+    """What is known of the parts that a chord waits for, and what would be with which setting."""
+    missing: list[Row] = chord['missing']
+    for row in missing[:10]:
+        state, age = row['state'], _age_of(row['stored'])
+        if state in (None, states.PENDING):
+            text = 'not started' if state is None else f'sent {age} ago, not started'
+        elif str(state) in states.READY_STATES:
+            text = f'{state} {age} ago, but it was not counted'
+        else:
+            text = f'{state} {_age_of(row["started"] or row["stored"])} ago'
+        text += f', on {row["worker"]}' if row['worker'] else ''
+        yield 'part', f'{row["id"]}  {text}'
+    if len(missing) > 10:
+        yield 'part', f'… (--json has {len(missing)})'
+    if any(row['state'] in (None, states.PENDING) for row in missing):
+        yield 'unknown', 'whether a part that is not started runs, unless task_track_started is set'
+    if chord['expected'] is None or len(missing) < min(
+            GET_BATCH, chord['expected'] - chord['counted']):
+        yield 'unknown', 'the ids of the other parts: those of a generator are not stored'
 
 class Pace:
     """How fast a chord counts, as the last reads of it show."""
@@ -7019,15 +7164,22 @@ class Pace:
         began, before = self._seen[0]
         took = now - began
         rate = (counted - before) / took if took else 0
-        quiet = now - (self._last or self._since)
-        texts = [format_progress(chord), f'{rate:.1f}/s' if rate else None,
+        # what was seen here counts more than the clock of a worker
+        last = (format_seconds(int(now - self._last)) if self._last
+                else _age_of(chord['last_counted']))
+        age, quiet = _age_of(chord['opened']), int(now - self._since)
+        texts = [f'{rate:.1f}/s' if rate else None,
                  f'ETA {format_seconds(int((expected - counted) / rate))}'
                  if rate and expected and expected > counted else None,
-                 f'last {format_seconds(int(quiet))} ago' if self._last
-                 else f'none for {format_seconds(int(quiet))}' if quiet >= 1 else None]
+                 f'last {last} ago' if last
+                 else f'none for {format_seconds(quiet)}' if quiet >= 1 else None,
+                 f'age {age}' if age else None]
         filled = 10 * counted // expected if expected else 0
-        line = ', '.join(text for text in texts if text)
-        return cut(f'[{"#" * filled:10}] {line}' if expected else line, screen_width() - 1)
+        line = (f'[{"#" * filled:10}] ' if expected else '') + format_progress(chord)
+        for text in filter(None, texts):  # those that do not fit are left out
+            if len(f'{line}, {text}') < screen_width():
+                line += f', {text}'
+        return cut(line, screen_width() - 1)
 
 
 def _error_of(row: Row) -> str:
@@ -7040,21 +7192,33 @@ def _error_of(row: Row) -> str:
 
 
 class Counts:
-    """How many tasks have a state and a name, and which error; and how many chords run."""
+    """How many tasks have a state and a name, and which error; and how many chords run.
+
+    Of tasks whose start is known also how long they took.
+    """
 
     def __init__(self) -> None:
         self._counts: Counter[tuple[Any, ...]] = Counter()
+        self._durations: dict[tuple[Any, ...], array[float]] = {}
 
     def take(self, rows: list[Row]) -> None:
         for row in rows:
             # of an error, the class; of a chord's, that of the part's
             error = re.match(r'(a part: )?[\w.]+', _error_of(row)) if row['error'] else None
-            self._counts[row['kind'], row['state'], row.get('name'), error and error[0]] += 1
+            key = row['kind'], row['state'], row.get('name'), error and error[0]
+            self._counts[key] += 1
+            if row.get('duration') is not None:
+                self._durations.setdefault(key, array('d')).append(row['duration'])
 
     def rows(self) -> list[Row]:
         names = ('kind', 'state', 'name', 'error')
-        return [{'count': count, **dict(zip(names, key))}
+        return [{'count': count, **dict(zip(names, key)), **self._percentiles(key)}
                 for key, count in self._counts.most_common()]
+
+    def _percentiles(self, key: tuple[Any, ...]) -> Row:
+        durations = sorted(self._durations.get(key, ()))
+        return {name: durations[math.ceil(part * len(durations)) - 1] if durations else None
+                for name, part in (('p50', 0.5), ('p95', 0.95), ('max', 1))}
 
 
 class TextTable:
@@ -7066,18 +7230,23 @@ class TextTable:
 
     #: from left to right
     COLUMNS: ClassVar[dict[str, Callable[[Row], Any]]] = {
-        'AGE': lambda row: _age_of(row.get('stored')), 'STATE': lambda row: row['state'],
+        'AGE': lambda row: _age_of(row.get('stored') or row.get('opened')),
+        'STATE': lambda row: row['state'],
+        'LAST': lambda row: _age_of(row.get('last_counted')),  # of a chord
+        'TOOK': lambda row: _duration_text(row.get('duration')),
         'WORKER': lambda row: row.get('worker'), 'NAME': lambda row: row.get('name'),
         'ID': lambda row: row['id'], 'ERROR': _error_of}
     COUNTS: ClassVar[dict[str, Callable[[Row], Any]]] = {
         'COUNT': lambda row: f'{row["count"]:,}', 'KIND': lambda row: row['kind'],
-        'STATE': lambda row: row['state'], 'NAME': lambda row: row['name'],
-        'ERROR': lambda row: row['error']}
+        'STATE': lambda row: row['state'], 'P50': lambda row: _duration_text(row['p50']),
+        'P95': lambda row: _duration_text(row['p95']),
+        'MAX': lambda row: _duration_text(row['max']),
+        'NAME': lambda row: row['name'], 'ERROR': lambda row: row['error']}
 
     #: the most important first; of these, at least so many letters are shown
     _NEEDED: ClassVar[dict[str, int]] = {
-        'ID': 40, 'COUNT': 11, 'STATE': 9, 'AGE': 5, 'KIND': 5, 'ERROR': 24, 'NAME': 20,
-        'WORKER': 30}
+        'ID': 40, 'COUNT': 11, 'STATE': 9, 'AGE': 5, 'LAST': 5, 'ERROR': 20, 'TOOK': 5, 'P50': 5,
+        'P95': 5, 'MAX': 5, 'NAME': 20, 'KIND': 5, 'WORKER': 30}
 
     def __init__(self, columns: Mapping[str, Callable[[Row], Any]] = COLUMNS) -> None:
         self._columns = columns
@@ -7516,7 +7685,7 @@ def _show(backend: DynamoDBBackend, id: str, watch: bool) -> _Output:
     row = describe_task(backend, store, id)
     row['results'], error = read_group(backend, store, id)
     row['error'] = error or row['error']
-    row['chord'] = chord_row(backend, store.table, id, backend.pointer_id(id))
+    row['chord'] = describe_chord(backend, store, id)
     other = 'chord' if row['chord'] else 'group' if row['results'] is not None else None
     if other and not row['stored_as']:
         row.update(kind=other, state=row['chord'] and row['chord']['state'], size=None, chunks=None)

@@ -655,13 +655,13 @@ class Tasks:
 
 
 @contextlib.contextmanager
-def working(app: Celery) -> Iterator[None]:
+def working(app: Celery, pool: str = 'threads') -> Iterator[None]:
     """A worker in threads of this process; it knows the tasks that were there when it started."""
     app.conf.update(in_memory())
     root = logging.getLogger()
     level, handlers = root.level, list(root.handlers)
     try:
-        with start_worker(app, pool='threads', perform_ping_check=False, shutdown_timeout=30):
+        with start_worker(app, pool=pool, perform_ping_check=False, shutdown_timeout=30):
             # a worker turns all warnings of Celery on; how errbacks behave today is tested
             warnings.filterwarnings('ignore', 'task_allow_error_cb_on_chord_header=False')
             try:
@@ -3499,6 +3499,101 @@ def test_the_states_of_other_tasks_are_not_remembered(backend: dv.DynamoDBBacken
     assert backend.get_state('other') == backend.get_state('another') == 'PROGRESS'
 
 
+@pytest.mark.parametrize('pool', ['threads', 'solo'])
+def test_when_a_task_started_is_stored_with_each_of_its_states_by_no_request_more(
+        pool: str, make_app: MakeApp, proxy: Proxy, cli: Any, client: Any, table_name: str) -> None:
+    app = make_app(result_extended=True)
+    app.finalize()
+    asleep, rows = 0.05, []
+
+    @app.task(shared=False, bind=True)
+    def sleeps(self: Any, fails: int = 0) -> None:
+        time.sleep(asleep)
+        self.update_state(state='PROGRESS')
+        rows.append(cli('show', self.request.id, '--json')[1])
+        self.backend.store_result(f'other-{self.request.id}', 1, states.SUCCESS,
+                                  request=self.request)
+        time.sleep(asleep)
+        if fails > self.request.retries:
+            raise self.retry(exc=ValueError('again'), countdown=0)
+        raise KeyError('no')
+
+    ready(app, proxy)
+    with working(app, pool):
+        began = time.time()
+        result = sleeps.delay(1)
+        with pytest.raises(KeyError):
+            result.get(timeout=30)
+        ended = time.time()
+    # while it ran, and in the state that it stored itself
+    assert [(row['state'], row['duration']) for row in rows] == [('PROGRESS', None)] * 2
+    assert rows[0]['started'] < rows[0]['stored'] < rows[1]['started']
+    row = cli('show', result.id, '--json')[1]
+    assert 2 * asleep <= row['duration'] < ended - began
+    started, stored = (datetime.datetime.fromisoformat(row[name]).timestamp()
+                       for name in ('started', 'stored'))
+    assert began + 2 * asleep < started < ended - 2 * asleep  # it is that of the second attempt
+    assert stored - started == pytest.approx(row['duration'], abs=0.002)
+    item = next(item for item in all_items(client, table_name) if item['id'] == row['stored_as'])
+    assert set(item) == {'id', 'result', 'status', 'timestamp', 'ttl', 'duration'}
+    meta = json.loads(item['result'])
+    assert 'duration' not in meta and 'started' not in meta  # Celery's own keys
+    assert len(repr(item['duration'])) <= 6
+    output = cli('show', result.id)[1]
+    assert f'started    {row["started"][:19].replace("T", " ")} UTC\n' in output
+    assert re.search(r'^duration   \d\d\dms$', output, re.MULTILINE)
+    other = cli('show', f'other-{result.id}', '--json')[1]
+    assert (other['state'], other['started'], other['duration']) == ('SUCCESS', None, None)
+
+
+@pytest.mark.parametrize('state', ['STARTED', 'PROGRESS', 'RETRY', 'SUCCESS', 'FAILURE', 'REVOKED'])
+def test_a_duration_is_shown_of_a_task_that_ended(
+        state: str, cli: Any, app: Celery, backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
+    request = Context(id='one')
+    dv.delivery_of(request).started = dv.monotonic() - 90
+    value = ValueError() if state in states.EXCEPTION_STATES else {'hostname': 'w@h', 'pid': 5}
+    backend.store_result('one', value, state, request=request)
+    assert cost(proxy) == (1, 0, 1)
+    row = cli('show', 'one', '--json')[1]
+    assert abs(seconds_since(row['started']) - 90) < 10
+    has_ended = state not in ('STARTED', 'PROGRESS')
+    assert row['duration'] is None if not has_ended else 90 <= row['duration'] < 100
+    assert row['worker'] == ('w@h' if state == 'STARTED' else None)
+    output = cli('list')[1]
+    assert ('  90s' in output or '  91s' in output) == has_ended == ('TOOK' in output)
+
+
+def seconds_since(moment: str) -> float:
+    return time.time() - datetime.datetime.fromisoformat(moment).timestamp()
+
+
+def test_an_eager_task_and_a_large_result_have_a_start_and_a_client_has_none(
+        make_app: MakeApp, proxy: Proxy, cli: Any) -> None:
+    app = make_app(task_always_eager=True, task_store_eager_result=True)
+    app.finalize()
+
+    @app.task(shared=False)
+    def large(size: int) -> str:
+        return 'x' * size
+
+    backend = ready(app, proxy)
+    for size in (1, 900 * KB):
+        row = cli('show', large.delay(size).id, '--json')[1]
+        assert row['state'] == 'SUCCESS' and 0 <= row['duration'] < seconds_since(row['started'])
+    assert row['chunks'] == 3
+    backend.store_result('of a client', 1, states.SUCCESS)
+    row = cli('show', 'of a client', '--json')[1]
+    assert (row['started'], row['duration']) == (None, None)
+    assert 'started' not in cli('show', 'of a client')[1]
+
+
+def test_a_task_that_is_called_in_a_child_process_has_a_start(worker_app: Any, cli: Any) -> None:
+    result = worker_app.part.delay(1, 0.2)
+    assert result.get(timeout=30) == 1
+    row = cli('show', result.id, '--json')[1]
+    assert 0.2 <= row['duration'] < seconds_since(row['started'])
+
+
 def store_in_threads(backend: dv.DynamoDBBackend, threads: int, each: int) -> list[str]:
     """Stores results, as many in each thread, and returns the ids of those that are not there."""
     def store(thread: int) -> list[str]:
@@ -4198,6 +4293,63 @@ def test_a_full_leaf_is_below_one_kilobyte(backend: dv.DynamoDBBackend, proxy: P
     for index in range(40):
         drive.returns(index)
     assert all(request.write_units == 1 for request in proxy.requests)
+
+
+def test_no_leaf_is_larger_than_a_full_one(
+        backend: dv.DynamoDBBackend, client: Any, table_name: str) -> None:
+    drive = Drive(backend.app, 40)
+    drive.apply()
+
+    def size() -> int:
+        item = client.get_item(
+            TableName=table_name, Key={'id': {'S': drive.run.node_id(dv.Position(0, 0))}})['Item']
+        return sum(len(name) + item_size(value) for name, value in item.items())
+
+    sizes = [size()]
+    for index in range(40):  # in each of the sets
+        if index % 3:
+            drive.returns(index, stored=index % 3 == 1)
+        else:
+            drive.fails(index, ValueError())
+        sizes.append(size())
+    assert max(sizes) < KB - 20, sizes  # so that a prefix fits, too
+    assert max(sizes) - sizes[0] < 100
+
+
+def item_size(value: dict[str, Any]) -> int:
+    """Bytes of an attribute, as DynamoDB counts them; of a number at most."""
+    (kind, content), = value.items()
+    if kind == 'BS':
+        return 3 + sum(len(member) + 1 for member in content)
+    return len(content)
+
+
+def timestamps(client: Any, table_name: str, drive: Drive) -> dict[str, Any]:
+    return {item['id'].removeprefix(drive.run.id): item['timestamp']
+            for item in all_items(client, table_name)
+            if item['id'].startswith(drive.run.id) and 'timestamp' in item}
+
+
+def backdate(client: Any, table_name: str, id: str) -> None:
+    client.update_item(
+        TableName=table_name, Key={'id': {'S': id}}, UpdateExpression='SET #t = :t',
+        ExpressionAttributeNames={'#t': 'timestamp'}, ExpressionAttributeValues={':t': {'N': '5'}})
+
+
+def test_a_count_that_changes_nothing_is_not_the_last_one(
+        backend: dv.DynamoDBBackend, client: Any, table_name: str) -> None:
+    drive = Drive(backend.app, 3)
+    drive.apply()
+    began = int(time.time())
+    assert set(timestamps(client, table_name, drive)) == {''}
+    drive.returns(0)
+    leaf = drive.run.node_id(dv.Position(0, 0))
+    assert set(timestamps(client, table_name, drive)) == {'', '.0.0'}
+    backdate(client, table_name, leaf)
+    drive.returns(0)  # a late duplicate
+    assert timestamps(client, table_name, drive)['.0.0'] == 5
+    drive.returns(1)
+    assert timestamps(client, table_name, drive)['.0.0'] >= began
 
 
 @pytest.mark.parametrize(('parts', 'most'), [
@@ -4959,6 +5111,26 @@ def lagging_reads(backend: dv.DynamoDBBackend, items: dict[str, Any]) -> Iterato
     finally:
         events.unregister('before-call.dynamodb.BatchGetItem', before)
         events.unregister('after-call.dynamodb.BatchGetItem', after)
+
+
+@GAPS
+def test_leaf_0_has_the_time_of_the_last_count_of_all_leaves_that_are_gathered(
+        backend: dv.DynamoDBBackend, client: Any, table_name: str,
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dv.Position, 'LEAF_CAPACITY', 4)
+    drive = uneven(backend.app, [*range(12), 0, 1, 2, 3])
+    for index in range(8):
+        drive.returns(index)
+    drive.size()
+    for index in (12, 13):  # leaf 0 overflows
+        drive.returns(index)
+    now = int(time.time())
+    backdate(client, table_name, drive.run.node_id(dv.Position(0, 0)))
+    drive.returns(8)  # is counted on leaf 2, then moved
+    report = dv.ChordStore(backend.store.table).report(backend.pointer_id(drive.group_id))
+    assert report is not None and report.run.single_leaf is True
+    assert report.last_counted is not None and report.last_counted >= now
+    assert report.progress == (11, 0, 16, False)
 
 
 def raw_results(drive: Drive, client: Any, table_name: str) -> dict[str, Any]:
@@ -10754,7 +10926,7 @@ def test_commands_for_a_table_of_another_account(
 
 SHOWN = {
     'id', 'kind', 'state', 'name', 'args', 'kwargs', 'worker', 'queue', 'retries', 'parent',
-    'group', 'stored', 'done', 'expires', 'size', 'chunks', 'error'}
+    'group', 'started', 'stored', 'done', 'duration', 'expires', 'size', 'chunks', 'error'}
 
 
 def test_show_a_task(cli: Any, make_app: MakeApp, client: Any, proxy: Proxy,
@@ -10792,7 +10964,8 @@ def test_show_a_task(cli: Any, make_app: MakeApp, client: Any, proxy: Proxy,
         'traceback': None, 'name': 'proj.add', 'args': [1, 2], 'kwargs': {'to': 3},
         'worker': 'worker@host', 'queue': 'queue-1', 'retries': 2, 'parent': 'mother',
         'group': 'team', 'children': ['child'], 'chunks': 0, 'results': None, 'chord': None,
-        'stored_as': 'celery-task-meta-small', 'error': None}
+        'stored_as': 'celery-task-meta-small', 'error': None,
+        'started': None, 'duration': None}  # the request of no task that ran
     output = cli('show', 'small')[1]
     assert f'done       {moments[1][:19].replace("T", " ")} UTC' in output.splitlines()
     for line in ("result     {'a': 1.5}", 'name       proj.add', 'worker     worker@host',
@@ -10856,13 +11029,134 @@ def test_show_a_group_and_a_chord(cli: Any, backend: dv.DynamoDBBackend) -> None
     output = cli('show', drive.group_id)[1]
     assert 'chord      2 failed, 5 of 10 parts counted\n' in output
     assert f'failed     2: {drive.ids[3]}, {drive.ids[5]}' in output
-    assert output.endswith('missing    5: in the header at 4, 6-9 (from 0)\n')
+    assert 'missing    5: in the header at 4, 6-9 (from 0)\n' in output
     assert f'{drive.group_id}  2 failed, 5 of 10 parts counted\n' in cli('list')[1]
     drive = Drive(backend.app, 50)
     drive.apply()
     for index in range(0, 50, 2):
         drive.returns(index)
     assert 'at 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, … (from 0)\n' in cli('show', drive.group_id)[1]
+
+
+def test_what_is_known_of_the_parts_that_a_chord_waits_for(
+        cli: Any, backend: dv.DynamoDBBackend, proxy: Proxy) -> None:
+    drive = Drive(backend.app, 45)
+    drive.apply()
+    for index in range(6, 45):
+        drive.returns(index)
+    for index, state in ((1, states.STARTED), (3, states.RETRY)):
+        request = drive.request(index)
+        dv.delivery_of(request).started = dv.monotonic() - 600
+        value = ValueError() if index == 3 else {'pid': 5, 'hostname': 'w@host'}
+        backend.store_result(drive.ids[index], value, state, request=request)
+
+    def die(operation: str) -> None:
+        if operation == 'UpdateItem':
+            raise Died
+    with Hook(backend, die), pytest.raises(Died):  # between the store and the count
+        drive.returns(2)
+    backend.store_result(drive.ids[4], 1, states.SUCCESS)  # not in this run
+    proxy.reset()
+    shown = cli('show', drive.group_id, '--json')[1]
+    assert operations(proxy).count('BatchGetItem') == 3  # two forms of the id, leaves, these parts
+    missing = shown['chord']['missing']
+    assert [set(row) for row in missing] == [
+        {'id', 'place', 'state', 'worker', 'started', 'stored'}] * 6
+    assert [(row['id'], row['place']) for row in missing] == list(zip(drive.ids, range(6)))
+    assert [row['state'] for row in missing] == [
+        None, 'STARTED', 'SUCCESS', 'RETRY', None, None]
+    assert missing[1]['worker'] == 'w@host' and missing[0]['stored'] is None
+    assert abs(seconds_since(missing[1]['started']) - 600) < 10
+    output = cli('show', drive.group_id)[1]
+    for index, text in enumerate((
+            'not started', 'STARTED 10m ago, on w@host',
+            r'SUCCESS \d+s ago, but it was not counted', 'RETRY 10m ago', 'not started',
+            'not started')):
+        assert re.search(f'^part       {drive.ids[index]}  {text}$', output, re.MULTILINE), output
+    assert 'unknown    whether a part that is not started runs, unless task_tr' in output
+    assert 'the ids of the other parts' not in output
+    for index in range(6):
+        drive.returns(index)
+    assert cli('show', drive.group_id, '--json')[1]['chord']['missing'] == []
+
+
+def test_the_missing_parts_of_nested_and_of_large_headers_and_of_generators(
+        cli: Any, backend: dv.DynamoDBBackend, client: Any, table_name: str) -> None:
+    def missing(drive: Drive) -> list[Any]:
+        rows: list[Any] = cli('show', drive.group_id, '--json')[1]['chord']['missing']
+        return rows
+
+    drive = Drive(backend.app, 3)
+    first, *others = [backend.app.AsyncResult(id) for id in drive.ids]
+    backend.apply_chord(
+        (drive.group_id, [first, backend.app.GroupResult('inner', others)]), drive.body)
+    drive.returns(1)
+    rows = missing(drive)
+    assert {row['id'] for row in rows} == {drive.ids[0], drive.ids[2]}
+    assert all(row['place'] is None for row in rows)
+    client.update_item(
+        TableName=table_name, Key={'id': {'S': drive.run.header_id}},
+        UpdateExpression='SET #r = :r', ExpressionAttributeNames={'#r': 'result'},
+        ExpressionAttributeValues={':r': {'S': 'odd'}})
+    assert missing(drive) == []
+
+    drive = Drive(backend.app, 150)
+    drive.apply()
+    drive.returns(0)
+    assert [row['id'] for row in missing(drive)] == drive.ids[1:101]
+    output = cli('show', drive.group_id)[1]
+    assert output.count('\npart  ') == 11 and '… (--json has 100)' in output
+    assert 'the ids of the other parts' not in output
+    # a part that was added by one that was counted
+    request = drive.request(1)
+    request.chord['options']['dynamodb_run']['adds'] = ['added']
+    for index in range(150):
+        drive.returns(index, request=request if index == 1 else None)
+    assert [(row['id'], row['place']) for row in missing(drive)] == [('added', None)]
+
+    drive = Drive(backend.app, 3, lazy=True)
+    drive.apply()
+    drive.returns(0)
+    assert missing(drive) == []
+    assert 'unknown    the ids of the other parts: those of a generator' in cli(
+        'show', drive.group_id)[1]
+
+
+def test_a_chord_shows_when_it_was_opened_and_last_counted_unless_it_is_old(
+        cli: Any, backend: dv.DynamoDBBackend, client: Any, table_name: str, proxy: Proxy) -> None:
+    drive = Drive(backend.app, 3)
+    drive.apply()
+    drive.returns(0)
+    leaf = drive.run.node_id(dv.Position(0, 0))
+    backdate(client, table_name, drive.run.id)
+
+    def listed(*arguments: str) -> tuple[Any, list[str]]:
+        row = cli('list', '--state', 'RUNNING', '--json')[1]
+        return row, cli('list', '--state', 'RUNNING')[1].splitlines()[-3:-1]
+
+    proxy.reset()
+    row, (head, line) = listed()
+    assert operations(proxy) == ['DescribeTable', 'Scan', 'GetItem', 'BatchGetItem'] * 2
+    assert row['opened'] == '1970-01-01T00:00:05.000+00:00'
+    assert 0 <= seconds_since(row['last_counted']) < 10
+    assert head.split() == ['AGE', 'STATE', 'LAST', 'ID', 'ERROR']
+    assert re.match(r'\d+d +RUNNING  \d+s +' + drive.group_id, line)
+    output = cli('show', drive.group_id)[1]
+    assert '\nopened     1970-01-01 00:00:05 UTC, ' in output and '\nlast count 20' in output
+    for id in (drive.run.id, leaf):
+        client.update_item(
+            TableName=table_name, Key={'id': {'S': id}}, UpdateExpression='REMOVE #t, pending',
+            ExpressionAttributeNames={'#t': 'timestamp'})
+    row, (head, line) = listed()
+    assert row['opened'] is None and row['last_counted'] is None
+    assert head.split() == ['STATE', 'ID', 'ERROR']
+    shown = cli('show', drive.group_id, '--json')[1]['chord']
+    assert (shown['first_missing'], shown['missing']) == ([[1, 2]], [])
+    output = cli('show', drive.group_id)[1]
+    assert 'opened' not in output and 'last count' not in output
+    drive.returns(1)  # it still counts, and ends
+    drive.returns(2)
+    assert drive.published == [[0, 1, 2]]
 
 
 def test_an_id_without_a_result_is_not_shown_as_that_of_a_task(
@@ -10916,10 +11210,11 @@ def test_a_chord_is_watched_until_it_ends(
         assert [key for key, _ in itertools.groupby(row['counted'] for row in rows)] == [1, 2, 3]
         assert (rows[-1]['state'], rows[-1]['failed']) == ('CLOSED', int(fails))
         return
-    assert lines[0] == f'[{"#" * 3:10}] 1 of 3 parts counted'
+    assert re.fullmatch(
+        r'\[###       \] 1 of 3 parts counted, last \d+s ago, age \d+s', lines[0])
     failed = '1 failed, ' if fails else ''
     assert any(line.startswith(f'[{"#" * 6:10}] {failed}2 of 3 parts counted, ')
-               and '/s, ETA ' in line and line.endswith(', last 0s ago') for line in lines)
+               and '/s, ETA ' in line and ', last 0s ago, age ' in line for line in lines)
     assert lines[-1].startswith(f'[{"#" * 10}] {failed}3 of 3 parts counted')
     assert last == ('it failed, or was ended: its errbacks were called' if fails
                     else 'its body was called')
@@ -10938,11 +11233,19 @@ def test_what_cannot_be_watched_and_how_an_ended_chord_ends(
 
 def test_the_pace_of_a_chord_fits_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv('COLUMNS', '80')
-    pace, row = dv.Pace(), {'counted': 1000, 'failed': 12, 'expected': 20_000}
+    pace, old = dv.Pace(), {'opened': None, 'last_counted': None}
+    row: dict[str, Any] = {**old, 'failed': 12, 'expected': 20_000}
     for counted in (2000, 2500, 2500):
         line = pace.line({**row, 'counted': counted})
-        assert len(line) < 80 and line.startswith('[#')
-    assert pace.line({'counted': 5, 'failed': 0, 'expected': None}).startswith('5 of ? parts')
+        assert len(line) < 80 and line.startswith('[#') and 'age' not in line
+    row = {**row, 'counted': 2500, 'opened': dv.to_iso(time.time() - 3600)}
+    assert len(pace.line(row)) < 80
+    monkeypatch.setenv('COLUMNS', '120')
+    assert pace.line(row).endswith(' ago, age 60m')
+    quiet = {**row, 'failed': 0, 'last_counted': dv.to_iso(time.time() - 600)}
+    assert dv.Pace().line(quiet).endswith('] 2,500 of 20,000 parts counted, last 10m ago, age 60m')
+    assert pace.line({**old, 'counted': 5, 'failed': 0, 'expected': None}).startswith(
+        '5 of ? parts')
 
 
 @pytest.mark.parametrize('by', ['group_id', 'body_id'])
@@ -11511,13 +11814,13 @@ def test_rows_fit_the_terminal(
     lines = lines[[line.startswith('AGE') for line in lines].index(True):]
     heads = [name for name in dv.TextTable.COLUMNS if name in lines[0].split()]
     assert heads == {
-        80: ['AGE', 'STATE', 'ID', 'ERROR'],
-        200: ['AGE', 'STATE', 'WORKER', 'NAME', 'ID', 'ERROR'],
-    }.get(columns, ['AGE', 'STATE', 'NAME', 'ID', 'ERROR'])
+        80: ['AGE', 'STATE', 'LAST', 'ID', 'ERROR'],
+        200: ['AGE', 'STATE', 'LAST', 'WORKER', 'NAME', 'ID', 'ERROR'],
+    }.get(columns, ['AGE', 'STATE', 'LAST', 'NAME', 'ID', 'ERROR'])
     shown = {id: line for line in lines for id in ids if id in line}
     assert set(shown) == set(ids) and all('\x1b' not in line for line in lines)
     chord, long, of_part, wide = (shown[id] for id in ids)
-    assert '  1 failed, 1 of 1,200 ' in chord and "  a part: KeyError(" in of_part
+    assert '  1 failed, 1 of 1,2' in chord and "  a part: KeyError(" in of_part
     assert long.endswith('zz…') and wide.endswith('…')
     assert columns == 80 or 'late_all_totals  ' in long
     assert columns < 200 or 'celery@worker-7.internal  ' in long
@@ -11601,10 +11904,13 @@ def test_tasks_are_counted_by_state_name_and_error(
     done = run('list', '--count', '--json', obj=Holder(backend.app))
     rows = [json.loads(line) for line in done.stdout.splitlines() if line[0] == '{']
     assert sorted(tuple(map(str, row.values())) for row in rows) == sorted([
-        ('5', 'task', 'SUCCESS', 'None', 'None'), ('2', 'task', 'FAILURE', name, 'ValueError'),
-        ('1', 'task', 'FAILURE', name, 'a part: KeyError'),
-        ('1', 'task', 'FAILURE', 'None', 'ValueError'), ('1', 'chord', 'RUNNING', 'None', 'None')])
-    assert set(rows[0]) == {'count', 'kind', 'state', 'name', 'error'} and rows[0]['count'] == 5
+        (*row, 'None', 'None', 'None') for row in (
+            ('5', 'task', 'SUCCESS', 'None', 'None'), ('2', 'task', 'FAILURE', name, 'ValueError'),
+            ('1', 'task', 'FAILURE', name, 'a part: KeyError'),
+            ('1', 'task', 'FAILURE', 'None', 'ValueError'),
+            ('1', 'chord', 'RUNNING', 'None', 'None'))])
+    assert list(rows[0]) == ['count', 'kind', 'state', 'name', 'error', 'p50', 'p95', 'max']
+    assert rows[0]['count'] == 5
     monkeypatch.setenv('COLUMNS', '80')
     lines = run('list', '--count', '--state', 'FAILURE', obj=Holder(backend.app)).output
     assert [line.split() for line in lines.splitlines()[-5:-3]] == [
@@ -11612,6 +11918,26 @@ def test_tasks_are_counted_by_state_name_and_error(
         ['2', 'task', 'FAILURE', name, 'ValueError']]
     assert all(len(line) <= 80 for line in lines.splitlines())
     assert run('list', '--count', '--csv', obj=Holder(backend.app)).exit_code == 2
+
+
+def test_durations_are_counted_by_name(
+        make_app: MakeApp, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = ready(make_app(result_extended=True), proxy)
+    for number in range(1, 41):
+        request = Context({'id': f'{number}', 'task': 'shop.add', 'delivery_info': {}})
+        dv.delivery_of(request).started = dv.monotonic() - number * 100
+        backend.store_result(f'{number}', number, states.SUCCESS, request=request)
+    backend.store_result('client', 1, states.SUCCESS)
+    done = run('list', '--count', '--json', obj=Holder(backend.app))
+    rows = [json.loads(line) for line in done.stdout.splitlines() if line[0] == '{']
+    assert [(row['count'], row['name']) for row in rows] == [(40, 'shop.add'), (1, None)]
+    for name, wanted in (('p50', 2000), ('p95', 3800), ('max', 4000)):
+        assert wanted <= rows[0][name] < wanted + 10 and rows[1][name] is None
+    monkeypatch.setenv('COLUMNS', '80')
+    lines = run('list', '--count', obj=Holder(backend.app)).output.splitlines()
+    assert [line.split() for line in lines[-4:-2]] == [
+        ['COUNT', 'KIND', 'STATE', 'P50', 'P95', 'MAX', 'NAME'],
+        ['40', 'task', 'SUCCESS', '33m', '63m', '66m', 'shop.add']]
 
 
 @pytest.mark.parametrize('limit', ['0', '50'])
@@ -11722,7 +12048,7 @@ def test_a_chord_past_its_deadline_is_listed(
     assert drive.run.deadline is not None
     while time.time() < drive.run.deadline + 1:
         time.sleep(0.1)
-    assert f'RUNNING  {drive.group_id}  1 of 2 parts counted\n' in cli('list')[1]
+    assert f's    {drive.group_id}  1 of 2 parts counted\n' in cli('list')[1]
     assert cli('show', drive.group_id)[1].startswith('chord      1 of 2 parts counted\n')
 
 
