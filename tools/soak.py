@@ -888,8 +888,8 @@ class Measure(NamedTuple):
     surplus: float      # and by this
 
 
-MEASURES = (Measure('megabytes', 'memory (RSS), MB', .1, 8), Measure('sockets', 'sockets', .25, 3),
-            Measure('threads', 'threads', .25, 3))
+MEASURES = (Measure('megabytes', 'memory (RSS), MB', .05, 4), Measure('sockets', 'sockets', .1, 2),
+            Measure('threads', 'threads', .1, 1))
 
 Samples = dict[str, dict[tuple[int, int], list[Sample]]]
 
