@@ -922,7 +922,8 @@ def _throttling_reasons(exc: BaseException) -> str:
     """Which limits were exceeded, if DynamoDB says so, which botocore passes on since 1.40.10."""
     if not isinstance(exc, ClientError):
         return ''
-    reasons = exc.response.get('ThrottlingReasons') or ()
+    # ThrottlingException has another spelling
+    reasons = exc.response.get('ThrottlingReasons') or exc.response.get('throttlingReasons') or ()
     return ', '.join(f'{each.get("reason")} of {each.get("resource")}' for each in reasons)
 
 

@@ -1615,16 +1615,18 @@ def test_a_request_that_is_sent_once_logs_no_retry(
 @pytest.mark.skipif(
     Version(botocore.__version__) < Version('1.40.10'),
     reason='this botocore does not know the reasons')
+@pytest.mark.parametrize('code', [
+    'ProvisionedThroughputExceededException', 'ThrottlingException', 'RequestLimitExceeded'])
 def test_the_reasons_of_throttling_are_logged_and_raised(
-        make_app: MakeApp, proxy: Proxy, caplog: pytest.LogCaptureFixture) -> None:
+        code: str, make_app: MakeApp, proxy: Proxy, caplog: pytest.LogCaptureFixture) -> None:
     backend = ready(make_app('retry_timeout=0.1'), proxy)
-    proxy.faults = lambda operation, body: Throttle(
-        reasons=('TableWriteProvisionedThroughputExceeded',))
+    proxy.faults = lambda operation, body: Error(
+        code, reasons=('TableWriteProvisionedThroughputExceeded',))
     with pytest.raises(botocore.exceptions.ClientError) as caught:
         backend.set('key', b'value')
     reason = 'TableWriteProvisionedThroughputExceeded of arn:'
     assert str(caught.value).count(reason) == 1 and reason in caplog.text
-    assert caught.value.response['Error']['Code'] == 'ProvisionedThroughputExceededException'
+    assert caught.value.response['Error']['Code'] == code
     assert dv.classify(caught.value).throttled
 
 
@@ -1642,7 +1644,7 @@ def test_the_warning_of_throttling_says_which_limit_and_what_to_do(
         caplog: pytest.LogCaptureFixture) -> None:
     arn = 'arn:aws:dynamodb:us-east-1:1:table/t'
     said = {'Error': {'Code': 'ThrottlingException', 'Message': 'Too much.'},
-            'ThrottlingReasons': [{'reason': reason, 'resource': arn}],
+            'throttlingReasons': [{'reason': reason, 'resource': arn}],
             'ResponseMetadata': {'HTTPStatusCode': 400}}
     left = [botocore.exceptions.ClientError(said, 'PutItem')]
 

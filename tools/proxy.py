@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import collections
+import itertools
 import json
 import re
 import socket
@@ -77,15 +78,30 @@ class Delay:
 
 
 @dataclass(frozen=True)
-class Partial:
-    """Half of a batch is forwarded; the rest comes back as UnprocessedKeys or UnprocessedItems.
+class Late:
+    """The connection ends; the request is forwarded after that many seconds, when its client has
+    given it up, and has repeated it perhaps."""
+    seconds: float
 
-    The rest of a batch of statements fails with this code.
+
+@dataclass(frozen=True)
+class Partial:
+    """A part of a batch is forwarded; the rest comes back as UnprocessedKeys or UnprocessedItems.
+
+    The rest of a batch of statements fails with this code.  ids: the rest; by default it is the
+    second half.
     """
     code: str = 'ThrottlingError'
+    ids: frozenset[str] | None = None
+
+    def takes(self, entries: list[Any]) -> list[bool]:
+        """Which entries of a batch are forwarded."""
+        if self.ids is None:
+            return [place < max(1, len(entries) // 2) for place in range(len(entries))]
+        return [_item_of(entry)['id']['S'] not in self.ids for entry in entries]
 
 
-Fault = Union[Error, ResetBefore, ResetAfter, Delay, Partial]
+Fault = Union[Error, ResetBefore, ResetAfter, Delay, Late, Partial]
 
 # --------------------------------------------------------------------------------------------------
 # Metering
@@ -109,12 +125,7 @@ class Request:
 
     @property
     def ids(self) -> list[str]:
-        """The keys of its items, in a table whose key is Celery's `id`."""
-        entries = [entry for _, entry in _entries(self.body.get('RequestItems', {}))] or [self.body]
-        for wrapper in ('PutRequest', 'DeleteRequest', 'Item', 'Key'):
-            entries = [entry.get(wrapper, entry) for entry in entries]
-        entries += [inserted(statement) for statement in self.body.get('Statements', ())]
-        return [entry['id']['S'] for entry in entries if 'id' in entry]
+        return ids_of(self.body)
 
 
 @dataclass(frozen=True)
@@ -128,6 +139,22 @@ class Usage:
 def inserted(statement: dict[str, Any]) -> dict[str, Any]:
     """The item of an INSERT."""
     return dict(zip(re.findall(r"'(\w+)': \?", statement['Statement']), statement['Parameters']))
+
+
+def ids_of(body: dict[str, Any]) -> list[str]:
+    """The keys of a request's items, in a table whose key is Celery's `id`."""
+    entries = [entry for _, entry in _entries(body.get('RequestItems', {}))]
+    items = map(_item_of, [*entries, *body.get('Statements', ())] or [body])
+    return [item['id']['S'] for item in items if 'id' in item]
+
+
+def _item_of(entry: dict[str, Any]) -> dict[str, Any]:
+    """The item, or its key, that a request, or an entry of a batch, is about."""
+    if 'Statement' in entry:
+        return inserted(entry)
+    for wrapper in ('PutRequest', 'DeleteRequest', 'Item', 'Key'):
+        entry = entry.get(wrapper, entry)
+    return entry
 
 
 def _entries(request_items: dict[str, Any]) -> list[tuple[str, Any]]:
@@ -394,7 +421,10 @@ class _Handler(BaseHTTPRequestHandler):
         operation = self.headers.get('X-Amz-Target', '').rpartition('.')[2]
         body = json.loads(payload) if operation else {}
         fault = proxy._fault(operation, body)
-        if proxy._closing.wait(proxy.latency + (fault.seconds if isinstance(fault, Delay) else 0)):
+        if isinstance(fault, Late):
+            self.connection.shutdown(socket.SHUT_RDWR)
+        seconds = fault.seconds if isinstance(fault, (Delay, Late)) else 0
+        if proxy._closing.wait(proxy.latency + seconds):
             return self._reset()
 
         response, said, error = None, {}, None
@@ -424,7 +454,7 @@ class _Handler(BaseHTTPRequestHandler):
             port=self.client_address[1],
             access_key=credential.partition('/')[0],
         ))
-        if response is None or isinstance(fault, ResetAfter):
+        if response is None or isinstance(fault, (ResetAfter, Late)):
             self._reset()
         else:
             self._send(response)
@@ -438,13 +468,15 @@ class _Handler(BaseHTTPRequestHandler):
             response: dict[str, Any] = {'__type': type_, 'message': fault.message}
             if fault.reasons:
                 arn = f'arn:aws:dynamodb:us-east-1:000000000000:table/{_table_of(body)}'
-                response['ThrottlingReasons'] = [
+                # as in botocore's model of the service
+                member = 't' if fault.code == 'ThrottlingException' else 'T'
+                response[f'{member}hrottlingReasons'] = [
                     {'reason': reason, 'resource': arn} for reason in fault.reasons]
             return _Response.of(fault.status, response)
         if isinstance(fault, Partial) and 'RequestItems' in body:
-            return self._forward_half(operation, body)
+            return self._forward_some(operation, body, fault)
         if isinstance(fault, Partial) and 'Statements' in body:
-            return self._forward_statements(operation, body, fault.code)
+            return self._forward_statements(operation, body, fault)
         return self._forward(operation, body, payload)
 
     def _forward(self, operation: str, body: dict[str, Any], payload: bytes) -> _Response:
@@ -466,28 +498,34 @@ class _Handler(BaseHTTPRequestHandler):
             response = _Response.of(response.status, json.loads(by_arn))
         return response
 
-    def _forward_half(self, operation: str, body: dict[str, Any]) -> _Response:
+    def _forward_some(self, operation: str, body: dict[str, Any], fault: Partial) -> _Response:
         items = body['RequestItems']
         entries = _entries(items)
-        half = max(1, len(entries) // 2)
-        sent = {**body, 'RequestItems': _request_items(entries[:half], like=items)}
+        taken = fault.takes([entry for _, entry in entries])
+        asked = list(itertools.compress(entries, taken))
+        sent = {**body, 'RequestItems': _request_items(asked, like=items)}
         response = self._forward(operation, sent, json.dumps(sent).encode())
         if response.status != 200:
             return response
         said = json.loads(response.payload)
         unprocessed = 'UnprocessedKeys' if operation == 'BatchGetItem' else 'UnprocessedItems'
-        rest = _entries(said.get(unprocessed, {})) + entries[half:]
+        rest = _entries(said.get(unprocessed, {}))
+        rest += [entry for entry, is_taken in zip(entries, taken) if not is_taken]
         return _Response.of(200, {**said, unprocessed: _request_items(rest, like=items)})
 
-    def _forward_statements(self, operation: str, body: dict[str, Any], code: str) -> _Response:
-        statements = body['Statements']
-        half = max(1, len(statements) // 2)
-        sent = {**body, 'Statements': statements[:half]}
-        response = self._forward(operation, sent, json.dumps(sent).encode())
-        if response.status != 200:
-            return response
-        said = json.loads(response.payload)
-        said['Responses'] += [{'Error': {'Code': code, 'Message': ''}}] * (len(statements) - half)
+    def _forward_statements(
+            self, operation: str, body: dict[str, Any], fault: Partial) -> _Response:
+        taken = fault.takes(body['Statements'])
+        sent = {**body, 'Statements': list(itertools.compress(body['Statements'], taken))}
+        said: dict[str, Any] = {'Responses': []}
+        if sent['Statements']:
+            response = self._forward(operation, sent, json.dumps(sent).encode())
+            if response.status != 200:
+                return response
+            said = json.loads(response.payload)
+        responses = iter(said['Responses'])
+        error = {'Error': {'Code': fault.code, 'Message': ''}}
+        said['Responses'] = [next(responses) if is_taken else error for is_taken in taken]
         return _Response.of(200, said)
 
     def _send(self, response: _Response) -> None:

@@ -3,25 +3,34 @@
     make soak                                       # 40 minutes
     make soak ARGS="--minutes 3 --plot soak.svg"
 
-DynamoDB throttles, fails, resets connections, loses responses, does half of a batch or is slow; now
-and then it is away, at times for longer than a lease.  Messages are delivered twice, processes are
-stopped or killed, and what they held is redelivered.  A client applies chords of all kinds, groups
-and tasks, and checks that each ends with the right result, that each body is published once (twice
-only if the process that published it was killed, stopped or cut off then), and what it was called
-with.  Memory and sockets of all processes are sampled, and
-drawn at the end.  The exit code is 1 if something was lost, twice, wrong or hung.
+DynamoDB throttles partitions that have too much to do, as AWS does; it fails, resets connections,
+loses responses, does half of a batch, is slow, or executes requests that were given up for lost;
+now and then it is away, at times for longer than a lease.  Heartbeats hang, and owners of a lease
+are cut off once they have begun to publish.  Messages are delivered twice, parts never or too late;
+processes are stopped or killed, and what they held is redelivered.  Tasks meet their time limits.
+
+A client applies chords of all kinds, groups and tasks.  It gets, awaits (and cancels that now and
+then) or is called back, and checks that each ends with the right result, or the error that fail
+gave it; that each body and errback is published once (twice only if the process that published it
+was killed, stopped or cut off then), and what it was called with.  Memory, sockets and threads of
+all processes are sampled, judged, and drawn at the end.  The exit code is 1 if something was lost,
+twice, wrong or hung, or grew.
 
 It takes about half a core and a redis-server.
 """
 from __future__ import annotations
 
 import argparse
+import asyncio
 import contextlib
+import gc
 import json
 import multiprocessing
 import os
 import random
+import re
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -29,12 +38,13 @@ import threading
 import time
 import traceback
 import uuid
+import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 TOOLS = Path(__file__).resolve().parent
 sys.path[:0] = [str(TOOLS), str(TOOLS.parent)]
@@ -42,13 +52,16 @@ sys.path[:0] = [str(TOOLS), str(TOOLS.parent)]
 import dynamodb_local  # noqa: E402
 import redis_local  # noqa: E402
 from proxy import (  # noqa: E402
+    READS,
     Delay,
+    Error,
+    Late,
     Partial,
     Proxy,
     ResetAfter,
     ResetBefore,
     ServerError,
-    Throttle,
+    ids_of,
 )
 
 BOUND = 300.0       # seconds for a result: what a killed worker held is redelivered after 30
@@ -56,7 +69,12 @@ IN_FLIGHT = 16      # operations that wait for their results
 BACKLOG = 600       # messages in the queue at which the client pauses
 AUDIT_AFTER = 90.0  # seconds after its end, when no more of its messages should come
 KILL_WINDOW = 10.0  # seconds from publishing to what explains why it was published again
+STALLED_WINDOW = 80.0   # the same where the sending of four tasks may have stalled
+LEASE = 15.0        # seconds
+CUT_OFF = 18.0      # seconds for which an owner of a lease is
+BY_HAND = 'ended by hand'
 SAMPLE = 5.0        # seconds
+JUDGED = 1200.0     # seconds that a process must have lived to be judged by its growth
 QUEUE = 'celery'
 #: pools with their concurrency
 POOLS = {'prefork': 3, 'threads': 4, 'gevent': 8, 'eventlet': 8}
@@ -92,6 +110,8 @@ class Client:
         self.notes: list[str] = []
         self.longest: dict[str, float] = defaultdict(float)
         self.audits: list[Audit] = []
+        self.loop = asyncio.new_event_loop()
+        threading.Thread(target=self.loop.run_forever, daemon=True).start()
 
     def count(self, what: str, number: int = 1) -> None:
         with self.lock:
@@ -118,9 +138,57 @@ class Client:
                         + (f'; it was called with {called}' if called else ''))
         self.count('results checked')
 
+    # how a result is waited for
+
     def get(self, result: Any) -> Any:
-        kwargs = {} if hasattr(result, 'results') else {'follow_parents': False}
-        return result.get(timeout=BOUND, **kwargs)
+        return random.choice((self.by_get, self.by_await, self.by_callback))(result)
+
+    def by_get(self, result: Any, **more: Any) -> Any:
+        if not hasattr(result, 'results'):
+            more['follow_parents'] = False
+        return result.get(timeout=BOUND, **more)
+
+    def by_await(self, result: Any) -> Any:
+        async def awaited() -> Any:
+            for _ in range(random.choice((0, 0, 1, 4))):
+                try:
+                    return await asyncio.wait_for(result, random.uniform(0, 2))
+                except asyncio.TimeoutError:
+                    self.count('awaits cancelled')
+            return await asyncio.wait_for(result, BOUND)
+
+        self.count('results awaited')
+        return asyncio.run_coroutine_threadsafe(awaited(), self.loop).result()
+
+    def by_callback(self, result: Any) -> Any:
+        calls, called = [], threading.Event()
+
+        def callback(found: Any) -> None:
+            calls.append(found)
+            called.set()
+            if len(calls) > 1:
+                self.problem(f'the callback of {result} was called again')
+
+        result.then(callback)
+        if not called.wait(BOUND):
+            raise Wrong(f'the callback of {result} was not called')
+        self.count('results called back')
+        return self.by_get(calls[0])
+
+    def left_behind(self) -> list[str]:
+        """What waits have left, which are all over."""
+        import dyna_veggie
+
+        gc.collect()
+        kinds = Counter(type(each) for each in gc.get_objects())
+        found = [f'{len(asyncio.all_tasks(self.loop))} coroutines'] * bool(
+            asyncio.all_tasks(self.loop))
+        # the poller has a wait of its own
+        for kind, own in ((dyna_veggie.Wait, 1), (dyna_veggie.Watch, 0)):
+            if kinds[kind] > own:
+                found.append(f'{kinds[kind]} objects of {kind}')
+        threads = [each.name for each in threading.enumerate() if 'dyna-veggie' in each.name]
+        return [f'left behind in the client: {each}' for each in (*found, *threads)]
 
     def audit(self, what: str, id: str, published: int = 1, *digests: str) -> None:
         with self.lock:
@@ -202,7 +270,7 @@ class Client:
         result = chord(header, body).apply_async()
         try:
             found = self.get(result)
-        except ChordError as exc:
+        except (ChordError, ValueError) as exc:     # who awaits gets the part's own
             self.check('failing chord', 'fails on purpose' in str(exc), True)
         else:
             raise Wrong(f'failing chord: it returned {found}')
@@ -266,6 +334,93 @@ class Client:
         self.audit('frozen chord', result.id, 2, *digests)
         self.forget(result)
 
+    def ended_by_hand(self) -> None:
+        """A chord with a part that comes too late, or never."""
+        from celery import chord
+        from celery.exceptions import ChordError
+
+        number = random.randint(5, 40)
+        self.pace(number + 2)
+        values, body = self.values(number + 1), self.new_body()
+        body.link_error(self.tasks.errtask.s())
+        digest = self.tasks.digest(values)
+        result = chord([*self.parts(number), self.tasks.held.s(number)], body).apply_async()
+        time.sleep(random.uniform(0, 20))
+        ended = self.end(result)
+        self.count('chords ended by hand', ended)
+        try:
+            found = self.get(result)
+        except ChordError as exc:
+            self.check('chord that was ended by hand', (ended, str(exc)), (True, BY_HAND))
+        else:
+            self.check('chord that ended by itself', (ended, found), (False, digest))
+        self.audit('body of a chord that is ended by hand', result.id, int(not ended), digest)
+        self.audit('errback of a chord that is ended by hand', f'error of {result.id}', int(ended))
+        # not forgotten: what is stored says to an owner that takes over that it has ended
+
+    def end(self, result: Any) -> bool:
+        """Fails a chord, by its group or its result; False if it had ended."""
+        group_id, end = result.parent.id, time.monotonic() + BOUND
+        id = random.choice((group_id, result.id))
+        while True:
+            try:
+                if random.random() < .3:
+                    return self.end_by_command(id, group_id)
+                self.tasks.current.chord = group_id
+                return bool(self.tasks.app.backend.fail_chord(id, BY_HAND))
+            except TimeoutError as exc:     # another has the lease
+                self.count('ends by hand that met another')
+                if time.monotonic() > end:
+                    raise Wrong(f'chord {group_id} cannot be ended: {exc}') from exc
+            finally:
+                self.tasks.current.chord = None
+
+    def end_by_command(self, id: str, group_id: str) -> bool:
+        done = subprocess.run(
+            [sys.executable, '-m', 'celery', '-A', 'soak_tasks', 'dynamodb', 'fail', id,
+             '--reason', BY_HAND, '--yes'],
+            env={**os.environ, 'CHORD': group_id}, capture_output=True, text=True, timeout=BOUND)
+        if 'a worker is ending the chord' in done.stderr:
+            raise TimeoutError(done.stderr)
+        if done.returncode not in (0, 3):
+            raise Wrong(f'fail {id}: {done.returncode}, {done.stdout} {done.stderr}')
+        return done.returncode == 0
+
+    def limited(self) -> None:
+        """A chord whose parts may meet their soft time limit up to when they join."""
+        from celery import chord
+
+        number = random.randint(4, 10)
+        self.pace(3 * number)
+        body, digest = self.new_body(), self.tasks.digest(self.values(number))
+        result = chord([
+            self.tasks.part.s(index, seconds=random.uniform(.9, 1)).set(soft_time_limit=1)
+            for index in range(number)], body).apply_async()
+        try:
+            self.check('chord with time limits', self.get(result), digest)
+            ended = True
+        except Exception as exc:
+            # another delivery may have succeeded since
+            if not re.search('SoftTimeLimitExceeded|error was replaced', repr(exc)):
+                raise
+            self.count('chords with a part that met its time limit')
+            ended = False
+        self.audit('body of a chord with time limits', result.id, int(ended), digest)
+        self.forget(result)
+
+    def replaced(self) -> None:
+        """A state, at times a large one, that is replaced while it is read."""
+        sizes = [random.choice((100, 450_000, 900_000)) for _ in range(random.randint(2, 6))]
+        self.pace(5)
+        expected = [self.tasks.value(number, 1, size) for number, size in enumerate(sizes)]
+        expected.append(self.tasks.value(len(sizes), 1, 0))
+        seen: list[Any] = []
+        result = self.tasks.progress.delay(sizes)
+        self.check('task with progress', self.by_get(result, on_message=seen.append), expected[-1])
+        for meta in seen:
+            self.check('progress', meta['result'] in expected, True)
+        self.forget(result)
+
     def group(self) -> None:
         from celery import group
         from celery.result import GroupResult
@@ -299,7 +454,8 @@ class Client:
     #: with how often they are drawn
     KINDS: tuple[tuple[Callable[[Client], None], int], ...] = (
         (flat, 6), (by_claim_check, 3), (bulky, 2), (nested, 4), (failing, 4), (leading_on, 4),
-        (again, 4), (group, 5), (singles, 8), (large, 5))
+        (again, 4), (group, 5), (singles, 8), (large, 5), (ended_by_hand, 5), (limited, 3),
+        (replaced, 4))
 
     def state(self, result: Any) -> str:
         """What is known of a result that does not come."""
@@ -348,13 +504,19 @@ class Client:
         surplus = len(publications) - audit.published
         if not surplus:
             return
-        killed: Any = self.tasks.store.hgetall('killed')
+        strikes: Any = self.tasks.store.lrange('strikes', 0, -1)
         outages: Any = self.tasks.store.lrange('outages', 0, -1)
+        cuts: Any = self.tasks.store.hgetall('cut off')
         struck = []
-        for pid, at in publications:
-            moments = map(float, (killed.get(str(pid), 0), *outages))
-            struck += [f'{moment - at:.2f} s' for moment in moments
-                       if 0 <= moment - at < KILL_WINDOW][:1]
+        for pid, at, group_id in publications:
+            moments = [*map(float, outages), *(
+                moment for struck_pid, moment in map(json.loads, strikes) if struck_pid == pid)]
+            window = STALLED_WINDOW if group_id in cuts else KILL_WINDOW
+            after = [moment - at for moment in moments if 0 <= moment - at < window]
+            # it had begun: it could publish, but not close
+            after += [moment - at for moment in [float(cuts.get(group_id, 0))]
+                      if 0 <= at - moment < LEASE]
+            struck += [f'{seconds:.2f} s' for seconds in after[:1]]
         text = (f'{audit.what} {audit.key} was published {len(publications)} times, expected '
                 f'{audit.published}: {publications}; publishers struck after {struck or "-"}')
         if 0 < surplus <= len(struck):
@@ -379,6 +541,7 @@ def run_client(pipe: Any, environ: dict[str, str], minutes: float, rate: float) 
     pipe.send('done')
     pipe.recv()     # the queue is empty
     client.audit_those_due(float('inf'))
+    client.problems += client.left_behind()
     pipe.send((dict(client.counts), client.problems, client.notes, dict(client.longest)))
 
 
@@ -389,6 +552,7 @@ class Sample(NamedTuple):
     megabytes: float
     sockets: int
     files: int
+    threads: int
 
 
 def children_of(pid: int) -> list[int]:
@@ -415,12 +579,14 @@ def sample(pid: int, seconds: float) -> Sample | None:
         for name in os.listdir(f'/proc/{pid}/fd'):
             with contextlib.suppress(OSError):
                 names.append(os.readlink(f'/proc/{pid}/fd/{name}'))
+        threads = len(os.listdir(f'/proc/{pid}/task'))
     except OSError:     # it is gone
         return None
     if not pages:       # it was killed, and is being reaped
         return None
     sockets = sum(name.startswith('socket:') for name in names)
-    return Sample(seconds, pages * os.sysconf('SC_PAGESIZE') / 2**20, sockets, len(names))
+    megabytes = pages * os.sysconf('SC_PAGESIZE') / 2**20
+    return Sample(seconds, megabytes, sockets, len(names), threads)
 
 
 @dataclass
@@ -463,29 +629,102 @@ class Worker:
                 self.process.wait()
 
 
+class Partitions:
+    """How AWS limits what a partition of a table does in a second, at a fiftieth of its size.
+
+    Each has a bucket for reads and one for writes.  An item is one unit, whatever its size.
+    """
+    NUMBER = 8
+    RATES: ClassVar[dict[str, float]] = {'Read': 60.0, 'Write': 20.0}   # units a second
+    BURST = 5.0     # seconds; AWS has 300
+
+    def __init__(self) -> None:
+        self.buckets: dict[tuple[str, int], tuple[float, float]] = {}   # units left, and when
+
+    def refused(self, kind: str, ids: list[str]) -> list[str]:
+        """Those of the items of a request whose partitions have no units left."""
+        now, rate = time.monotonic(), self.RATES[kind]
+        found = []
+        for id in ids:
+            # some have more to do than others
+            place = kind, int(self.NUMBER * (zlib.crc32(id.encode()) / 2**32) ** 1.3)
+            left, then = self.buckets.get(place, (rate * self.BURST, now))
+            left = min(rate * self.BURST, left + (now - then) * rate)
+            if left < 1:
+                found.append(id)
+            else:
+                left -= 1
+            self.buckets[place] = left, now
+        return found
+
+
+#: codes of errors, and of statements, with which AWS says the same
+THROTTLING = (('ProvisionedThroughputExceededException', 'ProvisionedThroughputExceeded'),
+              ('ThrottlingException', 'ThrottlingError'))
+
+
 @dataclass
 class Weather:
     """The faults of DynamoDB."""
+    store: Any
     counts: Counter[str] = field(default_factory=Counter)
     draw: random.Random = field(default_factory=lambda: random.Random(14))
+    partitions: Partitions = field(default_factory=Partitions)
+    cuts: dict[str, tuple[Any, float]] = field(default_factory=dict)    # by run: whom, until when
 
     def __call__(self, operation: str, body: Any) -> Any:
         self.counts['requests'] += 1
-        fault = self.drawn(operation)
+        what, fault = self.of_a_lease(operation, body) or self.drawn(operation, body)
         if fault is not None:
-            self.counts[type(fault).__name__] += 1
+            self.counts[what or type(fault).__name__] += 1
         return fault
 
-    def drawn(self, operation: str) -> Any:
+    def of_a_lease(self, operation: str, body: Any) -> tuple[str, Any] | None:
+        """Heartbeats hang; an owner is cut off from the table after it has begun to publish."""
+        names = body.get('ExpressionAttributeNames', {}).values()
+        if operation != 'UpdateItem' or not {'heartbeat', 'closed'} & {*names}:
+            return None
+        run, values = body['Key']['id']['S'], body.get('ExpressionAttributeValues', {})
+        owner = values.get(':owner')
+        whom, until = self.cuts.get(run, (None, 0.0))
+        if time.monotonic() < until and owner in (whom, None):
+            return 'requests of an owner that is cut off', ResetBefore()
+        if 'published_before' in names and run not in self.cuts and self.draw.random() < .06:
+            self.cuts[run] = owner, time.monotonic() + CUT_OFF
+            group_id = run.partition('chord-unlock-')[2].rpartition('.')[0]
+            self.store.hset('cut off', group_id, time.time())
+            self.counts['owners cut off'] += 1
+        elif 'heartbeat' in names and self.draw.random() < .05:
+            return 'requests of a lease that hang', Delay(25)
+        return None
+
+    def drawn(self, operation: str, body: Any) -> tuple[str, Any]:
         chance, tail = self.draw.random(), self.draw.random()
-        if operation.startswith('Batch') and tail < .3:
-            return Partial()
-        for limit, fault in ((.04, Throttle()), (.06, ServerError()), (.075, ResetBefore()),
-                             (.09, ResetAfter())):
-            if chance < limit:
-                return fault
+        ids, kind = ids_of(body), 'Read' if operation in READS else 'Write'
+        refused = self.partitions.refused(kind, ids)
+        if refused:
+            return self.throttled(operation, kind, refused, len(refused) == len(ids))
+        if operation.startswith('Batch') and tail < .1:
+            return '', Partial()
+        account = Error('RequestLimitExceeded', 'Throughput exceeds the current throughput limit '
+                        'for your account.', reasons=(f'Table{kind}AccountLimitExceeded',))
+        for limit, fault in ((.005, account), (.025, ServerError()), (.04, ResetBefore()),
+                             (.055, ResetAfter()), (.063, Late(2 + 18 * tail))):
+            if chance < limit and not (isinstance(fault, Late) and kind == 'Read'):
+                return '', fault
         # some are very slow
-        return Delay(min(3, .03 / (1.0001 - tail) ** .7)) if tail > .9 else None
+        return '', Delay(min(3, .03 / (1.0001 - tail) ** .7)) if tail > .9 else None
+
+    def throttled(
+            self, operation: str, kind: str, refused: list[str], is_all: bool) -> tuple[str, Any]:
+        code, of_statement = self.draw.choice(THROTTLING)
+        if operation == 'BatchExecuteStatement' or not is_all:
+            return 'partly throttled batches', Partial(of_statement, frozenset(refused))
+        message = ('Throughput exceeds the current capacity of your table or index.'
+                   if code == 'ThrottlingException' else
+                   'The level of configured provisioned throughput for the table was exceeded.')
+        return 'throttled requests', Error(
+            code, message, reasons=(f'Table{kind}KeyRangeThroughputExceeded',))
 
 
 class Soak:
@@ -512,8 +751,12 @@ class Soak:
 
         threading.Thread(target=loop, daemon=True).start()
 
+    def strike(self, pid: int) -> None:
+        self.store.rpush('strikes', json.dumps([pid, time.time()]))
+
     def kill(self, pids: list[int]) -> None:
-        self.store.hset('killed', mapping={str(pid): time.time() for pid in pids})
+        for pid in pids:
+            self.strike(pid)
         for pid in pids:
             with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
@@ -532,7 +775,7 @@ class Soak:
         children = children_of(worker.process.pid)
         if children:
             pid = self.draw.choice(children)
-            self.store.hset('killed', str(pid), str(time.time()))
+            self.strike(pid)
             with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGSTOP)
                 self.ended.wait(self.draw.uniform(16, 22))
@@ -638,28 +881,39 @@ def left_over(endpoint: str, table: str, latest: dict[str, int]) -> tuple[Counte
     return kinds, wrong
 
 
-def draw_plot(samples: dict[str, dict[tuple[int, int], list[Sample]]], path: Path) -> None:
+class Measure(NamedTuple):
+    column: str         # of a sample
+    label: str
+    share: float        # by which it may grow in half of a process's life
+    surplus: float      # and by this
+
+
+MEASURES = (Measure('megabytes', 'memory (RSS), MB', .05, 4), Measure('sockets', 'sockets', .1, 2),
+            Measure('threads', 'threads', .1, 1))
+
+Samples = dict[str, dict[tuple[int, int], list[Sample]]]
+
+
+def draw_plot(samples: Samples, path: Path) -> None:
     import matplotlib
     matplotlib.use('Agg')
     from matplotlib import pyplot
 
-    figure, (memory, sockets) = pyplot.subplots(2, 1, sharex=True, figsize=(10, 8))
+    figure, all_axes = pyplot.subplots(len(MEASURES), 1, sharex=True, figsize=(10, 12))
     for number, (name, processes) in enumerate(sorted(samples.items())):
         label: str | None = name
         for taken in processes.values():
             minutes = [each.seconds / 60 for each in taken]
-            style: dict[str, Any] = {
-                'color': f'C{number}', 'linewidth': 1.4 if len(processes) == 1 else .7}
-            memory.plot(minutes, [each.megabytes for each in taken], label=label, **style)
-            sockets.plot(minutes, [each.sockets for each in taken], **style)
+            for axes, measure in zip(all_axes, MEASURES):
+                axes.plot(minutes, [getattr(each, measure.column) for each in taken], label=label,
+                          color=f'C{number}', linewidth=1.4 if len(processes) == 1 else .7)
             label = None
-    memory.set_ylabel('memory (RSS), MB')
-    sockets.set_ylabel('open sockets')
-    sockets.set_xlabel('minutes; a line is a process')
-    for axes in (memory, sockets):
+    for axes, measure in zip(all_axes, MEASURES):
+        axes.set_ylabel(measure.label)
         axes.set_ylim(bottom=0)
         axes.grid(alpha=.3)
-    memory.legend(fontsize=8, loc='center left', bbox_to_anchor=(1, 0.5))
+    all_axes[-1].set_xlabel('minutes; a line is a process')
+    all_axes[0].legend(fontsize=8, loc='center left', bbox_to_anchor=(1, 0.5))
     figure.tight_layout()
     figure.savefig(path)
 
@@ -670,16 +924,27 @@ def show_counts(title: str, counts: dict[str, Any]) -> None:
         print(f'{number:10}  {name}' if isinstance(number, int) else f'{number:10.1f}  {name}')
 
 
-def show_samples(samples: dict[str, dict[tuple[int, int], list[Sample]]]) -> None:
-    """The process of each kind that lived longest: at its first minute, halfway, and at the end."""
-    print('\nmemory in MB, sockets, open files: after a minute, halfway, at the end, most')
+def show_samples(samples: Samples) -> list[str]:
+    """The process of each kind that lived longest: medians of the second and of the last quarter.
+
+    Returns what is not flat, of processes that lived for so long that this means something.
+    """
+    grown = []
+    print('\nmedians of the second quarter of a life, of the last, and most: '
+          + ' | '.join(measure.label for measure in MEASURES))
     for name, processes in sorted(samples.items()):
         taken = max(processes.values(), key=len)
-        chosen = [taken[min(len(taken) - 1, int(60 / SAMPLE))], taken[len(taken) // 2], taken[-1]]
-        most = [max(each[column] for each in taken) for column in (1, 2, 3)]
-        columns = [f'{each.megabytes:7.1f} {each.sockets:3} {each.files:3}' for each in chosen]
-        print(f'  {name:22} of {len(processes):3}, {taken[-1].seconds - taken[0].seconds:5.0f} s: '
-              f'{" | ".join(columns)} | {most[0]:7.1f} {most[1]:3} {most[2]:3}')
+        quarter, lived = len(taken) // 4, taken[-1].seconds - taken[0].seconds
+        columns = []
+        for column, label, share, surplus in MEASURES:
+            values = [getattr(each, column) for each in taken]
+            second = statistics.median(values[quarter:2 * quarter] or values)
+            last = statistics.median(values[3 * quarter:])
+            columns.append(f'{second:6.1f} {last:6.1f} {max(values):6.1f}')
+            if lived > JUDGED and last > second * (1 + share) + surplus:
+                grown.append(f'{name} is not flat: {label} {second:.1f}, later {last:.1f}')
+        print(f'  {name:22} of {len(processes):3}, {lived:5.0f} s: {" | ".join(columns)}')
+    return grown
 
 
 @contextlib.contextmanager
@@ -703,7 +968,7 @@ def main() -> int:
     parser.add_argument('--twice', type=float, default=.12, help='share of messages sent twice')
     parser.add_argument('--pools', nargs='+', choices=POOLS,
                         default=['prefork', 'threads', 'gevent'])
-    parser.add_argument('--plot', type=Path, help='where to draw memory and sockets')
+    parser.add_argument('--plot', type=Path, help='where to draw memory, sockets and threads')
     parser.add_argument('--logs', type=Path, help="a folder for the workers' logs")
     given = parser.parse_args()
     if not redis_local.is_installed():
@@ -736,7 +1001,7 @@ def soak(given: Any, folder: Path, endpoint: str, table: str, proxy: Proxy,
     workers = [
         Worker(pool, steady, {**os.environ}, folder / f'{pool}-{"steady" if steady else "killed"}')
         for pool in given.pools for steady in (True, False)]
-    weather = Weather()
+    weather = Weather(soak_tasks.store)
     run = Soak(workers, proxy, weather, soak_tasks.store)
     pipe, there = multiprocessing.Pipe()
     with started(workers):
@@ -785,9 +1050,9 @@ def soak(given: Any, folder: Path, endpoint: str, table: str, proxy: Proxy,
     show_counts('what else went wrong', run.counts)
     show_counts('broker and tasks', {
         name: int(soak_tasks.store.get(name) or 0)
-        for name in ('published', 'duplicates', 'executions', 'errbacks')})
+        for name in ('published', 'duplicates', 'executions', 'errbacks', 'stalls')})
     show_counts('left on the table', kinds)
-    show_samples(run.samples)
+    problems += show_samples(run.samples)
     if given.plot:
         draw_plot(run.samples, given.plot)
     for note in notes:

@@ -1,9 +1,10 @@
 """The Celery app of soak.py, for its client and workers: tasks, and a broker that can be audited.
 
-The broker is Redis.  It delivers some messages twice, immediately or seconds later; it notes who
-published which message; and its ledger has what kombu loses: messages that a killed worker had
-taken from the queue but not noted as unacked yet.  Environment variables: BROKER and
-RESULT_BACKEND, URLs; TWICE, the share of messages that are delivered twice.
+The broker is Redis.  It delivers some messages twice, immediately or seconds later; a held() task's
+long after it was sent, or never; it notes who published which message; and its ledger has what
+kombu loses: messages that a killed worker had taken from the queue but not noted as unacked yet.
+Environment variables: BROKER and RESULT_BACKEND, URLs; TWICE, the share of messages that are
+delivered twice; CHORD, the group id of the chord that this process ends.
 """
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ import uuid
 from typing import Any
 
 import redis
-from celery import Celery, signals
+from celery import Celery, Task, current_task, signals
 from kombu.transport import redis as kombu_redis
 from kombu.utils.json import dumps
 
@@ -26,6 +27,8 @@ from kombu.utils.json import dumps
 VISIBILITY = 30
 EXPIRES = 900
 LATEST = 20.0       # seconds by which the second delivery of a message comes later
+HELD = 5.0, 50.0    # seconds for which the message of a held() task is held back, if it ever comes
+STALL = 17.0        # seconds for which some publish of a chord's end waits; a lease has 15
 BOOKS_TTL = 1800    # seconds for which the books say what happened to a body
 DRAW = random.Random()      # not seeded: each of many processes draws its own
 TWICE = float(os.environ['TWICE'])
@@ -40,6 +43,10 @@ class Channel(kombu_redis.Channel):
     def _put(self, queue: str, message: Any, **kwargs: Any) -> None:
         headers, tag = message['headers'], message['properties']['delivery_tag']
         payload, now = dumps(message), time.time()
+        if headers['task'] == 'held':
+            if DRAW.random() < .7:
+                store.zadd('late', {payload: now + DRAW.uniform(*HELD)})
+            return
         # all or nothing: a killed publisher has published a message that is in the books, or none
         books = store.pipeline()
         books.incr('published')
@@ -53,7 +60,7 @@ class Channel(kombu_redis.Channel):
             books.zadd('late', {dumps(twin): now + late})
         if headers['task'] != 'part':
             key = 'published:' + headers.get('about', headers['id'])
-            books.rpush(key, json.dumps([os.getpid(), now]))
+            books.rpush(key, json.dumps([os.getpid(), now, current.chord or chord_of_task()]))
             books.expire(key, BOOKS_TTL)
         books.execute()
 
@@ -82,7 +89,19 @@ class Transport(kombu_redis.Transport):
     Channel = Channel
 
 
-app = Celery('soak', broker=os.environ['BROKER'], backend=os.environ['RESULT_BACKEND'])
+class StallingTask(Task):
+    """Its publishing waits at times, before it comes to the module's fence."""
+
+    def apply_async(self, *args: Any, **kwargs: Any) -> Any:
+        chord = chord_of_task()
+        if chord and store.hexists('cut off', chord) and DRAW.random() < .5:
+            store.incr('stalls')
+            time.sleep(STALL)
+        return super().apply_async(*args, **kwargs)
+
+
+app = Celery('soak', broker=os.environ['BROKER'], backend=os.environ['RESULT_BACKEND'],
+             task_cls=StallingTask)
 app.conf.update(
     broker_transport='soak_tasks:Transport',
     broker_transport_options={'visibility_timeout': VISIBILITY, 'unacked_mutex_expire': 10,
@@ -104,9 +123,15 @@ app.conf.update(
 
 class Current(threading.local):
     version = 1
+    chord = os.environ.get('CHORD')     # the group id of the one that this thread ends by hand
 
 
 current = Current()
+
+
+def chord_of_task() -> str | None:
+    """The group id of the chord that the current task is a part of, and may be ending."""
+    return current_task.request.group if current_task else None
 
 
 @signals.before_task_publish.connect
@@ -138,6 +163,21 @@ def part(number: int, size: int = 0, fails: bool = False, seconds: float = 0) ->
     if fails:
         raise ValueError(f'part {number} fails on purpose')
     return value(number, current.version, size)
+
+
+@app.task(name='held')
+def held(number: int) -> str:
+    """A part whose message comes late, or never."""
+    return value(number, current.version, 0)
+
+
+@app.task(name='progress', bind=True)
+def progress(self: Any, sizes: list[int]) -> str:
+    """Stores states of these sizes, each in place of the one before."""
+    for number, size in enumerate(sizes):
+        self.update_state(state='PROGRESS', meta=value(number, 1, size))
+        time.sleep(.3)
+    return value(len(sizes), 1, 0)
 
 
 @app.task(name='body', bind=True)
