@@ -5913,8 +5913,8 @@ class ChordBackend(WaitingBackend):
         def sleep(seconds: float) -> None:
             nonlocal deadline
             now = monotonic()
-            deadline = min(deadline, now + lease.DURATION)
-            if now > deadline:  # a dead owner would have been replaced by now
+            deadline = min(deadline, now + 1.5 * lease.DURATION)
+            if now > deadline:  # a dead owner would have been replaced, even if a read was slow
                 raise TimeoutError(f'a worker is ending the chord {group_id}')
             time.sleep(seconds)
 
