@@ -4096,8 +4096,9 @@ def give_result_classes(app: Any) -> None:
 #               RUN.LEVEL.NUMBER        a node: members BS, copied BS, failed BS, added BS, owner B
 #                                       (who counted last), timestamp N (when); of a leaf bytes N,
 #                                       and pending BS (members that were not counted yet; unless
-#                                       lazy or single_leaf); if lazy, size N, and single_leaf BOOL
-#                                       once the run is counted on one leaf
+#                                       lazy, single_leaf, or too large for one write unit); if
+#                                       lazy, size N, and single_leaf BOOL once the run is counted
+#                                       on one leaf
 #               RUN.copy.INDEX.TASK     a copy of a value that is not under the key of its task
 #               RUN.header, RUN.parts   the header's structure; what a claim check stands for
 #   opening     Inserts the items: a request that was given up, and lands after parts were counted,
@@ -4133,6 +4134,8 @@ def give_result_classes(app: Any) -> None:
 #
 # tools/chord_model.py plays this protocol over random schedules: `make model`.
 
+# bytes of a leaf's id and members, with which all of its item stays within the 1 KB of a write unit
+_PENDING_LIMIT = 915
 SINGLE_LEAF_LIMIT = 15_000  # members of 20 bytes, and their item is limited to 400 KB
 CLOSED_TTL = 14 * 86400  # seconds after its deadline that a run is known as closed: for duplicates
 POINTER_TTL = 30 * 86400  # seconds, if results never expire
@@ -4435,6 +4438,13 @@ class Report(NamedTuple):
     last_counted: float | None
 
 
+def _pending(id: str, members: set[bytes] | None) -> Item:
+    """The attribute of a leaf that names the parts not counted yet, if it costs no write unit."""
+    if not members or len(id) + sum(len(member) + 1 for member in members) > _PENDING_LIMIT:
+        return {}
+    return {'pending': members}
+
+
 class ChordStore:
     """The chords of a table: opens runs, and reads how far they are."""
 
@@ -4470,7 +4480,7 @@ class ChordStore:
             'timestamp': int(time.time()), **more, **run.closed_ttl}]
         if run.size is not None:
             items += ({'id': run.node_id(position), **run.ttl,
-                       **({'pending': pending[position]} if position in pending else {})}
+                       **_pending(run.node_id(position), pending.get(position))}
                       for position in run.positions())
         # a request whose response was lost can land after parts were counted: it must not erase
         for id in self.table.insert_all(items) & pointers.keys():

@@ -4318,6 +4318,26 @@ def test_no_leaf_is_larger_than_a_full_one(
     assert max(sizes) - sizes[0] < 100
 
 
+@pytest.mark.parametrize('length', [36, 60])
+def test_who_is_not_counted_yet_costs_no_write_unit(
+        length: int, backend: dv.DynamoDBBackend, proxy: Proxy, client: Any,
+        table_name: str) -> None:
+    drive = Drive(backend.app, 40)
+    drive.ids = [str(uuid.uuid4()) if length == 36 else 'x' * 57 + f'{index:03}'
+                 for index in range(40)]
+    drive.apply()
+    leaf, = (item for item in all_items(client, table_name)
+             if item['id'] == drive.run.node_id(dv.Position(0, 0)))
+    assert ('pending' in leaf) is (length == 36)
+    if length == 36:
+        proxy.reset()
+        for index in range(40):
+            drive.returns(index, stored=False)
+        counted = [request.write_units for request in proxy.requests
+                   if request.operation == 'UpdateItem']
+        assert counted[:40] == [1] * 40
+
+
 def item_size(value: dict[str, Any]) -> int:
     """Bytes of an attribute, as DynamoDB counts them; of a number at most."""
     (kind, content), = value.items()
