@@ -11607,6 +11607,8 @@ def test_retry_without_its_broker_sends_and_marks_nothing(
         assert 'refused' in output and 'secret' not in output
 
 
+@pytest.mark.skipif(
+    kombu.VERSION < (5, 7), reason='its broker in a folder hides that the folder is gone')
 def test_retry_names_a_broker_that_goes_away_and_the_next_run_sends_the_rest(
         resent: Resent, proxy: Proxy) -> None:
     ids = [resent.store() for _ in range(3)]
