@@ -11606,6 +11606,58 @@ def test_retry_without_its_broker_sends_and_marks_nothing(
         assert output.startswith('Error: the broker amqp://user:**@127.0.0.1:9//: ')
         assert 'refused' in output and 'secret' not in output
 
+def walk() -> Iterator[list[str]]:
+    """The commands of the walk of an operator, without what stands before their names."""
+    section = EXAMPLES.partition('An alarm at three\n-----------------')[2].partition('\n\n\n')[0]
+    for line in section.splitlines():
+        if line.startswith('    celery -A proj dynamodb '):
+            yield shlex.split(line)[4:]
+
+
+def test_the_walk_of_an_operator_leads_from_an_alarm_to_its_mend(
+        resent: Resent, cli: Any) -> None:
+    app = resent.app
+
+    @app.task(shared=False, name='shop.charge')
+    def charge(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError  # the test stores what it would return
+
+    resent.store('SUCCESS', 3)
+    ids = [resent.store(result=ConnectionError('payments: connection refused'),
+                        task='shop.charge') for _ in range(3)]
+    stuck = Stuck(app)
+    app.backend.store_result(
+        stuck.ids[2], {'pid': 7, 'hostname': 'w@host-3'}, states.STARTED,
+        request=celery.app.task.Context({'id': stuck.ids[2], 'hostname': 'w@host-3'}))
+    names = {'ID': ids[0], 'GROUP': stuck.group_id}
+    shown = []
+    for command in walk():
+        code, output = cli(*(names.get(word, word) for word in command), app=app)
+        shown.append((' '.join(command), code, output))
+        if command[0] == 'retry' and '--yes' in command:
+            assert {message[0] for message in resent.messages()} == set(ids)
+            for id in ids:
+                app.backend.store_result(id, 'paid', states.SUCCESS)
+    found = {command: (code, output) for command, code, output in shown}
+    expected = {
+        'check': (0, 'ok  endpoint'),
+        'list --count --since 1h': (0, 'shop.charge  ConnectionError'),
+        'list --state FAILURE --name shop.* --since 1h': (0, ids[2]),
+        'show ID': (0, 'payments: connection refused'),
+        'retry --state FAILURE --name shop.* --since 1h': (0, 'shop.charge'),
+        'retry --state FAILURE --name shop.* --since 1h --yes': (0, 'sent'),
+        'list --state FAILURE --since 1h': (0, ''),
+        'list --state RUNNING': (0, '2 of 3'),
+        'show GROUP': (0, 'w@host-3'),
+        'fail GROUP --reason no stock list --yes': (0, stuck.group_id),
+        'show GROUP --watch': (1, 'failed'),
+    }
+    assert list(found) == list(expected)
+    for command, (code, text) in expected.items():
+        assert found[command][0] == code and text in found[command][1], found[command]
+    assert ids[2] not in found['list --state FAILURE --since 1h'][1]
+    assert stuck.called
+
 
 @pytest.mark.skipif(
     kombu.VERSION < (5, 7), reason='its broker in a folder hides that the folder is gone')
