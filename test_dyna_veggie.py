@@ -11653,8 +11653,8 @@ def test_the_walk_of_an_operator_leads_from_an_alarm_to_its_mend(
         'show GROUP --watch': (1, 'failed'),
     }
     assert list(found) == list(expected)
-    for command, (code, text) in expected.items():
-        assert found[command][0] == code and text in found[command][1], found[command]
+    for typed, (code, text) in expected.items():
+        assert found[typed][0] == code and text in found[typed][1], found[typed]
     assert ids[2] not in found['list --state FAILURE --since 1h'][1]
     assert stuck.called
 
