@@ -2,7 +2,7 @@
 # botocore 1.44.8: the region in which a profile's role is assumed depends on who asks first.
 #
 # Behaviour: a profile has role_arn, source_profile and region = us-east-2. A client that is created
-# for eu-west-1 assumes the role at STS of eu-west-1. If session.get_credentials() was called before,
+# for eu-west-1 assumes the role at STS of eu-west-1. If session.get_credentials() was called first,
 # the very same client assumes it at STS of us-east-2: what finds credentials is made once, with the
 # region of the client that was created last, and without one, with that of the session.
 #
