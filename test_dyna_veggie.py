@@ -726,13 +726,17 @@ def start_prefork_worker(
 
 @pytest.fixture
 def worker_app(
-        tmp_path: Path, proxy: Proxy, table_name: str,
+        request: pytest.FixtureRequest, tmp_path: Path, proxy: Proxy, table_name: str,
         monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """The module of an app whose tasks a real prefork worker runs, in another process."""
+    """The module of an app whose tasks a real prefork worker runs, in another process.
+
+    Its parameter is the start method of the worker's processes.
+    """
     folder = tmp_path / 'messages'
     (folder / 'control').mkdir(parents=True)
     module = import_worker_tasks(
         monkeypatch, BROKER='broker', BROKER_FOLDER=folder, USED_BEFORE_FORK=1,
+        START_METHOD=getattr(request, 'param', 'fork'),
         RESULT_BACKEND=backend_url(f'local/{table_name}', proxy.url))
     log = (tmp_path / 'log').open('w+')
     worker = start_prefork_worker(tmp_path, log)
@@ -12709,6 +12713,10 @@ def test_what_only_looks_like_shown_bytes_is_the_key(id: str) -> None:
 # Workers
 # --------------------------------------------------------------------------------------------------
 
+@pytest.mark.parametrize('worker_app', [
+    'fork', pytest.param('spawn', marks=pytest.mark.skipif(
+        'worker_pool_start_method' not in celery.app.defaults.DEFAULTS,
+        reason='Celery before 5.7 forks'))], indirect=True)
 def test_a_real_prefork_worker(worker_app: Any) -> None:
     value, pid = worker_app.process.delay('héllo').get(timeout=60)
     assert value == 'héllo' and pid != os.getpid()

@@ -21,7 +21,7 @@ class Channel(filesystem.Channel):
     """
 
     def _put(self, queue: str, payload: Any, **kwargs: Any) -> None:
-        path = os.path.join(FOLDER, f'{time.monotonic_ns():020}_{uuid.uuid4()}')
+        path = os.path.join(self.data_folder_out, f'{time.monotonic_ns():020}_{uuid.uuid4()}')
         with open(f'{path}.part', 'w', encoding='utf-8') as file:
             file.write(dumps(payload))
         os.rename(f'{path}.part', f'{path}.{queue}.msg')

@@ -3,7 +3,7 @@
 Environment variables: RESULT_BACKEND, a URL; BROKER, the module with Celery's settings (broker or
 redelivering); PUBLISHED, the file that lists the ids of the published bodies of chords;
 USED_BEFORE_FORK, if the worker's parent process is to use its client before it forks; INCLUDE,
-further modules whose tasks the worker runs.
+further modules whose tasks the worker runs; START_METHOD of the processes of its pool.
 """
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ app = Celery(
     'worker_tasks', backend=os.environ['RESULT_BACKEND'],
     include=os.environ.get('INCLUDE', '').split())
 app.config_from_object(os.environ['BROKER'])
+app.conf.worker_pool_start_method = os.environ.get('START_METHOD', 'fork')
 if 'USED_BEFORE_FORK' in os.environ:
     app.backend.get('the parent uses its client before it forks')
 
