@@ -5611,8 +5611,12 @@ class Join:
             if self.error is None:
                 self._send_body()
             if self.error is not None:
-                self.lease.check()
-                self._fail(self.error)
+                fenced = _check_fence.set(self.lease.check)  # each errback can be a message
+                try:
+                    self.lease.check()
+                    self._fail(self.error)
+                finally:
+                    _check_fence.reset(fenced)
         except LeaseLost as lost:
             self.sending = None
             if isinstance(lost.__cause__, Exception):  # DynamoDB did not say whether it is lost

@@ -6550,6 +6550,41 @@ def test_a_chord_whose_canvas_was_published_by_a_dead_owner_is_not_failed(
     assert backend.chord_progress(drive.group_id).closed
 
 
+def test_an_errback_is_not_sent_by_an_owner_that_stalled_past_its_lease(
+        unheard: Celery, client: Any, table_name: str, caplog: pytest.LogCaptureFixture,
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dv.Lease, 'DURATION', 0.4)
+    sent: list[str] = []
+
+    class Stalling(celery.Task):
+        def apply_async(self, *args: Any, **kwargs: Any) -> Any:
+            run = {'id': {'S': drive.run.id}}
+            client.update_item(  # what another delivery does that takes over
+                TableName=table_name, Key=run, UpdateExpression='SET #o = :o ADD heartbeat :one',
+                ExpressionAttributeNames={'#o': 'owner'},
+                ExpressionAttributeValues={':o': {'B': b'another'}, ':one': {'N': '1'}})
+            time.sleep(0.5)
+            return super().apply_async(*args, **kwargs)
+
+    @unheard.task(base=Stalling, shared=False, name='tests.errback')
+    def errback(task_id: str) -> None:
+        raise AssertionError
+
+    def note(sender: str, **kwargs: Any) -> None:
+        sent.append(sender)
+
+    drive = Drive(unheard, 2, link_error=[errback.s()])
+    drive.apply()
+    drive.returns(0)
+    celery.signals.after_task_publish.connect(note)
+    try:
+        drive.fails(1, ValueError('why'))
+    finally:
+        celery.signals.after_task_publish.disconnect(note)
+    assert sent == [] and 'another worker has taken over' in caplog.text
+    assert unheard.AsyncResult(drive.body_id).state == states.PENDING
+
+
 def test_a_chord_is_not_failed_while_its_body_is_published(
         app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dv.Lease, 'DURATION', 0.5)
