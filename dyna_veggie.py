@@ -2503,7 +2503,8 @@ class BlobStore:
         if 'result' in item:
             return _bytes(item['result'])
         if 'chunks' not in item:
-            return str(item.get('chord_count', '')).encode()  # a counter, or no value at all
+            count = item.get('chord_count')
+            return str(count).encode() if isinstance(count, int) else b''  # a counter, or no value
         ids = chunk_ids(item)
         if not ids:
             raise ValueError('it counts its chunks wrong')

@@ -9873,6 +9873,7 @@ attribute_names = st.sampled_from([
 @given(attributes=st.dictionaries(attribute_names, attribute_values, max_size=6))
 # true is 1 in Python, and 1 has expired
 @example(attributes={'ttl': {'NULL': True}, 'result': {'SS': ['x']}})
+@example(attributes={'chord_count': {'S': '{"status": "SUCCESS", "result": 1}'}})
 @example(attributes={'ttl': {'BOOL': True}, 'timestamp': {'BOOL': True}, 'status': {'BOOL': True}})
 def test_any_item_is_read_or_a_clear_error_and_can_be_replaced(
         attributes: dict[str, Any], app: Celery, backend: dv.DynamoDBBackend, client: Any,
