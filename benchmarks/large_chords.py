@@ -1,10 +1,13 @@
 """One chord that is too large for Celery's own DynamoDB backend, which takes some 7,000 parts.
 
-A real worker; Redis as broker if a redis-server is installed, else a folder:
+Two real workers, one for the parts and one for the body; Redis as broker if a redis-server is
+installed, else a folder:
 
     python tools/dynamodb_local.py python benchmarks/large_chords.py 100000 --pool threads
+    python tools/dynamodb_local.py python benchmarks/large_chords.py 1000000 --header generator
 
-It prints how long it takes, what it costs, and the most memory that each process took.
+It prints how long it takes, what it costs, how the chord was opened, how often its counters were
+written, and the memory of each process: at its start, while parts are counted, and at most.
 """
 from __future__ import annotations
 
@@ -13,12 +16,16 @@ import contextlib
 import multiprocessing
 import os
 import re
+import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 HERE = Path(__file__).resolve().parent
@@ -27,77 +34,208 @@ IMPORTED = [str(HERE), str(ROOT), str(ROOT / 'tools'), str(ROOT / 'examples')]
 sys.path[:0] = IMPORTED
 
 import redis_local  # noqa: E402
-from proxy import Proxy  # noqa: E402
+from bench import in_a_row  # noqa: E402
+from proxy import WRITES, Proxy, Request  # noqa: E402
 
-EVERY = 10.0  # seconds
-
-
-def peak(pid: int | str) -> float:
-    """The most memory that a process has had resident, in MB, as Linux counts it."""
-    status = Path(f'/proc/{pid}/status').read_text()
-    found = re.search(r'VmHWM:\s+(\d+) kB', status)
-    return int(found[1]) / 1024 if found else 0.0
+EVERY = 10.0    # seconds between two lines of output
+SAMPLE = 1.0    # seconds
+BODIES = 'bodies'   # the queue of the body
 
 
-def children(pid: int) -> list[str]:
-    return Path(f'/proc/{pid}/task/{pid}/children').read_text().split()
+# --- meters ---------------------------------------------------------------------------------------
+
+class Meter:
+    """Adds up the requests through a proxy, and forgets them: there are too many to be kept."""
+
+    def __init__(self, proxy: Proxy) -> None:
+        self.proxy = proxy
+        self.requests, self.read_units, self.write_units = 0, 0.0, 0.0
+        self.counts: Counter[str] = Counter()   # writes by id of a counter
+        self.spans: list[tuple[float, float]] = []
+        self.taken: list[Request] = []
+
+    def take(self) -> None:
+        """Counts what came before the last call: a request may still be noted on its list."""
+        before, self.taken = self.taken, self.proxy.requests
+        self.proxy.reset()
+        for request in before:
+            self.requests += 1
+            self.read_units += request.read_units
+            self.write_units += request.write_units
+            if request.operation == 'UpdateItem':
+                self.counts.update(request.ids)
+            elif request.operation in WRITES and any('chord-unlock' in id for id in request.ids):
+                self.spans.append((request.began, request.ended))
 
 
-def send(parts: int, sender: Any) -> None:
-    from celery import chord
+def memory(pid: int | str, what: str = 'VmRSS') -> float:
+    """What a process has resident, or with VmHWM the most that it has had, in MB (Linux)."""
+    with contextlib.suppress(OSError):
+        found = re.search(rf'{what}:\s+(\d+) kB', Path(f'/proc/{pid}/status').read_text())
+        return int(found[1]) / 1024 if found else 0.0
+    return 0.0
+
+
+def children(pid: int) -> list[int]:
+    return [*map(int, Path(f'/proc/{pid}/task/{pid}/children').read_text().split())]
+
+
+class Memory:
+    """The memory of processes, sampled for as long as a chord takes."""
+
+    def __init__(self, pids: dict[str, int]) -> None:
+        self.pids = pids
+        self.before = {name: memory(pid) for name, pid in pids.items()}
+        self.samples: dict[str, list[float]] = {name: [] for name in pids}
+
+    def take(self) -> None:
+        for name, pid in self.pids.items():
+            self.samples[name].append(memory(pid))
+
+    def lines(self, counted: int) -> Iterator[str]:
+        """counted: how many of the samples were taken before the header was complete."""
+        for name, samples in self.samples.items():
+            quarter = counted // 4
+            second = statistics.median(samples[quarter:2 * quarter] or samples)
+            last = statistics.median(samples[3 * quarter:counted] or samples)
+            most = max(memory(self.pids[name], 'VmHWM'), *samples)
+            until_counted = max(samples[:counted], default=0)
+            yield (f'  {name}: {self.before[name]:.0f} at first; {second:.0f} in the second quarter, '
+                   f'{last:.0f} in the last; {until_counted:.0f} at most until all were counted, '
+                   f'{most:.0f} in all')
+
+
+# --- the chord ------------------------------------------------------------------------------------
+
+class Sent(NamedTuple):
+    result_id: str
+    group_id: str
+    opened: float       # seconds from the call to the first message
+    before: float       # MB
+    header: float       # MB, with the header, which is Celery's own
+    most: float         # MB
+
+
+def send(parts: int, kind: str, size: int, sender: Any) -> None:
+    from celery import chord, signals
 
     import tasks
 
-    result = chord([tasks.part.s(number) for number in range(parts)])(tasks.total.s())
-    sender.send((result.id, peak('self')))
+    tasks.app.backend.chord_progress('none')    # makes its client
+    before = memory('self')
+    signatures = (tasks.sized.s(number, size) if size else tasks.part.s(number)
+                  for number in range(parts))
+    header: Any = [*signatures] if kind == 'list' else signatures
+    of_header, start = memory('self'), time.monotonic()
+    opened: list[float] = []
+
+    @signals.before_task_publish.connect
+    def note(**kwargs: Any) -> None:
+        if not opened:
+            opened.append(time.monotonic() - start)
+
+    body = tasks.total_size.s() if size else tasks.total.s()
+    result = chord(header)(body.set(queue=BODIES))
+    sender.send(Sent(
+        result.id, result.parent.id if result.parent else '', opened[0], before, of_header,
+        memory('self', 'VmHWM')))
 
 
-def measure(parts: int, pool: str, concurrency: int, proxy: Proxy) -> None:
-    import tasks
-
-    first = tasks.part.delay(0)  # makes the broker's files before the worker looks for them
-    worker = subprocess.Popen(
+@contextlib.contextmanager
+def worker(name: str, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen(
         [sys.executable, '-m', 'celery', '--quiet', '-A', 'tasks', 'worker', '-l', 'WARNING',
-         '--pool', pool, '--concurrency', str(concurrency),
+         '-n', f'{name}@large', *arguments,
          '--without-gossip', '--without-mingle', '--without-heartbeat'],
         env={**os.environ, 'PYTHONPATH': os.pathsep.join(IMPORTED)})
     try:
-        first.get(timeout=60)
-        before = peak(worker.pid), [peak(child) for child in children(worker.pid)]
+        yield process
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def measure(given: Any, proxy: Proxy) -> None:
+    import tasks
+
+    parts = given.parts
+    firsts = [tasks.part.apply_async((0,), queue=queue) for queue in ('celery', BODIES)]
+    pool = '--pool', given.pool, '--concurrency', str(given.concurrency)
+    solo = '--pool', 'solo', '-Q', BODIES
+    with worker('parts', *pool) as counting, worker('body', *solo) as ending:
+        for first in firsts:
+            first.get(timeout=60)
+        pids = {'worker': counting.pid, 'worker of the body': ending.pid}
+        pids.update((f'process {number} of the worker', pid)
+                    for number, pid in enumerate(children(counting.pid)))
         proxy.reset()
+        meter, taken = Meter(proxy), Memory(pids)
         start = time.monotonic()
         receiver, sender = multiprocessing.Pipe(duplex=False)
-        client = multiprocessing.get_context('spawn').Process(target=send, args=(parts, sender))
+        client = multiprocessing.get_context('spawn').Process(
+            target=send, args=(parts, given.header, given.size, sender))
         client.start()
-        result_id, of_client = receiver.recv()
-        client.join()
-        print(f'{parts:,} parts sent in {time.monotonic() - start:.0f} s', flush=True)
-        result = tasks.app.AsyncResult(result_id)
-        while not result.ready():
-            seconds, done = time.monotonic() - start, len(proxy.requests) / 2 / parts
-            print(f'{seconds:5.0f} s  {done:4.0%}', flush=True)
-            time.sleep(EVERY)
-        seconds, usage = time.monotonic() - start, proxy.usage()
-        print(f'the body saw {result.get()} (parts, sum, in order) within {seconds:.0f} s')
-        print(f'per part: {usage.requests / parts:.4f} requests, '
-              f'{usage.read_units / parts:.4f} read units, '
-              f'{usage.write_units / parts:.4f} write units '
-              '(with this program asking whether it is ready)')
-        print(f'at most, MB: the client {of_client:.0f}; the worker {peak(worker.pid):.0f} '
-              f'({before[0]:.0f} before)', *(
-                  f'its process {peak(child):.0f} ({then:.0f} before)'
-                  for child, then in zip(children(worker.pid), before[1])), sep='; ')
-    finally:
-        worker.terminate()
-        worker.wait(60)
+        ended = threading.Event()
+
+        def sample() -> None:
+            while not ended.wait(SAMPLE):
+                meter.take()
+                taken.take()
+
+        sampling = threading.Thread(target=sample)
+        sampling.start()
+        try:
+            sent = receiver.recv()
+            client.join()
+            print(f'{parts:,} parts sent in {time.monotonic() - start:.0f} s', flush=True)
+            counted = wait(tasks.app, sent, start, taken)
+            seconds = time.monotonic() - start
+            value = tasks.app.AsyncResult(sent.result_id).get(timeout=given.patience)
+        finally:
+            ended.set()
+            sampling.join()
+        meter.take()
+        meter.take()
+        print(f'the body saw {value} (parts, sum, in order) within {seconds:.0f} s')
+        report(parts, sent, meter, taken, counted)
+
+
+def wait(app: Any, sent: Sent, start: float, taken: Memory) -> int:
+    """Waits for the body; how many samples had been taken when all parts were counted."""
+    result, counted = app.AsyncResult(sent.result_id), 0
+    while not result.ready():
+        progress = app.backend.chord_progress(sent.group_id) if not counted else None
+        if progress:
+            print(f'{time.monotonic() - start:5.0f} s  {progress.counted:,} counted', flush=True)
+            if progress.counted == progress.expected:
+                counted = len(taken.samples['worker'])
+        time.sleep(EVERY)
+    return counted or len(taken.samples['worker'])
+
+
+def report(parts: int, sent: Sent, meter: Meter, taken: Memory, counted: int) -> None:
+    print(f'opened in {sent.opened:.1f} s by {len(meter.spans)} requests that insert, '
+          f'{in_a_row(meter.spans)} of them one after the other')
+    print(f'per part: {meter.requests / parts:.4f} requests, '
+          f'{meter.read_units / parts:.4f} read units, '
+          f'{meter.write_units / parts:.4f} write units (with those of this program)')
+    (most_id, most), = meter.counts.most_common(1)
+    print(f'{len(meter.counts):,} counters; at most {most} updates of one, {most_id[-12:]}')
+    print('memory in MB:')
+    print(f'  client: {sent.before:.0f} at first; {sent.header:.0f} with the header; '
+          f'{sent.most:.0f} at most')
+    print(*taken.lines(counted), sep='\n')
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
     parser.add_argument('parts', type=int)
     parser.add_argument('--pool', default='prefork')
     parser.add_argument('--concurrency', type=int, default=2)
-    asked = parser.parse_args()
+    parser.add_argument('--header', choices=['list', 'generator'], default='list')
+    parser.add_argument('--size', type=int, default=0, help='bytes of each value')
+    parser.add_argument('--patience', type=float, default=600, help='seconds for the body')
+    given = parser.parse_args()
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         proxy = stack.enter_context(Proxy(os.environ['DYNAMODB_ENDPOINT']))
@@ -110,7 +248,7 @@ def main() -> None:
         else:
             os.environ['BROKER_FOLDER'] = str(folder)
             Path(folder, 'control').mkdir()
-        measure(asked.parts, asked.pool, asked.concurrency, proxy)
+        measure(given, proxy)
 
 
 if __name__ == '__main__':

@@ -18,3 +18,14 @@ def part(number: int) -> int:
 @app.task
 def total(numbers: list[int]) -> list[int]:
     return [len(numbers), sum(numbers), numbers == sorted(numbers)]
+
+
+@app.task
+def sized(number: int, size: int) -> str:
+    return f'{number} '.ljust(size, '-')
+
+
+@app.task
+def total_size(values: list[str]) -> list[int]:
+    return [len(values), sum(map(len, values)),
+            all(value.startswith(f'{number} ') for number, value in enumerate(values))]
