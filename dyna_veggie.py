@@ -6679,20 +6679,27 @@ def _start_of(item: Item) -> tuple[float | None, float | None]:
     return stored - duration, duration
 
 
+def _error_text(error: BaseException) -> str:
+    """An error on one line, its class first."""
+    name, text = type(error).__name__, ' '.join(safe_repr(error).split())  # its repr may raise
+    return text if text.startswith(name) else f'{name}: {text}'  # such as Celery's NotRegistered
+
+
 def task_row(id: str, item: Item, meta: Mapping[str, Any], value: bytes = b'') -> Row:
     """What is stored of a task, without its result."""
     chunks, result, state = len(chunk_ids(item)), meta.get('result'), meta.get('status')
     if isinstance(result, BackendGetMetaError) and isinstance(item.get('status'), str):
         state = item['status']  # the task did not fail because its value cannot be read here
-    error = (' '.join(safe_repr(result).split())[:200]  # its own repr may raise
-             if isinstance(result, BaseException) else None)
-    same = ('name', 'args', 'kwargs', 'worker', 'queue', 'retries')
+    error = _error_text(result)[:200] if isinstance(result, BaseException) else None
+    texts = {name: text if isinstance(text := meta.get(name), str) else None
+             for name in ('name', 'worker', 'queue', 'parent_id', 'group_id')}
     began, duration = _start_of(item)
     ended = str(state) in {*states.READY_STATES, states.RETRY}  # else it goes on
     row = {
         'id': id, 'kind': 'task', 'state': state, 'error': error,
-        **{name: meta.get(name) for name in same},
-        'parent': meta.get('parent_id'), 'group': meta.get('group_id'),
+        'name': texts['name'], 'args': meta.get('args'), 'kwargs': meta.get('kwargs'),
+        'worker': texts['worker'], 'queue': texts['queue'], 'retries': meta.get('retries'),
+        'parent': texts['parent_id'], 'group': texts['group_id'],
         'started': to_iso(began), 'stored': to_iso(item.get('timestamp')),
         'done': to_iso(meta.get('date_done')), 'duration': duration if ended else None,
         'expires': to_iso(item.get('ttl')), 'size': item['size'] if chunks else len(value),
@@ -7420,8 +7427,8 @@ class Resending:
                 return 'in a chord'
         return 'sent before' if 'retried' in item and not self._force else READY
 
-    def _is_in_chord(self, item: Item, group_id: str | None) -> bool:
-        if 'chord' in item or 'later' in item or not group_id:
+    def _is_in_chord(self, item: Item, group_id: Any) -> bool:
+        if 'chord' in item or 'later' in item or not isinstance(group_id, str):
             return 'chord' in item or 'later' in item
         if group_id not in self._chords:  # its own item says it only once it has returned
             pointer_id = self._backend.pointer_id(group_id)
@@ -7466,7 +7473,7 @@ def oldest(rows: Iterable[Row], limit: int) -> list[Row]:
 def format_call(row: Row) -> str:
     """The arguments of a task."""
     if not isinstance(row['args'], (list, tuple)) or not isinstance(row['kwargs'], Mapping):
-        return safe_repr(row['args'] or '')
+        return '' if row['args'] is None else safe_repr(row['args'])
     named = (f'{name}={safe_repr(value)}' for name, value in row['kwargs'].items())
     return ', '.join([*map(safe_repr, row['args']), *named])[:200]
 

@@ -11805,6 +11805,15 @@ def test_retry_finds_arguments_of_any_size_under_any_key(
     assert resent.outcomes(celerys) == (3, {celerys: 'sent before'})
 
 
+def test_retry_of_an_odd_group(resent: Resent, client: Any, table_name: str) -> None:
+    for number, odd in enumerate(({'a': 1}, ['a'], 5)):
+        id, backend = f'odd-{number}', resent.app.backend
+        put_raw(client, table_name, backend.item_id(id), **OLD, result={'B': json.dumps({
+            'status': 'FAILURE', 'result': None, 'name': 'proj.add', 'args': [1], 'kwargs': {},
+            'worker': 'w', 'group_id': odd}).encode()})
+        assert resent.outcomes(id) == (0, {id: 'ready'})
+
+
 def test_retry_says_if_arguments_may_have_lost_their_types(resent: Resent) -> None:
     id = resent.store()
     assert 'stored as json' not in resent.text(id)[1]
@@ -12036,6 +12045,16 @@ def test_tasks_are_counted_by_state_name_and_error(
     assert run('list', '--count', '--csv', obj=Holder(backend.app)).exit_code == 2
 
 
+def test_an_error_begins_with_its_class(
+        make_app: MakeApp, proxy: Proxy, cli: Any) -> None:
+    backend = ready(make_app(), proxy)
+    # its repr is a sentence
+    backend.mark_as_failure('id', celery.exceptions.NotRegistered('shop.add'))
+    (_, row), (_, counted) = cli('list', '--json'), cli('list', '--count', '--json')
+    assert row['error'].startswith("NotRegistered: Task of kind 'shop.add' never registered")
+    assert counted['error'] == 'NotRegistered'
+
+
 def test_durations_are_counted_by_name(
         make_app: MakeApp, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
     backend = ready(make_app(result_extended=True), proxy)
@@ -12151,6 +12170,11 @@ ODD_ITEMS: dict[str, dict[str, Any]] = {
     'chunks of a text': {'chunks': {'S': 'many'}, 'status': {'S': 'SUCCESS'}},
     'status of a map': {'status': {'M': {}}},
     'name of a number': {'result': {'B': b'{"status": "SUCCESS", "name": 5}'}},
+    'name of a list': {'result': {'B': b'{"status": "SUCCESS", "name": ["a"]}'}},
+    'group of a map': {'result': {'B': b'{"status": "SUCCESS", "group_id": {"a": 1}}'}},
+    'duration of a text': {
+        'duration': {'S': 'long'}, 'timestamp': {'N': '1700000000'}, 'status': {'S': 'SUCCESS'}},
+    'duration without a time': {'duration': {'N': '1'}, 'status': {'S': 'SUCCESS'}},
     'done at a number': {'result': {'B': b'{"status": "SUCCESS", "date_done": 5}'}},
     'children of a number': {'result': {'B': b'{"status": "SUCCESS", "children": [1]}'}}}
 
@@ -12193,6 +12217,8 @@ def test_odd_items_do_not_stop_list_and_show(
     for arguments in ([], ['--json-lines'], ['--limit', '0'], ['--json-lines', '--limit', '0']):
         code, output = cli('list', *arguments)
         assert code == 0 and all(name in output for name in ODD_ITEMS)
+    code, output = cli('list', '--count')
+    assert code == 0 and output.endswith(f'{len(ODD_ITEMS)} of {len(ODD_ITEMS)}\n')
     for name in ODD_ITEMS:
         assert cli('show', name)[0] == 0
         shown = cli('show', name, '--json')[1]
