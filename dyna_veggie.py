@@ -7324,7 +7324,7 @@ NOT_SENT = {
     'unknown': 'nothing is stored under this id',
     'unreadable': 'what is stored cannot be read here; show ID says why',
     'not stored': 'its name and arguments are not stored: result_extended was off, they were too '
-                  'large, or it is the body of a chord that failed',
+                  'large, no worker had such a task, or it is the body of a chord that failed',
     'no values': 'its arguments are stored as a text; apply it from the app',
     'claim check': 'its arguments are the values of a large chord; apply the chord again',
     'never ran': 'a task before it in its chain failed, whose value is among its arguments; retry '
