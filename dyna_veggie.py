@@ -7717,9 +7717,11 @@ def _show(backend: DynamoDBBackend, id: str, watch: bool) -> _Output:
 
 def _watch(backend: DynamoDBBackend, id: str) -> Row:
     """Prints how far a chord is until it ends."""
-    table, pace = operators_table(backend.options, patient=True), Pace()
+    # a DynamoDB that is away is said soon, at first
+    table, pace = operators_table(backend.options), Pace()
     as_json = click.get_current_context().params['as_json']
     live, before = is_terminal(sys.stdout) and not as_json, ''
+    patient = operators_table(backend.options, patient=True)
     while True:
         chord = chord_row(backend, table, id, backend.pointer_id(id))
         if chord is None:
@@ -7731,7 +7733,7 @@ def _watch(backend: DynamoDBBackend, id: str) -> Row:
         click.echo(f'\r{line}{" " * (len(before) - len(line))}' if live else line, nl=not live)
         if chord['state'] == 'CLOSED':
             break
-        before = line
+        before, table = line, patient
         time.sleep(WATCH_INTERVAL + (chord['expected'] or chord['counted']) / 500)
     ended = not chord['failed'] and chord['counted'] == chord['expected']
     if not as_json:

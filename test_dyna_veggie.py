@@ -2147,7 +2147,7 @@ def test_a_response_that_trickles_in_does_not_outlast_the_attempt() -> None:
 def test_commands_end_when_responses_trickle_in() -> None:
     with trickle() as place:
         app = Celery('app', backend=f'dyna_veggie.DynamoDBBackend+dynamodb://{place}/table')
-        for command in (['check'], ['show', 'id']):
+        for command in (['check'], ['show', 'id'], ['show', 'id', '--watch']):
             began = time.monotonic()
             done = click.testing.CliRunner().invoke(dv.commands, command, obj=Holder(app))
             assert 'Read timeout' in done.output and done.exit_code == 1
