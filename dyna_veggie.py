@@ -7353,8 +7353,20 @@ def queue_of(app: Any, routing_key: Any) -> str | None:
     return None if app.conf.task_queues else key or None  # Celery makes queues that are missing
 
 
+_BROKER_TIMEOUT = 30.0  # seconds: kombu's Redis waits for a response without an end
+
+
 class BrokerAway(Exception):
-    """The broker did not take a task."""
+    """The broker does not respond, or did not take a task."""
+
+
+def ask_broker(connection: Any, request: Callable[[], T]) -> T:
+    """What a request to the broker returns.  Raises BrokerAway if it has not ended after that."""
+    call = Call(request)
+    if call.wait(_BROKER_TIMEOUT):
+        found: T = call.result()
+        return found
+    raise BrokerAway(f'the broker {connection.as_uri()} does not respond')
 
 
 class Resending:
@@ -7447,15 +7459,16 @@ class Resending:
         if not self._store.mark(item, 'retried_by', marks):
             return self._with(row, 'changed')
         try:
-            self._backend.app.signature(row['name'], row['args'], row['kwargs']).apply_async(
-                task_id=id, producer=producer, retry=False, **queue)
+            task = self._backend.app.signature(row['name'], row['args'], row['kwargs'])
+            ask_broker(producer.connection, functools.partial(
+                task.apply_async, task_id=id, producer=producer, retry=False, **queue))
         except BaseException as exc:
             with contextlib.suppress(*FAILURES):  # the broker's error counts more
                 self._store.table.update(
                     item['id'], 'REMOVE #retried, #retried_as, #retried_by', {'by': self._by},
                     condition='#retried_by = :by')
             connection = producer.connection
-            if not isinstance(exc, Exception):
+            if isinstance(exc, BrokerAway) or not isinstance(exc, Exception):
                 raise
             if isinstance(exc, (OperationalError, OSError, *connection.connection_errors,
                                 *connection.channel_errors)):
@@ -7930,14 +7943,22 @@ def _check_name(backend: DynamoDBBackend, name: str | None, override: str) -> No
 @contextlib.contextmanager
 def _producer(app: Any) -> Iterator[Any]:
     """A producer for the app's broker; raises ClickException if that does not respond."""
-    with app.connection_for_write() as connection:
+    connection = app.connection_for_write()
+
+    def connect() -> Any:
+        connection.ensure_connection(max_retries=1, interval_start=0)
+        # Celery's own would reconnect without an end
+        return app.amqp.Producer(connection.channel(), auto_declare=False)
+    try:
         try:
-            connection.ensure_connection(max_retries=1, interval_start=0)
-            # Celery's own would reconnect without an end
-            producer = app.amqp.Producer(connection.channel(), auto_declare=False)
+            producer = ask_broker(connection, connect)
+        except BrokerAway as exc:
+            raise click.ClickException(str(exc)) from exc
         except Exception as exc:  # each transport has its own
             raise click.ClickException(f'the broker {connection.as_uri()}: {explain(exc)}') from exc
         yield producer
+    finally:
+        Call(connection.release).wait(_BROKER_TIMEOUT / 10)  # it may wait for a response
 
 
 @_command

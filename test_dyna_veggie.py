@@ -11646,6 +11646,46 @@ def test_retry_without_its_broker_sends_and_marks_nothing(
         assert output.startswith('Error: the broker amqp://user:**@127.0.0.1:9//: ')
         assert 'refused' in output and 'secret' not in output
 
+
+class Mute(kombu.transport.memory.Transport):
+    """A broker that takes connections, or messages, and does not respond."""
+
+    at: str = ''
+    ended: threading.Event
+
+    def _waits(self, at: str) -> None:
+        assert self.at != at or self.ended.wait(60)
+
+    def establish_connection(self) -> Any:
+        self._waits('connection')
+        return super().establish_connection()
+
+    def close_connection(self, connection: Any) -> None:
+        self._waits('message')
+        super().close_connection(connection)
+
+    class Channel(kombu.transport.memory.Channel):
+        def _put(self, *args: Any, **kwargs: Any) -> None:
+            self.connection._waits('message')
+
+
+@pytest.mark.parametrize('at', ['connection', 'message'])
+def test_retry_ends_if_its_broker_does_not_respond(
+        at: str, resent: Resent, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    id = resent.store()
+    monkeypatch.setattr(dv, '_BROKER_TIMEOUT', 0.5)
+    monkeypatch.setattr(Mute, 'at', at)
+    monkeypatch.setattr(Mute, 'ended', threading.Event(), raising=False)
+    resent.app.conf.update(broker_url='memory://user:secret@', broker_transport=Mute)
+    code, output = resent.text(id, '--yes')
+    Mute.ended.set()
+    assert code == 1 and 'Error: the broker ' in output and 'secret' not in output
+    assert 'does not respond' in output
+    assert ('run it again' in output) == (at == 'message')
+    # no mark is left
+    assert resent.outcomes(id) == (0, {id: 'ready'})
+
+
 def walk() -> Iterator[list[str]]:
     """The commands of the walk of an operator, without what stands before their names."""
     section = EXAMPLES.partition('An alarm at three\n-----------------')[2].partition('\n\n\n')[0]
