@@ -1316,13 +1316,13 @@ def _check_response(
     parsed_response['ResponseMetadata']['Bytes'] = len(body)  # a header need not say so
 
 
-def within(seconds: float | None, request: Callable[[], Any], client: Any) -> Any:
+def within(seconds: float | None, request: Callable[[], Any], url: str) -> Any:
     """The response to a request.  Raises ReadTimeoutError if it is not complete after that."""
     if seconds is None:
         return request()
     call = Call(request)
     if not call.wait(seconds):
-        raise ReadTimeoutError(endpoint_url=client.meta.endpoint_url)
+        raise ReadTimeoutError(endpoint_url=url)
     return call.result()
 
 
@@ -1353,7 +1353,10 @@ class Client:
         if client is None:
             with self._lock:
                 if self._botocore is None:
-                    self._botocore = connect(self.options)
+                    # a place of credentials may not respond, nor a credential_process end
+                    self._botocore = within(
+                        self._attempt_timeout, functools.partial(connect, self.options),
+                        'where the credentials are')
                 client = self._botocore
         return client
 
@@ -1396,7 +1399,7 @@ class Client:
             client = self.botocore
             with readable():
                 request = functools.partial(getattr(client, method), **params)
-                return within(self._attempt_timeout, request, client)
+                return within(self._attempt_timeout, request, client.meta.endpoint_url)
         except (BotoCoreError, ClientError, BrokenConfiguration) as exc:
             interrupted = interruption(exc)
             if interrupted:
@@ -6437,7 +6440,8 @@ def identity(options: Options) -> str:
         open_session(options), 'sts', region_name=options.region, **given_keys(options),
         config=config)
     with readable():
-        return str(within(_ATTEMPT_TIMEOUT, client.get_caller_identity, client)['Arn'])
+        url = client.meta.endpoint_url
+        return str(within(_ATTEMPT_TIMEOUT, client.get_caller_identity, url)['Arn'])
 
 
 def find_credentials(options: Options) -> tuple[str, Any]:
@@ -6445,11 +6449,17 @@ def find_credentials(options: Options) -> tuple[str, Any]:
 
     Raises what a request would.
     """
-    session = open_session(options)
-    source = credentials_source(options, session)
-    if source is None:
-        raise ImproperlyConfigured('none were found')
-    return source, None if source in (FROM_URL, NOT_NEEDED) else read_keys(session)
+    def find() -> tuple[str, Any]:
+        session = open_session(options)
+        source = credentials_source(options, session)
+        if source is None:
+            raise ImproperlyConfigured('none were found')
+        return source, None if source in (FROM_URL, NOT_NEEDED) else read_keys(session)
+    call = Call(find)
+    if call.wait(_ATTEMPT_TIMEOUT):
+        found: tuple[str, Any] = call.result()
+        return found
+    raise ImproperlyConfigured(f'none were found within {_ATTEMPT_TIMEOUT:g} seconds')
 
 
 def region_of(table: Table) -> str:

@@ -2424,6 +2424,28 @@ def test_a_role_that_is_denied_is_an_error_of_the_credentials(
     assert app.backend.get_result('id') == 1
 
 
+@pytest.mark.parametrize('where', [
+    pytest.param('STS', marks=pytest.mark.skipif(
+        Version(botocore.__version__) < Version('1.31'), reason='STS is at AWS')), 'process'])
+def test_check_ends_if_no_credentials_come(
+        where: str, configure_aws: Any, proxy: Proxy, table_name: str,
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dv, '_ATTEMPT_TIMEOUT', 0.3)
+    with trickle() as place:
+        if where == 'STS':
+            configure_aws('', **KEYS, AWS_ENDPOINT_URL_STS=f'http://{place}')
+        else:
+            configure_aws(process(sys.executable, '-c', 'import time; time.sleep(9)'))
+        role = f'&role_arn={ROLE}' if where == 'STS' else ''
+        url = backend_url(f'us-east-1/{table_name}', proxy.url, role)
+        app = Celery('app', backend=url, set_as_current=False)
+        found = {row['name']: row for row in checked(app)['checks']}
+        assert found['credentials'] == {
+            'name': 'credentials', 'ok': False, 'found': 'none were found within 0.3 seconds'}
+        assert found['endpoint']['ok'] is False
+    assert not proxy.requests
+
+
 def test_a_role_without_credentials_to_assume_it_is_an_error(configure_aws: Any, sts: Sts) -> None:
     configure_aws()
     app = Celery('role', backend=backend_url(
