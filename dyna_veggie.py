@@ -7458,6 +7458,13 @@ class Resending:
                 self._store.table.get(pointer_id) is not None)
         return self._chords[group_id]
 
+    def _unmark(self, item: Item) -> None:
+        """Removes our mark of a task that was not sent."""
+        with contextlib.suppress(*FAILURES):  # the error that led here counts more
+            self._store.table.update(
+                item['id'], 'REMOVE #retried, #retried_as, #retried_by', {'by': self._by},
+                condition='#retried_by = :by')
+
     def send(self, row: Row, item: Item, producer: Any) -> Row:
         """Sends a task; raises BrokerAway.
 
@@ -7466,17 +7473,19 @@ class Resending:
         id = str(uuid.uuid4()) if self._new_ids else row['id']
         queue = {'queue': row['queue']} if row['queue'] else {}
         marks = {'retried': time.time(), 'retried_as': id, 'retried_by': self._by}
-        if not self._store.mark(item, 'retried_by', marks):
+        try:
+            marked = self._store.mark(item, 'retried_by', marks)
+        except BaseException:  # it may be marked
+            self._unmark(item)
+            raise
+        if not marked:
             return self._with(row, 'changed')
         try:
             task = self._backend.app.signature(row['name'], row['args'], row['kwargs'])
             ask_broker(producer.connection, functools.partial(
                 task.apply_async, task_id=id, producer=producer, retry=False, **queue))
         except BaseException as exc:
-            with contextlib.suppress(*FAILURES):  # the broker's error counts more
-                self._store.table.update(
-                    item['id'], 'REMOVE #retried, #retried_as, #retried_by', {'by': self._by},
-                    condition='#retried_by = :by')
+            self._unmark(item)
             connection = producer.connection
             if isinstance(exc, BrokerAway) or not isinstance(exc, Exception):
                 raise

@@ -11657,6 +11657,20 @@ def test_a_lost_response_keeps_retry_from_no_task(resent: Resent, proxy: Proxy) 
     assert len(resent.messages()) == 1
 
 
+def test_no_mark_is_left_if_it_is_not_known_whether_a_task_was_marked(
+        resent: Resent, proxy: Proxy) -> None:
+    id = resent.store()
+    backend = resent.app.backend
+    table = dv.Table(dataclasses.replace(backend.options, retry_timeout=0))
+    resending = dv.Resending(backend, table, False, False)
+    (row, item), = resending.read([id])
+    proxy.faults = first(1, ResetAfter(), 'UpdateItem')  # done, and its only response is lost
+    with pytest.raises(botocore.exceptions.BotoCoreError):
+        resending.send(row, item, None)
+    assert resent.messages() == []
+    assert resent.outcomes(id, '--yes') == (0, {id: 'sent'})
+
+
 def test_retry_without_its_broker_sends_and_marks_nothing(
         resent: Resent, proxy: Proxy) -> None:
     id = resent.store()
