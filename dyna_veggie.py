@@ -7768,8 +7768,10 @@ def _watch(backend: DynamoDBBackend, id: str) -> Row:
         before, table = line, patient
         time.sleep(WATCH_INTERVAL + (chord['expected'] or chord['counted']) / 500)
     ended = not chord['failed'] and chord['counted'] == chord['expected']
+    gone = not chord['counted'] and not before  # or it was ended before anything was counted
     if not as_json:
         _print([*([''] if live else ()), 'its body was called' if ended else
+                'it has ended, and its counters may have expired: see its result' if gone else
                 'it failed, or was ended: its errbacks were called'])
     if not ended:
         click.get_current_context().exit(1)

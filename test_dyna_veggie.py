@@ -11315,6 +11315,20 @@ def test_what_cannot_be_watched_and_how_an_ended_chord_ends(
     assert code == 1 and output.endswith('it failed, or was ended: its errbacks were called\n')
 
 
+def test_a_chord_whose_counters_have_expired_is_not_said_to_have_failed(
+        cli: Any, app: Celery, proxy: Proxy, client: Any, table_name: str) -> None:
+    drive = Drive(ready(app, proxy).app, 2)
+    drive.apply()
+    drive.returns(0)
+    drive.returns(1)
+    for item in all_items(client, table_name):
+        if item['id'].startswith(drive.run.id) and 'lazy' not in item:
+            client.delete_item(TableName=table_name, Key={'id': {'S': item['id']}})
+    code, output = cli('show', drive.group_id, '--watch')
+    assert code == 1 and '0 of 2' in output
+    assert output.endswith('it has ended, and its counters may have expired: see its result\n')
+
+
 def test_the_pace_of_a_chord_fits_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv('COLUMNS', '80')
     pace, old = dv.Pace(), {'opened': None, 'last_counted': None}
