@@ -1316,13 +1316,13 @@ def _check_response(
     parsed_response['ResponseMetadata']['Bytes'] = len(body)  # a header need not say so
 
 
-def within(seconds: float | None, request: Callable[[], Any], client: Any) -> Any:
+def within(seconds: float | None, request: Callable[[], Any], url: str) -> Any:
     """The response to a request.  Raises ReadTimeoutError if it is not complete after that."""
     if seconds is None:
         return request()
     call = Call(request)
     if not call.wait(seconds):
-        raise ReadTimeoutError(endpoint_url=client.meta.endpoint_url)
+        raise ReadTimeoutError(endpoint_url=url)
     return call.result()
 
 
@@ -1353,7 +1353,10 @@ class Client:
         if client is None:
             with self._lock:
                 if self._botocore is None:
-                    self._botocore = connect(self.options)
+                    # a place of credentials may not respond, nor a credential_process end
+                    self._botocore = within(
+                        self._attempt_timeout, functools.partial(connect, self.options),
+                        'where the credentials are')
                 client = self._botocore
         return client
 
@@ -1396,7 +1399,7 @@ class Client:
             client = self.botocore
             with readable():
                 request = functools.partial(getattr(client, method), **params)
-                return within(self._attempt_timeout, request, client)
+                return within(self._attempt_timeout, request, client.meta.endpoint_url)
         except (BotoCoreError, ClientError, BrokenConfiguration) as exc:
             interrupted = interruption(exc)
             if interrupted:
@@ -6437,7 +6440,8 @@ def identity(options: Options) -> str:
         open_session(options), 'sts', region_name=options.region, **given_keys(options),
         config=config)
     with readable():
-        return str(within(_ATTEMPT_TIMEOUT, client.get_caller_identity, client)['Arn'])
+        url = client.meta.endpoint_url
+        return str(within(_ATTEMPT_TIMEOUT, client.get_caller_identity, url)['Arn'])
 
 
 def find_credentials(options: Options) -> tuple[str, Any]:
@@ -6445,11 +6449,17 @@ def find_credentials(options: Options) -> tuple[str, Any]:
 
     Raises what a request would.
     """
-    session = open_session(options)
-    source = credentials_source(options, session)
-    if source is None:
-        raise ImproperlyConfigured('none were found')
-    return source, None if source in (FROM_URL, NOT_NEEDED) else read_keys(session)
+    def find() -> tuple[str, Any]:
+        session = open_session(options)
+        source = credentials_source(options, session)
+        if source is None:
+            raise ImproperlyConfigured('none were found')
+        return source, None if source in (FROM_URL, NOT_NEEDED) else read_keys(session)
+    call = Call(find)
+    if call.wait(_ATTEMPT_TIMEOUT):
+        found: tuple[str, Any] = call.result()
+        return found
+    raise ImproperlyConfigured(f'none were found within {_ATTEMPT_TIMEOUT:g} seconds')
 
 
 def region_of(table: Table) -> str:
@@ -6679,20 +6689,27 @@ def _start_of(item: Item) -> tuple[float | None, float | None]:
     return stored - duration, duration
 
 
+def _error_text(error: BaseException) -> str:
+    """An error on one line, its class first."""
+    name, text = type(error).__name__, ' '.join(safe_repr(error).split())  # its repr may raise
+    return text if text.startswith(name) else f'{name}: {text}'  # such as Celery's NotRegistered
+
+
 def task_row(id: str, item: Item, meta: Mapping[str, Any], value: bytes = b'') -> Row:
     """What is stored of a task, without its result."""
     chunks, result, state = len(chunk_ids(item)), meta.get('result'), meta.get('status')
     if isinstance(result, BackendGetMetaError) and isinstance(item.get('status'), str):
         state = item['status']  # the task did not fail because its value cannot be read here
-    error = (' '.join(safe_repr(result).split())[:200]  # its own repr may raise
-             if isinstance(result, BaseException) else None)
-    same = ('name', 'args', 'kwargs', 'worker', 'queue', 'retries')
+    error = _error_text(result)[:200] if isinstance(result, BaseException) else None
+    texts = {name: text if isinstance(text := meta.get(name), str) else None
+             for name in ('name', 'worker', 'queue', 'parent_id', 'group_id')}
     began, duration = _start_of(item)
     ended = str(state) in {*states.READY_STATES, states.RETRY}  # else it goes on
     row = {
         'id': id, 'kind': 'task', 'state': state, 'error': error,
-        **{name: meta.get(name) for name in same},
-        'parent': meta.get('parent_id'), 'group': meta.get('group_id'),
+        'name': texts['name'], 'args': meta.get('args'), 'kwargs': meta.get('kwargs'),
+        'worker': texts['worker'], 'queue': texts['queue'], 'retries': meta.get('retries'),
+        'parent': texts['parent_id'], 'group': texts['group_id'],
         'started': to_iso(began), 'stored': to_iso(item.get('timestamp')),
         'done': to_iso(meta.get('date_done')), 'duration': duration if ended else None,
         'expires': to_iso(item.get('ttl')), 'size': item['size'] if chunks else len(value),
@@ -7317,7 +7334,7 @@ NOT_SENT = {
     'unknown': 'nothing is stored under this id',
     'unreadable': 'what is stored cannot be read here; show ID says why',
     'not stored': 'its name and arguments are not stored: result_extended was off, they were too '
-                  'large, or it is the body of a chord that failed',
+                  'large, no worker had such a task, or it is the body of a chord that failed',
     'no values': 'its arguments are stored as a text; apply it from the app',
     'claim check': 'its arguments are the values of a large chord; apply the chord again',
     'never ran': 'a task before it in its chain failed, whose value is among its arguments; retry '
@@ -7346,8 +7363,20 @@ def queue_of(app: Any, routing_key: Any) -> str | None:
     return None if app.conf.task_queues else key or None  # Celery makes queues that are missing
 
 
+_BROKER_TIMEOUT = 30.0  # seconds: kombu's Redis waits for a response without an end
+
+
 class BrokerAway(Exception):
-    """The broker did not take a task."""
+    """The broker does not respond, or did not take a task."""
+
+
+def ask_broker(connection: Any, request: Callable[[], T]) -> T:
+    """What a request to the broker returns.  Raises BrokerAway if it has not ended after that."""
+    call = Call(request)
+    if call.wait(_BROKER_TIMEOUT):
+        found: T = call.result()
+        return found
+    raise BrokerAway(f'the broker {connection.as_uri()} does not respond')
 
 
 class Resending:
@@ -7420,14 +7449,21 @@ class Resending:
                 return 'in a chord'
         return 'sent before' if 'retried' in item and not self._force else READY
 
-    def _is_in_chord(self, item: Item, group_id: str | None) -> bool:
-        if 'chord' in item or 'later' in item or not group_id:
+    def _is_in_chord(self, item: Item, group_id: Any) -> bool:
+        if 'chord' in item or 'later' in item or not isinstance(group_id, str):
             return 'chord' in item or 'later' in item
         if group_id not in self._chords:  # its own item says it only once it has returned
             pointer_id = self._backend.pointer_id(group_id)
             self._chords[group_id] = not is_too_long(pointer_id) and (
                 self._store.table.get(pointer_id) is not None)
         return self._chords[group_id]
+
+    def _unmark(self, item: Item) -> None:
+        """Removes our mark of a task that was not sent."""
+        with contextlib.suppress(*FAILURES):  # the error that led here counts more
+            self._store.table.update(
+                item['id'], 'REMOVE #retried, #retried_as, #retried_by', {'by': self._by},
+                condition='#retried_by = :by')
 
     def send(self, row: Row, item: Item, producer: Any) -> Row:
         """Sends a task; raises BrokerAway.
@@ -7437,18 +7473,21 @@ class Resending:
         id = str(uuid.uuid4()) if self._new_ids else row['id']
         queue = {'queue': row['queue']} if row['queue'] else {}
         marks = {'retried': time.time(), 'retried_as': id, 'retried_by': self._by}
-        if not self._store.mark(item, 'retried_by', marks):
+        try:
+            marked = self._store.mark(item, 'retried_by', marks)
+        except BaseException:  # it may be marked
+            self._unmark(item)
+            raise
+        if not marked:
             return self._with(row, 'changed')
         try:
-            self._backend.app.signature(row['name'], row['args'], row['kwargs']).apply_async(
-                task_id=id, producer=producer, retry=False, **queue)
+            task = self._backend.app.signature(row['name'], row['args'], row['kwargs'])
+            ask_broker(producer.connection, functools.partial(
+                task.apply_async, task_id=id, producer=producer, retry=False, **queue))
         except BaseException as exc:
-            with contextlib.suppress(*FAILURES):  # the broker's error counts more
-                self._store.table.update(
-                    item['id'], 'REMOVE #retried, #retried_as, #retried_by', {'by': self._by},
-                    condition='#retried_by = :by')
+            self._unmark(item)
             connection = producer.connection
-            if not isinstance(exc, Exception):
+            if isinstance(exc, BrokerAway) or not isinstance(exc, Exception):
                 raise
             if isinstance(exc, (OperationalError, OSError, *connection.connection_errors,
                                 *connection.channel_errors)):
@@ -7466,7 +7505,7 @@ def oldest(rows: Iterable[Row], limit: int) -> list[Row]:
 def format_call(row: Row) -> str:
     """The arguments of a task."""
     if not isinstance(row['args'], (list, tuple)) or not isinstance(row['kwargs'], Mapping):
-        return safe_repr(row['args'] or '')
+        return '' if row['args'] is None else safe_repr(row['args'])
     named = (f'{name}={safe_repr(value)}' for name, value in row['kwargs'].items())
     return ', '.join([*map(safe_repr, row['args']), *named])[:200]
 
@@ -7710,9 +7749,11 @@ def _show(backend: DynamoDBBackend, id: str, watch: bool) -> _Output:
 
 def _watch(backend: DynamoDBBackend, id: str) -> Row:
     """Prints how far a chord is until it ends."""
-    table, pace = operators_table(backend.options, patient=True), Pace()
+    # a DynamoDB that is away is said soon, at first
+    table, pace = operators_table(backend.options), Pace()
     as_json = click.get_current_context().params['as_json']
     live, before = is_terminal(sys.stdout) and not as_json, ''
+    patient = operators_table(backend.options, patient=True)
     while True:
         chord = chord_row(backend, table, id, backend.pointer_id(id))
         if chord is None:
@@ -7724,11 +7765,13 @@ def _watch(backend: DynamoDBBackend, id: str) -> Row:
         click.echo(f'\r{line}{" " * (len(before) - len(line))}' if live else line, nl=not live)
         if chord['state'] == 'CLOSED':
             break
-        before = line
+        before, table = line, patient
         time.sleep(WATCH_INTERVAL + (chord['expected'] or chord['counted']) / 500)
     ended = not chord['failed'] and chord['counted'] == chord['expected']
+    gone = not chord['counted'] and not before  # or it was ended before anything was counted
     if not as_json:
         _print([*([''] if live else ()), 'its body was called' if ended else
+                'it has ended, and its counters may have expired: see its result' if gone else
                 'it failed, or was ended: its errbacks were called'])
     if not ended:
         click.get_current_context().exit(1)
@@ -7921,14 +7964,22 @@ def _check_name(backend: DynamoDBBackend, name: str | None, override: str) -> No
 @contextlib.contextmanager
 def _producer(app: Any) -> Iterator[Any]:
     """A producer for the app's broker; raises ClickException if that does not respond."""
-    with app.connection_for_write() as connection:
+    connection = app.connection_for_write()
+
+    def connect() -> Any:
+        connection.ensure_connection(max_retries=1, interval_start=0)
+        # Celery's own would reconnect without an end
+        return app.amqp.Producer(connection.channel(), auto_declare=False)
+    try:
         try:
-            connection.ensure_connection(max_retries=1, interval_start=0)
-            # Celery's own would reconnect without an end
-            producer = app.amqp.Producer(connection.channel(), auto_declare=False)
+            producer = ask_broker(connection, connect)
+        except BrokerAway as exc:
+            raise click.ClickException(str(exc)) from exc
         except Exception as exc:  # each transport has its own
             raise click.ClickException(f'the broker {connection.as_uri()}: {explain(exc)}') from exc
         yield producer
+    finally:
+        Call(connection.release).wait(_BROKER_TIMEOUT / 10)  # it may wait for a response
 
 
 @_command

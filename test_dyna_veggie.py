@@ -2147,7 +2147,7 @@ def test_a_response_that_trickles_in_does_not_outlast_the_attempt() -> None:
 def test_commands_end_when_responses_trickle_in() -> None:
     with trickle() as place:
         app = Celery('app', backend=f'dyna_veggie.DynamoDBBackend+dynamodb://{place}/table')
-        for command in (['check'], ['show', 'id']):
+        for command in (['check'], ['show', 'id'], ['show', 'id', '--watch']):
             began = time.monotonic()
             done = click.testing.CliRunner().invoke(dv.commands, command, obj=Holder(app))
             assert 'Read timeout' in done.output and done.exit_code == 1
@@ -2422,6 +2422,28 @@ def test_a_role_that_is_denied_is_an_error_of_the_credentials(
     sts.refusals = []
     app.backend.store_result('id', 1, states.SUCCESS)  # without a restart
     assert app.backend.get_result('id') == 1
+
+
+@pytest.mark.parametrize('where', [
+    pytest.param('STS', marks=pytest.mark.skipif(
+        Version(botocore.__version__) < Version('1.31'), reason='STS is at AWS')), 'process'])
+def test_check_ends_if_no_credentials_come(
+        where: str, configure_aws: Any, proxy: Proxy, table_name: str,
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dv, '_ATTEMPT_TIMEOUT', 0.3)
+    with trickle() as place:
+        if where == 'STS':
+            configure_aws('', **KEYS, AWS_ENDPOINT_URL_STS=f'http://{place}')
+        else:
+            configure_aws(process(sys.executable, '-c', 'import time; time.sleep(9)'))
+        role = f'&role_arn={ROLE}' if where == 'STS' else ''
+        url = backend_url(f'us-east-1/{table_name}', proxy.url, role)
+        app = Celery('app', backend=url, set_as_current=False)
+        found = {row['name']: row for row in checked(app)['checks']}
+        assert found['credentials'] == {
+            'name': 'credentials', 'ok': False, 'found': 'none were found within 0.3 seconds'}
+        assert found['endpoint']['ok'] is False
+    assert not proxy.requests
 
 
 def test_a_role_without_credentials_to_assume_it_is_an_error(configure_aws: Any, sts: Sts) -> None:
@@ -11293,6 +11315,20 @@ def test_what_cannot_be_watched_and_how_an_ended_chord_ends(
     assert code == 1 and output.endswith('it failed, or was ended: its errbacks were called\n')
 
 
+def test_a_chord_whose_counters_have_expired_is_not_said_to_have_failed(
+        cli: Any, app: Celery, proxy: Proxy, client: Any, table_name: str) -> None:
+    drive = Drive(ready(app, proxy).app, 2)
+    drive.apply()
+    drive.returns(0)
+    drive.returns(1)
+    for item in all_items(client, table_name):
+        if item['id'].startswith(drive.run.id) and 'lazy' not in item:
+            client.delete_item(TableName=table_name, Key={'id': {'S': item['id']}})
+    code, output = cli('show', drive.group_id, '--watch')
+    assert code == 1 and '0 of 2' in output
+    assert output.endswith('it has ended, and its counters may have expired: see its result\n')
+
+
 def test_the_pace_of_a_chord_fits_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv('COLUMNS', '80')
     pace, old = dv.Pace(), {'opened': None, 'last_counted': None}
@@ -11635,6 +11671,20 @@ def test_a_lost_response_keeps_retry_from_no_task(resent: Resent, proxy: Proxy) 
     assert len(resent.messages()) == 1
 
 
+def test_no_mark_is_left_if_it_is_not_known_whether_a_task_was_marked(
+        resent: Resent, proxy: Proxy) -> None:
+    id = resent.store()
+    backend = resent.app.backend
+    table = dv.Table(dataclasses.replace(backend.options, retry_timeout=0))
+    resending = dv.Resending(backend, table, False, False)
+    (row, item), = resending.read([id])
+    proxy.faults = first(1, ResetAfter(), 'UpdateItem')  # done, and its only response is lost
+    with pytest.raises(botocore.exceptions.BotoCoreError):
+        resending.send(row, item, None)
+    assert resent.messages() == []
+    assert resent.outcomes(id, '--yes') == (0, {id: 'sent'})
+
+
 def test_retry_without_its_broker_sends_and_marks_nothing(
         resent: Resent, proxy: Proxy) -> None:
     id = resent.store()
@@ -11645,6 +11695,46 @@ def test_retry_without_its_broker_sends_and_marks_nothing(
         assert code == 1 and proxy.requests == []
         assert output.startswith('Error: the broker amqp://user:**@127.0.0.1:9//: ')
         assert 'refused' in output and 'secret' not in output
+
+
+class Mute(kombu.transport.memory.Transport):
+    """A broker that takes connections, or messages, and does not respond."""
+
+    at: str = ''
+    ended: threading.Event
+
+    def _waits(self, at: str) -> None:
+        assert self.at != at or self.ended.wait(60)
+
+    def establish_connection(self) -> Any:
+        self._waits('connection')
+        return super().establish_connection()
+
+    def close_connection(self, connection: Any) -> None:
+        self._waits('message')
+        super().close_connection(connection)
+
+    class Channel(kombu.transport.memory.Channel):
+        def _put(self, *args: Any, **kwargs: Any) -> None:
+            self.connection._waits('message')
+
+
+@pytest.mark.parametrize('at', ['connection', 'message'])
+def test_retry_ends_if_its_broker_does_not_respond(
+        at: str, resent: Resent, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    id = resent.store()
+    monkeypatch.setattr(dv, '_BROKER_TIMEOUT', 0.5)
+    monkeypatch.setattr(Mute, 'at', at)
+    monkeypatch.setattr(Mute, 'ended', threading.Event(), raising=False)
+    resent.app.conf.update(broker_url='memory://user:secret@', broker_transport=Mute)
+    code, output = resent.text(id, '--yes')
+    Mute.ended.set()
+    assert code == 1 and 'Error: the broker ' in output and 'secret' not in output
+    assert 'does not respond' in output
+    assert ('run it again' in output) == (at == 'message')
+    # no mark is left
+    assert resent.outcomes(id) == (0, {id: 'ready'})
+
 
 def walk() -> Iterator[list[str]]:
     """The commands of the walk of an operator, without what stands before their names."""
@@ -11803,6 +11893,15 @@ def test_retry_finds_arguments_of_any_size_under_any_key(
     reads = [request.body for request in proxy.requests if request.operation == 'GetItem']
     assert reads and all(body['ConsistentRead'] for body in reads)
     assert resent.outcomes(celerys) == (3, {celerys: 'sent before'})
+
+
+def test_retry_of_an_odd_group(resent: Resent, client: Any, table_name: str) -> None:
+    for number, odd in enumerate(({'a': 1}, ['a'], 5)):
+        id, backend = f'odd-{number}', resent.app.backend
+        put_raw(client, table_name, backend.item_id(id), **OLD, result={'B': json.dumps({
+            'status': 'FAILURE', 'result': None, 'name': 'proj.add', 'args': [1], 'kwargs': {},
+            'worker': 'w', 'group_id': odd}).encode()})
+        assert resent.outcomes(id) == (0, {id: 'ready'})
 
 
 def test_retry_says_if_arguments_may_have_lost_their_types(resent: Resent) -> None:
@@ -12036,6 +12135,16 @@ def test_tasks_are_counted_by_state_name_and_error(
     assert run('list', '--count', '--csv', obj=Holder(backend.app)).exit_code == 2
 
 
+def test_an_error_begins_with_its_class(
+        make_app: MakeApp, proxy: Proxy, cli: Any) -> None:
+    backend = ready(make_app(), proxy)
+    # its repr is a sentence
+    backend.mark_as_failure('id', celery.exceptions.NotRegistered('shop.add'))
+    (_, row), (_, counted) = cli('list', '--json'), cli('list', '--count', '--json')
+    assert row['error'].startswith("NotRegistered: Task of kind 'shop.add' never registered")
+    assert counted['error'] == 'NotRegistered'
+
+
 def test_durations_are_counted_by_name(
         make_app: MakeApp, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
     backend = ready(make_app(result_extended=True), proxy)
@@ -12151,6 +12260,11 @@ ODD_ITEMS: dict[str, dict[str, Any]] = {
     'chunks of a text': {'chunks': {'S': 'many'}, 'status': {'S': 'SUCCESS'}},
     'status of a map': {'status': {'M': {}}},
     'name of a number': {'result': {'B': b'{"status": "SUCCESS", "name": 5}'}},
+    'name of a list': {'result': {'B': b'{"status": "SUCCESS", "name": ["a"]}'}},
+    'group of a map': {'result': {'B': b'{"status": "SUCCESS", "group_id": {"a": 1}}'}},
+    'duration of a text': {
+        'duration': {'S': 'long'}, 'timestamp': {'N': '1700000000'}, 'status': {'S': 'SUCCESS'}},
+    'duration without a time': {'duration': {'N': '1'}, 'status': {'S': 'SUCCESS'}},
     'done at a number': {'result': {'B': b'{"status": "SUCCESS", "date_done": 5}'}},
     'children of a number': {'result': {'B': b'{"status": "SUCCESS", "children": [1]}'}}}
 
@@ -12193,6 +12307,8 @@ def test_odd_items_do_not_stop_list_and_show(
     for arguments in ([], ['--json-lines'], ['--limit', '0'], ['--json-lines', '--limit', '0']):
         code, output = cli('list', *arguments)
         assert code == 0 and all(name in output for name in ODD_ITEMS)
+    code, output = cli('list', '--count')
+    assert code == 0 and output.endswith(f'{len(ODD_ITEMS)} of {len(ODD_ITEMS)}\n')
     for name in ODD_ITEMS:
         assert cli('show', name)[0] == 0
         shown = cli('show', name, '--json')[1]
