@@ -100,8 +100,8 @@ class Memory:
             last = statistics.median(samples[3 * quarter:counted] or samples)
             most = max(memory(self.pids[name], 'VmHWM'), *samples)
             until_counted = max(samples[:counted], default=0)
-            yield (f'  {name}: {self.before[name]:.0f} at first; {second:.0f} in the second quarter, '
-                   f'{last:.0f} in the last; {until_counted:.0f} at most until all were counted, '
+            yield (f'  {name}: {self.before[name]:.0f} at first; {second:.0f} in the second quarter'
+                   f' and {last:.0f} in the last; {until_counted:.0f} at most until then, '
                    f'{most:.0f} in all')
 
 
