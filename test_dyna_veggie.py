@@ -655,9 +655,13 @@ class Tasks:
 
 
 @contextlib.contextmanager
-def working(app: Celery, pool: str = 'threads') -> Iterator[None]:
-    """A worker in threads of this process; it knows the tasks that were there when it started."""
-    app.conf.update(in_memory())
+def working(
+        app: Celery, pool: str = 'threads', conf: dict[str, Any] | None = None) -> Iterator[None]:
+    """A worker in threads of this process; it knows the tasks that were there when it started.
+
+    conf: where its broker is not in memory.
+    """
+    app.conf.update(in_memory() if conf is None else conf)
     root = logging.getLogger()
     level, handlers = root.level, list(root.handlers)
     try:
@@ -691,8 +695,9 @@ def run_tool(program: str, library: str, *arguments: str, timeout: float) -> Non
     if library in ('gevent', 'eventlet') and importlib.util.find_spec(library) is None:
         pytest.skip(f'{library} is not installed')
     command = [sys.executable, '-W', 'ignore', str(ROOT / 'tools' / program), library, *arguments]
+    path = os.pathsep.join([str(ROOT), str(ROOT / 'examples'), str(ROOT / 'tools')])
     done = subprocess.run(
-        command, cwd=tempfile.gettempdir(), env={**os.environ, 'PYTHONPATH': str(ROOT)},
+        command, cwd=tempfile.gettempdir(), env={**os.environ, 'PYTHONPATH': path},
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=timeout)
     assert done.stdout.endswith('all right\n') and done.returncode == 0, done.stdout
 
@@ -1911,7 +1916,9 @@ def test_a_child_has_a_client_and_sockets_of_its_own(
 
 
 IN_A_SUB_INTERPRETER = """
+import asyncio
 import logging
+import queue
 import sys
 import threading
 sys.path.insert(0, {root!r})
@@ -1935,6 +1942,13 @@ assert results.get(timeout=60) == list(range(250))
 found = []
 dv.scan(app.backend.store.table, 2, found.extend)
 assert len(found) == 250
+called = queue.SimpleQueue()
+app.AsyncResult('never').then(called.put)  # the end of the interpreter does not wait for it
+app.AsyncResult('7').then(lambda result: called.put(result.get()))
+assert called.get(timeout=60) == 7
+async def awaited():
+    return await app.AsyncResult('8')
+assert asyncio.run(awaited()) == 8
 results.forget()
 found.clear()
 dv.scan(app.backend.store.table, 2, found.extend)
@@ -10594,6 +10608,20 @@ def test_a_child_process_finds_the_app_of_the_results_it_is_given(
     assert run.stdout.split('\n')[:2] == ['member first True', 'parent first True'], run.stderr
 
 
+@pytest.mark.parametrize('method', ['fork', 'forkserver', 'spawn', pytest.param(
+    'interpreters', marks=pytest.mark.skipif(
+        sys.version_info < (3, 14), reason='InterpreterPoolExecutor came with Python 3.14'))])
+def test_clients_in_children_and_interpreters(
+        method: str, tmp_path: Path, proxy: Proxy, table_name: str,
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / 'control').mkdir()
+    module = import_worker_tasks(
+        monkeypatch, BROKER='broker', BROKER_FOLDER=tmp_path,
+        RESULT_BACKEND=backend_url(f'{USERINFO}@local/{table_name}', proxy.url))
+    with working(module.app, conf={'worker_concurrency': 4}):
+        run_tool('clients.py', method, timeout=200)
+
+
 SUCCEEDED = {'status': {'S': 'SUCCESS'}, 'result': {'B': b'{"status": "SUCCESS", "result": 1}'}}
 
 
@@ -13615,7 +13643,7 @@ GUARANTEES: dict[str, tuple[Callable[..., Any], ...]] = {
     'Except for the deadline, none': (
         test_leases_do_not_depend_on_the_clocks_of_hosts,),
     'Prefork, threads, solo, gevent': (
-        test_a_real_prefork_worker, test_greenlets,
+        test_a_real_prefork_worker, test_greenlets, test_clients_in_children_and_interpreters,
         test_a_child_has_a_client_and_sockets_of_its_own, test_nothing_leaks),
     'Children of a prefork worker share': (
         test_a_worker_preloads_before_it_forks, test_children_parse_nothing_that_was_preloaded),
