@@ -1915,6 +1915,43 @@ def test_a_child_has_a_client_and_sockets_of_its_own(
     assert len(set.union(*ports.values())) == sum(map(len, ports.values()))
 
 
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs fork')
+@pytest.mark.parametrize('holding', ['client', 'table'])
+def test_a_child_waits_for_no_lock_that_a_thread_of_its_parent_holds(
+        holding: str, configure_aws: Any, make_app: MakeApp, proxy: Proxy, table_name: str,
+        tmp_path: Path) -> None:
+    go_on, first = tmp_path / 'go-on', itertools.count()
+    keys = json.dumps({'Version': 1, 'AccessKeyId': 'AKIDEXAMPLE', 'SecretAccessKey': 'secret'})
+    program = tmp_path / 'credentials'  # its first call lasts until the child has ended
+    program.write_text(f'mkdir {tmp_path}/first && while [ ! -e {go_on} ]; do sleep 0.02; done\n'
+                       f"echo '{keys}'")
+    if holding == 'client':
+        configure_aws(f'[default]\ncredential_process = sh {program}\n')
+    else:
+        configure_aws(**KEYS)
+        proxy.faults = lambda operation, body: (
+            Delay(0.5) if operation == 'CreateTable' and not next(first) else None)
+    backend = make_app(result_backend=backend_url(f'us-east-1/{table_name}', proxy.url)).backend
+    thread = threading.Thread(target=backend.set, args=('key', b'1'), daemon=True)
+    thread.start()
+    table = backend.store.table
+    lock = table.client._lock if holding == 'client' else table._bootstrapping
+    while not lock.locked():
+        time.sleep(0.01)
+    child = os.fork()
+    if not child:
+        try:
+            signal.alarm(30)  # ends it if it hangs
+            backend.set('of the child', b'2')
+            os._exit(0 if backend.get('of the child') == b'2' else 2)
+        finally:
+            os._exit(3)
+    assert os.waitpid(child, 0)[1] == 0
+    go_on.touch()
+    thread.join(30)
+    assert (backend.get('key'), backend.get('of the child')) == (b'1', b'2')
+
+
 IN_A_SUB_INTERPRETER = """
 import asyncio
 import logging
