@@ -12823,7 +12823,8 @@ def test_a_real_prefork_worker(worker_app: Any) -> None:
     assert value == 'héllo' and pid != os.getpid()
     group_result = group(worker_app.process.s(number) for number in range(60)).apply_async()
     assert [value for value, _ in group_result.get(timeout=60)] == list(range(60))
-    header = [worker_app.process.s(number) for number in range(90)]
+    header = [(worker_app.process if number % 30 else worker_app.retried).s(number)
+              for number in range(90)]
     pids, values = chord(header, worker_app.pids.s()).apply_async().get(timeout=60)
     assert values == list(range(90)) and len(pids) > 1
 
