@@ -970,7 +970,8 @@ def with_reasons(exc: Exception) -> Exception:
 #   imports       Functions import what only a client needs: it takes longer than all else here.
 #   a process     has one object for each set of options: see shared_by_process().  Forks share what
 #                 was parsed before: see preload().
-#   threads       All of this file are started by start_thread().
+#   threads       All of this file are started by start_thread(), but in sub-interpreters: see
+#                 Background.
 
 _WARN_INTERVAL = 60.0  # seconds between two warnings that requests fail
 # what credentials_source() says besides botocore's words
@@ -2662,7 +2663,11 @@ class Watch(NamedTuple):
 
 
 class Background:
-    """Calls work() as long as has_work() says so, in a thread that ends after that."""
+    """Calls work() as long as has_work() says so, in a thread that ends after that.
+
+    A sub-interpreter can refuse daemon threads, and waits for others when it ends.  There each call
+    is a job of an executor, which refuses jobs from then on.
+    """
 
     def __init__(
             self, has_work: Callable[[], bool], work: Callable[[], None], name: str) -> None:
@@ -2671,7 +2676,8 @@ class Background:
 
     def ensure(self) -> bool:
         """Called after work was added: starts a thread if none works; False if it cannot."""
-        return not self._tokens or start_thread(self.run, name=self._name) is not None
+        return (not self._tokens or start_thread(self.run, name=self._name) is not None
+                or self._start_jobs())
 
     def run(self, until: float = math.inf) -> None:
         """Works here, unless another thread does."""
@@ -2687,6 +2693,38 @@ class Background:
                     has_time = monotonic() < until
             finally:
                 self._tokens.append(token)  # and looks again: who added work did not start another
+
+    def _start_jobs(self) -> bool:
+        try:
+            token = self._tokens.popleft()
+        except IndexError:  # another thread works
+            return True
+        return self._submit(token)
+
+    def _submit(self, token: str, executor: Any = None) -> bool:
+        try:
+            from concurrent.futures import ThreadPoolExecutor
+            executor = executor or ThreadPoolExecutor(1)
+            executor.submit(self._work_once, token, executor)
+        except BaseException as exc:
+            self._tokens.append(token)
+            if not isinstance(exc, RuntimeError):  # no thread can be started, or this is the end
+                raise
+            return False
+        return True
+
+    def _work_once(self, token: str, executor: Any) -> None:
+        has_work = False
+        try:
+            self._work()
+            has_work = self._has_work()
+        finally:
+            if has_work:
+                self._submit(token, executor)
+            else:
+                self._tokens.append(token)
+        if not has_work and self._has_work():  # who added it did not start another
+            self.ensure()
 
 
 class Wait:

@@ -655,9 +655,13 @@ class Tasks:
 
 
 @contextlib.contextmanager
-def working(app: Celery, pool: str = 'threads') -> Iterator[None]:
-    """A worker in threads of this process; it knows the tasks that were there when it started."""
-    app.conf.update(in_memory())
+def working(
+        app: Celery, pool: str = 'threads', conf: dict[str, Any] | None = None) -> Iterator[None]:
+    """A worker in threads of this process; it knows the tasks that were there when it started.
+
+    conf: where its broker is not in memory.
+    """
+    app.conf.update(in_memory() if conf is None else conf)
     root = logging.getLogger()
     level, handlers = root.level, list(root.handlers)
     try:
@@ -691,8 +695,9 @@ def run_tool(program: str, library: str, *arguments: str, timeout: float) -> Non
     if library in ('gevent', 'eventlet') and importlib.util.find_spec(library) is None:
         pytest.skip(f'{library} is not installed')
     command = [sys.executable, '-W', 'ignore', str(ROOT / 'tools' / program), library, *arguments]
+    path = os.pathsep.join([str(ROOT), str(ROOT / 'examples'), str(ROOT / 'tools')])
     done = subprocess.run(
-        command, cwd=tempfile.gettempdir(), env={**os.environ, 'PYTHONPATH': str(ROOT)},
+        command, cwd=tempfile.gettempdir(), env={**os.environ, 'PYTHONPATH': path},
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=timeout)
     assert done.stdout.endswith('all right\n') and done.returncode == 0, done.stdout
 
@@ -1910,8 +1915,47 @@ def test_a_child_has_a_client_and_sockets_of_its_own(
     assert len(set.union(*ports.values())) == sum(map(len, ports.values()))
 
 
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs fork')
+@pytest.mark.parametrize('holding', ['client', 'table'])
+def test_a_child_waits_for_no_lock_that_a_thread_of_its_parent_holds(
+        holding: str, configure_aws: Any, make_app: MakeApp, proxy: Proxy, table_name: str,
+        tmp_path: Path) -> None:
+    go_on, first = tmp_path / 'go-on', itertools.count()
+    keys = json.dumps({'Version': 1, 'AccessKeyId': 'AKIDEXAMPLE', 'SecretAccessKey': 'secret'})
+    program = tmp_path / 'credentials'  # its first call lasts until the child has ended
+    program.write_text(f'mkdir {tmp_path}/first && while [ ! -e {go_on} ]; do sleep 0.02; done\n'
+                       f"echo '{keys}'")
+    if holding == 'client':
+        configure_aws(f'[default]\ncredential_process = sh {program}\n')
+    else:
+        configure_aws(**KEYS)
+        proxy.faults = lambda operation, body: (
+            Delay(0.5) if operation == 'CreateTable' and not next(first) else None)
+    backend = make_app(result_backend=backend_url(f'us-east-1/{table_name}', proxy.url)).backend
+    thread = threading.Thread(target=backend.set, args=('key', b'1'), daemon=True)
+    thread.start()
+    table = backend.store.table
+    lock = table.client._lock if holding == 'client' else table._bootstrapping
+    while not lock.locked():
+        time.sleep(0.01)
+    child = os.fork()
+    if not child:
+        try:
+            signal.alarm(30)  # ends it if it hangs
+            backend.set('of the child', b'2')
+            os._exit(0 if backend.get('of the child') == b'2' else 2)
+        finally:
+            os._exit(3)
+    assert os.waitpid(child, 0)[1] == 0
+    go_on.touch()
+    thread.join(30)
+    assert (backend.get('key'), backend.get('of the child')) == (b'1', b'2')
+
+
 IN_A_SUB_INTERPRETER = """
+import asyncio
 import logging
+import queue
 import sys
 import threading
 sys.path.insert(0, {root!r})
@@ -1935,6 +1979,13 @@ assert results.get(timeout=60) == list(range(250))
 found = []
 dv.scan(app.backend.store.table, 2, found.extend)
 assert len(found) == 250
+called = queue.SimpleQueue()
+app.AsyncResult('never').then(called.put)  # the end of the interpreter does not wait for it
+app.AsyncResult('7').then(lambda result: called.put(result.get()))
+assert called.get(timeout=60) == 7
+async def awaited():
+    return await app.AsyncResult('8')
+assert asyncio.run(awaited()) == 8
 results.forget()
 found.clear()
 dv.scan(app.backend.store.table, 2, found.extend)
@@ -10616,6 +10667,20 @@ def test_a_child_process_finds_the_app_of_the_results_it_is_given(
     assert run.stdout.split('\n')[:2] == ['member first True', 'parent first True'], run.stderr
 
 
+@pytest.mark.parametrize('method', ['fork', 'forkserver', 'spawn', pytest.param(
+    'interpreters', marks=pytest.mark.skipif(
+        sys.version_info < (3, 14), reason='InterpreterPoolExecutor came with Python 3.14'))])
+def test_clients_in_children_and_interpreters(
+        method: str, tmp_path: Path, proxy: Proxy, table_name: str,
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / 'control').mkdir()
+    module = import_worker_tasks(
+        monkeypatch, BROKER='broker', BROKER_FOLDER=tmp_path,
+        RESULT_BACKEND=backend_url(f'{USERINFO}@local/{table_name}', proxy.url))
+    with working(module.app, conf={'worker_concurrency': 4}):
+        run_tool('clients.py', method, timeout=200)
+
+
 SUCCEEDED = {'status': {'S': 'SUCCESS'}, 'result': {'B': b'{"status": "SUCCESS", "result": 1}'}}
 
 
@@ -12874,7 +12939,8 @@ def test_a_real_prefork_worker(worker_app: Any) -> None:
     assert value == 'héllo' and pid != os.getpid()
     group_result = group(worker_app.process.s(number) for number in range(60)).apply_async()
     assert [value for value, _ in group_result.get(timeout=60)] == list(range(60))
-    header = [worker_app.process.s(number) for number in range(90)]
+    header = [(worker_app.process if number % 30 else worker_app.retried).s(number)
+              for number in range(90)]
     pids, values = chord(header, worker_app.pids.s()).apply_async().get(timeout=60)
     assert values == list(range(90)) and len(pids) > 1
 
@@ -13731,7 +13797,7 @@ GUARANTEES: dict[str, tuple[Callable[..., Any], ...]] = {
     'Except for the deadline, none': (
         test_leases_do_not_depend_on_the_clocks_of_hosts,),
     'Prefork, threads, solo, gevent': (
-        test_a_real_prefork_worker, test_greenlets,
+        test_a_real_prefork_worker, test_greenlets, test_clients_in_children_and_interpreters,
         test_a_child_has_a_client_and_sockets_of_its_own, test_nothing_leaks),
     'Children of a prefork worker share': (
         test_a_worker_preloads_before_it_forks, test_children_parse_nothing_that_was_preloaded),

@@ -27,6 +27,13 @@ def process(value: Any) -> list[Any]:
     return [value, os.getpid()]
 
 
+@app.task(bind=True, shared=False)
+def retried(self: Any, value: Any) -> list[Any]:
+    if self.request.retries < 2:
+        raise self.retry(countdown=0)
+    return [value, os.getpid()]
+
+
 @app.task(shared=False)
 def pids(values: list[Any]) -> tuple[list[int], list[Any]]:
     return sorted({pid for _, pid in values}), [value for value, _ in values]
