@@ -7019,6 +7019,51 @@ def test_the_model_finds_a_broken_protocol(broken: type[chord_model.Schedule]) -
     assert any(outcome.startswith('BAD') for _, outcome in outcomes)
 
 
+def simulated(**asked: float) -> dict[str, Any]:
+    """What tools/aws_simulation.py says of a chord, all of whose parts it plays."""
+    options = [word for name, value in asked.items() for word in (f'--{name}', str(value))]
+    done = subprocess.run(
+        [sys.executable, str(ROOT / 'tools' / 'aws_simulation.py'), '--json', '--sample', '0',
+         *options], capture_output=True, text=True, check=True)
+    row: dict[str, Any] = json.loads(done.stdout)['rows'][0]
+    return row
+
+
+def test_the_simulation_consumes_what_the_module_consumes(
+        app: Celery, backend: dv.DynamoDBBackend, proxy: Proxy,
+        needs: Callable[[str], None]) -> None:
+    needs('PartiQL INSERT')
+    drive = Drive(app, 210)  # six leaves and a root
+    drive.apply()
+    for index in range(210):
+        drive.returns(index, 4711)
+    assert drive.published  # by the last one, which has closed it
+    found = simulated(parts=210, workers=1, threads=1, seconds=0)
+    assert found['throttled'] == found['given_up'] == 0
+    assert cost(proxy) == (found['requests'], found['read_units'], found['write_units'])
+
+
+def test_the_simulation_of_threads_keeps_within_the_budget() -> None:
+    found = simulated(parts=1000, workers=1, threads=8, seconds=0, median=10, p99=11)
+    assert found['requests'] <= 815
+    assert found['write_units'] <= 1520
+    assert found['read_units'] <= 615
+    assert found['most_item_writes']['running'] <= 40  # of a leaf, or of the root
+
+
+def test_the_simulated_partition_throttles_what_exceeds_its_rate() -> None:
+    asked = {'parts': 3000, 'workers': 20, 'seconds': 0, 'warm': 1}
+    found = simulated(**asked)
+    assert found['throttled'] > 100 and found['given_up'] == 0
+    # a second's units may be left from the second before
+    assert 1000 <= found['most_partition_writes'] <= 2000
+    assert found['write_units'] <= 1000 * (found['seconds'] + found['seconds_reading'] + 1)
+    assert found['seconds_running'] > 2 * found['seconds_without_limits']
+    assert simulated(**asked) == found  # the same seed
+    assert simulated(**asked, seed=2) != found
+
+
+
 # --------------------------------------------------------------------------------------------------
 # Chord: claim check
 # --------------------------------------------------------------------------------------------------
