@@ -20,6 +20,8 @@ help:
 	@echo 'make soak    40 minutes of faults, kills and duplicates, on three kinds of workers, whose'
 	@echo '             results a client gets, awaits or is called back with;'
 	@echo '             ARGS="--minutes 3 --plot soak.svg" for a short one, with a plot'
+	@echo 'make simulate   a chord of a million on AWS, on paper, with 10, 100 and 1,000 workers;'
+	@echo '             ARGS="--parts 100000 --seconds 1"'
 	@echo 'make test-aws   every kind of request, and chords, on AWS itself, for less than a US cent;'
 	@echo '             ARGS="--region eu-west-1 --report report.md"'
 	@echo 'make lint    ruff and mypy'
@@ -63,6 +65,9 @@ soak: $(READY)
 	@$(PIP_INSTALL) --editable '.[soak]'
 	@$(VENV)/bin/python tools/soak.py $(ARGS)
 
+simulate: $(READY)
+	@$(VENV)/bin/python tools/aws_simulation.py $(ARGS)
+
 test-aws: $(READY)
 	@$(VENV)/bin/python tools/aws_report.py $(ARGS)
 
@@ -95,5 +100,5 @@ $(READY): $(DEMO_READY)
 	@$(PIP_INSTALL) --editable '.[test,lint]'
 	@touch $@
 
-.PHONY: help demo test test-all test-matrix test-aws bench conformance model canvases soak lint \
-	clean
+.PHONY: help demo test test-all test-matrix test-aws bench conformance model canvases soak simulate \
+	lint clean

@@ -7092,6 +7092,60 @@ def test_the_model_finds_a_broken_protocol(broken: type[chord_model.Schedule]) -
     assert any(outcome.startswith('BAD') for _, outcome in outcomes)
 
 
+def simulated(workers: int, *chords: Mapping[str, float]) -> list[dict[str, Any]]:
+    """What tools/aws_simulation.py says of chords, all of whose parts it plays."""
+    program = """if True:
+        import json, sys
+        import aws_simulation as simulation
+
+        workers, chords = json.load(sys.stdin)
+        for chord in chords:
+            asked = simulation.Asked(**chord)
+            print(json.dumps(simulation.row_of(asked, simulation.play(asked, workers), rate=1)))
+    """  # in a process whose module has virtual time
+    done = subprocess.run(
+        [sys.executable, '-c', program], input=json.dumps([workers, chords]), cwd=ROOT / 'tools',
+        capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_the_simulation_consumes_what_the_module_consumes(
+        app: Celery, backend: dv.DynamoDBBackend, proxy: Proxy,
+        needs: Callable[[str], None]) -> None:
+    needs('PartiQL INSERT')
+    drive = Drive(app, 210)  # six leaves and a root
+    drive.apply()
+    for index in range(210):
+        drive.returns(index, 4711)
+    assert drive.published  # by the last one, which has closed it
+    found, = simulated(1, {'parts': 210, 'threads': 1, 'seconds': 0})
+    assert found['throttled'] == found['given_up'] == 0
+    assert cost(proxy) == (found['requests'], found['read_units'], found['write_units'])
+
+
+def test_the_simulation_of_threads_keeps_within_the_budget() -> None:
+    found, = simulated(1, {'parts': 1000, 'seconds': 0, 'median': 10, 'p99': 11})
+    assert found['requests'] <= 815
+    assert found['write_units'] <= 1520
+    assert found['read_units'] <= 615
+    assert found['most_item_writes']['running'] <= 40  # of a leaf, or of the root
+
+
+def test_the_simulated_partition_throttles_what_exceeds_its_rate() -> None:
+    chord: dict[str, float] = {'parts': 1200, 'seconds': 0, 'warm': 1}
+    found, again, other = simulated(30, chord, chord, {**chord, 'seed': 2})
+    assert found['throttled'] > 100 and found['given_up'] == 0
+    # what was left of the second before comes on top
+    assert 1000 <= found['most_partition_writes'] <= 2000
+    assert found['write_units'] <= 1000 * (found['seconds'] + found['seconds_reading'] + 1)
+    assert again == found != other
+    unlimited, = simulated(30, {**chord, 'infinite': True})
+    assert unlimited['throttled'] == 0
+    assert unlimited['seconds_running'] < found['seconds_running'] / 2
+
+
+
 # --------------------------------------------------------------------------------------------------
 # Chord: claim check
 # --------------------------------------------------------------------------------------------------
@@ -13895,6 +13949,15 @@ def test_the_numbers_of_the_readme_are_those_of_the_benchmark() -> None:
     assert (f"A chord of 1,000 takes {ours['wall']:.1f} s, with 10 ms of latency: Celery's "
             f'DynamoDB backend takes {slower:.1f} times as long and costs {dearer:.1f} times as '
             'much') in ' '.join(README.partition('.. image::')[0].split())
+
+
+def test_the_figures_of_a_million_parts_are_those_of_the_simulation() -> None:
+    simulation = importlib.import_module('aws_simulation')
+    found = json.loads((ROOT / 'benchmarks' / 'simulation.json').read_text())
+    assert textwrap.indent('\n'.join(simulation.lines_of(found)), '    ') in BENCHMARKS
+    few, some, many = (f'{row["seconds"] / 60:.0f}' for row in found['rows'])
+    assert (f'A chord of a million tasks takes {few}, {some} and {many} minutes there with 10, 100 '
+            'and 1,000 workers, on paper (``make simulate``)') in ' '.join(README.split())
 
 
 def test_the_table_as_code_is_the_one_that_is_created(make_app: MakeApp, proxy: Proxy) -> None:
