@@ -6,8 +6,8 @@
 # the other. These descend into bytes as into a list of numbers. A PutItem with an attribute of type
 # B makes hundreds of calls for each byte, and one with the same text as S none.
 #
-# Why it matters: the tag holds at most 5,000 characters, but the request waits for the search, which
-# takes seconds for 100 KB, in the calling thread. Compressed or pickled values are binary. What
+# Why it matters: the tag holds at most 5,000 characters, but the request waits for the search. For
+# 100 KB that takes seconds, in the calling thread. Compressed or pickled values are binary. What
 # waits for them times out, and the trace blames DynamoDB, since the search is within its span.
 #
 # Expected: bytes are one value, as text is.
