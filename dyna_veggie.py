@@ -4433,14 +4433,60 @@ class Node:
         return len(self.header_members) > self.expected
 
 
-def parts_of(leaves: Iterable[Node]) -> list[tuple[Part, str]]:
-    """All parts that a body waits for, each with its set's name.  Raises MiscountedChord."""
-    parts = sorted((part_of(member), set_name) for leaf in leaves for set_name in SET_NAMES
-                   for member in leaf.expected_members & leaf.item.get(set_name, frozenset()))
-    sizes = [leaf.size for leaf in leaves if leaf.size is not None]
-    if not sizes or sum(not part.added for part, _ in parts) != sizes[-1]:
-        raise MiscountedChord(GONE)
-    return parts
+def pack(parts: Iterable[tuple[Part, str]]) -> bytes:
+    """Where the values of parts are, as RUN.parts holds it: some 20 bytes each."""
+    packed = []
+    for part, set_name in parts:
+        member = member_of(part, COPIED if set_name == 'copied' else 0)
+        number, task_id = int.from_bytes(member[:4], 'big'), member[4:]
+        length = len(task_id).to_bytes(2, 'big') if number & TEXT_ID else b''
+        packed.append(member[:4] + length + task_id)
+    return b''.join(packed)
+
+
+def unpack(packed: bytes) -> Iterator[tuple[Part, str]]:
+    """The parts that pack() made this of."""
+    start = 0
+    while start < len(packed):
+        begin, length = start + 4, 16
+        number = int.from_bytes(packed[start:begin], 'big')
+        if number & TEXT_ID:
+            begin, length = begin + 2, int.from_bytes(packed[begin:begin + 2], 'big')
+        set_name = 'copied' if number & COPIED else 'members'
+        member = (number & ~COPIED).to_bytes(4, 'big') + packed[begin:begin + length]
+        yield part_of(member), set_name
+        start = begin + length
+
+
+class Header(NamedTuple):
+    """What the leaves of a run hold, in some 20 bytes a part: there can be millions.
+
+    values, failed: packed parts, in the order in which the body gets them.  number: of those that
+    have values.  length: of all values, in bytes.  is_whole: whether all parts have returned.
+    """
+
+    values: bytes = b''
+    failed: bytes = b''
+    number: int = 0
+    length: int = 0
+    is_whole: bool = False
+
+
+def header_of(leaves: Iterable[Node]) -> Header:
+    """What leaves hold together, each of which may be given up once it was looked at."""
+    values, failed, number, length, counted = bytearray(), bytearray(), 0, 0, 0
+    size = None
+    for leaf in leaves:  # in order: those of a leaf come before those of the next
+        parts = sorted((part_of(member), set_name) for set_name in SET_NAMES for member in
+                       leaf.expected_members & leaf.item.get(set_name, frozenset()))
+        with_values = [each for each in parts if each[1] != 'failed']
+        values += pack(with_values)
+        failed += pack(each for each in parts if each[1] == 'failed')
+        number += len(with_values)
+        counted += sum(not part.added for part, _ in parts)
+        length += leaf.item.get('bytes', 0)
+        size = leaf.size if leaf.size is not None else size
+    return Header(bytes(values), bytes(failed), number, length, counted == size)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -4665,17 +4711,24 @@ class ChordStore:
         nodes = [Node(run, place, items[id]) for id, place in places.items() if id in items]
         return nodes, {id: items[id] for id in ids if id in items}
 
-    def collect(self, root: Node, ids: list[str]) -> tuple[list[Node], dict[str, Item]]:
-        """The leaves below a root, as far as they exist, and the items with some other ids.
+    def _below(self, run: Run, nodes: Iterable[Node]) -> Iterator[Node]:
+        """The nodes that were counted on these, as far as they exist; a few pages are held."""
+        children = (child for node in nodes for child in node.children)
+        while page := list(itertools.islice(children, OVERLAPPED * GET_BATCH)):
+            yield from self.nodes(run, page)
+
+    def collect(self, root: Node, ids: list[str]) -> tuple[Header, dict[str, Item]]:
+        """What the leaves below a root hold, and the items with some other ids.
 
         The items are read with the first level below the root: it takes no request more.
         """
-        nodes, items = [root], None
-        while nodes and nodes[0].position.level:
-            children = [child for node in nodes for child in node.children]
-            nodes, found = self._nodes_and_items(root.run, children, ids if items is None else ())
-            items = found if items is None else items
-        return nodes, self.table.get_many(ids) if items is None else items
+        if not root.position.level:
+            return header_of([root]), self.table.get_many(ids)
+        first, items = self._nodes_and_items(root.run, root.children, ids)
+        nodes: Iterable[Node] = first
+        for _ in range(1, root.position.level):
+            nodes = self._below(root.run, nodes)
+        return header_of(nodes), items
 
     def is_done(self, label: str, task_id: str) -> bool:
         """Whether nothing is left to do for a part that stored its result with this label."""
@@ -5108,31 +5161,6 @@ class _Withheld(list):  # type: ignore[type-arg]
         return list, (list(iter(self)),)
 
 
-def pack(parts: Iterable[tuple[Part, str]]) -> bytes:
-    """Where the values of parts are, as RUN.parts holds it: some 20 bytes each."""
-    packed = []
-    for part, set_name in parts:
-        member = member_of(part, COPIED if set_name == 'copied' else 0)
-        number, task_id = int.from_bytes(member[:4], 'big'), member[4:]
-        length = len(task_id).to_bytes(2, 'big') if number & TEXT_ID else b''
-        packed.append(member[:4] + length + task_id)
-    return b''.join(packed)
-
-
-def unpack(packed: bytes) -> Iterator[tuple[Part, str]]:
-    """The parts that pack() made this of."""
-    start = 0
-    while start < len(packed):
-        begin, length = start + 4, 16
-        number = int.from_bytes(packed[start:begin], 'big')
-        if number & TEXT_ID:
-            begin, length = begin + 2, int.from_bytes(packed[begin:begin + 2], 'big')
-        set_name = 'copied' if number & COPIED else 'members'
-        member = (number & ~COPIED).to_bytes(4, 'big') + packed[begin:begin + length]
-        yield part_of(member), set_name
-        start = begin + length
-
-
 def describe_args(arguments: Any) -> Any:
     """Arguments as they are stored with a result: each claim check as a text."""
     if not isinstance(arguments, (list, tuple)):
@@ -5335,27 +5363,33 @@ class HeaderValues:
         self.backend, self.run = backend, run
         self.store: BlobStore = backend.store
 
-    def argument(self, body: Any, leaves: list[Node]) -> tuple[list[Any], list[str]]:
+    def argument(self, body: Any, header: Header) -> tuple[list[Any], list[str]]:
         """What a body is called with, and the ids of items that nothing reads after that.
 
         Raises ChordError for the first part that failed (what it raised, if the header has groups),
-        and if a value is not there.
+        and if a value is not there.  Raises MiscountedChord if parts are not there.
         """
         run, app = self.run, self.backend.app
-        parts = parts_of(leaves)
-        failed = [part for part, set_name in parts if set_name == 'failed']
-        if failed:
-            raise self._error_of_first(failed)
-        copies = [run.copy_id(part) for part, set_name in parts if set_name == 'copied']
-        copies += [run.header_id] if run.has_structure else []
-        if all(task.immutable for task in tasks_of(body, app, 'first')):
-            return [], copies
-        size = sum(leaf.item.get('bytes', 0) for leaf in leaves)
+        if not header.is_whole:
+            raise MiscountedChord(GONE)
+        if header.failed:
+            raise self._error_of_first(part for part, _ in unpack(header.failed))
         limit = self.backend.options.chord_inline_limit
-        if limit and size > limit and can_carry_claim_check(body, app):
-            self.store.put(run.parts_id, pack(parts), None, run.lifetime or COPY_TTL)
-            return [ClaimCheck(run.id, len(parts), run.has_structure)], []
-        values, chunks = self._read(parts)
+        needs_values = not all(task.immutable for task in tasks_of(body, app, 'first'))
+        if (needs_values and limit and header.length > limit
+                and can_carry_claim_check(body, app)):
+            if len(header.values) > LARGEST_RESULT:
+                raise MiscountedChord(
+                    f'the header has {header.number:,} tasks, whose ids take more than the '
+                    f'{LARGEST_RESULT:,} bytes that a body which takes their values can have')
+            self.store.put(run.parts_id, header.values, None, run.lifetime or COPY_TTL)
+            return [ClaimCheck(run.id, header.number, run.has_structure)], []
+        copies = [run.copy_id(part) for part, set_name in unpack(header.values)
+                  if set_name == 'copied']
+        copies += [run.header_id] if run.has_structure else []
+        if not needs_values:
+            return [], copies
+        values, chunks = self._read(unpack(header.values))
         return values, [*copies, *chunks]
 
     def redeem(self, claim_check: ClaimCheck) -> list[Any]:
@@ -5363,16 +5397,16 @@ class HeaderValues:
         stored = self.store.get(self.run.parts_id)
         if stored is None:
             raise ChordError(f'{claim_check!r} are gone: {_FORGOTTEN}')
-        return self._read(list(unpack(stored.read())))[0]
+        return self._read(unpack(stored.read()))[0]
 
-    def _read(self, parts: list[tuple[Part, str]]) -> tuple[list[Any], list[str]]:
+    def _read(self, parts: Iterable[tuple[Part, str]]) -> tuple[list[Any], list[str]]:
         """The values of parts as a body gets them, and the ids of chunks of copies."""
-        places = [(self.run.copy_id(part) if set_name == 'copied'
-                   else self.backend.item_id(part.task_id), part) for part, set_name in parts]
+        places = ((self.run.copy_id(part) if set_name == 'copied'
+                   else self.backend.item_id(part.task_id), part) for part, set_name in parts)
+        pages = iter(lambda: list(itertools.islice(places, OVERLAPPED * GET_BATCH)), [])
         values: list[Any] = []
         chunks: list[str] = []
-        size = OVERLAPPED * GET_BATCH
-        pages = [places[start:start + size] for start in range(0, len(places), size)]
+        by_id: dict[str, Any] = {}
         for page, stored in read_ahead(self._fetch_page, pages):
             found = self._complete(dict(page), stored)
             for id, part in page:
@@ -5382,14 +5416,15 @@ class HeaderValues:
                 if meta['status'] != states.SUCCESS:
                     raise part_error(part, meta['result'])
                 values.append(meta['result'])
+                if self.run.has_structure:
+                    by_id[part.task_id] = meta['result']
                 if id == self.run.copy_id(part):
                     chunks += ids[1:]
         if self.run.has_structure:
             structure = self._structure()
             if structure is None:
                 raise ChordError(f'The structure of the header is gone: {_FORGOTTEN}')
-            values = arrange(
-                structure, {part.task_id: value for (_, part), value in zip(places, values)})
+            values = arrange(structure, by_id)
         return values, chunks
 
     def _fetch_page(self, page: list[tuple[str, Part]]) -> dict[str, StoredValue]:
@@ -5430,7 +5465,7 @@ class HeaderValues:
             backend.decode(stored.read())['result'], backend.app)
         return structure
 
-    def _error_of_first(self, failed: list[Part]) -> ChordError:
+    def _error_of_first(self, failed: Iterable[Part]) -> ChordError:
         """The error of a chord of which some parts failed."""
         structure = self._structure() if self.run.has_structure else None
         leaves = list(leaf_results(structure)) if structure else []
@@ -5565,7 +5600,7 @@ class Join:
         self.published_before: Any = None  # the timestamps of the owner before, if it published
         self.was_published = False  # by the owner before
         self.timestamps: frozenset[bytes] = frozenset()  # of the results under the body's id
-        self.leaves: list[Node] = []
+        self.header = Header()
         self.argument: list[Any] | None = None
         self.sending: Shielded | None = None
         # the ids of items that nothing reads once the chord has ended
@@ -5614,7 +5649,7 @@ class Join:
         if self.root is None:
             items = store.table.get_many(ids)
         else:
-            self.leaves, items = store.collect(self.root, ids)
+            self.header, items = store.collect(self.root, ids)
         # PENDING is stored before a body is published: see track_sent
         # expired or not: the clock of the owner before may be wrong
         self.timestamps = frozenset(
@@ -5635,7 +5670,7 @@ class Join:
         values = HeaderValues(self.backend, self.run)
         try:  # retried here: the error that remains fails the chord
             self.argument, self.leftovers = self.backend.retried(
-                values.argument, self.body, self.leaves)
+                values.argument, self.body, self.header)
         except SoftTimeLimitExceeded:
             raise
         except Exception as exc:

@@ -7198,6 +7198,42 @@ def test_the_joining_worker_holds_no_values(make_app: MakeApp, proxy: Proxy) -> 
     assert inline - small > 1000, peaks
 
 
+def test_the_joining_worker_holds_no_list_of_the_parts(
+        backend: dv.DynamoDBBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dv, 'OVERLAPPED', 1)  # of five pages, one at a time is held
+    parts = [dv.Part(index, False, str(uuid.uuid4())) for index in range(20_000)]
+    chords, run = dv.ChordStore(backend.store.table), dv.Run('chord-unlock-x.1', size=len(parts))
+    members: dict[str, set[bytes]] = {}
+    for part in parts:
+        members.setdefault(run.node_id(run.leaf(part.group_index)), set()).add(dv.member_of(part))
+    for position in run.positions():
+        if position.level < 2:
+            members.setdefault(run.node_id(position.parent), set()).add(position.member)
+    root_id = run.node_id(dv.Position(2, 0))
+    backend.store.table.insert_all({'id': id, 'members': each} for id, each in members.items())
+    root = dv.Node(run, dv.Position(2, 0), backend.store.table.get(root_id) or {})
+    assert root.is_root and root.is_full
+    tracemalloc.start()
+    header, _ = chords.collect(root, [])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert header.is_whole and [part for part, _ in dv.unpack(header.values)] == parts
+    assert peak < 150 * len(parts)  # bytes; all leaves and parts take 700
+
+
+def test_a_header_whose_ids_are_too_many_for_a_claim_check_fails_clearly(
+        make_app: MakeApp, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = ready(make_app('chord_inline_limit=1'), proxy)
+    monkeypatch.setattr(dv, 'LARGEST_RESULT', 850)
+    drive = Drive(backend.app, 45)  # of 20 bytes each
+    drive.apply()
+    for index in range(45):
+        drive.returns(index)
+    assert drive.published == []
+    result = backend.app.AsyncResult(drive.body_id).result
+    assert isinstance(result, ChordError) and 'the header has 45 tasks' in str(result)
+
+
 @pytest.mark.parametrize('limit', [0, 10**6])
 def test_values_within_the_limit_are_in_the_message(
         limit: int, make_app: MakeApp, proxy: Proxy) -> None:
