@@ -394,6 +394,7 @@ class DynamoDB:
         self._seconds = max(1.0, asked.burst)  # of units that a partition keeps
         self._doubling = DOUBLING
         self._traffic = 0.0
+        self.meta = types.SimpleNamespace(endpoint_url='https://dynamodb.simulated')
         self.usage = Usage()
         self.item_peak, self.partition_peak = Peak(), Peak()
         self.partitions = asked.warm or FIRST_PARTITIONS
