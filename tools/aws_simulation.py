@@ -100,7 +100,7 @@ class Clock:
         self._hub = getcurrent()
         while self._due:
             entry = heapq.heappop(self._due)
-            thread = entry[2]
+            thread, entry[2] = entry[2], None  # who waited for a lock is not woken again
             if thread is not None:
                 self.now = entry[0]
                 thread.switch(len(entry) > 3)
