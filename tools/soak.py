@@ -545,14 +545,23 @@ class Client:
             self.problem(text)
 
 
+def allocated_blocks() -> int:
+    gc.collect()
+    return sys.getallocatedblocks()
+
+
 def run_client(pipe: Any, environ: dict[str, str], minutes: float, rate: float) -> None:
     os.environ.update(environ)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     client = Client(rate)
-    end = time.monotonic() + minutes * 60
+    half = time.monotonic() + minutes * 30
+    end = half + minutes * 30
     with ThreadPoolExecutor(IN_FLIGHT) as pool:
         running = [pool.submit(client.operate, end) for _ in range(IN_FLIGHT)]
         while not all(each.done() for each in running):
+            if time.monotonic() > half and 'blocks of the client, half way' not in client.counts:
+                # unlike resident memory, they do not depend on how malloc fragments
+                client.count('blocks of the client, half way', allocated_blocks())
             client.audit_those_due(time.monotonic())
             pipe.send(dict(client.counts))
             time.sleep(2)
@@ -560,6 +569,7 @@ def run_client(pipe: Any, environ: dict[str, str], minutes: float, rate: float) 
     pipe.recv()     # the queue is empty
     client.audit_those_due(float('inf'))
     client.problems += client.left_behind()
+    client.count('blocks of the client, at the end', allocated_blocks())
     pipe.send((dict(client.counts), client.problems, client.notes, dict(client.longest)))
 
 
