@@ -152,6 +152,9 @@ class Lock:
                 return  # who waited holds it
         self._held = False
 
+    def locked(self) -> bool:  # which Condition has asked for since Python 3.15
+        return self._held
+
     def __enter__(self) -> None:
         self.acquire()
 
