@@ -136,7 +136,7 @@ from kombu.utils.encoding import bytes_to_str, ensure_bytes, safe_repr
 from kombu.utils.json import register_type
 from vine import barrier, promise
 
-__version__ = '1.1.0'
+__version__ = '1.2.0'
 __all__ = ('DynamoDBBackend', 'Options', 'ResultTooLarge', 'parse_options', 'preload', 'reset')
 
 logger = get_logger(__name__)
