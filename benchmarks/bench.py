@@ -1,6 +1,6 @@
 """Compares Dyna-Veggie with Celery's own DynamoDB and Redis backends: the same tasks in one run.
 
-    make bench                      # everything, some forty minutes
+    make bench                      # everything, some fifty minutes
     make bench ARGS=--quick         # small groups and chords only
     make bench ARGS=--draw          # nothing: the chart and the tables of the last run
 
@@ -42,8 +42,10 @@ ROOT = HERE.parent
 PATHS = [str(HERE), str(ROOT), str(ROOT / 'tools'), str(ROOT / 'examples')]
 sys.path[:0] = PATHS
 
+import children  # noqa: E402
 import dynamodb_local  # noqa: E402
 import redis_local  # noqa: E402
+import waiting_many  # noqa: E402
 
 # on-demand capacity in us-east-1, as of November 2026:
 # https://aws.amazon.com/dynamodb/pricing/on-demand/
@@ -295,6 +297,23 @@ def tail(size: int) -> Callable[[Any], dict[str, Any]]:
     return run
 
 
+def failed(size: int) -> Callable[[Any], dict[str, float]]:
+    """From the failure of one part, while others run, to the error that get() raises."""
+    from celery import chord
+
+    def run(tasks: Any) -> dict[str, float]:
+        header = [tasks.one_fails.s(number, size // 5) for number in range(size)]
+        result = chord(header)(tasks.total.s())
+        try:
+            result.get(timeout=TOO_LONG)
+        except ValueError as exc:
+            return {'error_after': time.time() - float(str(exc))}
+        finally:
+            tasks.app.control.purge()
+        raise AssertionError('a failure was lost')
+    return run
+
+
 def scenarios(name: str, quick: bool, latency: float) -> Iterator[Scenario]:
     from celery import group
 
@@ -312,6 +331,9 @@ def scenarios(name: str, quick: bool, latency: float) -> Iterator[Scenario]:
             return time.time() - stored
         return {'seen_after': statistics.median(once() for _ in range(30))}
 
+    def waited(tasks: Any) -> None:
+        tasks.slow.delay(10).get(timeout=TOO_LONG)
+
     def grouped(size: int) -> Callable[[Any], None]:
         def run(tasks: Any) -> None:
             result = group(tasks.part.s(number) for number in range(size))()
@@ -326,12 +348,15 @@ def scenarios(name: str, quick: bool, latency: float) -> Iterator[Scenario]:
     yield Scenario('200 tasks, nobody waits', 200, stored, stored=True)
     yield Scenario('200 single tasks', 200, singles)
     yield Scenario('30 tasks of 10 ms, one by one', 30, late, rounds=1)
+    yield Scenario('a task of 10 s', 1, waited, rounds=1)
+    yield Scenario('a chord of 10', 10, joined(10))
     for size in (100,) if quick else (100, 1000):
         yield Scenario(f'a group of {size:,}', size, grouped(size))
         # with 1,000 Celery's own takes most of a minute
         rounds = ROUNDS if size < 1000 or name != CELERYS else 1
         yield Scenario(f'a chord of {size:,}', size, joined(size), rounds)
-    if name == OURS and not quick:
+    if (name == OURS or latency) and not quick:
+        # Celery's own refuses it at once
         yield Scenario('a chord of 10,000', 10_000, joined(10_000), rounds=1)
     yield Scenario('a result of 1 MB', 1, large)
     if latency:
@@ -340,6 +365,8 @@ def scenarios(name: str, quick: bool, latency: float) -> Iterator[Scenario]:
         for size in sizes[:1] if name == CELERYS else sizes:
             rounds = ROUNDS if size <= 1000 and name != CELERYS else 1
             yield Scenario(f'the tail of a chord of {size:,}', size, tail(size), rounds)
+        # the last one, since its other parts may run still
+        yield Scenario(f'the error of a part of {sizes[0]:,}', sizes[0], failed(sizes[0]), rounds=1)
 
 
 def by_pool(pool: str, quick: bool) -> Iterator[Scenario]:
@@ -432,23 +459,25 @@ def measured(place: Place, url: str, scenarios: Iterable[Scenario], rounds: int 
         gc.collect()    # a result that goes later would look for a Redis that is gone
 
 
+def dynamodb_url(place: Place, host: str, table: str) -> str:
+    if place.name == OURS:
+        # as the README says: at least as many connections as threads
+        return (f'dyna_veggie.DynamoDBBackend+dynamodb://{host}/{table}'
+                f'?max_pool_connections={max(10, POOLS[place.pool])}')
+    return f'celery.backends.dynamodb.DynamoDBBackend+dynamodb://@{host}/{table}'
+
+
 def measured_on_dynamodb(
         place: Place, engine: str, scenarios: list[Scenario], counts: bool) -> Iterator[Row]:
     """What is counted comes from a pass through the proxy; what is timed, from one without it."""
     table = f'bench-{uuid.uuid4().hex}'
-
-    def url(host: str) -> str:
-        if place.name == OURS:
-            # as the README says: at least as many connections as threads
-            return (f'dyna_veggie.DynamoDBBackend+dynamodb://{host}/{table}'
-                    f'?max_pool_connections={max(10, POOLS[place.pool])}')
-        return f'celery.backends.dynamodb.DynamoDBBackend+dynamodb://@{host}/{table}'
     counted: list[Row] = [{}] * len(scenarios)
     if counts:
         with dynamodb(engine, place.latency) as (proxy, meter):
-            counted = list(measured(place, url(proxy.partition('//')[2]), scenarios, 1, meter))
+            counted = list(measured(
+                place, dynamodb_url(place, proxy.partition('//')[2], table), scenarios, 1, meter))
     with relayed(int(engine.rpartition(':')[2]), place.latency) as port:
-        timed_rows = measured(place, url(f'127.0.0.1:{port}'), scenarios)
+        timed_rows = measured(place, dynamodb_url(place, f'127.0.0.1:{port}', table), scenarios)
         for row, timed in zip(counted, timed_rows):
             for field in ('requests', 'read_units', 'write_units', 'in_a_row'):
                 if field in row:
@@ -470,6 +499,29 @@ def measured_anywhere(
         yield from measured(place, url, scenarios, meter=meter)
 
 
+def processes(place: Place, engine: str) -> Iterator[Row]:
+    """What many waits cost a process, and what a child of a prefork worker takes."""
+    with contextlib.ExitStack() as stack:
+        if place.name == REDIS:
+            url, _ = stack.enter_context(redis_backend(place.folder, 0.0))
+        else:
+            url = dynamodb_url(place, engine.partition('//')[2], f'bench-{uuid.uuid4().hex}')
+        environ = {**os.environ, 'RESULT_BACKEND': url, 'AWS_ACCESS_KEY_ID': 'client',
+                   'PYTHONPATH': os.pathsep.join(PATHS)}
+        (percent,) = waiting_many.share('threads', environ)
+        yield {'what': '1,000 threads wait', 'tasks': 1000, 'percent': percent}
+        if place.name == OURS:
+            percent, more = waiting_many.share('coroutines', environ)
+            yield {'what': '10,000 coroutines wait', 'tasks': 10_000, 'percent': percent,
+                   'threads': more}
+        if '://' in place.broker:
+            # the first compiles what is imported
+            _, *costs = (children.measure(place.broker, url, environ) for _ in range(1 + ROUNDS))
+            yield {'what': 'a child of a worker', 'tasks': 1,
+                   'private_mb': statistics.median(cost.private for cost in costs),
+                   'first_store': statistics.median(cost.cpu for cost in costs) / 1000}
+
+
 def all_measured(place: Place, engine: str, quick: bool) -> Iterator[Row]:
     """What one backend takes, with a latency."""
     yield from measured_anywhere(place, engine, scenarios(place.name, quick, place.latency))
@@ -477,7 +529,9 @@ def all_measured(place: Place, engine: str, quick: bool) -> Iterator[Row]:
         for pool in ('prefork', 'gevent'):
             yield from measured_anywhere(
                 replace(place, pool=pool), engine, by_pool(pool, quick))
-    if place.latency:
+    if not place.latency:
+        yield from processes(place, engine)
+    else:
         try:
             with dynamodb_local.moto_engine(os.environ) as sqs:
                 broker = f'sqs://local:local@{sqs.endpoint.partition("//")[2]}'
@@ -498,6 +552,12 @@ def show(row: Row) -> str:
     tasks, notes = row['tasks'], ''
     if 'seen_after' in row:
         notes += f'   seen after {row["seen_after"] * 1000:.0f} ms'
+    if 'error_after' in row:
+        notes += f'   error after {row["error_after"]:.2f} s'
+    if 'percent' in row:
+        notes += f'   {row["percent"]:.1f} % of a core'
+    if 'private_mb' in row:
+        notes += f'   {row["private_mb"]:.1f} MB, {row["first_store"] * 1000:.0f} ms of CPU'
     if 'tail' in row:
         notes += f'   tail {row["tail"]:.2f} s'
     if 'in_a_row' in row:
@@ -560,6 +620,18 @@ LINES = [
     Line('requests one after the other in this time, the store included', TAILS, 'in_a_row', 1,
          '{:.0f}'),
     Line('a chord of 10,000', ('a chord of 10,000',), 'wall', 1, '{:.0f} s'),
+    Line('the error of one of 1,000 parts is raised by ``get()`` after',
+         ('the error of a part of 1,000',), 'error_after'),
+    Line('read units of ``get()`` that waits 10 s', ('a task of 10 s',), 'read_units', 1,
+         '{:.1f}'),
+    Line('CPU of 1,000 threads that wait, of a core', ('1,000 threads wait',), 'percent', 1,
+         '{:.0f} %', 0.0),
+    Line('CPU of 10,000 coroutines that wait, of a core', ('10,000 coroutines wait',), 'percent',
+         1, '{:.0f} %', 0.0),
+    Line('private memory of a child of a prefork worker', ('a child of a worker',), 'private_mb',
+         1, '{:.0f} MB', 0.0),
+    Line('CPU of its first store', ('a child of a worker',), 'first_store', 1000, '{:.0f} ms',
+         0.0),
     Line('a chord of 1,500 parts of 1 KB over SQS', ('a chord of 1,500 over SQS',), 'wall', 1,
          '{:.0f} s'),
     Line('a result of 1 MB', ('a result of 1 MB',), 'wall'),
@@ -614,80 +686,127 @@ def readme_table(rows: list[Row], latency: float) -> str:
         for backend in (OURS, CELERYS, REDIS):
             figures = [figure_of(line, row_of(rows, backend, what, at)) for what in line.what]
             cells.append(' / '.join(figures) if set(figures) != {figures[0]} else figures[0])
-        lines += lines_of_row(cells)
+        if {*cells[1:]} != {'n/a'}:     # else this was not run
+            lines += lines_of_row(cells)
     return '\n'.join(lines) + '\n'
 
 
 #: the chart follows the reader's theme, with a background, for pages in another one
 STYLE = """
   text { font: 25px -apple-system, "Segoe UI", Helvetica, Arial, sans-serif; fill: #1f2328 }
-  .title { font-weight: 600 } .note { fill: #59636e }
-  .ground { fill: #ffffff; stroke: #d1d9e0 } .ours { fill: #1a7f37 } .theirs { fill: #afb8c1 }
+  .title { font-weight: 600 } .note { fill: #59636e } .middle { text-anchor: middle }
+  .ground { fill: #ffffff; stroke: #d1d9e0 } .axis { stroke: #d1d9e0; stroke-width: 2 }
+  polyline { stroke-width: 5; stroke-linejoin: round; stroke-linecap: round }
+  rect.ours { fill: #1a7f37 } rect.theirs { fill: #818b98 }
+  polyline.ours { fill: none; stroke: #1a7f37 } polyline.theirs { fill: none; stroke: #818b98 }
   @media (prefers-color-scheme: dark) {
     text { fill: #f0f6fc } .note { fill: #9198a1 }
-    .ground { fill: #0d1117; stroke: #3d444d } .ours { fill: #3fb950 } .theirs { fill: #656c76 }
+    .ground { fill: #0d1117; stroke: #3d444d } .axis { stroke: #3d444d }
+    rect.ours { fill: #3fb950 } rect.theirs { fill: #9198a1 }
+    polyline.ours { stroke: #3fb950 } polyline.theirs { stroke: #9198a1 }
   }
 """
-#: of the chart, where bars begin, from line to line, and the longest bar.  On a phone, where the
-#: chart is 360 pixels wide, its text is 11 high
-WIDTH, LEFT, LINE, LONGEST = 800, 285, 40, 290
+#: of the chart, whose text is 11 high on a phone, where it is 360 pixels wide
+WIDTH, LEFT, LINE = 800, 285, 40
+#: of the plot in it
+PLOT_LEFT, PLOT_WIDTH, PLOT_HEIGHT = 50, 440, 260
+SIZES = (10, 100, 1000, 10_000)
 
 
-def panels(rows: list[Row], latency: float) -> Iterator[tuple[str, dict[str, tuple[float, str]]]]:
-    """Title, and of each backend the length of its bar and what stands beside it."""
-    def lengths(what: str, show: Callable[[Row], tuple[float, str]]) -> Any:
-        found = {name: row_of(rows, name, what, latency) for name in (OURS, CELERYS, REDIS)}
-        return {name: (0.0, 'fails') if 'failed' in row else show(row)
-                for name, row in found.items() if row}
+class Chart:
+    """An SVG that grows downwards."""
 
-    def seconds(row: Row) -> tuple[float, str]:
-        return row['wall'], f'{row["wall"]:.1f} s'
+    def __init__(self) -> None:
+        self.parts: list[str] = []
+        self.y = 12.0
 
-    def seen(row: Row) -> tuple[float, str]:
-        return row['seen_after'], f'{row["seen_after"] * 1000:.0f} ms'
+    def text(self, x: float, y: float, words: str, kind: str = '') -> None:
+        # 28: from the top of a line to the feet of its letters
+        named = f' class="{kind}"' if kind else ''
+        self.parts.append(f'<text x="{x:.0f}" y="{y + 28:.0f}"{named}>{html.escape(words)}</text>')
 
-    def cost(row: Row) -> tuple[float, str]:
-        requests = row['requests'] / row['tasks']
-        if 'dollars_per_million' in row:
-            return requests, f'{requests:.1f} million, ${row["dollars_per_million"]:.2f}'
-        return requests, f'{requests:.0f} million'
+    def line(self, words: str, kind: str) -> None:
+        self.text(20, self.y, words, kind)
+        self.y += LINE + 2
 
-    yield 'A chord of 1,000 tasks takes', lengths('a chord of 1,000', seconds)
-    yield 'get() sees a result after', lengths('30 tasks of 10 ms, one by one', seen)
-    yield 'Requests, and dollars, for a million tasks of chords', lengths('a chord of 1,000', cost)
+    def polyline(self, points: list[tuple[float, float]], kind: str) -> None:
+        place = ' '.join(f'{x:.0f},{y:.0f}' for x, y in points)
+        self.parts.append(f'<polyline points="{place}" class="{kind}"/>')
+
+    def curves(self, curves: dict[str, dict[int, float]]) -> None:
+        """Of each name, a figure by size, on a logarithmic scale of sizes; the last is beside it.
+
+        A curve that ends early ends in an error.
+        """
+        top, bottom = self.y, self.y + PLOT_HEIGHT
+        scale = PLOT_HEIGHT / max(max(curve.values()) for curve in curves.values())
+        steps = dict(zip(SIZES, range(len(SIZES))))
+
+        def x(size: int) -> float:
+            return PLOT_LEFT + steps[size] * PLOT_WIDTH / (len(SIZES) - 1)
+
+        self.parts.append(f'<line class="axis" x1="{PLOT_LEFT - 20}" x2="{x(SIZES[-1]) + 10:.0f}" '
+                          f'y1="{bottom}" y2="{bottom}"/>')
+        for size in SIZES:
+            self.text(x(size), bottom + 4, f'{size:,}', 'note middle')
+        ends = {name: list(curve.items())[-1] for name, curve in curves.items()}
+        free = top - LINE
+        for name, (size, last) in sorted(ends.items(), key=lambda end: -end[1][1]):
+            kind = 'ours' if name == OURS else 'theirs'
+            height = bottom - last * scale
+            self.polyline([(x(size), bottom - value * scale)
+                           for size, value in curves[name].items()], kind)
+            # beside the end, and no two over each other
+            free = max(free + 0.8 * LINE, height - LINE / 2)
+            beside = x(size) + 16
+            self.text(beside, free, f'{name} {last:.0f} ms', 'title' if name == OURS else '')
+            if size != SIZES[-1]:
+                free += 0.8 * LINE
+                self.text(beside, free, f'{SIZES[steps[size] + 1]:,}: fails', 'note')
+        self.y = bottom + 1.5 * LINE
+
+    def bars(self, bars: dict[str, float]) -> None:
+        scale = (WIDTH - LEFT - 130) / max(bars.values())
+        for name, seconds in bars.items():
+            width = max(2.0, seconds * scale)
+            self.text(20, self.y, name)
+            self.parts.append(
+                f'<rect x="{LEFT}" y="{self.y + 4:.0f}" width="{width:.0f}" height="{LINE - 8}" '
+                f'rx="3" class="{"ours" if name == OURS else "theirs"}"/>')
+            self.text(LEFT + width + 10, self.y, f'{seconds:.1f} s')
+            self.y += LINE
+        self.y += LINE // 2
+
+    def svg(self) -> str:
+        return '\n'.join([
+            f'<svg xmlns="http://www.w3.org/2000/svg" width="{0.8 * WIDTH:g}" '
+            f'height="{0.8 * self.y:g}" viewBox="0 0 {WIDTH} {self.y:g}">',
+            '<title>Dyna-Veggie beside the DynamoDB and Redis backends of Celery</title>',
+            f'<style>{STYLE}</style>',
+            f'<rect class="ground" x="0.5" y="0.5" width="{WIDTH - 1}" height="{self.y - 1:g}" '
+            'rx="6"/>', *self.parts, '</svg>\n'])
 
 
 def chart(rows: list[Row], latency: float) -> str:
-    """An SVG."""
-    parts, y = [], 12
-
-    def text(x: float, words: str, kind: str = '') -> None:
-        # 28: from the top of a line to the feet of its letters
-        named = f' class="{kind}"' if kind else ''
-        parts.append(f'<text x="{x:.0f}" y="{y + 28}"{named}>{html.escape(words)}</text>')
-
-    for title, bars in panels(rows, latency):
-        text(20, title, 'title')
-        y += LINE + 2
-        scale = LONGEST / max(length for length, _ in bars.values())
-        for name, (length, beside) in bars.items():
-            width = max(2.0, length * scale)
-            kind = 'ours' if name == OURS else 'theirs'
-            text(20, name)
-            parts.append(f'<rect x="{LEFT}" y="{y + 4}" width="{width:.0f}" height="{LINE - 8}" '
-                         f'rx="3" class="{kind}"/>')
-            text(LEFT + width + 10, beside)
-            y += LINE
-        y += LINE // 2
-    text(20, f'Less is better. {latency * 1000:.0f} ms of latency added to each request.', 'note')
-    y += LINE + 12
-    return '\n'.join([
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{0.8 * WIDTH:g}" height="{0.8 * y:g}" '
-        f'viewBox="0 0 {WIDTH} {y}">',
-        '<title>Dyna-Veggie beside the DynamoDB and Redis backends of Celery</title>',
-        f'<style>{STYLE}</style>',
-        f'<rect class="ground" x="0.5" y="0.5" width="{WIDTH - 1}" height="{y - 1}" rx="6"/>',
-        *parts, '</svg>\n'])
+    """How the time of a chord grows with its size, and how soon an error is known: an SVG."""
+    curves: dict[str, dict[int, float]] = {}
+    errors: dict[str, float] = {}
+    for name in (OURS, CELERYS, REDIS):
+        found = {size: row_of(rows, name, f'a chord of {size:,}', latency) for size in SIZES}
+        curve = {size: 1000 * row['wall'] / size for size, row in found.items() if 'wall' in row}
+        if curve:
+            curves[name] = curve
+        row = row_of(rows, name, 'the error of a part of 1,000', latency)
+        if 'error_after' in row:
+            errors[name] = row['error_after']
+    drawn = Chart()
+    drawn.line('Milliseconds per task of a chord of 10 to 10,000', 'title')
+    drawn.curves(curves)
+    if errors:
+        drawn.line('get() raises the error of one of 1,000 tasks after', 'title')
+        drawn.bars(errors)
+    drawn.line(f'Less is better. {latency * 1000:.0f} ms of latency added to each request.', 'note')
+    return drawn.svg()
 
 
 # --- the goals ------------------------------------------------------------------------------------

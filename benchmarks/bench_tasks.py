@@ -1,6 +1,7 @@
 """The Celery app of bench.py, for its workers."""
 from __future__ import annotations
 
+import functools
 import os
 import time
 from typing import Any
@@ -22,35 +23,51 @@ else:
 app.conf.update(
     worker_enable_remote_control=False, broker_connection_retry_on_startup=True,
     worker_prefetch_multiplier=8)
+#: another app of this process must not get them, such as the next one of this module
+task = functools.partial(app.task, shared=False)
 
 
-@app.task
+@task
 def part(number: int) -> int:
     return number
 
 
-@app.task
+@task
 def late() -> float:
     time.sleep(0.01)
     return time.time()
 
 
-@app.task
+@task
+def slow(seconds: float) -> float:
+    time.sleep(seconds)
+    return seconds
+
+
+@task
+def one_fails(number: int, failing: int) -> int:
+    time.sleep(0.02)
+    if number == failing:
+        raise ValueError(time.time())
+    return number
+
+
+@task
 def megabyte() -> str:
     return 'x' * 2**20
 
 
-@app.task
+@task
 def text(length: int) -> str:
     return 'x' * length
 
 
-@app.task
+@task
 def lengths(texts: list[str]) -> list[int]:
     return [len(texts), sum(map(len, texts))]
 
 
-@app.task
+@task
 def last() -> float:
     time.sleep(2)       # until all other parts are counted
     return time.monotonic()
@@ -61,12 +78,12 @@ def note_publishing(headers: dict[str, Any], **kwargs: Any) -> None:
     headers['published'] = time.monotonic()
 
 
-@app.task(bind=True)
+@task(bind=True)
 def begun(self: Any, values: list[float]) -> list[float]:
     """When the last part returned, when this was published, and when it began."""
     return [values[-1], self.request.published, time.monotonic()]
 
 
-@app.task
+@task
 def total(numbers: list[int]) -> list[int]:
     return [len(numbers), sum(numbers)]

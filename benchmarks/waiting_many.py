@@ -6,7 +6,8 @@
     greenlets   1,500: seconds until all have begun to wait, and then have their results
     coroutines  10,000 that await: the share of a core, and how many threads (0: there is no await)
 
-DYNAMODB_ENDPOINT or ENGINE say which DynamoDB.
+DYNAMODB_ENDPOINT or ENGINE say which DynamoDB.  `share(kind, environ)` does one round; it takes the
+backend of RESULT_BACKEND, if that is given.
 """
 from __future__ import annotations
 
@@ -39,9 +40,10 @@ from celery import Celery  # noqa: E402
 
 
 def make_app() -> Celery:
-    endpoint = quote(os.environ['DYNAMODB_ENDPOINT'], safe='')
-    app = Celery('many', backend='dyna_veggie.DynamoDBBackend+dynamodb://local/waiting-many?'
-                                 f'endpoint_url={endpoint}')
+    backend = os.environ.get('RESULT_BACKEND') or (
+        'dyna_veggie.DynamoDBBackend+dynamodb://local/waiting-many?endpoint_url='
+        + quote(os.environ['DYNAMODB_ENDPOINT'], safe=''))
+    app = Celery('many', backend=backend)
     app.conf.result_backend_thread_safe = True  # one backend for all threads
     app.backend.store_result('first', 0, 'SUCCESS')  # creates the table
     return app
@@ -57,10 +59,12 @@ def share_of_core() -> float:
 
 def threads(app: Celery) -> Iterator[float]:
     threading.stack_size(256 * 1024)
-    for number in range(1000):
-        threading.Thread(
-            target=app.AsyncResult(f'never-{number}').get, daemon=True).start()
+    waiting = [threading.Thread(target=app.AsyncResult(f'never-{number}').get, daemon=True)
+               for number in range(1000)]
+    for thread in waiting:
+        thread.start()
     yield share_of_core()
+    assert all(thread.is_alive() for thread in waiting)
 
 
 def greenlets(app: Celery) -> Iterator[float]:
@@ -96,6 +100,13 @@ def coroutines(app: Celery) -> Iterator[float]:
     yield threading.active_count() - 2  # the main thread, and that of the loop
 
 
+def share(kind: str, environ: dict[str, str]) -> list[float]:
+    """What one kind prints, in a process of its own."""
+    said = subprocess.run([sys.executable, __file__, kind], env=environ, check=True,
+                          stdout=subprocess.PIPE, text=True).stdout
+    return [float(number) for number in said.split()]
+
+
 def main() -> None:
     dynamodb_local: Any = importlib.import_module('dynamodb_local')
     checkouts = [str(Path(path).resolve()) for path in sys.argv[1:]] or [str(ROOT)]
@@ -107,10 +118,7 @@ def main() -> None:
                 for checkout in checkouts:
                     environ = {**os.environ, 'DYNAMODB_ENDPOINT': engine.endpoint,
                                'PYTHONPATH': checkout}
-                    said = subprocess.run([sys.executable, __file__, kind], env=environ,
-                                          check=True, stdout=subprocess.PIPE, text=True).stdout
-                    found.setdefault((kind, checkout), []).append(
-                        [float(number) for number in said.split()])
+                    found.setdefault((kind, checkout), []).append(share(kind, environ))
     for (kind, checkout), rounds in found.items():
         medians = [f'{statistics.median(numbers):.2f}' for numbers in zip(*rounds)]
         print(f'{kind:10} {checkout:30} {" ".join(medians) or "not there"}')
