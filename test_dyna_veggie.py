@@ -7146,6 +7146,20 @@ def test_the_simulated_partition_throttles_what_exceeds_its_rate() -> None:
     assert unlimited['seconds_running'] < found['seconds_running'] / 2
 
 
+@pytest.mark.parametrize(('arguments', 'error'), [
+    ('--workers 0', "argument --workers: '0' is not an integer from 1 to 10,000"),
+    ('--parts 1', "argument --parts: '1' is not an integer from 10 to 20,000,000"),
+    ('--seconds -1', "argument --seconds: '-1' is not a number from 0 to 86,400"),
+    ('--seconds nan', "argument --seconds: 'nan' is not a number from 0 to 86,400"),
+    ('--burst 301', "argument --burst: '301' is not a number from 0 to 300"),
+    ('--median 5 --p99 4', 'argument --p99: 4 is less than --median 5'),
+    ('--sample 9', 'argument --sample: 9 is not 0, or at least 10')])
+def test_an_argument_that_cannot_be_simulated_is_named(arguments: str, error: str) -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / 'tools' / 'aws_simulation.py'), *arguments.split()],
+        capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and error in done.stderr
+
 
 # --------------------------------------------------------------------------------------------------
 # Chord: claim check

@@ -617,7 +617,8 @@ class Outcome:
     @property
     def rate(self) -> float:
         """Parts a second in the steady state."""
-        return self.steady_parts / (self.marks[1][0] - self.marks[0][0])
+        seconds = self.marks[1][0] - self.marks[0][0]
+        return self.steady_parts / seconds if seconds else math.inf  # few, in one request
 
     @property
     def steady(self) -> Usage:
@@ -901,24 +902,51 @@ def lines_of(found: dict[str, Any]) -> Iterator[str]:
             yield f'With {row["workers"]:,} workers {row["played"]:,} parts were played.'
 
 
+#: of which a fifth can be told from four fifths
+FEWEST_PARTS = 10
+#: type, least and most that can be played, help
+ARGUMENTS: dict[str, tuple[Callable[[str], float], float, float, str]] = {
+    'parts': (int, FEWEST_PARTS, 20_000_000, 'of the chord'),
+    'threads': (int, 1, 1000, 'of a process'),
+    'seconds': (float, 0, 86_400, 'of a task'),
+    'seed': (int, 0, 2**32, 'of all that is random'),
+    'warm': (int, 0, 10_000, 'partitions of a table that was warmed; 0: a new table'),
+    'burst': (float, 0, 300, 'seconds of unused capacity that a partition keeps'),
+    'sends': (float, 0, 1e6, 'messages a second; 0: all are there once the chord is open'),
+    'median': (float, 0.01, 60_000, 'milliseconds of a request'),
+    'p99': (float, 0.01, 60_000, 'the 99th percentile of that'),
+    'sample': (int, 0, 20_000_000, 'parts that are played; 0: all')}
+
+
+def within(kind: Callable[[str], float], least: float, most: float) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        try:
+            number = kind(text)
+        except ValueError:
+            number = math.nan
+        if not least <= number <= most:
+            raise argparse.ArgumentTypeError(
+                f'{text!r} is not {"an integer" if kind is int else "a number"} from {least:,} to '
+                f'{most:,}')
+        return number
+    return parse
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--workers', type=int, nargs='+', default=[10, 100, 1000],
-                        help='processes (10 100 1000)')
-    helps = {
-        'parts': 'of the chord', 'threads': 'of a process', 'seconds': 'of a task',
-        'seed': 'of all that is random', 'warm': 'partitions of a table that was warmed',
-        'burst': 'seconds of unused capacity that a partition keeps, up to 300',
-        'sends': 'messages a second; 0: all are there once the chord is open',
-        'median': 'milliseconds of a request', 'p99': 'the 99th percentile of that',
-        'sample': 'parts that are played; 0: all'}
-    for name, text in helps.items():
+    parser.add_argument('--workers', type=within(int, 1, 10_000), nargs='+',
+                        default=[10, 100, 1000], help='processes (10 100 1000)')
+    for name, (kind, least, most, text) in ARGUMENTS.items():
         default = getattr(Asked, name)
-        parser.add_argument(f'--{name}', type=type(default or 0), default=default,
+        parser.add_argument(f'--{name}', type=within(kind, least, most), default=default,
                             help=f'{text} ({default})')
     parser.add_argument('--json', action='store_true', help='print JSON')
     given = vars(parser.parse_args())
+    if given['p99'] < given['median']:
+        parser.error(f'argument --p99: {given["p99"]:g} is less than --median {given["median"]:g}')
+    if 0 < (given['sample'] or 0) < FEWEST_PARTS:
+        parser.error(f'argument --sample: {given["sample"]} is not 0, or at least {FEWEST_PARTS}')
     as_json, workers = given.pop('json'), given.pop('workers')
     found = simulate(Asked(**given), workers)
     print(json.dumps(found, indent=2) if as_json else '\n'.join(lines_of(found)))
